@@ -1,0 +1,45 @@
+# make demo   trains a teacher, then distils it into a student that has another tokenizer
+# make test   lint, types, architecture, documentation examples, tests
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: test demo lint types architecture tests bench format clean
+
+test: lint types architecture tests
+
+$(READY): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	touch $@
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+architecture: $(READY)
+	$(BIN)/lint-imports
+
+tests: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+demo: $(READY)
+	$(BIN)/python -m examples.distil_two_tokenizers --output output
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist output .mypy_cache .ruff_cache .pytest_cache .hypothesis
