@@ -1,0 +1,83 @@
+"""Pluggable loss components for Dual-Space Knowledge Distillation between language models.
+
+Compose a loss from a spec and call it in any training loop::
+
+    spec = DSKDSpec.preset("dskd-cma")
+    loss_fn = DSKDLoss.from_models(spec, student, teacher, student_tokenizer, teacher_tokenizer)
+    out = loss_fn.run(student, teacher, batch)
+    out.loss.backward()
+
+Importing this package loads neither `transformers` nor any plugin; plugins are loaded by the first look-up by name.
+"""
+
+from dskd_components._version import __version__
+from dskd_components.contracts import (
+    Aligner,
+    AlignerModule,
+    Alignment,
+    ComparedRows,
+    Distance,
+    Projection,
+    Projector,
+    ProjectorHeads,
+    Space,
+    Tally,
+    TokenTerm,
+    hookimpl,
+)
+from dskd_components.contracts.space import SpaceResult
+from dskd_components.errors import (
+    ConfigurationError,
+    DSKDError,
+    DSKDWarning,
+    InputError,
+    PluginError,
+    PluginWarning,
+    UnknownComponentError,
+)
+from dskd_components.head import Head
+from dskd_components.loss import DSKDLoss
+from dskd_components.output import DSKDOutput
+from dskd_components.registry import (
+    get_aligner,
+    get_distance,
+    get_projector,
+    get_space,
+    list_components,
+)
+from dskd_components.spec import DSKDSpec
+from dskd_components.states import LMStates
+
+__all__ = [
+    "Aligner",
+    "AlignerModule",
+    "Alignment",
+    "ComparedRows",
+    "ConfigurationError",
+    "DSKDError",
+    "DSKDLoss",
+    "DSKDOutput",
+    "DSKDSpec",
+    "DSKDWarning",
+    "Distance",
+    "Head",
+    "InputError",
+    "LMStates",
+    "PluginError",
+    "PluginWarning",
+    "Projection",
+    "Projector",
+    "ProjectorHeads",
+    "Space",
+    "SpaceResult",
+    "Tally",
+    "TokenTerm",
+    "UnknownComponentError",
+    "__version__",
+    "get_aligner",
+    "get_distance",
+    "get_projector",
+    "get_space",
+    "hookimpl",
+    "list_components",
+]

@@ -1,0 +1,161 @@
+"""Cross-model attention: a soft alignment that is learned with the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dskd_components.aligners.spread import Scope, divide_by_spread
+from dskd_components.contracts.aligner import Aligner, AlignerModule
+from dskd_components.contracts.alignment import Alignment
+from dskd_components.contracts.terms import Tally
+from dskd_components.errors import InputError
+from dskd_components.precision import upcast
+
+if TYPE_CHECKING:
+    from dskd_components.states import LMStates, Side
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttentionAlignment(Alignment):
+    """Two row-stochastic matrices: where each side's positions look on the other side.
+
+    Args:
+        student_to_teacher: ``[B, Ts, Tt]``: weights of the teacher's positions for each student position; rows of
+            uncovered positions are zero.
+        teacher_to_student: ``[B, Tt, Ts]``: likewise from the teacher's positions.
+    """
+
+    student_to_teacher: Tensor
+    teacher_to_student: Tensor
+
+    def to_student(self, teacher_side: Tensor) -> Tensor:
+        """Return ``[B, Ts, d]``: the weighted mean of the teacher's positions."""
+        return self.student_to_teacher.to(teacher_side.dtype) @ teacher_side
+
+    def to_teacher(self, student_side: Tensor) -> Tensor:
+        """Return ``[B, Tt, d]``: the weighted mean of the student's positions."""
+        return self.teacher_to_student.to(student_side.dtype) @ student_side
+
+    def teacher_index(self) -> Tensor:
+        """Return ``[B, Ts]``: the teacher position with the greatest weight."""
+        return self.student_to_teacher.argmax(-1).where(self.student_covered, -1)
+
+
+class CrossModelAttentionModule(AlignerModule):
+    """Holds the query projection ``query.weight`` ``[2 dt, 2 ds]`` and ``query.bias``.
+
+    Args:
+        student_embedding_size: width ds of the student's input embedding.
+        teacher_embedding_size: width dt of the teacher's.
+        std: over what the teacher's standard deviations are taken.
+    """
+
+    def __init__(self, student_embedding_size: int, teacher_embedding_size: int, std: Scope) -> None:
+        super().__init__()
+        self.query = nn.Linear(2 * student_embedding_size, 2 * teacher_embedding_size)
+        self.std: Scope = std
+
+    def forward(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+        """Align one batch (arXiv 2406.17328, equations 7 to 10)."""
+        self._check_widths(student, teacher)
+        target_embeddings = teacher.embedded(teacher.targets, "teacher")
+        query = self._query(_token_pairs(student, "student"))
+        key = self._spread(_token_pairs(teacher, "teacher"), teacher)
+        scores = query @ key.to(query.dtype).transpose(1, 2) / math.sqrt(key.shape[-1])
+        allowed = _same_sample(student, teacher)
+        student_to_teacher = _attention(scores, allowed)
+        return AttentionAlignment(
+            student_to_teacher=student_to_teacher,
+            teacher_to_student=_attention(scores.transpose(1, 2), allowed.transpose(1, 2)),
+            student_covered=allowed.any(2),
+            teacher_covered=allowed.any(1),
+            student_values=student.hidden_states,
+            teacher_values=self._spread(_scored_states(teacher), teacher) + self._spread(target_embeddings, teacher),
+            metrics=_metrics(student_to_teacher.detach(), allowed, given),
+        )
+
+    def _check_widths(self, student: LMStates, teacher: LMStates) -> None:
+        expected_student, expected_teacher = self.query.in_features // 2, self.query.out_features // 2
+        for side, states, expected in (
+            ("student", student, expected_student),
+            ("teacher", teacher, expected_teacher),
+        ):
+            if states.input_ids is None:
+                raise InputError(f"{side}.input_ids are missing: cross-model attention reads them.")
+            if states.embedding is not None and states.embedding.shape[1] != expected:
+                raise InputError(
+                    f"{side}.embedding: expected width {expected}, got {states.embedding.shape[1]}. Build "
+                    f"DSKDLoss with {side}_embedding_size={states.embedding.shape[1]}."
+                )
+        if teacher.embedding is not None and teacher.embedding.shape[1] != teacher.hidden_states.shape[2]:
+            raise InputError(
+                f"teacher.embedding has width {teacher.embedding.shape[1]}, teacher.hidden_states "
+                f"{teacher.hidden_states.shape[2]}: cross-model attention adds the two. Use another aligner for this "
+                "teacher."
+            )
+
+    def _query(self, token_pairs: Tensor) -> Tensor:
+        return F.linear(token_pairs, self.query.weight.to(token_pairs.dtype), self.query.bias.to(token_pairs.dtype))
+
+    def _spread(self, values: Tensor, states: LMStates) -> Tensor:
+        return divide_by_spread(values, states.scored, states.samples, self.std)
+
+
+class CrossModelAttention(Aligner):
+    """Soft alignment by attention between the two models' tokens.
+
+    Each student position asks with the embeddings of the token it has read and the token it should predict; each
+    teacher position answers with its own. The teacher's side is divided by its standard deviation.
+    """
+
+    source: ClassVar[str] = "Zhang et al. 2024 (DSKD), arXiv 2406.17328, section 3.2"
+
+    name: Literal["cma"] = "cma"
+    std: Scope = "sample"
+    """Over which scored positions the teacher's standard deviations run: those of the position's own sample, so that a
+    batch and its micro-batches have the same gradient, or those of the whole batch, as published."""
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+        """Return the module."""
+        return CrossModelAttentionModule(student_embedding_size, teacher_embedding_size, self.std)
+
+
+def _token_pairs(states: LMStates, side: Side) -> Tensor:
+    """Return ``[B, T, 2 width]``: embeddings of the token read and the token to predict."""
+    assert states.input_ids is not None
+    return torch.cat([states.embedded(states.input_ids, side), states.embedded(states.targets, side)], -1)
+
+
+def _scored_states(states: LMStates) -> Tensor:
+    """Return the hidden states with zeros at unscored positions, whose content must never matter (not even NaN)."""
+    return upcast(states.hidden_states).masked_fill(~states.scored[..., None], 0.0)
+
+
+def _same_sample(student: LMStates, teacher: LMStates) -> Tensor:
+    """Return ``[B, Ts, Tt]``, bool: scored positions of one sample."""
+    same = student.samples[:, :, None] == teacher.samples[:, None, :]
+    return same & student.scored[:, :, None] & teacher.scored[:, None, :]
+
+
+def _attention(scores: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax over the allowed entries of each row; a row without any is zero and has no gradient."""
+    reachable = allowed.any(-1, keepdim=True)
+    masked = scores.masked_fill(~allowed & reachable, -math.inf)
+    return masked.softmax(-1) * reachable
+
+
+def _metrics(weights: Tensor, allowed: Tensor, given: Tensor | None) -> dict[str, Tally]:
+    covered = allowed.any(2)
+    entropies = torch.special.entr(weights).sum(-1)
+    metrics = {"attention_entropy": Tally(entropies[covered].sum(), covered.sum())}
+    if given is not None:
+        known = covered & (given >= 0)
+        hits = (weights.argmax(-1) == given) & known
+        metrics["alignment_accuracy"] = Tally(hits.sum(), known.sum())
+    return metrics

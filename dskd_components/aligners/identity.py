@@ -1,0 +1,90 @@
+"""Alignment for one tokenizer: a position belongs to the same position."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+
+from dskd_components.contracts.aligner import Aligner, AlignerModule
+from dskd_components.contracts.alignment import Alignment
+from dskd_components.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd_components.states import LMStates
+
+
+class IdentityAlignment(Alignment):
+    """Both maps are the identity."""
+
+    def to_student(self, teacher_side: Tensor) -> Tensor:
+        """Return the argument."""
+        return teacher_side
+
+    def to_teacher(self, student_side: Tensor) -> Tensor:
+        """Return the argument."""
+        return student_side
+
+    def teacher_index(self) -> Tensor:
+        """Return ``[B, T]``: each position itself, -1 where it is not covered."""
+        covered = self.student_covered
+        positions = torch.arange(covered.shape[1], device=covered.device).expand_as(covered)
+        return positions.where(covered, -1)
+
+
+class IdentityModule(AlignerModule):
+    """Checks that both sides are of one length and one text, then maps positions to themselves."""
+
+    def forward(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+        """Align one batch."""
+        if given is not None:
+            raise InputError(
+                "alignment: the aligner 'identity' takes none; positions belong to themselves. For two tokenizers, "
+                'build the spec with aligner="cma" or another one.'
+            )
+        _require_one_tokenization(student, teacher)
+        both = student.scored & teacher.scored
+        return IdentityAlignment(
+            student_covered=both,
+            teacher_covered=both,
+            student_values=student.hidden_states,
+            teacher_values=teacher.hidden_states,
+        )
+
+
+class Identity(Aligner):
+    """For models that share a tokenizer: both read the same tokens, so positions belong to themselves.
+
+    Positions count where both sides score them.
+    """
+
+    source: ClassVar[str] = "Zhang et al. 2024 (DSKD), arXiv 2406.17328, section 3.1"
+    same_tokenizer: ClassVar[bool] = True
+
+    name: Literal["identity"] = "identity"
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
+        """Return the module."""
+        return IdentityModule()
+
+
+def _require_one_tokenization(student: LMStates, teacher: LMStates) -> None:
+    advice = (
+        "The aligner 'identity' is for models that share a tokenizer and read the same tokens; for two tokenizers "
+        'build the spec with aligner="cma".'
+    )
+    if student.targets.shape != teacher.targets.shape:
+        raise InputError(
+            f"student.targets {list(student.targets.shape)} and teacher.targets {list(teacher.targets.shape)} differ "
+            f"in shape. {advice}"
+        )
+    both = student.scored & teacher.scored
+    different = both & (student.targets != teacher.targets)
+    if different.any():
+        sample, position = different.nonzero()[0].tolist()
+        raise InputError(
+            f"student.targets and teacher.targets differ, first at [sample {sample}, position {position}]: "
+            f"{int(student.targets[sample, position])} and {int(teacher.targets[sample, position])}. {advice}"
+        )

@@ -1,0 +1,44 @@
+"""The built-in components. They enter through the same hooks and entry point as anybody else's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dskd_components import aligners, distances, projectors, spaces
+from dskd_components.contracts.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dskd_components.contracts import Aligner, Distance, Projector, Space
+
+
+@hookimpl
+def dskd_distances() -> Sequence[type[Distance]]:
+    """Return the built-in distances."""
+    return [
+        distances.KL,
+        distances.ReverseKL,
+        distances.JS,
+        distances.SkewKL,
+        distances.SkewReverseKL,
+        distances.AdaptiveKL,
+    ]
+
+
+@hookimpl
+def dskd_aligners() -> Sequence[type[Aligner]]:
+    """Return the built-in aligners."""
+    return [aligners.Identity, aligners.CrossModelAttention]
+
+
+@hookimpl
+def dskd_projectors() -> Sequence[type[Projector]]:
+    """Return the built-in projectors."""
+    return [projectors.Linear, projectors.MLP, projectors.Pinv, projectors.LivePinv]
+
+
+@hookimpl
+def dskd_spaces() -> Sequence[type[Space]]:
+    """Return the built-in spaces."""
+    return [spaces.StudentSpace, spaces.TeacherSpace, spaces.SharedVocabularySpace]

@@ -1,0 +1,53 @@
+"""`Aligner`: builds the alignment of a batch, with parameters of its own if it needs any."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from dskd_components.contracts.component import Component
+
+if TYPE_CHECKING:
+    from dskd_components.contracts.alignment import Alignment
+    from dskd_components.states import LMStates
+
+
+class AlignerModule(nn.Module, ABC):
+    """The built aligner, a part of the loss module; its parameters are trained and saved with it."""
+
+    @abstractmethod
+    def forward(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+        """Align one batch.
+
+        Args:
+            student: the student's states.
+            teacher: the teacher's states.
+            given: ``[B, Ts]``, int64: a correspondence that the caller knows, the teacher position of each student
+                position or -1. Aligners that find their own use it to measure themselves.
+
+        Returns:
+            The alignment. Padding must not influence it.
+
+        Raises:
+            InputError: the states lack something that the aligner needs.
+        """
+
+    def __call__(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+        """Align one batch; see `forward`."""
+        alignment: Alignment = super().__call__(student, teacher, given)
+        return alignment
+
+
+class Aligner(Component, ABC):
+    """Options of an aligner; `build` makes the module that does the work."""
+
+    kind: ClassVar[str] = "aligner"
+
+    same_tokenizer: ClassVar[bool] = False
+    """Whether the aligner presumes that both models share one tokenizer."""
+
+    @abstractmethod
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+        """Return the module for models with input embeddings of these widths."""

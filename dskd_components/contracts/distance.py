@@ -1,0 +1,52 @@
+"""`Distance`: how far the student's next-token distribution is from the teacher's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from dskd_components.contracts.component import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Distance(Component, ABC):
+    """A divergence between two distributions over one vocabulary, one number a row, in nats.
+
+    What is already done when a distance is called: temperature, selection of the scored positions, projection into
+    one vocabulary, ``log_softmax`` in float32. What is done after it: masking, weighting, summing, dividing. None of
+    these belongs inside.
+
+    Laws that the test suite holds every distance to: rows are independent; values are non-negative, finite for
+    finite log-probabilities, and 0 where the two rows are equal; gradients are finite; a common reordering of the
+    vocabulary changes nothing; an entry of ``-inf`` on both sides counts for nothing; inputs are not changed.
+
+    Examples:
+        A complete distance:
+
+        >>> from typing import Literal
+        >>> class TotalVariation(Distance):
+        ...     name: Literal["my_tvd"] = "my_tvd"
+        ...
+        ...     def __call__(self, student_log_probs, teacher_log_probs):
+        ...         return 0.5 * (student_log_probs.exp() - teacher_log_probs.exp()).abs().sum(-1)
+        >>> import torch
+        >>> p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
+        >>> TotalVariation()(q, p)
+        tensor([0.4000])
+    """
+
+    kind: ClassVar[str] = "distance"
+
+    @abstractmethod
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        """Return the distance of each row.
+
+        Args:
+            student_log_probs: ``[N, V]``, normalised log-probabilities, float32 or float64.
+            teacher_log_probs: ``[N, V]``, likewise.
+
+        Returns:
+            ``[N]``, nats, same dtype.
+        """

@@ -1,0 +1,58 @@
+"""The hooks. A plugin is a module, named by an entry point of group ``dskd_components``, that implements some.
+
+Examples:
+    A plugin with one distance, complete but for its body::
+
+        from dskd_components import Distance, hookimpl
+
+        class Mine(Distance): ...
+
+        @hookimpl
+        def dskd_distances():
+            return [Mine]
+
+    and in its ``pyproject.toml``::
+
+        [project.entry-points.dskd_components]
+        mine = "my_package"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dskd_components.contracts.aligner import Aligner
+    from dskd_components.contracts.distance import Distance
+    from dskd_components.contracts.projector import Projector
+    from dskd_components.contracts.space import Space
+
+PROJECT_NAME: Final = "dskd_components"
+
+hookspec = pluggy.HookspecMarker(PROJECT_NAME)
+hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
+"""Marks a function of a plugin as the implementation of the hook of its name."""
+
+
+@hookspec
+def dskd_distances() -> Sequence[type[Distance]]:  # type: ignore[empty-body]
+    """Return the distance classes that the plugin offers."""
+
+
+@hookspec
+def dskd_aligners() -> Sequence[type[Aligner]]:  # type: ignore[empty-body]
+    """Return the aligner classes that the plugin offers."""
+
+
+@hookspec
+def dskd_projectors() -> Sequence[type[Projector]]:  # type: ignore[empty-body]
+    """Return the projector classes that the plugin offers."""
+
+
+@hookspec
+def dskd_spaces() -> Sequence[type[Space]]:  # type: ignore[empty-body]
+    """Return the space classes that the plugin offers."""

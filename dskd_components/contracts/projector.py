@@ -1,0 +1,80 @@
+"""`Projector`: maps hidden states of one model into the hidden space of the other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from dskd_components.contracts.component import Component
+
+if TYPE_CHECKING:
+    from dskd_components.head import Head
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProjectorHeads:
+    """The heads at both ends of a projection, and which of their rows are the same tokens.
+
+    Args:
+        source: head of the model whose hidden states come in.
+        target: head of the model whose space they go to.
+        source_ids: ``[K]``, int64: tokens of the source vocabulary that the target has too. None: the two
+            vocabularies are one.
+        target_ids: ``[K]``, int64: the same tokens in the target's vocabulary.
+    """
+
+    source: Head
+    target: Head
+    source_ids: Tensor | None = None
+    target_ids: Tensor | None = None
+
+    def shared_weights(self) -> tuple[Tensor, Tensor]:
+        """Return ``[K, d_source]`` and ``[K, d_target]``: the head rows of the tokens that both sides have."""
+        source, target = self.source.valid_weight, self.target.valid_weight
+        if self.source_ids is None or self.target_ids is None:
+            size = min(len(source), len(target))
+            return source[:size], target[:size]
+        return source[self.source_ids], target[self.target_ids]
+
+
+class Projection(nn.Module, ABC):
+    """The built projector, a part of the loss module; its parameters are trained and saved with it."""
+
+    @abstractmethod
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        """Project hidden states.
+
+        Args:
+            hidden_states: ``[..., d_source]``, float32 or float64.
+            heads: both heads as they are at this step, for projections that are a function of them.
+
+        Returns:
+            ``[..., d_target]``, same dtype.
+        """
+
+    def __call__(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        """Project hidden states; see `forward`."""
+        projected: Tensor = super().__call__(hidden_states, heads)
+        return projected
+
+
+class Projector(Component, ABC):
+    """Options of a projector; `build` makes the module that does the work."""
+
+    kind: ClassVar[str] = "projector"
+
+    needs_heads: ClassVar[bool] = False
+    """Whether `build` needs the two heads (an initialisation that is computed from them)."""
+
+    @abstractmethod
+    def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:
+        """Return the module that maps width ``source_size`` to width ``target_size``.
+
+        Args:
+            source_size: width of the hidden states that come in.
+            target_size: width of the space that they go to.
+            heads: the heads at both ends, always given if ``needs_heads``.
+        """

@@ -1,0 +1,93 @@
+"""`Space`: where two distributions meet, and what is asked of them there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from dskd_components.contracts.component import Component
+from dskd_components.states import Side
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from dskd_components.contracts.distance import Distance
+    from dskd_components.contracts.terms import Tally, TokenTerm
+
+
+Direction = Literal["t2s", "s2t"]
+"""Of a projection: from the teacher's space to the student's, or back."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ComparedRows:
+    """The positions at which a space compares, one a row; rows know nothing of one another.
+
+    Args:
+        student_logits: ``[N, V]``, float32: what comes from the student's hidden states.
+        teacher_logits: ``[N, V]``, float32: what comes from the teacher's hidden states.
+        targets: ``[N]``, int64: the token that is right at each row, in the vocabulary of the space's own side.
+        teacher_choice: ``[N]``, int64, or None: the teacher's own most likely token in the student's vocabulary, -100
+            where it has none; only for spaces with ``needs_teacher_choice``.
+        distance: the spec's distance, for spaces that do not name one.
+        temperature: what the student's logits are divided by.
+        teacher_temperature: what the teacher's logits are divided by.
+        scale: what a distance is multiplied with (the square of the temperature, if so asked).
+    """
+
+    student_logits: Tensor
+    teacher_logits: Tensor
+    targets: Tensor
+    teacher_choice: Tensor | None
+    distance: Distance
+    temperature: float
+    teacher_temperature: float
+    scale: float
+
+    def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
+        """Return ``[N]``: the distance of each row at the spec's temperatures, in nats.
+
+        Args:
+            distance: the space's own choice, or None for the spec's.
+            detach_teacher: keep the gradient from the teacher's side.
+        """
+        teacher_logits = self.teacher_logits.detach() if detach_teacher else self.teacher_logits
+        student_log_probs = (self.student_logits / self.temperature).log_softmax(-1)
+        teacher_log_probs = (teacher_logits / self.teacher_temperature).log_softmax(-1)
+        return self.scale * (distance or self.distance)(student_log_probs, teacher_log_probs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SpaceResult:
+    """What a space found: terms of the loss and numbers for the log, both by name."""
+
+    terms: Mapping[str, TokenTerm]
+    metrics: Mapping[str, Tally] = field(default_factory=dict)
+
+
+class Space(Component, ABC):
+    """A place where logits from both models meet.
+
+    A space says on whose positions it works, through which projector the other model's hidden states get there and
+    which head reads them; the loss does all of that and hands it the rows to compare.
+    """
+
+    kind: ClassVar[str] = "space"
+
+    side: ClassVar[Side]
+    """Whose positions the rows are. The other side's states are brought there by the aligner."""
+
+    projector: ClassVar[Direction | None] = None
+    """Which projection the visiting states pass; None leaves them in their own space, read by their own head."""
+
+    @property
+    def needs_teacher_choice(self) -> bool:
+        """Whether `compare` reads ``rows.teacher_choice``."""
+        return False
+
+    @abstractmethod
+    def compare(self, rows: ComparedRows) -> SpaceResult:
+        """Return the loss terms of the rows. Each row's values may depend on that row alone."""

@@ -1,0 +1,49 @@
+"""Terms of the loss, as values of single tokens and as sums with counts. Nothing is divided here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Denominator = Literal["scored", "kept"]
+"""What a mean divides by: all scored student tokens, or the tokens that the term itself keeps."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenTerm:
+    """One term of the loss before any reduction: a value a row, in nats, and which rows count.
+
+    Args:
+        values: ``[N]``, nats; part of the graph.
+        keep: ``[N]``, bool: the rows that count. None: all.
+        keep_all_above: a fraction. When more than this fraction of the rows is kept, all rows count instead (the
+            agreement threshold of DSKD v2). None: never.
+        denominator: what the term's mean divides by.
+        weight: what the term is multiplied with in the loss.
+    """
+
+    values: Tensor
+    keep: Tensor | None = None
+    keep_all_above: float | None = None
+    denominator: Denominator = "scored"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """A sum and the number of items it runs over, which add up over micro-batches and ranks.
+
+    Args:
+        total: scalar.
+        count: scalar, integer.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def mean(self) -> Tensor:
+        """Return total / count, and 0 where nothing was counted."""
+        return self.total / self.count.clamp_min(1)

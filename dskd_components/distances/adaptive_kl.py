@@ -1,0 +1,58 @@
+"""Adaptive Kullback-Leibler divergence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+
+import torch
+from pydantic import Field
+
+from dskd_components.contracts.distance import Distance
+from dskd_components.distances.log_space import relative_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BORDER: Final = 1e-6
+"""Keeps round cumulative probabilities (0.5, say), which rounding puts now on this side of alpha and now on that, on
+one side of it."""
+
+
+class AdaptiveKL(Distance):
+    """Adaptive KL: ``w KL(teacher || student) + (1 - w) KL(student || teacher)``.
+
+    The teacher's distribution is cut into a head and a tail, its least likely tokens with a total below alpha; w is
+    the head's share of ``|teacher - student|``, a constant for the gradient. Tokens that are equally likely belong to
+    the same part, whatever their ids.
+
+    Examples:
+        >>> import torch
+        >>> AdaptiveKL()(torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.25, 0.75]]).log())
+        tensor([0.])
+    """
+
+    source: ClassVar[str] = "Wu et al. 2025, arXiv 2404.02657, section 4"
+
+    name: Literal["adaptive_kl"] = "adaptive_kl"
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The probability that the teacher's tail stays below."""
+
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        """Return ``[N]``, nats."""
+        weight = self._forward_weight(student_log_probs.detach(), teacher_log_probs.detach())
+        forward = relative_entropy(teacher_log_probs, student_log_probs)
+        reverse = relative_entropy(student_log_probs, teacher_log_probs)
+        return weight * forward + (1 - weight) * reverse
+
+    def _forward_weight(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        """Return ``[N]``: the head's share of the gap; a half where there is no gap to share."""
+        teacher = teacher_log_probs.exp()
+        gap = (teacher - student_log_probs.exp()).abs()
+        ascending, order = teacher.sort(-1)
+        # The total up to the last token of equal probability: ties fall on one side together.
+        last_equal = torch.searchsorted(ascending, ascending, right=True) - 1
+        in_tail = ascending.cumsum(-1).gather(-1, last_equal) < self.alpha - BORDER
+        tail_gap = (gap.gather(-1, order) * in_tail).sum(-1)
+        whole_gap = gap.sum(-1)
+        head_share = (whole_gap - tail_gap) / whole_gap
+        return torch.where(whole_gap > 0, head_share, torch.full_like(whole_gap, 0.5)).clamp(0, 1)

@@ -1,0 +1,39 @@
+"""Generalised Jensen-Shannon divergence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from dskd_components.contracts.distance import Distance
+from dskd_components.distances.log_space import log_mixture, relative_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class JS(Distance):
+    """Generalised JS: ``beta KL(teacher || m) + (1 - beta) KL(student || m)``.
+
+    Here ``m = beta teacher + (1 - beta) student``. Symmetric and at most log 2 nats for ``beta = 0.5``. It vanishes
+    towards both ends of beta, so these are excluded: use ``kl`` or ``reverse_kl`` for the distances that its ratio to beta, or to 1 - beta, tends to.
+
+    Examples:
+        >>> import torch
+        >>> JS()(torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log())
+        tensor([0.6931])
+    """
+
+    source: ClassVar[str] = "Agarwal et al. 2024 (GKD), arXiv 2306.13649, section 2"
+
+    name: Literal["js"] = "js"
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The teacher's share of the mixture."""
+
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        """Return ``[N]``, nats."""
+        mixture = log_mixture(teacher_log_probs, student_log_probs, self.beta)
+        of_teacher = relative_entropy(teacher_log_probs, mixture)
+        of_student = relative_entropy(student_log_probs, mixture)
+        return self.beta * of_teacher + (1 - self.beta) * of_student

@@ -1,0 +1,29 @@
+"""Forward Kullback-Leibler divergence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from dskd_components.contracts.distance import Distance
+from dskd_components.distances.log_space import relative_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KL(Distance):
+    """Forward KL: ``KL(teacher || student)``. Mass-covering; the distance of classical distillation.
+
+    Examples:
+        >>> import torch
+        >>> KL()(torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]).log())
+        tensor([0.1438])
+    """
+
+    source: ClassVar[str] = "Hinton et al. 2015, arXiv 1503.02531"
+
+    name: Literal["kl"] = "kl"
+
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        """Return ``[N]``, nats."""
+        return relative_entropy(teacher_log_probs, student_log_probs)

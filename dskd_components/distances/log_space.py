@@ -1,0 +1,64 @@
+"""The two operations from which the built-in distances are made, safe at probability zero.
+
+Both keep values and gradients finite where an entry is ``-inf`` on both sides (padded vocabulary), where a naive
+``p * (log p - log q)`` is ``0 * nan``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return ``KL(p || q) = sum p (log p - log q)`` of each row, in nats.
+
+    Args:
+        log_p: ``[..., V]``, normalised log-probabilities, ``-inf`` allowed.
+        log_q: ``[..., V]``, likewise.
+
+    Returns:
+        ``[...]``, non-negative; infinite where q rules out what p allows.
+
+    Examples:
+        >>> import torch
+        >>> relative_entropy(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())
+        tensor(0.1438)
+    """
+    log_ratio = (log_p - log_q).masked_fill(log_p == -math.inf, 0.0)
+    return without_negative_rounding((log_p.exp() * log_ratio).sum(-1))
+
+
+def log_mixture(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:
+    """Return ``log(weight * p + (1 - weight) * q)``.
+
+    Args:
+        log_p: ``[..., V]``, log-probabilities, ``-inf`` allowed.
+        log_q: ``[..., V]``, likewise.
+        weight: the share of p, strictly between 0 and 1.
+
+    Returns:
+        ``[..., V]``; ``-inf`` where both are.
+
+    Examples:
+        >>> import torch
+        >>> log_mixture(torch.tensor([0.5, 0.5]).log(), torch.tensor([1.0, 0.0]).log(), 0.5).exp()
+        tensor([0.7500, 0.2500])
+    """
+    # logaddexp(-inf, -inf) has a NaN gradient, so entries absent on both sides take a detour through 0.
+    absent = (log_p == -math.inf) & (log_q == -math.inf)
+    log_p = log_p.masked_fill(absent, 0.0) + math.log(weight)
+    log_q = log_q.masked_fill(absent, 0.0) + math.log1p(-weight)
+    return log_p.logaddexp(log_q).masked_fill(absent, -math.inf)
+
+
+def without_negative_rounding(divergence: Tensor) -> Tensor:
+    """Lift values that rounding has put just below zero to zero, and leave the gradient as it is.
+
+    Args:
+        divergence: ``[...]``, non-negative but for rounding.
+    """
+    return divergence - divergence.clamp_max(0.0).detach()

@@ -1,0 +1,186 @@
+"""`Head`: how one model turns a last hidden state into logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dskd_components.causal_lm.head_recipe import read_head_recipe
+from dskd_components.causal_lm.hidden_states import probe
+from dskd_components.errors import InputError
+from dskd_components.precision import upcast
+
+if TYPE_CHECKING:
+    from dskd_components.causal_lm.protocol import CausalLM
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The prediction head of a language model: ``softcap(scale * (h W^T + b))``.
+
+    Tensors are held by reference, so a head built once follows the parameters that an optimizer updates.
+
+    Args:
+        weight: ``[V, d]``, the rows of the unembedding matrix.
+        bias: ``[V]`` or None. Entries may be ``-inf`` (a token that can never be predicted).
+        scale: what the product is multiplied with (Cohere's ``logit_scale``, one over Granite's
+            ``logits_scaling``).
+        softcap: with a value c, logits become ``c * tanh(logits / c)`` (Gemma 2); None leaves them.
+        valid_vocabulary_size: how many leading rows are real tokens. Checkpoints pad the matrix (Qwen has
+            151,936 rows for 151,665 tokens); rows past this number never take part. None: all are real.
+
+    Raises:
+        InputError: a tensor has the wrong shape or dtype, or a number is out of range.
+
+    Examples:
+        >>> import torch
+        >>> head = Head(torch.eye(3), valid_vocabulary_size=2)
+        >>> head.logits(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[1., 2.]])
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    valid_vocabulary_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or not self.weight.is_floating_point():
+            raise InputError(
+                f"Head.weight: expected a floating-point tensor [vocabulary, hidden], got {describe(self.weight)}."
+            )
+        rows = self.weight.shape[0]
+        if self.weight.numel() == 0:
+            raise InputError(
+                f"Head.weight: expected a non-empty matrix, got shape {list(self.weight.shape)}. A sharded "
+                "parameter (ZeRO-3, FSDP) must be gathered before the head is read."
+            )
+        if self.bias is not None and (self.bias.shape != (rows,) or not self.bias.is_floating_point()):
+            raise InputError(
+                f"Head.bias: expected a floating-point tensor [{rows}], one entry for each row of the weight, "
+                f"got {describe(self.bias)}."
+            )
+        if self.softcap is not None and not self.softcap > 0:
+            raise InputError(f"Head.softcap: expected a positive number or None, got {self.softcap!r}.")
+        if self.valid_vocabulary_size is not None and not 0 < self.valid_vocabulary_size <= rows:
+            raise InputError(
+                f"Head.valid_vocabulary_size: expected 1 to {rows} (the rows of the weight), "
+                f"got {self.valid_vocabulary_size!r}."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """Width d of the hidden states that this head reads."""
+        return self.weight.shape[1]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits that this head gives: the real tokens, without padding rows."""
+        return self.valid_vocabulary_size or self.weight.shape[0]
+
+    @property
+    def valid_weight(self) -> Tensor:
+        """``[vocabulary_size, d]``: the rows of real tokens."""
+        return self.weight[: self.vocabulary_size]
+
+    def detach(self) -> Head:
+        """Return the same head with its tensors cut from the graph: what passes through still has gradients."""
+        return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Return the logits of hidden states, computed in at least float32.
+
+        Args:
+            hidden_states: ``[..., d]``, any floating-point dtype.
+
+        Returns:
+            ``[..., vocabulary_size]``, float32 (float64 for float64 hidden states).
+
+        Raises:
+            InputError: the width is not the head's.
+        """
+        if hidden_states.shape[-1] != self.hidden_size:
+            raise InputError(
+                f"Head.logits: expected hidden states of width {self.hidden_size} (the head's), "
+                f"got shape {list(hidden_states.shape)}."
+            )
+        hidden_states = upcast(hidden_states)
+        weight = self.valid_weight.to(hidden_states.dtype)
+        bias = None if self.bias is None else self.bias[: self.vocabulary_size].to(hidden_states.dtype)
+        logits = F.linear(hidden_states, weight, bias) * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    @classmethod
+    def from_model(cls, model: CausalLM, *, valid_vocabulary_size: int | None = None, verify: bool = True) -> Head:
+        """Read the head of a Hugging Face causal model and check it against the model's own logits.
+
+        The weight, its bias, the scale and the softcap are found through the model's output embeddings and
+        configuration. A model whose logits are computed in yet another way is caught by the check, which runs
+        the model on four tokens, rather than trained on wrong logits.
+
+        Args:
+            model: a causal language model: it has ``config`` and ``get_output_embeddings()``, and its forward
+                returns ``logits`` and, when asked, ``hidden_states``.
+            valid_vocabulary_size: the number of real tokens, usually ``max(tokenizer.get_vocab().values()) + 1``.
+            verify: compare with the model's logits (one forward pass of four tokens).
+
+        Returns:
+            A head that refers to the model's live parameters.
+
+        Raises:
+            InputError: the model has no output embeddings, or its logits differ from the head's; the message
+                names the class of the model and the largest difference.
+        """
+        recipe = read_head_recipe(model)
+        head = cls(
+            recipe.weight,
+            bias=recipe.bias,
+            scale=recipe.scale,
+            softcap=recipe.softcap,
+            valid_vocabulary_size=valid_vocabulary_size,
+        )
+        if verify:
+            head.verify(model)
+        return head
+
+    @torch.no_grad()
+    def verify(self, model: CausalLM) -> None:
+        """Check that this head gives the logits that the model itself gives.
+
+        Args:
+            model: the model whose head this is.
+
+        Raises:
+            InputError: they differ by more than rounding; the message names the largest difference.
+        """
+        hidden_states, expected = probe(model, self.weight.device)
+        expected = upcast(expected[..., : self.vocabulary_size])
+        found = self.logits(hidden_states).to(expected.dtype)
+        if found.shape != expected.shape:
+            raise InputError(
+                f"Head of {type(model).__name__}: the model gives {expected.shape[-1]} logits, the head "
+                f"{found.shape[-1]}. Pass valid_vocabulary_size, or build Head(weight, ...) by hand."
+            )
+        # A model in half precision rounds its own logits; the head's fp32 ones may differ by that rounding.
+        tolerance = 1e-4 if hidden_states.dtype in (torch.float32, torch.float64) else 4e-2
+        finite = expected.isfinite() & found.isfinite()
+        same_infinities = torch.equal(expected.isfinite(), found.isfinite())
+        difference = (found - expected)[finite].abs().max().item() if finite.any() else 0.0
+        magnitude = expected[finite].abs().max().item() if finite.any() else 0.0
+        if not same_infinities or difference > tolerance * max(1.0, magnitude):
+            raise InputError(
+                f"Head of {type(model).__name__}: its logits differ from the model's own by up to "
+                f"{difference:.3g} (largest logit {magnitude:.3g}). The model computes its logits in a way that "
+                "Head.from_model does not know; build Head(weight, bias=..., scale=..., softcap=...) by hand and "
+                "check it with head.verify(model)."
+            )
+
+
+def describe(tensor: Tensor) -> str:
+    """Return shape and dtype of a tensor as error messages state them."""
+    return f"shape {list(tensor.shape)}, dtype {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,272 @@
+"""`DSKDLoss`: the dual-space loss as one module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from dskd_components.assembly import build_projectors, projector_heads, require_vocabulary_map
+from dskd_components.contracts.terms import TokenTerm
+from dskd_components.cross_entropy import token_cross_entropy
+from dskd_components.errors import InputError
+from dskd_components.head import Head
+from dskd_components.meeting import Meeting
+from dskd_components.model_states import (
+    input_embedding,
+    run_model,
+    teacher_to_student_ids,
+    vocabulary_size,
+)
+from dskd_components.non_finite import require_finite
+from dskd_components.output import DSKDOutput
+from dskd_components.precision import without_autocast
+from dskd_components.reduction import Reduction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from dskd_components.causal_lm.protocol import CausalLM, Tokenizer
+    from dskd_components.spec import DSKDSpec
+    from dskd_components.states import LMStates, Side
+
+
+class DSKDLoss(nn.Module):
+    """Dual-space knowledge distillation loss. It owns the projectors and the aligner, never the models.
+
+    Args:
+        spec: what is computed.
+        student_hidden_size: width ds of the student's last hidden states.
+        teacher_hidden_size: width dt of the teacher's.
+        student_embedding_size: width of the student's input embedding; None: as the hidden states.
+        teacher_embedding_size: likewise.
+        student_head: the student's head, for projectors that are initialised from it (``pinv``, ``live_pinv``).
+        teacher_head: likewise.
+        teacher_to_student_ids: ``[Vt]``, int64: the student's id of each teacher token, -1 where it has none. Needed
+            for two tokenizers by those projectors and by everything that looks at the teacher's own predictions.
+
+    Raises:
+        ConfigurationError: the spec needs a head or a vocabulary map that is not given; the message names the field.
+
+    Examples:
+        >>> import torch
+        >>> from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
+        >>> loss_fn = DSKDLoss(DSKDSpec.preset("dskd"), student_hidden_size=16, teacher_hidden_size=24)
+        >>> targets = torch.randint(0, 50, (2, 7))
+        >>> student = LMStates(hidden_states=torch.randn(2, 7, 16), targets=targets, head=Head(torch.randn(50, 16)))
+        >>> teacher = LMStates(hidden_states=torch.randn(2, 7, 24), targets=targets, head=Head(torch.randn(50, 24)))
+        >>> out = loss_fn(student, teacher)
+        >>> out.loss.backward()
+        >>> sorted(out.terms)
+        ['ce', 's2t_kd', 't2s_ce', 't2s_kd']
+    """
+
+    spec: DSKDSpec
+    teacher_to_student_ids: Tensor | None
+
+    def __init__(
+        self,
+        spec: DSKDSpec,
+        *,
+        student_hidden_size: int,
+        teacher_hidden_size: int,
+        student_embedding_size: int | None = None,
+        teacher_embedding_size: int | None = None,
+        student_head: Head | None = None,
+        teacher_head: Head | None = None,
+        teacher_to_student_ids: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.hidden_sizes: dict[Side, int] = {"student": student_hidden_size, "teacher": teacher_hidden_size}
+        self.valid_vocabulary_sizes: dict[Side, int | None] = {"student": None, "teacher": None}
+        self.register_buffer("teacher_to_student_ids", teacher_to_student_ids, persistent=False)
+        require_vocabulary_map(spec, teacher_to_student_ids)
+        self.aligner = spec.aligner.build(
+            student_embedding_size=student_embedding_size or student_hidden_size,
+            teacher_embedding_size=teacher_embedding_size or teacher_hidden_size,
+        )
+        heads = None
+        if student_head is not None and teacher_head is not None:
+            heads = projector_heads(student_head, teacher_head, teacher_to_student_ids)
+        self.projectors = build_projectors(spec, self.hidden_sizes, heads)
+
+    def forward(
+        self,
+        student: LMStates,
+        teacher: LMStates,
+        *,
+        alignment: Tensor | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+    ) -> DSKDOutput:
+        """Compute the loss of one batch.
+
+        Args:
+            student: the student's states; gradients reach its hidden states and its head.
+            teacher: the teacher's states, taken as constants.
+            alignment: ``[B, Ts]``, int64, for aligners that want one: the teacher position of each student position,
+                or -1. Cross-model attention only measures itself by it.
+            num_items_in_batch: what the mean divides by: the scored student tokens of all micro-batches and ranks that
+                make one optimizer step. None: those of this batch.
+
+        Returns:
+            Loss, terms, counts, metrics.
+
+        Raises:
+            InputError: a tensor does not fit, or the loss would not be finite; the message names the tensor.
+        """
+        self._check(student, teacher)
+        with without_autocast(student.hidden_states.device):
+            student, teacher = student.checked("student"), teacher.checked("teacher").detached()
+            aligned = self.aligner(student, teacher, alignment)
+            meeting = Meeting(
+                spec=self.spec,
+                student=student,
+                teacher=teacher,
+                alignment=aligned,
+                projections=self.projectors,  # type: ignore[arg-type]  # a ModuleDict is a mapping in all but type
+                heads=projector_heads(student.head, teacher.head, self.teacher_to_student_ids),
+                teacher_to_student_ids=self.teacher_to_student_ids,
+            )
+            cross_entropy = token_cross_entropy(meeting.student_logits, student.targets[student.scored])
+            terms, metrics = dict(aligned.terms), dict(aligned.metrics)
+            for space in self.spec.spaces:
+                result = space.compare(meeting.rows(space))
+                terms.update(result.terms)
+                metrics.update(result.metrics)
+
+            reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
+            values, counts = reduction.values({"ce": TokenTerm(values=cross_entropy), **terms})
+            distilled = sum(terms[name].weight * values[name] for name in terms)
+            loss = (1 - self.spec.kd_rate) * values["ce"] + self.spec.kd_rate * distilled
+        require_finite(loss, values, meeting)
+        return DSKDOutput(
+            loss=loss,
+            terms={name: value.detach() for name, value in values.items()},
+            counts=counts,
+            metrics={name: tally.mean().detach() for name, tally in metrics.items()},
+        )
+
+    @classmethod
+    def from_models(
+        cls,
+        spec: DSKDSpec,
+        student: CausalLM,
+        teacher: CausalLM,
+        student_tokenizer: Tokenizer | None = None,
+        teacher_tokenizer: Tokenizer | None = None,
+    ) -> Self:
+        """Build the loss for two Hugging Face causal models, and check that their logits are understood.
+
+        Args:
+            spec: what is computed.
+            student: the student.
+            teacher: the teacher.
+            student_tokenizer: tells which rows of the student's head are real tokens, and which tokens both have.
+            teacher_tokenizer: likewise.
+
+        Returns:
+            The loss, on the student's device. The models do not become part of it.
+
+        Raises:
+            InputError: a head's logits differ from its model's own, or a tokenizer does not fit its model.
+            ConfigurationError: the spec needs something that is not given.
+        """
+        sizes: dict[Side, int | None] = {
+            "student": vocabulary_size(student_tokenizer, Head.from_model(student), "student"),
+            "teacher": vocabulary_size(teacher_tokenizer, Head.from_model(teacher), "teacher"),
+        }
+        student_head = Head.from_model(student, valid_vocabulary_size=sizes["student"], verify=False)
+        teacher_head = Head.from_model(teacher, valid_vocabulary_size=sizes["teacher"], verify=False)
+        mapped = None
+        if student_tokenizer is not None and teacher_tokenizer is not None:
+            mapped = teacher_to_student_ids(student_tokenizer, teacher_tokenizer).to(student_head.weight.device)
+        loss = cls(
+            spec,
+            student_hidden_size=student_head.hidden_size,
+            teacher_hidden_size=teacher_head.hidden_size,
+            student_embedding_size=input_embedding(student).shape[1],
+            teacher_embedding_size=input_embedding(teacher).shape[1],
+            student_head=student_head,
+            teacher_head=teacher_head,
+            teacher_to_student_ids=mapped,
+        )
+        loss.valid_vocabulary_sizes = sizes
+        return loss.to(student_head.weight.device)
+
+    def run(
+        self,
+        student: CausalLM,
+        teacher: CausalLM,
+        batch: Mapping[str, Tensor],
+        *,
+        num_items_in_batch: Tensor | float | None = None,
+    ) -> DSKDOutput:
+        """Run both models on a batch and compute the loss. The teacher runs without gradients.
+
+        Args:
+            student: the student.
+            teacher: the teacher, in evaluation mode.
+            batch: for each side the columns ``student_input_ids``, ``student_labels`` (not shifted, -100 where not
+                scored), ``student_attention_mask``, and so on with ``teacher_``; with one tokenizer the prefix may be
+                left out. A column ``alignment`` goes to the aligner.
+            num_items_in_batch: as in `forward`.
+
+        Returns:
+            As `forward`.
+
+        Raises:
+            InputError: a column is missing, or as in `forward`.
+        """
+        output: DSKDOutput = self(
+            self._states(student, batch, "student"),
+            self._states(teacher, batch, "teacher"),
+            alignment=batch.get("alignment"),
+            num_items_in_batch=num_items_in_batch,
+        )
+        return output
+
+    def _states(self, model: CausalLM, batch: Mapping[str, Tensor], side: Side) -> LMStates:
+        return run_model(
+            model,
+            batch,
+            side,
+            valid_vocabulary_size=self.valid_vocabulary_sizes[side],
+            same_tokenizer=self.spec.aligner.same_tokenizer,
+        )
+
+    def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Return optimizer parameter groups of the projectors and the aligner, to append to the student's.
+
+        Args:
+            lr: learning rate; the papers use a larger one here than for the student.
+            weight_decay: weight decay.
+
+        Returns:
+            One group, or none if the spec has no parameters.
+        """
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [{"params": parameters, "lr": lr, "weight_decay": weight_decay}] if parameters else []
+
+    def extra_repr(self) -> str:
+        """Return the spec, for printing."""
+        return str(self.spec)
+
+    def _check(self, student: LMStates, teacher: LMStates) -> None:
+        sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
+        for side, states in sides:
+            width = states.hidden_states.shape[2]
+            if width != self.hidden_sizes[side]:
+                raise InputError(
+                    f"{side}.hidden_states: expected width {self.hidden_sizes[side]} ({side}_hidden_size of this loss), "
+                    f"got shape {list(states.hidden_states.shape)}."
+                )
+        if len(student.targets) != len(teacher.targets):
+            raise InputError(
+                f"The student's batch has {len(student.targets)} samples, the teacher's {len(teacher.targets)}. Both "
+                "must hold the same texts in the same order."
+            )
+        devices = {str(states.hidden_states.device) for states in (student, teacher)}
+        if len(devices) > 1:
+            raise InputError(f"The states of student and teacher are on different devices: {sorted(devices)}.")

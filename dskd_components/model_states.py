@@ -1,0 +1,127 @@
+"""From Hugging Face models, tokenizers and batches to what the loss reads."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from dskd_components.causal_lm.hidden_states import last_hidden_states
+from dskd_components.errors import DSKDWarning, InputError
+from dskd_components.head import Head
+from dskd_components.states import LMStates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from dskd_components.causal_lm.protocol import CausalLM, Tokenizer
+    from dskd_components.states import Side
+
+
+MODEL_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
+
+
+def run_model(
+    model: CausalLM,
+    batch: Mapping[str, Tensor],
+    side: Side,
+    *,
+    valid_vocabulary_size: int | None,
+    same_tokenizer: bool,
+) -> LMStates:
+    """Run one model on its columns of a batch.
+
+    Args:
+        model: a causal language model.
+        batch: columns ``{side}_input_ids``, ``{side}_labels`` and, as needed, ``{side}_attention_mask``,
+            ``{side}_position_ids``, ``{side}_segment_ids``, each ``[B, T]``. Labels are not shifted. With one tokenizer
+            the columns may have no prefix; then they serve both models.
+        side: whose columns to read. The teacher runs without gradients.
+        valid_vocabulary_size: number of real tokens in the model's head.
+        same_tokenizer: whether columns without prefix may be used.
+
+    Raises:
+        InputError: a column is missing; the message names it.
+    """
+    columns = _columns(batch, side, same_tokenizer=same_tokenizer)
+    inputs = {name: column for name, column in columns.items() if name in MODEL_INPUTS}
+    if side == "teacher" and model.training:
+        warnings.warn(
+            "The teacher is in training mode, so its dropout adds noise to what the student learns from; call "
+            "teacher.eval().",
+            DSKDWarning,
+            stacklevel=3,
+        )
+    with torch.no_grad() if side == "teacher" else nullcontext():
+        hidden_states = last_hidden_states(model, inputs)
+    return LMStates.from_labels(
+        hidden_states=hidden_states,
+        labels=columns["labels"],
+        head=Head.from_model(model, valid_vocabulary_size=valid_vocabulary_size, verify=False),
+        input_ids=columns["input_ids"],
+        embedding=input_embedding(model),
+        segment_ids=columns.get("segment_ids"),
+    )
+
+
+def input_embedding(model: CausalLM) -> Tensor:
+    """Return ``[V, width]``: the model's input embedding.
+
+    Raises:
+        InputError: its input embedding has no weight matrix.
+    """
+    weight = model.get_input_embeddings().weight
+    if not isinstance(weight, torch.Tensor):
+        raise InputError(f"{type(model).__name__}: get_input_embeddings() returned a module without a weight.")
+    return weight
+
+
+def vocabulary_size(tokenizer: Tokenizer | None, head: Head, side: Side) -> int | None:
+    """Return the number of leading head rows that are real tokens, None if no tokenizer tells.
+
+    Raises:
+        InputError: the tokenizer has ids that the head does not.
+    """
+    if tokenizer is None:
+        return None
+    size = max(tokenizer.get_vocab().values()) + 1
+    rows = head.weight.shape[0]
+    if size > rows:
+        raise InputError(
+            f"The {side}'s tokenizer has ids up to {size - 1}, but its head has only {rows} rows. The tokenizer "
+            "belongs to another model, or the model's embeddings were not resized."
+        )
+    return size
+
+
+def teacher_to_student_ids(student_tokenizer: Tokenizer, teacher_tokenizer: Tokenizer) -> Tensor:
+    """Return ``[Vt]``, int64: the student's id of each teacher token with the very same string, -1 if none."""
+    student_ids = student_tokenizer.get_vocab()
+    teacher_ids = teacher_tokenizer.get_vocab()
+    mapped = torch.full((max(teacher_ids.values()) + 1,), -1, dtype=torch.int64)
+    for token, teacher_id in teacher_ids.items():
+        mapped[teacher_id] = student_ids.get(token, -1)
+    return mapped
+
+
+def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -> dict[str, Tensor]:
+    prefix = f"{side}_"
+    columns = {name.removeprefix(prefix): batch[name] for name in batch if name.startswith(prefix)}
+    if same_tokenizer:
+        columns = {name: batch[name] for name in batch} | columns
+    for name in ("input_ids", "labels"):
+        if name not in columns:
+            explanation = (
+                f"With one tokenizer {name!r} would do as well."
+                if same_tokenizer
+                else "The models have different tokenizers, so each needs its own tokens of the same text."
+            )
+            raise InputError(
+                f"The batch has no column {prefix + name!r}; it has {', '.join(map(repr, batch)) or 'none'}. "
+                f"{explanation}"
+            )
+    return columns

@@ -1,0 +1,29 @@
+"""`DSKDOutput`: what one call of the loss returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DSKDOutput:
+    """The loss and what it is made of.
+
+    Args:
+        loss: scalar, nats, part of the graph: call ``loss.backward()``.
+        terms: each term's value under the spec's reduction, before its weight, detached, for the log: ``ce``,
+            ``t2s_ce``, ``t2s_kd``, ``s2t_kd``, ``kd``, and those of plugins.
+        counts: the number of tokens that count in each term. Terms of a sum, and counts, add up over micro-batches.
+        metrics: further numbers for the log, detached: accuracies and agreements from 0 to 1, entropies in nats.
+    """
+
+    loss: Tensor
+    terms: Mapping[str, Tensor]
+    counts: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor]

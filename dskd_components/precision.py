@@ -1,0 +1,39 @@
+"""The one place that decides in which floating-point precision the loss is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def upcast(tensor: Tensor) -> Tensor:
+    """Return the tensor in at least float32: bfloat16 and float16 are widened, float64 is kept.
+
+    Args:
+        tensor: any floating-point tensor; it is never modified.
+
+    Returns:
+        The tensor itself where it already is float32 or float64, a float32 copy otherwise.
+
+    Examples:
+        >>> import torch
+        >>> upcast(torch.ones(2, dtype=torch.bfloat16)).dtype, upcast(torch.ones(2, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def without_autocast(device: torch.device) -> torch.autocast:
+    """Return a context in which autocast is off, so that matrix products keep the precision of `upcast`.
+
+    Args:
+        device: the device that the computation runs on.
+
+    Returns:
+        A context manager.
+    """
+    return torch.autocast(device_type=device.type, enabled=False)

@@ -1,0 +1,117 @@
+"""Loading one plugin: every way in which it can be broken ends here, with its name on it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from dskd_components.contracts import hookspecs
+from dskd_components.contracts.component import did_you_mean
+from dskd_components.contracts.hookspecs import PROJECT_NAME
+from dskd_components.errors import PluginError
+from dskd_components.registry.kinds import KINDS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from importlib.metadata import EntryPoint
+
+    from dskd_components.contracts.component import Component
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plugin comes from.
+
+    Args:
+        plugin: name of the entry point.
+        distribution: name of the installed distribution.
+        version: version of the distribution.
+    """
+
+    plugin: str
+    distribution: str
+    version: str
+
+    @classmethod
+    def of(cls, entry_point: EntryPoint) -> Origin:
+        """Return the origin that an entry point declares."""
+        distribution = entry_point.dist
+        if distribution is None:
+            return cls(entry_point.name, "unknown", "unknown")
+        return cls(entry_point.name, distribution.name, distribution.version)
+
+    def __str__(self) -> str:
+        return f"plugin {self.plugin!r} of distribution {self.distribution} {self.version}"
+
+
+def load_plugin(entry_point: EntryPoint) -> list[tuple[Kind, type[Component]]]:
+    """Import a plugin and return the component classes that its hooks give.
+
+    Args:
+        entry_point: an entry point of the group ``dskd_components``.
+
+    Raises:
+        PluginError: the plugin cannot be imported, implements a hook that does not exist or with arguments that it
+            does not have, fails in a hook, or returns something that is not a component of that kind.
+    """
+    origin = Origin.of(entry_point)
+    try:
+        plugin = entry_point.load()
+    # A plugin may fail in any way while it is imported, even by leaving the interpreter; it must not take the user's
+    # program along.
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"{origin} cannot be imported from {entry_point.value!r}: {type(error).__name__}: {error}"
+        ) from error
+    return list(_components(plugin, origin))
+
+
+def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Component]]]:
+    manager = pluggy.PluginManager(PROJECT_NAME)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(plugin, name=origin.plugin)
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"{origin} has a hook with the wrong signature: {error}") from error
+    known = [kind.hook for kind in KINDS.values()]
+    implemented = [caller.name for caller in manager.get_hookcallers(plugin) or []]
+    for name in implemented:
+        if name not in known:
+            raise PluginError(
+                f"{origin} implements an unknown hook {name!r}{did_you_mean(name, known)}; the hooks are "
+                f"{', '.join(known)}."
+            )
+    if not implemented:
+        raise PluginError(
+            f"{origin} implements no hook. Mark a function with @hookimpl and name it after one of: {', '.join(known)}."
+        )
+    for kind in KINDS.values():
+        if kind.hook in implemented:
+            yield from ((kind, component) for component in _call(manager, kind, origin))
+
+
+def _call(manager: pluggy.PluginManager, kind: Kind, origin: Origin) -> list[type[Component]]:
+    try:
+        results = [list(result) for result in getattr(manager.hook, kind.hook)()]
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{origin}: its hook {kind.hook} failed: {type(error).__name__}: {error}") from error
+    return [_checked(component, kind, origin) for result in results for component in result]
+
+
+def _checked(component: object, kind: Kind, origin: Origin) -> type[Component]:
+    where = f"{origin}: its hook {kind.hook} returned {component!r}"
+    if not inspect.isclass(component):
+        raise PluginError(f"{where}; expected classes, not instances.")
+    if not issubclass(component, kind.base):
+        raise PluginError(f"{where}; expected subclasses of {kind.base.__name__}.")
+    if inspect.isabstract(component):
+        missing = ", ".join(sorted(component.__abstractmethods__))
+        raise PluginError(f"{where}, which is abstract; it must define {missing}.")
+    try:
+        component.component_name()
+    except TypeError as error:
+        raise PluginError(f"{where}: {error}") from error
+    return component

@@ -1,0 +1,106 @@
+"""`DSKDSpec`: every choice of the method in one frozen, typed, serialisable object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from dskd_components.aligners.identity import Identity
+from dskd_components.contracts.component import FrozenModel
+from dskd_components.contracts.space import Direction, Space
+from dskd_components.distances.kl import KL
+from dskd_components.presets import preset_fields
+from dskd_components.projectors.linear import Linear
+from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpace
+from dskd_components.spaces.student import StudentSpace
+from dskd_components.spaces.teacher import TeacherSpace
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from dskd_components.contracts.projector import Projector
+
+
+class DSKDSpec(FrozenModel):
+    """What is computed: ``loss = (1 - kd_rate) ce + kd_rate (weighted sum of the spaces' terms)``.
+
+    A component field takes an instance, a name, or a mapping with a name and options. The spec is frozen, refuses
+    unknown fields, and goes through JSON and back unchanged. Defaults are those choices under which a batch has the
+    same gradient as its micro-batches; the presets are as published.
+
+    Examples:
+        >>> spec = DSKDSpec.preset("dskd-cma", distance="reverse_kl", temperature=2.0)
+        >>> spec.distance
+        ReverseKL(name='reverse_kl')
+        >>> DSKDSpec.model_validate_json(spec.model_dump_json()) == spec
+        True
+        >>> DSKDSpec.preset("dskd", spaces=["student"]).replace(kd_rate=0.9).kd_rate
+        0.9
+    """
+
+    distance: AnyDistance = KL()
+    """Distance of every space that does not name its own."""
+    aligner: AnyAligner = Identity()
+    """Which positions of the two models belong together."""
+    t2s_projector: AnyProjector = Linear()
+    """Maps the teacher's hidden states into the student's space."""
+    s2t_projector: AnyProjector = Linear()
+    """Maps the student's hidden states into the teacher's space."""
+    spaces: Annotated[tuple[AnySpace, ...], Field(min_length=1)] = (StudentSpace(), TeacherSpace())
+    """Where distributions meet; each ablation of the paper is a shorter or other list."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """T: what student logits are divided by in every distance. Cross entropies have none."""
+    teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Teacher logits are divided by T times this."""
+    temperature_squared: bool = False
+    """Whether distances are multiplied by the square of T, as Hinton et al. do and the DSKD papers do not."""
+    kd_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the spaces' terms in the loss; the student's own cross entropy has the rest."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """``mean``: divided by ``num_items_in_batch``, or the scored student tokens if the caller gives none. ``sum``: not
+    divided."""
+
+    @field_validator("spaces")
+    @classmethod
+    def _distinct(cls, spaces: tuple[Space, ...]) -> tuple[Space, ...]:
+        names = [space.name for space in spaces]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"expected different spaces, got {twice[0]!r} twice; their terms would share a name")
+        return spaces
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Self:
+        """Return a published method.
+
+        Args:
+            name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"`` or ``"dskd-v2"``.
+            **overrides: fields of the spec to set otherwise.
+
+        Raises:
+            UnknownComponentError: there is no such preset.
+            pydantic.ValidationError: a field is unknown or out of range.
+        """
+        return cls(**(preset_fields(name) | overrides))
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields set otherwise; the result is validated.
+
+        Args:
+            **changes: fields of the spec.
+
+        Raises:
+            pydantic.ValidationError: a field is unknown or out of range.
+        """
+        return type(self)(**(dict(self) | changes))
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """The projections that the spaces use."""
+        used = {space.projector for space in self.spaces}
+        return tuple(direction for direction in get_args(Direction) if direction in used)
+
+    def projector_for(self, direction: Direction) -> Projector:
+        """Return the projector of one direction."""
+        return self.t2s_projector if direction == "t2s" else self.s2t_projector

@@ -1,0 +1,234 @@
+"""`LMStates`: what one language model contributes to the loss for one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal
+
+import torch
+from torch import Tensor
+
+from dskd_components.errors import InputError
+from dskd_components.head import Head, describe
+from dskd_components.precision import upcast
+
+if TYPE_CHECKING:
+    from typing import Self
+
+IGNORE_INDEX: Final = -100
+"""The target of a position that is not scored."""
+
+Side = Literal["student", "teacher"]
+"""One of the two models."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LMStates:
+    """One model's side of a batch. Position i predicts ``targets[:, i]``: targets are already shifted.
+
+    Args:
+        hidden_states: ``[B, T, d]``, floating point: the inputs of the head.
+        targets: ``[B, T]``, int64: the token that each position predicts, -100 where none is scored. Positions
+            that are not scored may hold anything in the other tensors; they never reach the loss.
+        head: the model's head.
+        input_ids: ``[B, T]``, integer: the token that each position has read. Cross-model attention needs it.
+        embedding: ``[V, d]``: the model's input embedding. Cross-model attention needs it.
+        segment_ids: ``[B, T]``, integer: for packed rows, which sample of the row a position belongs to; the
+            same number marks the same sample on both sides. None: one sample a row.
+
+    Raises:
+        InputError: a tensor has the wrong shape, dtype or device; the message names it.
+
+    Examples:
+        >>> import torch
+        >>> states = LMStates(
+        ...     hidden_states=torch.randn(2, 5, 8),
+        ...     targets=torch.tensor([[1, 2, 3, -100, -100], [4, 5, 6, 0, 1]]),
+        ...     head=Head(torch.randn(7, 8)),
+        ... )
+        >>> int(states.scored.sum())
+        8
+    """
+
+    hidden_states: Tensor
+    targets: Tensor
+    head: Head
+    input_ids: Tensor | None = None
+    embedding: Tensor | None = None
+    segment_ids: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        hidden_states = self.hidden_states
+        if hidden_states.ndim != 3 or not hidden_states.is_floating_point():
+            raise InputError(
+                "LMStates.hidden_states: expected a floating-point tensor [batch, length, hidden], "
+                f"got {describe(hidden_states)}."
+            )
+        if 0 in hidden_states.shape:
+            raise InputError(
+                f"LMStates.hidden_states: the batch is empty (shape {list(hidden_states.shape)}). Expected at "
+                "least one sample with one position; leave empty batches out."
+            )
+        if self.targets.dtype != torch.int64:
+            raise InputError(f"LMStates.targets: expected dtype int64, got {describe(self.targets)}.")
+        for name in ("targets", "input_ids", "segment_ids"):
+            self._check_per_position(name)
+        if hidden_states.shape[-1] != self.head.hidden_size:
+            raise InputError(
+                f"LMStates.head: its weight reads hidden states of width {self.head.hidden_size}, but "
+                f"hidden_states have width {hidden_states.shape[-1]}."
+            )
+        if self.embedding is not None and (self.embedding.ndim != 2 or not self.embedding.is_floating_point()):
+            raise InputError(
+                "LMStates.embedding: expected a floating-point tensor [vocabulary, width], "
+                f"got {describe(self.embedding)}."
+            )
+        self._check_device("head.weight", self.head.weight)
+        self._check_device("embedding", self.embedding)
+
+    def _check_per_position(self, name: str) -> None:
+        tensor: Tensor | None = getattr(self, name)
+        if tensor is None:
+            return
+        expected = list(self.hidden_states.shape[:2])
+        if list(tensor.shape) != expected or tensor.is_floating_point():
+            raise InputError(
+                f"LMStates.{name}: expected an integer tensor {expected} (as hidden_states), got {describe(tensor)}."
+            )
+        self._check_device(name, tensor)
+
+    def _check_device(self, name: str, tensor: Tensor | None) -> None:
+        if tensor is not None and tensor.device != self.hidden_states.device:
+            raise InputError(
+                f"LMStates.{name} is on {tensor.device}, hidden_states are on {self.hidden_states.device}. "
+                "Move them to one device."
+            )
+
+    @cached_property
+    def scored(self) -> Tensor:
+        """``[B, T]``, bool: where a target is given."""
+        return self.targets != IGNORE_INDEX
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """``[B, T]``, int64: a number that positions of one sample share, unlike those of any other sample.
+
+        A row is a sample; with ``segment_ids`` a row and a segment are. The same sample has the same number on
+        the student's and the teacher's side.
+        """
+        rows = torch.arange(self.targets.shape[0], device=self.targets.device)[:, None]
+        rows = rows.expand_as(self.targets)
+        if self.segment_ids is None:
+            return rows
+        # A fixed stride keeps the two sides comparable, whatever numbers each of them happens to use.
+        return rows * 2**32 + self.segment_ids.long()
+
+    def detached(self) -> Self:
+        """Return the same states as constants: nothing of them receives a gradient."""
+        return replace(self, hidden_states=self.hidden_states.detach(), head=self.head.detach())
+
+    def checked(self, side: Side) -> Self:
+        """Return these states once the values in them are known to be usable.
+
+        Args:
+            side: ``"student"`` or ``"teacher"``, for the message.
+
+        Raises:
+            InputError: a target is outside the head's vocabulary, or a scored hidden state is not finite.
+        """
+        scored_targets = self.targets[self.scored]
+        outside = (scored_targets < 0) | (scored_targets >= self.head.vocabulary_size)
+        if outside.any():
+            raise InputError(
+                f"{side}.targets: expected ids from 0 to {self.head.vocabulary_size - 1} (the head's vocabulary) "
+                f"or {IGNORE_INDEX}, got {int(scored_targets[outside][0])}."
+            )
+        finite = self.hidden_states[self.scored].isfinite().all(-1)
+        if not finite.all():
+            first = self.scored.nonzero()[(~finite).nonzero()[0, 0]].tolist()
+            raise InputError(
+                f"{side}.hidden_states: {int((~finite).sum())} scored positions hold NaN or infinity, the first at "
+                f"[sample {first[0]}, position {first[1]}]. The model's forward pass has overflowed or its weights "
+                "are damaged."
+            )
+        return self
+
+    def embedded(self, ids: Tensor, side: Side) -> Tensor:
+        """Return ``[B, T, width]``: embeddings of the ids, detached, zero where no target is scored.
+
+        Args:
+            ids: ``[B, T]``: input ids or targets; unscored entries may hold anything.
+            side: ``"student"`` or ``"teacher"``, for the message.
+
+        Raises:
+            InputError: the embedding is missing, or a scored id is outside of it.
+        """
+        if self.embedding is None:
+            raise InputError(
+                f"{side}.embedding is missing: this aligner compares token embeddings. Pass "
+                "LMStates(embedding=model.get_input_embeddings().weight)."
+            )
+        scored_ids = ids[self.scored]
+        rows = self.embedding.shape[0]
+        if ((scored_ids < 0) | (scored_ids >= rows)).any():
+            raise InputError(
+                f"{side}.embedding has {rows} rows, but ids at scored positions run from {int(scored_ids.min())} to "
+                f"{int(scored_ids.max())}."
+            )
+        embedding = self.embedding.detach()
+        embedded = upcast(embedding[scored_ids])
+        full = embedded.new_zeros((*ids.shape, embedding.shape[-1]))
+        full[self.scored] = embedded
+        return full
+
+    @classmethod
+    def from_labels(
+        cls,
+        *,
+        hidden_states: Tensor,
+        labels: Tensor,
+        head: Head,
+        input_ids: Tensor | None = None,
+        embedding: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> Self:
+        """Build states from Hugging Face labels, where ``labels[:, i]`` is the token *at* position i.
+
+        The labels are shifted here, once: position i is given ``labels[:, i + 1]``, the last position none. A
+        position never predicts the first token of the next segment.
+
+        Args:
+            hidden_states: as in the class.
+            labels: ``[B, T]``, int64, -100 where no token is scored; not shifted.
+            head: as in the class.
+            input_ids: as in the class.
+            embedding: as in the class.
+            segment_ids: as in the class.
+
+        Raises:
+            InputError: as in the class.
+
+        Examples:
+            >>> import torch
+            >>> states = LMStates.from_labels(
+            ...     hidden_states=torch.randn(1, 3, 8),
+            ...     labels=torch.tensor([[-100, 5, 6]]),
+            ...     head=Head(torch.randn(7, 8)),
+            ... )
+            >>> states.targets
+            tensor([[   5,    6, -100]])
+        """
+        targets = torch.full_like(labels, IGNORE_INDEX)
+        targets[:, :-1] = labels[:, 1:]
+        if segment_ids is not None:
+            crosses = segment_ids[:, :-1] != segment_ids[:, 1:]
+            targets[:, :-1][crosses] = IGNORE_INDEX
+        return cls(
+            hidden_states=hidden_states,
+            targets=targets,
+            head=head,
+            input_ids=input_ids,
+            embedding=embedding,
+            segment_ids=segment_ids,
+        )
