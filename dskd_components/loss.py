@@ -118,7 +118,8 @@ class DSKDLoss(nn.Module):
         """
         self._check(student, teacher)
         with without_autocast(student.hidden_states.device):
-            student, teacher = student.checked("student"), teacher.checked("teacher").detached()
+            student = student.checked("student").in_full_precision()
+            teacher = teacher.checked("teacher").in_full_precision().detached()
             aligned = self.aligner(student, teacher, alignment)
             meeting = Meeting(
                 spec=self.spec,
@@ -259,7 +260,7 @@ class DSKDLoss(nn.Module):
             width = states.hidden_states.shape[2]
             if width != self.hidden_sizes[side]:
                 raise InputError(
-                    f"{side}.hidden_states: expected width {self.hidden_sizes[side]} ({side}_hidden_size of this loss), "
+                    f"{side}.hidden_states: expected width {self.hidden_sizes[side]} (this loss's {side}_hidden_size), "
                     f"got shape {list(states.hidden_states.shape)}."
                 )
         if len(student.targets) != len(teacher.targets):

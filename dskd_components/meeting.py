@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dskd_components.contracts.space import ComparedRows, Direction, Space
-from dskd_components.precision import upcast
 from dskd_components.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -100,15 +99,17 @@ class Meeting:
         """
         from_teacher = space.side == "student"
         visitor = self.teacher if from_teacher else self.student
-        states = upcast(visitor.hidden_states)
-        head = visitor.head
+        values, head = visitor.hidden_states, visitor.head
         if space.projector is not None:
             values = self.alignment.teacher_values if from_teacher else self.alignment.student_values
+        # Only scored rows are touched: the others may hold NaN, which a weight of zero would not stop.
+        rows = values[visitor.scored]
+        if space.projector is not None:
             heads = self.heads[space.projector]
-            states = self.projections[space.projector](upcast(values), heads)
+            rows = self.projections[space.projector](rows, heads)
             head = heads.target.detach()
-        # Positions that are not scored may hold anything, and 0 * NaN would carry it through a weighted mean.
-        states = states.masked_fill(~visitor.scored[..., None], 0.0)
+        states = rows.new_zeros(*visitor.targets.shape, rows.shape[-1])
+        states[visitor.scored] = rows
         aligned = self.alignment.to_student(states) if from_teacher else self.alignment.to_teacher(states)
         return head.logits(aligned[covered])
 

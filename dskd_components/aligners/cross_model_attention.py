@@ -15,7 +15,6 @@ from dskd_components.contracts.aligner import Aligner, AlignerModule
 from dskd_components.contracts.alignment import Alignment
 from dskd_components.contracts.terms import Tally
 from dskd_components.errors import InputError
-from dskd_components.precision import upcast
 
 if TYPE_CHECKING:
     from dskd_components.states import LMStates, Side
@@ -134,7 +133,7 @@ def _token_pairs(states: LMStates, side: Side) -> Tensor:
 
 def _scored_states(states: LMStates) -> Tensor:
     """Return the hidden states with zeros at unscored positions, whose content must never matter (not even NaN)."""
-    return upcast(states.hidden_states).masked_fill(~states.scored[..., None], 0.0)
+    return states.hidden_states.masked_fill(~states.scored[..., None], 0.0)
 
 
 def _same_sample(student: LMStates, teacher: LMStates) -> Tensor:

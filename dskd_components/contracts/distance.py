@@ -39,6 +39,9 @@ class Distance(Component, ABC):
 
     kind: ClassVar[str] = "distance"
 
+    gradient_is_derivative: ClassVar[bool] = True
+    """False for a distance that holds a part of its value constant in the gradient, as a weight it computes."""
+
     @abstractmethod
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return the distance of each row.
