@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import torch
 from torch import nn
 
 from dskd_components.contracts.projector import ProjectorHeads
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.head import Head, describe
+from dskd_components.spec import DSKDSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.contracts.space import Direction
-    from dskd_components.head import Head
-    from dskd_components.spec import DSKDSpec
     from dskd_components.states import Side
 
 ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "student"), "s2t": ("student", "teacher")}
@@ -32,9 +33,17 @@ def projector_heads(
         student: the student's head.
         teacher: the teacher's head.
         teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
+
+    Raises:
+        InputError: the map is shorter than the teacher's vocabulary.
     """
     teacher_ids = student_ids = None
     if teacher_to_student_ids is not None:
+        if len(teacher_to_student_ids) < teacher.vocabulary_size:
+            raise InputError(
+                f"teacher_to_student_ids: expected an entry for each of the teacher's {teacher.vocabulary_size} tokens, "
+                f"got {len(teacher_to_student_ids)}."
+            )
         mapped = teacher_to_student_ids[: teacher.vocabulary_size]
         teacher_ids = ((mapped >= 0) & (mapped < student.vocabulary_size)).nonzero().squeeze(1)
         student_ids = mapped[teacher_ids]
@@ -72,6 +81,32 @@ def build_projectors(
             heads=None if heads is None else heads[direction],
         )
     return projectors
+
+
+def require_arguments(spec: object, hidden_sizes: Mapping[Side, int], teacher_to_student_ids: Tensor | None) -> None:
+    """Refuse arguments of `DSKDLoss` that are not what they should be.
+
+    Args:
+        spec: must be a spec.
+        hidden_sizes: must be positive integers.
+        teacher_to_student_ids: must be a row of ids.
+
+    Raises:
+        InputError: one of them is not; the message names it.
+    """
+    if not isinstance(spec, DSKDSpec):
+        raise InputError(
+            f"DSKDLoss: expected a DSKDSpec, got {spec!r}. Build one with DSKDSpec(...) or DSKDSpec.preset(name)."
+        )
+    for side, size in hidden_sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise InputError(f"DSKDLoss: expected {side}_hidden_size to be a positive integer, got {size!r}.")
+    ids = teacher_to_student_ids
+    if ids is not None and (ids.ndim != 1 or ids.dtype != torch.int64):
+        raise InputError(
+            "DSKDLoss: expected teacher_to_student_ids to be an int64 tensor [teacher vocabulary], got "
+            f"{describe(ids)}."
+        )
 
 
 def require_vocabulary_map(spec: DSKDSpec, teacher_to_student_ids: Tensor | None) -> None:

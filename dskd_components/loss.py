@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from dskd_components.assembly import build_projectors, projector_heads, require_vocabulary_map
+from dskd_components.assembly import (
+    build_projectors,
+    projector_heads,
+    require_arguments,
+    require_vocabulary_map,
+)
 from dskd_components.contracts.terms import TokenTerm
 from dskd_components.cross_entropy import token_cross_entropy
 from dskd_components.errors import InputError
-from dskd_components.head import Head
+from dskd_components.head import Head, describe
 from dskd_components.meeting import Meeting
 from dskd_components.model_states import (
     input_embedding,
@@ -80,6 +86,7 @@ class DSKDLoss(nn.Module):
         super().__init__()
         self.spec = spec
         self.hidden_sizes: dict[Side, int] = {"student": student_hidden_size, "teacher": teacher_hidden_size}
+        require_arguments(spec, self.hidden_sizes, teacher_to_student_ids)
         self.valid_vocabulary_sizes: dict[Side, int | None] = {"student": None, "teacher": None}
         self.register_buffer("teacher_to_student_ids", teacher_to_student_ids, persistent=False)
         require_vocabulary_map(spec, teacher_to_student_ids)
@@ -116,7 +123,7 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a tensor does not fit, or the loss would not be finite; the message names the tensor.
         """
-        self._check(student, teacher)
+        self._check(student, teacher, alignment)
         with without_autocast(student.hidden_states.device):
             student = student.checked("student").in_full_precision()
             teacher = teacher.checked("teacher").in_full_precision().detached()
@@ -254,7 +261,7 @@ class DSKDLoss(nn.Module):
         """Return the spec, for printing."""
         return str(self.spec)
 
-    def _check(self, student: LMStates, teacher: LMStates) -> None:
+    def _check(self, student: LMStates, teacher: LMStates, alignment: Tensor | None) -> None:
         sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
         for side, states in sides:
             width = states.hidden_states.shape[2]
@@ -267,6 +274,11 @@ class DSKDLoss(nn.Module):
             raise InputError(
                 f"The student's batch has {len(student.targets)} samples, the teacher's {len(teacher.targets)}. Both "
                 "must hold the same texts in the same order."
+            )
+        if alignment is not None and (alignment.shape != student.targets.shape or alignment.dtype != torch.int64):
+            raise InputError(
+                f"alignment: expected int64 {list(student.targets.shape)}, a teacher position for each student "
+                f"position, got {describe(alignment)}."
             )
         devices = {str(states.hidden_states.device) for states in (student, teacher)}
         if len(devices) > 1:

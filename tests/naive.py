@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from strategies import Batch
 from torch import Tensor
 
-from dskd_components import DSKDLoss, DSKDSpec
+if TYPE_CHECKING:
+    from strategies import Batch
+
+    from dskd_components import DSKDLoss, DSKDSpec
 
 Row = list[Tensor]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from strategies import Batch
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, list_components
 from dskd_components.presets import PRESETS
+
+if TYPE_CHECKING:
+    from strategies import Batch
 
 
 def names(kind: str) -> list[str]:
