@@ -41,8 +41,8 @@ def projector_heads(
     if teacher_to_student_ids is not None:
         if len(teacher_to_student_ids) < teacher.vocabulary_size:
             raise InputError(
-                f"teacher_to_student_ids: expected an entry for each of the teacher's {teacher.vocabulary_size} tokens, "
-                f"got {len(teacher_to_student_ids)}."
+                f"teacher_to_student_ids: expected an entry for each of the {teacher.vocabulary_size} tokens of the "
+                f"teacher, got {len(teacher_to_student_ids)}."
             )
         mapped = teacher_to_student_ids[: teacher.vocabulary_size]
         teacher_ids = ((mapped >= 0) & (mapped < student.vocabulary_size)).nonzero().squeeze(1)
