@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from dskd_components.assembly import (
@@ -13,12 +12,14 @@ from dskd_components.assembly import (
     require_arguments,
     require_vocabulary_map,
 )
+from dskd_components.contracts.groups import TokenGroups
 from dskd_components.contracts.terms import TokenTerm
 from dskd_components.cross_entropy import token_cross_entropy
 from dskd_components.errors import InputError
-from dskd_components.head import Head, describe
+from dskd_components.head import Head
 from dskd_components.meeting import Meeting
 from dskd_components.model_states import (
+    groups_of_batch,
     input_embedding,
     run_model,
     teacher_to_student_ids,
@@ -104,7 +105,7 @@ class DSKDLoss(nn.Module):
         student: LMStates,
         teacher: LMStates,
         *,
-        alignment: Tensor | None = None,
+        alignment: Tensor | TokenGroups | None = None,
         num_items_in_batch: Tensor | float | None = None,
     ) -> DSKDOutput:
         """Compute the loss of one batch.
@@ -112,8 +113,9 @@ class DSKDLoss(nn.Module):
         Args:
             student: the student's states; gradients reach its hidden states and its head.
             teacher: the teacher's states, taken as constants.
-            alignment: ``[B, Ts]``, int64, for aligners that want one: the teacher position of each student position,
-                or -1. Cross-model attention only measures itself by it.
+            alignment: which positions belong together, for aligners that are told: groups, or for one-to-one pairs
+                ``[B, Ts]``, int64, the teacher position of each student position or -1. A position stands for the token
+                that it predicts. Cross-model attention only measures itself by it.
             num_items_in_batch: what the mean divides by: the scored student tokens of all micro-batches and ranks that
                 make one optimizer step. None: those of this batch.
 
@@ -123,11 +125,11 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a tensor does not fit, or the loss would not be finite; the message names the tensor.
         """
-        self._check(student, teacher, alignment)
+        self._check(student, teacher)
         with without_autocast(student.hidden_states.device):
             student = student.checked("student").in_full_precision()
             teacher = teacher.checked("teacher").in_full_precision().detached()
-            aligned = self.aligner(student, teacher, alignment)
+            aligned = self.aligner(student, teacher, self._groups(alignment, student, teacher))
             meeting = Meeting(
                 spec=self.spec,
                 student=student,
@@ -218,7 +220,8 @@ class DSKDLoss(nn.Module):
             teacher: the teacher, in evaluation mode.
             batch: for each side the columns ``student_input_ids``, ``student_labels`` (not shifted, -100 where not
                 scored), ``student_attention_mask``, and so on with ``teacher_``; with one tokenizer the prefix may be
-                left out. A column ``alignment`` goes to the aligner.
+                left out. ``student_groups`` and ``teacher_groups`` (`TokenGroups`, by token), or ``alignment`` as in
+                `forward`, go to the aligner.
             num_items_in_batch: as in `forward`.
 
         Returns:
@@ -230,7 +233,7 @@ class DSKDLoss(nn.Module):
         output: DSKDOutput = self(
             self._states(student, batch, "student"),
             self._states(teacher, batch, "teacher"),
-            alignment=batch.get("alignment"),
+            alignment=groups_of_batch(batch),
             num_items_in_batch=num_items_in_batch,
         )
         return output
@@ -261,7 +264,7 @@ class DSKDLoss(nn.Module):
         """Return the spec, for printing."""
         return str(self.spec)
 
-    def _check(self, student: LMStates, teacher: LMStates, alignment: Tensor | None) -> None:
+    def _check(self, student: LMStates, teacher: LMStates) -> None:
         sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
         for side, states in sides:
             width = states.hidden_states.shape[2]
@@ -275,11 +278,22 @@ class DSKDLoss(nn.Module):
                 f"The student's batch has {len(student.targets)} samples, the teacher's {len(teacher.targets)}. Both "
                 "must hold the same texts in the same order."
             )
-        if alignment is not None and (alignment.shape != student.targets.shape or alignment.dtype != torch.int64):
-            raise InputError(
-                f"alignment: expected int64 {list(student.targets.shape)}, a teacher position for each student "
-                f"position, got {describe(alignment)}."
-            )
         devices = {str(states.hidden_states.device) for states in (student, teacher)}
         if len(devices) > 1:
             raise InputError(f"The states of student and teacher are on different devices: {sorted(devices)}.")
+
+    @staticmethod
+    def _groups(alignment: Tensor | TokenGroups | None, student: LMStates, teacher: LMStates) -> TokenGroups | None:
+        """Return the given correspondence as groups, once its shape is known to fit."""
+        if alignment is None:
+            return None
+        groups = (
+            TokenGroups.from_index(alignment, teacher.targets.shape[1]) if isinstance(alignment, Tensor) else alignment
+        )
+        for side, states, found in (("student", student, groups.student), ("teacher", teacher, groups.teacher)):
+            if found.shape != states.targets.shape:
+                raise InputError(
+                    f"alignment: expected {list(states.targets.shape)}, an entry for each {side} position, got "
+                    f"{list(found.shape)}."
+                )
+        return groups

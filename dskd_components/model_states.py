@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from dskd_components.causal_lm.hidden_states import last_hidden_states
+from dskd_components.contracts.groups import TokenGroups
 from dskd_components.errors import DSKDWarning, InputError
 from dskd_components.head import Head
 from dskd_components.states import LMStates
@@ -66,6 +67,31 @@ def run_model(
         embedding=input_embedding(model),
         segment_ids=columns.get("segment_ids"),
     )
+
+
+def groups_of_batch(batch: Mapping[str, Tensor]) -> Tensor | TokenGroups | None:
+    """Return the correspondence that a batch carries, by predicting position.
+
+    Args:
+        batch: may have columns ``student_groups`` and ``teacher_groups``, the group of each *token*, or a column
+            ``alignment``, the teacher position of each student *position*.
+
+    Raises:
+        InputError: it has one of the two group columns only.
+    """
+    columns = [name for name in ("student_groups", "teacher_groups") if name in batch]
+    if len(columns) == 1:
+        raise InputError(f"The batch has {columns[0]!r} alone; groups are needed on both sides.")
+    if not columns:
+        return batch.get("alignment")
+    return TokenGroups(*(_shifted(batch[name]) for name in columns))
+
+
+def _shifted(groups: Tensor) -> Tensor:
+    """Return the group of the token that each position predicts."""
+    shifted = torch.full_like(groups, -1)
+    shifted[:, :-1] = groups[:, 1:]
+    return shifted
 
 
 def input_embedding(model: CausalLM) -> Tensor:

@@ -75,7 +75,7 @@ class DSKDSpec(FrozenModel):
         """Return a published method.
 
         Args:
-            name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"`` or ``"dskd-v2"``.
+            name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"``, ``"dskd-v2"`` or ``"dskd-v2-eta"``.
             **overrides: fields of the spec to set otherwise.
 
         Raises:

@@ -118,7 +118,7 @@ class LMStates:
         the student's and the teacher's side.
         """
         rows = torch.arange(self.targets.shape[0], device=self.targets.device)[:, None]
-        rows = rows.expand_as(self.targets)
+        rows = rows.expand_as(self.targets).contiguous()
         if self.segment_ids is None:
             return rows
         # A fixed stride keeps the two sides comparable, whatever numbers each of them happens to use.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dskd_components import Head, LMStates
+from dskd_components import DSKDLoss, DSKDOutput, Head, LMStates, TokenGroups
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -45,10 +46,42 @@ def pairs_of_logits(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Both sides of a batch with separate lengths, and what the models are made of."""
+    """Both sides of a batch with separate lengths, what the models are made of, and which tokens belong together."""
 
     student: LMStates
     teacher: LMStates
+    groups: TokenGroups
+
+    def loss(self, loss_fn: DSKDLoss, **options: Any) -> DSKDOutput:
+        """Call a loss, with the groups if its aligner wants to be told."""
+        told = self.groups if loss_fn.spec.aligner.text_method else None
+        output: DSKDOutput = loss_fn(self.student, self.teacher, alignment=told, **options)
+        return output
+
+    def rows(self, rows: slice | Tensor) -> Batch:
+        """The batch of some of the samples."""
+        return Batch(
+            rows_of(self.student, rows),
+            rows_of(self.teacher, rows),
+            TokenGroups(self.groups.student[rows], self.groups.teacher[rows]),
+        )
+
+    def padded(self, student: tuple[int, int], teacher: tuple[int, int], garbage: float) -> Batch:
+        """The same samples between unscored positions that hold garbage."""
+        groups = zip((self.groups.student, self.groups.teacher), (student, teacher), strict=True)
+        return Batch(
+            padded(self.student, *student, garbage=garbage),
+            padded(self.teacher, *teacher, garbage=garbage),
+            TokenGroups(*(torch.nn.functional.pad(group, side, value=-1) for group, side in groups)),
+        )
+
+    def packed(self) -> Batch:
+        """The samples in one row."""
+        return Batch(
+            packed(self.student),
+            packed(self.teacher),
+            TokenGroups(self.groups.student.reshape(1, -1), self.groups.teacher.reshape(1, -1)),
+        )
 
 
 def make_states(
@@ -128,10 +161,34 @@ def make_batch(
             targets=teacher_targets,
             dtype=dtype,
         ),
+        random_groups(generator, batch, student_length, teacher_length),
     )
 
 
-def rows_of(states: LMStates, rows: slice) -> LMStates:
+def random_groups(generator: torch.Generator, batch: int, student_length: int, teacher_length: int) -> TokenGroups:
+    """Monotone groups of several tokens to several, some on one side only, some tokens in none."""
+
+    def side(length: int) -> Tensor:
+        numbers = torch.randint(0, 3, (batch, length), generator=generator).cumsum(1)
+        return numbers.masked_fill(torch.rand(batch, length, generator=generator) < 0.2, -1)
+
+    return TokenGroups(side(student_length), side(teacher_length))
+
+
+def packed(states: LMStates) -> LMStates:
+    """The samples of a batch in one row."""
+    samples, length = states.targets.shape
+    assert states.input_ids is not None
+    return replace(
+        states,
+        hidden_states=states.hidden_states.reshape(1, samples * length, -1),
+        targets=states.targets.reshape(1, -1),
+        input_ids=states.input_ids.reshape(1, -1),
+        segment_ids=torch.arange(samples).repeat_interleave(length)[None],
+    )
+
+
+def rows_of(states: LMStates, rows: slice | Tensor) -> LMStates:
     """The samples of some rows of a batch."""
     assert states.input_ids is not None
     return replace(
@@ -143,7 +200,7 @@ def rows_of(states: LMStates, rows: slice) -> LMStates:
     )
 
 
-def padded(states: LMStates, *, left: int, right: int, garbage: float) -> LMStates:
+def padded(states: LMStates, left: int, right: int, *, garbage: float) -> LMStates:
     """The same samples with unscored positions around them that hold garbage."""
     assert states.input_ids is not None
     hidden = torch.nn.functional.pad(states.hidden_states, (0, 0, left, right), value=garbage)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from registered import build
-from strategies import Batch, make_batch
+from strategies import make_batch
 
 from dskd_components import ConfigurationError, DSKDError, DSKDLoss, DSKDSpec, Head, InputError, LMStates
 
@@ -124,6 +124,12 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"spec": IDENTITY, "alignment": torch.zeros(3, 6, dtype=torch.int64)},
         ["alignment", "identity", "cma"],
     ),
+    "alignment past the teacher": (
+        {"alignment": torch.full((3, 6), 8)},
+        ["alignment", "0 to 7", "got 8"],
+    ),
+    "alignment of another dtype": ({"alignment": torch.zeros(3, 6)}, ["int64", "float32"]),
+    "aligner that is not told": ({"spec": DSKDSpec(aligner="exact_match")}, ["alignment is missing", "exact_match"]),
     "alignment of another shape": (
         {"alignment": torch.zeros(3, 7, dtype=torch.int64)},
         ["alignment", "[3, 6]", "[3, 7]"],
@@ -256,9 +262,10 @@ def test_no_shared_token_is_said() -> None:
 def test_another_head_than_the_projector_was_built_for_is_said() -> None:
     batch = make_batch(0, same_tokenizer=True)
     loss_fn = build(DSKDSpec(s2t_projector="live_pinv"), batch)
-    wider = Batch(
-        replace(batch.student, head=Head(torch.ones(12, 5).double())),
-        replace(batch.teacher, head=Head(torch.ones(12, 7).double())),
+    wider = replace(
+        batch,
+        student=replace(batch.student, head=Head(torch.ones(12, 5).double())),
+        teacher=replace(batch.teacher, head=Head(torch.ones(12, 7).double())),
     )
     with pytest.raises(InputError, match=r"live_pinv.*11 tokens.*12"):
         loss_fn(wider.student, wider.teacher)

@@ -30,7 +30,7 @@ def global_batch(name: str, *, silent: bool) -> Batch:
             states.targets[2] = -100
     weight = batch.student.head.weight.clone().requires_grad_()
     hidden = batch.student.hidden_states.clone().requires_grad_()
-    return Batch(replace(batch.student, head=Head(weight), hidden_states=hidden), batch.teacher)
+    return replace(batch, student=replace(batch.student, head=Head(weight), hidden_states=hidden))
 
 
 def gradients_of_one_process(name: str, *, silent: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -33,7 +33,8 @@ DISTANCES = st.sampled_from(["kl", "reverse_kl", "js", "skew_kl", "skew_reverse_
 def leaves_of(batch: Batch) -> tuple[Batch, list[Tensor]]:
     hidden = batch.student.hidden_states.clone().requires_grad_()
     weight = batch.student.head.weight.clone().requires_grad_()
-    return Batch(replace(batch.student, hidden_states=hidden, head=Head(weight)), batch.teacher), [hidden, weight]
+    student = replace(batch.student, hidden_states=hidden, head=Head(weight))
+    return replace(batch, student=student), [hidden, weight]
 
 
 @pytest.mark.parametrize("std", ["batch", "sample"])

@@ -42,7 +42,12 @@ def row(axes: plt.Axes, y: float, own: str, other: str, colours: tuple[str, str]
     own_colour, other_colour = colours
     axes.add_patch(
         FancyBboxPatch(
-            (0.1, y - 1.45), 15.0, 2.95, boxstyle="round,pad=0.02,rounding_size=0.2", facecolor="#f6f6f4", edgecolor="none"
+            (0.1, y - 1.45),
+            15.0,
+            2.95,
+            boxstyle="round,pad=0.02,rounding_size=0.2",
+            facecolor="#f6f6f4",
+            edgecolor="none",
         )
     )
     axes.text(0.3, y + 1.2, labels["title"], fontsize=11, fontweight="bold", color=INK, va="center")

@@ -17,6 +17,7 @@ from dskd_components.contracts.terms import Tally
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
+    from dskd_components.contracts.groups import TokenGroups
     from dskd_components.states import LMStates, Side
 
 
@@ -60,7 +61,7 @@ class CrossModelAttentionModule(AlignerModule):
         self.query = nn.Linear(2 * student_embedding_size, 2 * teacher_embedding_size)
         self.std: Scope = std
 
-    def forward(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch (arXiv 2406.17328, equations 7 to 10)."""
         self._check_widths(student, teacher)
         target_embeddings = teacher.embedded(teacher.targets, "teacher")
@@ -149,12 +150,12 @@ def _attention(scores: Tensor, allowed: Tensor) -> Tensor:
     return masked.softmax(-1) * reachable
 
 
-def _metrics(weights: Tensor, allowed: Tensor, given: Tensor | None) -> dict[str, Tally]:
+def _metrics(weights: Tensor, allowed: Tensor, given: TokenGroups | None) -> dict[str, Tally]:
     covered = allowed.any(2)
     entropies = torch.special.entr(weights).sum(-1)
     metrics = {"attention_entropy": Tally(entropies[covered].sum(), covered.sum())}
     if given is not None:
-        known = covered & (given >= 0)
-        hits = (weights.argmax(-1) == given) & known
+        known = covered & (given.student >= 0)
+        hits = (given.teacher.gather(1, weights.argmax(-1)) == given.student) & known
         metrics["alignment_accuracy"] = Tally(hits.sum(), known.sum())
     return metrics

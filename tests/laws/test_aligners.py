@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from registered import names
-from strategies import SEEDS, Batch, make_batch, padded
+from strategies import SEEDS, Batch, make_batch
 
-from dskd_components import Aligner, Alignment, LMStates, get_aligner
+from dskd_components import Aligner, Alignment, get_aligner
 
 pytestmark = pytest.mark.parametrize("aligner", [get_aligner(n) for n in names("aligner")], ids=lambda a: a.name)
 
@@ -24,20 +22,7 @@ def aligned(aligner: Aligner, batch: Batch, seed: int) -> Alignment:
         student_embedding_size=batch.student.embedding.shape[1],
         teacher_embedding_size=batch.teacher.embedding.shape[1],
     ).double()
-    return module(batch.student, batch.teacher, None)
-
-
-def packed(states: LMStates) -> LMStates:
-    """Three samples in one row."""
-    samples, length = states.targets.shape
-    assert states.input_ids is not None
-    return replace(
-        states,
-        hidden_states=states.hidden_states.reshape(1, samples * length, -1),
-        targets=states.targets.reshape(1, -1),
-        input_ids=states.input_ids.reshape(1, -1),
-        segment_ids=torch.arange(samples).repeat_interleave(length)[None],
-    )
+    return module(batch.student, batch.teacher, batch.groups if aligner.text_method else None)
 
 
 @given(seed=SEEDS)
@@ -77,7 +62,7 @@ def test_bringing_over_is_linear(aligner: Aligner, seed: int) -> None:
 @given(seed=SEEDS)
 def test_the_index_points_at_scored_positions_of_the_same_sample(aligner: Aligner, seed: int) -> None:
     batch = make_batch(seed, same_tokenizer=aligner.same_tokenizer)
-    row = Batch(packed(batch.student), packed(batch.teacher))
+    row = batch.packed()
     found = aligned(aligner, row, seed)
     index = found.teacher_index()
     assert index.dtype == torch.int64
@@ -92,10 +77,7 @@ def test_the_index_points_at_scored_positions_of_the_same_sample(aligner: Aligne
 def test_padding_moves_nothing(aligner: Aligner, seed: int, left: int, right: int) -> None:
     batch = make_batch(seed, same_tokenizer=aligner.same_tokenizer)
     teacher_left, teacher_right = (left, right) if aligner.same_tokenizer else (right, left)
-    wide = Batch(
-        padded(batch.student, left=left, right=right, garbage=float("nan")),
-        padded(batch.teacher, left=teacher_left, right=teacher_right, garbage=float("nan")),
-    )
+    wide = batch.padded((left, right), (teacher_left, teacher_right), float("nan"))
     plain, other = aligned(aligner, batch, seed), aligned(aligner, wide, seed)
     length = batch.student.targets.shape[1]
     index = other.teacher_index()[:, left : left + length]

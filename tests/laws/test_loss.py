@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from registered import build, specs
-from strategies import SEEDS, Batch, make_batch, padded, rows_of
+from strategies import SEEDS, Batch, make_batch
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDOutput, DSKDSpec, LMStates
@@ -28,7 +28,7 @@ def with_leaves(batch: Batch) -> tuple[Batch, list[Tensor]]:
     hidden = batch.student.hidden_states.detach().clone().requires_grad_()
     weight = batch.student.head.weight.detach().clone().requires_grad_()
     student = replace(batch.student, hidden_states=hidden, head=replace(batch.student.head, weight=weight))
-    return Batch(student, batch.teacher), [hidden, weight]
+    return replace(batch, student=student), [hidden, weight]
 
 
 def gradients(loss_fn: DSKDLoss, out: DSKDOutput, leaves: list[Tensor]) -> list[Tensor]:
@@ -52,13 +52,10 @@ def test_padding_never_changes_loss_or_gradients(
 ) -> None:
     batch, leaves = with_leaves(make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer))
     loss_fn = build(spec, batch)
-    plain = loss_fn(batch.student, batch.teacher)
+    plain = batch.loss(loss_fn)
     teacher_left = left if spec.aligner.same_tokenizer else right
     teacher_right = right if spec.aligner.same_tokenizer else left
-    wide = loss_fn(
-        padded(batch.student, left=left, right=right, garbage=garbage),
-        padded(batch.teacher, left=teacher_left, right=teacher_right, garbage=garbage),
-    )
+    wide = batch.padded((left, right), (teacher_left, teacher_right), garbage).loss(loss_fn)
     torch.testing.assert_close(wide.loss, plain.loss)
     equal(gradients(loss_fn, wide, leaves), gradients(loss_fn, plain, leaves))
 
@@ -78,8 +75,8 @@ def test_what_unscored_positions_hold_never_matters(spec: DSKDSpec, seed: int) -
             input_ids=states.input_ids.masked_fill(~states.scored, 10**6),
         )
 
-    plain = loss_fn(batch.student, batch.teacher)
-    other = loss_fn(spoilt(batch.student), spoilt(batch.teacher))
+    plain = batch.loss(loss_fn)
+    other = replace(batch, student=spoilt(batch.student), teacher=spoilt(batch.teacher)).loss(loss_fn)
     assert torch.equal(other.loss, plain.loss)
     equal(gradients(loss_fn, other, leaves), gradients(loss_fn, plain, leaves))
 
@@ -91,11 +88,8 @@ def test_micro_batches_add_up_to_the_batch(spec: DSKDSpec, seed: int, cut: int) 
     batch, leaves = with_leaves(make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer, batch=4))
     loss_fn = build(spec, batch)
     scored = batch.student.scored.sum()
-    whole = loss_fn(batch.student, batch.teacher, num_items_in_batch=scored)
-    parts = [
-        loss_fn(rows_of(batch.student, rows), rows_of(batch.teacher, rows), num_items_in_batch=scored)
-        for rows in (slice(0, cut), slice(cut, 4))
-    ]
+    whole = batch.loss(loss_fn, num_items_in_batch=scored)
+    parts = [batch.rows(rows).loss(loss_fn, num_items_in_batch=scored) for rows in (slice(0, cut), slice(cut, 4))]
     torch.testing.assert_close(parts[0].loss + parts[1].loss, whole.loss)
     for name in whole.terms:
         torch.testing.assert_close(parts[0].terms[name] + parts[1].terms[name], whole.terms[name])
@@ -117,17 +111,8 @@ def test_the_order_of_samples_changes_nothing(spec: DSKDSpec, seed: int) -> None
     loss_fn = build(spec, batch)
     order = torch.randperm(3, generator=torch.Generator().manual_seed(seed))
 
-    def shuffled(states: LMStates) -> LMStates:
-        assert states.input_ids is not None
-        return replace(
-            states,
-            hidden_states=states.hidden_states[order],
-            targets=states.targets[order],
-            input_ids=states.input_ids[order],
-        )
-
-    plain = loss_fn(batch.student, batch.teacher)
-    other = loss_fn(shuffled(batch.student), shuffled(batch.teacher))
+    plain = batch.loss(loss_fn)
+    other = batch.rows(order).loss(loss_fn)
     torch.testing.assert_close(other.loss, plain.loss)
 
 
@@ -138,19 +123,8 @@ def test_packed_rows_equal_separate_samples(spec: DSKDSpec, seed: int) -> None:
     batch, leaves = with_leaves(make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer))
     loss_fn = build(spec, batch)
 
-    def packed(states: LMStates) -> LMStates:
-        samples, length = states.targets.shape
-        assert states.input_ids is not None
-        return replace(
-            states,
-            hidden_states=states.hidden_states.reshape(1, samples * length, -1),
-            targets=states.targets.reshape(1, -1),
-            input_ids=states.input_ids.reshape(1, -1),
-            segment_ids=torch.arange(samples).repeat_interleave(length)[None],
-        )
-
-    separate = loss_fn(batch.student, batch.teacher)
-    together = loss_fn(packed(batch.student), packed(batch.teacher))
+    separate = batch.loss(loss_fn)
+    together = batch.packed().loss(loss_fn)
     torch.testing.assert_close(together.loss, separate.loss)
     equal(gradients(loss_fn, together, leaves), gradients(loss_fn, separate, leaves))
 
@@ -170,7 +144,7 @@ def test_inputs_and_parameters_are_not_changed(spec: DSKDSpec) -> None:
         return [tensor.detach().clone() for tensor in (*sides, *loss_fn.parameters(), *loss_fn.buffers())]
 
     before = all_tensors()
-    loss_fn(with_leaves(batch)[0].student, batch.teacher).loss.backward()
+    with_leaves(batch)[0].loss(loss_fn).loss.backward()
     for ours, theirs in zip(all_tensors(), before, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -187,7 +161,7 @@ def test_nothing_scored_is_a_zero_that_keeps_its_graph(spec: DSKDSpec, side: str
         if side == "teacher"
         else replace(batch.student, targets=torch.full_like(batch.student.targets, -100))
     )
-    out = loss_fn(student, teacher)
+    out = replace(batch, student=student, teacher=teacher).loss(loss_fn)
     out.loss.backward()
     if side == "both":
         assert out.loss.item() == 0
@@ -209,7 +183,7 @@ def test_the_teacher_gets_no_gradient(spec: DSKDSpec) -> None:
         head=replace(batch.teacher.head, weight=batch.teacher.head.weight.clone().requires_grad_()),
     )
     student = with_leaves(batch)[0].student
-    build(spec, batch)(student, teacher).loss.backward()
+    replace(batch, student=student, teacher=teacher).loss(build(spec, batch)).loss.backward()
     assert teacher.hidden_states.grad is None
     assert teacher.head.weight.grad is None
 
@@ -218,13 +192,13 @@ def test_the_teacher_gets_no_gradient(spec: DSKDSpec) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_are_computed_in_float32(spec: DSKDSpec, dtype: torch.dtype) -> None:
     half = make_batch(1, same_tokenizer=spec.aligner.same_tokenizer, dtype=dtype)
-    single = Batch(*(in_float32(states) for states in (half.student, half.teacher)))
+    single = replace(half, student=in_float32(half.student), teacher=in_float32(half.teacher))
     loss_fn = build(spec, single)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (half, half_leaves) = with_leaves(half)
-        found = loss_fn(half.student, half.teacher)
+        found = half.loss(loss_fn)
     (single, leaves) = with_leaves(single)
-    expected = loss_fn(single.student, single.teacher)
+    expected = single.loss(loss_fn)
     assert found.loss.dtype == torch.float32
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-6, atol=1e-6)
     assert all(value >= 0 for value in found.terms.values())
@@ -252,9 +226,9 @@ def test_padded_vocabularies_change_nothing(spec: DSKDSpec) -> None:
         weight = torch.cat([states.head.weight, torch.full((rows, states.head.hidden_size), 99.0).double()])
         return replace(states, head=replace(states.head, weight=weight, valid_vocabulary_size=size))
 
-    plain = build(spec, batch)(batch.student, batch.teacher)
-    wide_batch = Batch(widened(batch.student, 5), widened(batch.teacher, 2))
-    wide = build(spec, wide_batch)(wide_batch.student, wide_batch.teacher)
+    plain = batch.loss(build(spec, batch))
+    wide_batch = replace(batch, student=widened(batch.student, 5), teacher=widened(batch.teacher, 2))
+    wide = wide_batch.loss(build(spec, wide_batch))
     torch.testing.assert_close(wide.loss, plain.loss)
     for ours, theirs in zip(
         torch.autograd.grad(wide.loss, leaves), torch.autograd.grad(plain.loss, leaves), strict=True
@@ -274,13 +248,15 @@ def test_ruled_out_tokens_change_nothing(spec: DSKDSpec) -> None:
 
     plain_loss = build(spec, batch)
     plain_batch, leaves = with_leaves(batch)
-    plain = plain_loss(plain_batch.student, plain_batch.teacher)
-    masked_batch, masked_leaves = with_leaves(Batch(masked(batch.student, 3), masked(batch.teacher, 3)))
+    plain = plain_batch.loss(plain_loss)
+    masked_batch, masked_leaves = with_leaves(
+        replace(batch, student=masked(batch.student, 3), teacher=masked(batch.teacher, 3))
+    )
     mapping = plain_loss.teacher_to_student_ids
     if mapping is not None:
         mapping = torch.cat([mapping, mapping.new_full((3,), -1)])
     masked_loss = build(spec, masked_batch, mapping=mapping)
-    out = masked_loss(masked_batch.student, masked_batch.teacher)
+    out = masked_batch.loss(masked_loss)
     torch.testing.assert_close(out.loss, plain.loss, rtol=1e-6, atol=1e-9)
     (hidden,) = torch.autograd.grad(plain.loss, leaves[:1])
     (masked_hidden,) = torch.autograd.grad(out.loss, masked_leaves[:1])
@@ -291,10 +267,16 @@ def test_ruled_out_tokens_change_nothing(spec: DSKDSpec) -> None:
 @pytest.mark.parametrize("magnitude", [1e4, 1e-8, 0.0])
 def test_extreme_hidden_states_give_finite_loss_and_gradients(spec: DSKDSpec, magnitude: float) -> None:
     batch = make_batch(3, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float32)
-    scaled = Batch(*(replace(s, hidden_states=s.hidden_states * magnitude) for s in (batch.student, batch.teacher)))
+    scaled = replace(
+        batch,
+        **{
+            side: replace(states, hidden_states=states.hidden_states * magnitude)
+            for side, states in (("student", batch.student), ("teacher", batch.teacher))
+        },
+    )
     scaled, leaves = with_leaves(scaled)
     loss_fn = build(spec, scaled)
-    out = loss_fn(scaled.student, scaled.teacher)
+    out = scaled.loss(loss_fn)
     assert out.loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in gradients(loss_fn, out, leaves))
     assert all(value.isfinite() for value in out.metrics.values())
@@ -309,8 +291,7 @@ def test_the_loss_is_differentiated_correctly(spec: DSKDSpec) -> None:
 
     def loss(hidden: Tensor, weight: Tensor) -> Tensor:
         student = replace(batch.student, hidden_states=hidden, head=replace(batch.student.head, weight=weight))
-        value: Tensor = loss_fn(student, batch.teacher).loss
-        return value
+        return replace(batch, student=student).loss(loss_fn).loss
 
     hidden = batch.student.hidden_states.clone().requires_grad_()
     # The head is a constant where projected states are read, so only the hidden states' gradient is a derivative.
@@ -322,8 +303,8 @@ def test_the_loss_is_differentiated_correctly(spec: DSKDSpec) -> None:
 def test_temperature_squared_scales_distances_alone(name: str) -> None:
     plain_spec = DSKDSpec.preset(name, temperature=3.0)
     batch = make_batch(5, same_tokenizer=plain_spec.aligner.same_tokenizer)
-    plain = build(plain_spec, batch)(batch.student, batch.teacher)
-    squared = build(plain_spec.replace(temperature_squared=True), batch)(batch.student, batch.teacher)
+    plain = batch.loss(build(plain_spec, batch))
+    squared = batch.loss(build(plain_spec.replace(temperature_squared=True), batch))
     for term, value in plain.terms.items():
         factor = 9.0 if term.endswith("kd") else 1.0
         torch.testing.assert_close(squared.terms[term], factor * value)
