@@ -1,0 +1,1 @@
+"""Loss components for Dual-Space Knowledge Distillation."""
