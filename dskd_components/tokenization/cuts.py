@@ -74,12 +74,12 @@ def _chain(distances: TokenDistances) -> tuple[IntArray, IntArray]:
     starts = np.cumsum(distances.student_lengths) - distances.student_lengths
     teacher_starts = np.cumsum(distances.teacher_lengths) - distances.teacher_lengths
     stretch = np.searchsorted(tied_rows, np.arange(len(student)), side="right")
-    after = np.append(tied_columns, len(teacher))[stretch]
-    before = np.insert(tied_columns, 0, -1)[stretch]
+    after = _framed(tied_columns, last=len(teacher))[stretch]
+    before = _framed(tied_columns, first=-1)[stretch]
     found = np.full(len(student), -1, dtype=np.int64)
     for row_ties, column_ties in (
-        (np.append(tied_rows, len(student) - 1), np.append(tied_columns, len(teacher) - 1)),
-        (np.insert(tied_rows, 0, 0), np.insert(tied_columns, 0, 0)),
+        (_framed(tied_rows, last=len(student) - 1), _framed(tied_columns, last=len(teacher) - 1)),
+        (_framed(tied_rows, first=0), _framed(tied_columns, first=0)),
     ):
         target = starts - starts[row_ties][stretch] + teacher_starts[column_ties][stretch]
         column = np.maximum(np.searchsorted(teacher_starts, target, side="right") - 1, 0)
@@ -140,9 +140,21 @@ def _gap_costs(
 
 def blocks_between(distances: TokenDistances, rows: IntArray, columns: IntArray) -> IntArray:
     """The blocks from one cell to the next, both included, and from and to the corners of the table ``[C + 1, 4]``."""
-    row_borders = np.concatenate([[0], rows, [len(distances.student_ids) - 1]])
-    column_borders = np.concatenate([[0], columns, [len(distances.teacher_ids) - 1]])
+    row_borders = _framed(rows, first=0, last=len(distances.student_ids) - 1)
+    column_borders = _framed(columns, first=0, last=len(distances.teacher_ids) - 1)
     return np.stack([row_borders[:-1], row_borders[1:], column_borders[:-1], column_borders[1:]], axis=1)
+
+
+def _framed(values: IntArray, *, first: int | None = None, last: int | None = None) -> IntArray:
+    """The values with one more in front, or behind, or both."""
+    front, back = first is not None, last is not None
+    framed = np.empty(len(values) + front + back, dtype=np.int64)
+    framed[int(front) : len(framed) - back] = values
+    if first is not None:
+        framed[0] = first
+    if last is not None:
+        framed[-1] = last
+    return framed
 
 
 def _row_minima(distances: TokenDistances) -> tuple[IntArray, IntArray]:
@@ -164,11 +176,11 @@ def _unavoidable(
     """Which cells of a chain lie in no stretch that a path might profit from leaving the chain for."""
     nearest, others = minima
     missed = others[rows] if certain is None else np.where(certain, FAR, others[rows])
-    total = np.concatenate([[0], np.cumsum(nearest)])
-    in_gap = total[np.append(rows, len(nearest))] - total[np.insert(rows, 0, -1) + 1]
+    total = _framed(np.cumsum(nearest), first=0)
+    in_gap = total[_framed(rows, last=len(nearest))] - total[_framed(rows, first=-1) + 1]
     # Leaving at cell q and coming back at cell r costs `back[r] - leave[q]` more than staying, or rather at least that.
-    gained = np.concatenate([[0], np.cumsum(missed)])
-    spent = np.concatenate([[0], np.cumsum(paid - in_gap)])
+    gained = _framed(np.cumsum(missed), first=0)
+    spent = _framed(np.cumsum(paid - in_gap), first=0)
     leave = gained - spent[:-1]
     back = gained - spent[1:]
     dearest = np.maximum.accumulate(leave)[:-1]
@@ -186,18 +198,21 @@ def _block_minima(
     """`_row_minima` over the columns that certain cells leave open, for rows that have few enough of them."""
     count = len(distances.student_ids)
     fixed_rows, fixed_columns = rows[certain], columns[certain]
-    block = np.searchsorted(fixed_rows, np.arange(count), side="right")
-    first = np.insert(fixed_columns, 0, 0)[block]
-    last = np.append(fixed_columns, len(distances.teacher_ids) - 1)[block]
-    narrow = np.flatnonzero(last - first < WINDOW)
+    is_open = np.ones(count, dtype=np.bool_)
+    is_open[fixed_rows] = False
+    open_rows = np.flatnonzero(is_open)
+    block = np.searchsorted(fixed_rows, open_rows)
+    first = _framed(fixed_columns, first=0)[block]
+    last = _framed(fixed_columns, last=len(distances.teacher_ids) - 1)[block]
+    few = last - first < WINDOW
+    narrow, first, last = open_rows[few], first[few], last[few]
     if len(narrow) == 0:
         return minima
     own = np.full(count, -1, dtype=np.int64)
     own[rows] = columns
-    window = first[narrow, None] + np.arange(int((last - first)[narrow].max()) + 1)
-    inside = window <= last[narrow, None]
-    costs = distances.of(narrow[:, None], np.minimum(window, last[narrow, None]))
-    costs[~inside] = FAR
+    window = first[:, None] + np.arange(int((last - first).max()) + 1)
+    costs = distances.of(narrow[:, None], np.minimum(window, last[:, None]))
+    costs[window > last[:, None]] = FAR
     nearest, others = minima[0].copy(), minima[1].copy()
     nearest[narrow] = costs.min(axis=1)
     costs[window == own[narrow, None]] = FAR

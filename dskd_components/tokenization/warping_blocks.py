@@ -130,9 +130,12 @@ def _fill_wide(
     Along a row a path comes from the row above at some column and walks on from there. So a cell costs the row's
     running distance plus the smallest difference so far between what comes from above and the running distance before.
     """
-    running = np.cumsum(distances.of(np.arange(start, stop)[:, None], columns[None, :]), axis=1, dtype=np.int64)
-    filled = np.empty_like(running)
-    lines, totals = list(filled), list(running)
+    distinct, number = np.unique(distances.student_ids[start:stop], return_inverse=True)
+    table = distances.table[distinct[:, None], distances.teacher_ids[columns]]
+    running = list(np.cumsum(table, axis=1, dtype=np.int64))
+    totals = [running[row] for row in number.tolist()]
+    filled = np.empty((stop - start, len(columns)), dtype=np.int64)
+    lines = list(filled)
     if entry is None:
         lines[0][:] = totals[0]
         entry = lines.pop(0)
