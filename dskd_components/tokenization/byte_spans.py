@@ -117,7 +117,9 @@ def tokenize_batch_with_spans(
     found = []
     for text, encoding in zip(texts, encodings, strict=True):
         template = _template_counts(tokenizer, encoding) if add_special_tokens else (0, 0)
-        found.append(spans_of_encoding(vocabulary, text, encoding, bos_count=template[0], eos_count=template[1]))
+        found.append(
+            spans_of_encoding(vocabulary, text, encoding, bos_count=template[0], eos_count=template[1])
+        )
     return found
 
 

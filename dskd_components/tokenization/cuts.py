@@ -53,7 +53,9 @@ def certain_cells(distances: TokenDistances) -> tuple[IntArray, IntArray, dict[B
             break
         by_rows = _block_minima(distances, by_rows, rows, columns, certain)
         by_columns = _block_minima(swapped, by_columns, columns, rows, certain)
-        certain |= _unavoidable(rows, by_rows, paid, certain) | _unavoidable(columns, by_columns, paid, certain)
+        certain |= _unavoidable(rows, by_rows, paid, certain) | _unavoidable(
+            columns, by_columns, paid, certain
+        )
     return rows[certain], columns[certain], tables
 
 
@@ -68,7 +70,9 @@ def _chain(distances: TokenDistances) -> tuple[IntArray, IntArray]:
     size = distances.table.shape[1]
     place = np.zeros(size, dtype=np.int64)
     place[teacher] = np.arange(len(teacher))
-    once = (np.bincount(teacher, minlength=size) == 1) & (np.bincount(student[student >= 0], minlength=size) == 1)
+    once = (np.bincount(teacher, minlength=size) == 1) & (
+        np.bincount(student[student >= 0], minlength=size) == 1
+    )
     tied_rows = np.flatnonzero((student >= 0) & once[student])
     tied_rows, tied_columns = _ascending(tied_rows, place[student[tied_rows]])
     starts = np.cumsum(distances.student_lengths) - distances.student_lengths

@@ -63,7 +63,9 @@ def exact_match_pairs(student: TokenizedText, teacher: TokenizedText) -> IntArra
     at_byte[teacher_starts] = np.arange(len(teacher_starts))
     candidate = at_byte[student_starts]
     # A candidate of -1 reads the last teacher span: harmless, since it is masked out.
-    equal = (candidate >= 0) & (teacher_ends[candidate] == student_ends) if len(teacher_ends) else candidate >= 0
+    equal = (
+        (candidate >= 0) & (teacher_ends[candidate] == student_ends) if len(teacher_ends) else candidate >= 0
+    )
     pairs = np.stack([student_indices[equal], teacher_indices[candidate[equal]]], axis=1)
     if student.bos_count + student.eos_count and teacher.bos_count + teacher.eos_count:
         bos, eos = role_pairs(student, teacher)
@@ -74,8 +76,10 @@ def exact_match_pairs(student: TokenizedText, teacher: TokenizedText) -> IntArra
 def role_pairs(student: TokenizedText, teacher: TokenizedText) -> tuple[IntArray, IntArray]:
     """Pairs of the tokens that templates added before the text and after it, from the text outwards."""
     before, after = min(student.bos_count, teacher.bos_count), min(student.eos_count, teacher.eos_count)
-    bos = np.arange(before)[:, None] + [student.bos_count - before, teacher.bos_count - before]
-    eos = np.arange(after)[:, None] + [len(student) - student.eos_count, len(teacher) - teacher.eos_count]
+    bos = np.arange(before)[:, None] + np.array([student.bos_count - before, teacher.bos_count - before])
+    eos = np.arange(after)[:, None] + np.array(
+        [len(student) - student.eos_count, len(teacher) - teacher.eos_count]
+    )
     return bos, eos
 
 

@@ -10,7 +10,12 @@ from dskd_components.errors import InputError
 from dskd_components.tokenization.token_bytes import Family
 from dskd_components.tokenization.warping import warping_path
 
-SPACE_MARKERS: Final[dict[Family, str]] = {"byte-level": "Ġ", "metaspace": "▁", "wordpiece": "##", "plain": " "}
+SPACE_MARKERS: Final[dict[Family, str]] = {
+    "byte-level": "Ġ",
+    "metaspace": "▁",
+    "wordpiece": "##",
+    "plain": " ",
+}
 """What marks a space, or the lack of one, in a vocabulary's token strings."""
 
 
@@ -43,7 +48,9 @@ def min_edit_path(
     """
     for name, tokens in (("student_tokens", student_tokens), ("teacher_tokens", teacher_tokens)):
         if isinstance(tokens, str):
-            raise InputError(f"Expected {name} to be a sequence of token strings, but got the one string {tokens!r}.")
+            raise InputError(
+                f"Expected {name} to be a sequence of token strings, but got the one string {tokens!r}."
+            )
     if not student_tokens or not teacher_tokens:
         return [[] for _ in student_tokens]
     return warping_path(

@@ -64,12 +64,18 @@ def _byte_positions(codes: npt.NDArray[np.uint32]) -> IntArray:
 
 
 def _untrimmed(
-    vocabulary: VocabularyBytes, spaces: npt.NDArray[np.bool_], token_ids: IntArray, starts: IntArray, ends: IntArray
+    vocabulary: VocabularyBytes,
+    spaces: npt.NDArray[np.bool_],
+    token_ids: IntArray,
+    starts: IntArray,
+    ends: IntArray,
 ) -> tuple[IntArray, IntArray]:
     """Give tokens back the leading spaces that the post-processor took out of their offsets."""
     pieces = [vocabulary.pieces[number] for number in token_ids.tolist()]
-    owed = [0 if added else len(piece) - len(piece.lstrip(b" ")) for piece, added in
-            zip(pieces, vocabulary.added[token_ids].tolist(), strict=True)]
+    owed = [
+        0 if added else len(piece) - len(piece.lstrip(b" "))
+        for piece, added in zip(pieces, vocabulary.added[token_ids].tolist(), strict=True)
+    ]
     new_starts = starts.tolist()
     free_from = 0
     for index, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
@@ -82,7 +88,9 @@ def _untrimmed(
     return np.array(new_starts, dtype=np.int64), ends
 
 
-def _give_away_gaps(spaces: npt.NDArray[np.bool_], starts: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
+def _give_away_gaps(
+    spaces: npt.NDArray[np.bool_], starts: IntArray, ends: IntArray
+) -> tuple[IntArray, IntArray]:
     """Widen spans over characters that no token covers: from the first space on forwards, before it backwards."""
     length = len(spaces)
     gap_starts, gap_ends = ends[:-1], starts[1:]
@@ -105,7 +113,9 @@ def _settle_overlaps(
     """Split what overlapping tokens spell between them, by bytes and in place; leave the rest as it is."""
     joined = starts[1:] < ends[:-1]
     edges = np.diff(np.concatenate([[False], joined, [False]]).astype(np.int8))
-    for first, last in zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True):
+    for first, last in zip(
+        np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True
+    ):
         pieces = [vocabulary.pieces[number] for number in token_ids[first : last + 1].tolist()]
         block_start, block_end = int(starts[first]), int(ends[last])
         opens_segment = first == 0 or bool(vocabulary.added[token_ids[first - 1]])

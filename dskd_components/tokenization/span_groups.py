@@ -42,7 +42,9 @@ def _text_groups(student: TokenizedText, teacher: TokenizedText) -> IntArray:
     )
     student_borders = np.concatenate([[student_span.start], student_cuts[student_rank], [student_span.stop]])
     teacher_borders = np.concatenate([[teacher_span.start], teacher_cuts[teacher_rank], [teacher_span.stop]])
-    return np.stack([student_borders[:-1], student_borders[1:], teacher_borders[:-1], teacher_borders[1:]], axis=1)
+    return np.stack(
+        [student_borders[:-1], student_borders[1:], teacher_borders[:-1], teacher_borders[1:]], axis=1
+    )
 
 
 def _cuts(side: TokenizedText) -> tuple[IntArray, IntArray]:

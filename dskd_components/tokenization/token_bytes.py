@@ -5,6 +5,7 @@ Vocabularies write the same text in different letters: byte-level BPE has ``Ġth
 """
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -19,6 +20,7 @@ Family = Literal["byte-level", "metaspace", "wordpiece", "plain"]
 """How a vocabulary writes text: GPT-2 byte letters, ``▁`` for a space, ``##`` inside words, or as it is."""
 
 SPACE_LETTER = "▁"
+BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class VocabularyBytes:
         added: Which ids are added tokens: matched in the text as they are, before the model sees it.
         special: Which ids are special added tokens.
         continues_word: Which ids are WordPiece tokens that continue a word.
+        byte_tokens: Which ids are single bytes written as ``<0x0A>``.
         trims_offsets: Whether the post-processor takes the spaces of a token out of its offsets.
     """
 
@@ -39,6 +42,7 @@ class VocabularyBytes:
     added: npt.NDArray[np.bool_]
     special: npt.NDArray[np.bool_]
     continues_word: npt.NDArray[np.bool_]
+    byte_tokens: npt.NDArray[np.bool_]
     trims_offsets: bool
 
     @cached_property
@@ -58,7 +62,9 @@ def byte_letters() -> dict[str, int]:
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + rank): byte for rank, byte in enumerate(hidden)
+    }
 
 
 def _components(description: dict[str, Any], part: str) -> list[dict[str, Any]]:
@@ -85,7 +91,9 @@ def _family(description: dict[str, Any]) -> Family:
     steps = [step for part in parts for step in _components(description, part)]
     if any(step["type"] == "ByteLevel" for step in steps):
         return "byte-level"
-    replaced = any(step["type"] == "Replace" and SPACE_LETTER in json.dumps(step, ensure_ascii=False) for step in steps)
+    replaced = any(
+        step["type"] == "Replace" and SPACE_LETTER in json.dumps(step, ensure_ascii=False) for step in steps
+    )
     if replaced or any(step["type"] == "Metaspace" for step in steps):
         return "metaspace"
     return "plain"
@@ -98,8 +106,12 @@ def _byte_level_piece(token: str, letters: dict[int, int]) -> bytes:
         return token.encode("utf-8", "surrogatepass")
 
 
+def _is_byte_token(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and BYTE_TOKEN.fullmatch(token) is not None
+
+
 def _metaspace_piece(token: str) -> bytes:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+    if _is_byte_token(token):
         return bytes.fromhex(token[3:5])
     return token.replace(SPACE_LETTER, " ").encode("utf-8", "surrogatepass")
 
@@ -113,7 +125,10 @@ def _pieces(vocabulary: dict[str, int], family: Family, prefix: str) -> list[tup
         return [(number, _byte_level_piece(token, table)) for token, number in vocabulary.items()]
     if family == "metaspace":
         return [(number, _metaspace_piece(token)) for token, number in vocabulary.items()]
-    return [(number, token.removeprefix(prefix).encode("utf-8", "surrogatepass")) for token, number in vocabulary.items()]
+    return [
+        (number, token.removeprefix(prefix).encode("utf-8", "surrogatepass"))
+        for token, number in vocabulary.items()
+    ]
 
 
 def read_vocabulary_bytes(backend: Any) -> VocabularyBytes:
@@ -127,13 +142,17 @@ def read_vocabulary_bytes(backend: Any) -> VocabularyBytes:
     pieces = [b""] * size
     for number, piece in _pieces(vocabulary, family, prefix):
         pieces[number] = piece
-    is_added, is_special, continues = (np.zeros(size, dtype=np.bool_) for _ in range(3))
+    is_added, is_special, continues, is_byte = (np.zeros(size, dtype=np.bool_) for _ in range(4))
     if prefix:
         continues[[number for token, number in vocabulary.items() if token.startswith(prefix)]] = True
+    if family == "metaspace":
+        is_byte[[number for token, number in vocabulary.items() if _is_byte_token(token)]] = True
     for number, token in added.items():
         pieces[number] = token.content.encode("utf-8", "surrogatepass")
         is_added[number], is_special[number], continues[number] = True, token.special, False
-    return VocabularyBytes(family, tuple(pieces), is_added, is_special, continues, _trims_offsets(description))
+    return VocabularyBytes(
+        family, tuple(pieces), is_added, is_special, continues, is_byte, _trims_offsets(description)
+    )
 
 
 _TABLES: WeakKeyDictionary[Any, tuple[int, VocabularyBytes]] = WeakKeyDictionary()

@@ -38,7 +38,9 @@ def warping_path(student: list[str], teacher: list[str]) -> list[list[int]]:
         joined[-1] = [len(teacher) - 1]
     open_blocks = [Block(*block) for block in blocks.tolist()]
     fresh = [block for block in open_blocks if block not in tables]
-    tables.update(zip(fresh, narrow_tables(distances, np.array(fresh, dtype=np.int64).reshape(-1, 4)), strict=True))
+    tables.update(
+        zip(fresh, narrow_tables(distances, np.array(fresh, dtype=np.int64).reshape(-1, 4)), strict=True)
+    )
     for block in open_blocks:
         table = tables[block]
         cells = wide_path(distances, block) if table is None else trace(table)

@@ -14,12 +14,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def package_file(distribution: str, name: str) -> Path:
@@ -161,7 +169,9 @@ def sentencepiece_model(path: Path) -> tuple[list[tuple[str, float, int]], bytes
     for field, value in protobuf_fields(path.read_bytes()):
         if field == 1:
             piece = dict(protobuf_fields(value))
-            pieces.append((piece[1].decode(), struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, NORMAL)))
+            pieces.append(
+                (piece[1].decode(), struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, NORMAL))
+            )
         elif field == 3:
             charsmap = dict(protobuf_fields(value)).get(2, b"")
     return pieces, charsmap
@@ -203,10 +213,16 @@ def llama2() -> PreTrainedTokenizerFast:
 def j2() -> PreTrainedTokenizerFast:
     pieces, charsmap = sentencepiece_model(package_file("ai21-tokenizer", "j2-tokenizer.model"))
     unknown = next(number for number, piece in enumerate(pieces) if piece[2] == UNKNOWN)
-    backend = Tokenizer(models.Unigram([(piece, score) for piece, score, _ in pieces], unknown, byte_fallback=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Precompiled(charsmap), normalizers.Replace(" ", "▁")])
+    backend = Tokenizer(
+        models.Unigram([(piece, score) for piece, score, _ in pieces], unknown, byte_fallback=True)
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Precompiled(charsmap), normalizers.Replace(" ", "▁")]
+    )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     specials = [piece for piece, _, kind in pieces if kind in (UNKNOWN, CONTROL)]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
     return wrap(backend, unk_token=pieces[unknown][0])
