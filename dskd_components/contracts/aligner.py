@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dskd_components.states import LMStates
 
 
-TextMethod = Literal["span", "min_edit"]
+TextMethod = Literal["exact_match", "span", "min_edit"]
 """How the tokens of two tokenizations of one text are brought together beforehand."""
 
 
@@ -54,8 +54,8 @@ class Aligner(Component, ABC):
     """Whether the aligner presumes that both models share one tokenizer."""
 
     text_method: ClassVar[TextMethod | None] = None
-    """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups: by
-    byte spans, or by the warping path over edit distances. None: it is told nothing."""
+    """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups. None:
+    it is told nothing."""
 
     @abstractmethod
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
