@@ -101,6 +101,22 @@ class DSKDSpec(FrozenModel):
         used = {space.projector for space in self.spaces}
         return tuple(direction for direction in get_args(Direction) if direction in used)
 
+    @property
+    def needs_vocabulary_map(self) -> bool:
+        """Whether some choice must know which tokens of two vocabularies are the same."""
+        return not self.aligner.same_tokenizer and bool(self.comparing_vocabularies)
+
+    @property
+    def comparing_vocabularies(self) -> tuple[str, ...]:
+        """What looks at tokens across vocabularies, in words."""
+        spaces = [f"the space {space.name!r}" for space in self.spaces if space.needs_teacher_choice]
+        projectors = [
+            f"{direction}_projector {self.projector_for(direction).name!r}"
+            for direction in self.directions
+            if self.projector_for(direction).needs_heads
+        ]
+        return (*spaces, *projectors)
+
     def projector_for(self, direction: Direction) -> Projector:
         """Return the projector of one direction."""
         return self.t2s_projector if direction == "t2s" else self.s2t_projector

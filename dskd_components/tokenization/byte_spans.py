@@ -77,7 +77,7 @@ class TokenizedText:
         return [None if start < 0 else (start, end) for start, end in pairs]
 
     def surfaces(self) -> list[str]:
-        """The part of the text that each token stands for, for display; bytes inside a character as ``\\xNN``."""
+        r"""The part of the text that each token stands for, for display; bytes inside a character as ``\\xNN``."""
         return [
             token if span is None else self.data[span[0] : span[1]].decode(errors="backslashreplace")
             for token, span in zip(self.tokens, self.spans, strict=True)

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+from dskd_components.errors import InputError
 from dskd_components.tokenization.fast_tokenizers import backend_of
 
 
@@ -27,3 +28,16 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     # Truncation and padding change from call to call; they come first in the description, the added tokens after them.
     lasting = description[description.index('"added_tokens"') :]
     return hashlib.sha256(lasting.encode()).hexdigest()
+
+
+def fingerprint_number(tokenizer: Any) -> int | None:
+    """The first 63 bits of the fingerprint, which fit into an int64 tensor; None for slow tokenizers and for None.
+
+    Examples:
+        >>> fingerprint_number(None) is None
+        True
+    """
+    try:
+        return int(tokenizer_fingerprint(tokenizer)[:16], 16) >> 1
+    except InputError:
+        return None

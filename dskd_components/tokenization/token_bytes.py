@@ -1,4 +1,4 @@
-"""What every token of a vocabulary stands for, as UTF-8 bytes of ordinary text.
+r"""What every token of a vocabulary stands for, as UTF-8 bytes of ordinary text.
 
 Vocabularies write the same text in different letters: byte-level BPE has ``Ġthe``, SentencePiece ``▁the`` and
 ``<0x0A>``, WordPiece ``##ing``. Written as bytes they are the same thing, ``b" the"``, ``b"\\n"``, ``b"ing"``.
