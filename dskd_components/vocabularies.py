@@ -99,7 +99,7 @@ def _require_one_vocabulary(student: Any, teacher: Any, spec: DSKDSpec) -> None:
     if different or len(ours) != len(theirs):
         example = f", for example {different[0]!r}" if different else ""
         raise ConfigurationError(
-            f"The aligner {spec.aligner.name!r} is for models that share a tokenizer, but these are two, of {len(ours)} and "
-            f"{len(theirs)} tokens; {len(different)} of the student's mean something else to the teacher{example}. Use the "
+            f"The aligner {spec.aligner.name!r} is for models that share a tokenizer, but these are two, of {len(ours)} "
+            f"and {len(theirs)} tokens; {len(different)} of the student's are not the teacher's{example}. Use the "
             "preset 'dskd-cma' or 'dskd-v2-eta'."
         )
