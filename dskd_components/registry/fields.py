@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic_core import core_schema
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from dskd_components.contracts.aligner import Aligner
 from dskd_components.contracts.component import Component
 from dskd_components.contracts.distance import Distance
 from dskd_components.contracts.projector import Projector
 from dskd_components.contracts.space import Space
+from dskd_components.errors import DSKDError
 from dskd_components.registry.kinds import KINDS
 from dskd_components.registry.lookup import default_registry, list_components
 
@@ -37,32 +39,61 @@ class ComponentField:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Describe the choice among all installed components, each either by name or with its options."""
-        classes = [info.component for info in list_components(self.kind)]
-        by_options = [handler(cls.__pydantic_core_schema__) for cls in classes]
-        return {"anyOf": [{"enum": [cls.component_name() for cls in classes]}, *by_options]}
+        """Describe the choice among all installed components, each by its name (if that is enough) or with options."""
+        infos = list_components(self.kind)
+        names = [info.name for info in infos]
+        classes = [info.component for info in infos if names.count(info.name) == 1]
+        by_name = [cls.component_name() for cls in classes if _needs_no_options(cls)]
+        return {"anyOf": [{"enum": by_name}, *(_with_required_name(cls, handler) for cls in classes)]}
 
     def _resolve(self, value: object) -> Component:
-        base = KINDS[self.kind].base
-        if isinstance(value, base):
+        kind = KINDS[self.kind]
+        if isinstance(value, kind.base):
             return value
         if isinstance(value, str):
             return default_registry().component_class(self.kind, value).model_validate({})
         if isinstance(value, Mapping):
             return self._from_mapping(value)
-        if isinstance(value, Component):
-            raise ValueError(f"expected a {self.kind}, got the {value.kind} {value.name!r}")
-        hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) else ""
         raise ValueError(
-            f"expected a {self.kind}: an instance, a name, or a mapping with a name and options, got "
-            f"{type(value).__name__} {value!r}{hint}"
+            f"expected {kind.noun}: an instance, a name, or a mapping with a name and options, got "
+            f"{_described(value, kind.base)}"
         )
 
     def _from_mapping(self, value: Mapping[Any, Any]) -> Component:
         name = value.get("name")
         if not isinstance(name, str):
             raise ValueError(f"expected a mapping with the {self.kind}'s name under 'name', got {dict(value)!r}")
-        return default_registry().component_class(self.kind, name).model_validate(value)
+        try:
+            component = default_registry().component_class(self.kind, name)
+        except DSKDError as error:
+            described = PydanticCustomError("unusable_name", "{error}", {"error": str(error)})
+            raise ValidationError.from_exception_data(
+                self.kind, [InitErrorDetails(type=described, loc=("name",), input=name)]
+            ) from error
+        return component.model_validate(dict(value))
+
+
+def _described(value: object, base: type[Component]) -> str:
+    """Say what came instead of a component."""
+    if isinstance(value, Component):
+        return f"the {value.kind} {value.name!r}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}" + (
+            f"; did you mean {value.__name__}()?" if issubclass(value, base) else ""
+        )
+    return "None" if value is None else f"{type(value).__name__} {value!r}"
+
+
+def _needs_no_options(component: type[Component]) -> bool:
+    return not any(field.is_required() for field in component.model_fields.values())
+
+
+def _with_required_name(component: type[Component], handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    """Describe a component where its name is what tells it from others, so that the default does not help."""
+    described = handler(component.__pydantic_core_schema__)
+    options = handler.resolve_ref_schema(described)
+    options["required"] = ["name", *(field for field in options.get("required", []) if field != "name")]
+    return described
 
 
 def _dump(component: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
