@@ -73,6 +73,41 @@ class ComponentField:
         return component.model_validate(dict(value))
 
 
+@dataclass(frozen=True)
+class DifferentComponents:
+    """Tells pydantic that a field holds some components of one kind, each name once at most."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Check after the components themselves have been read."""
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the list, and for each name that no more than one of its items may have it."""
+        described = handler(schema)
+        names = sorted({info.name for info in list_components(self.kind)})
+        once = [{"contains": _named(name), "minContains": 0, "maxContains": 1} for name in names]
+        return described | {"minItems": 1, "allOf": once}
+
+    def _checked(self, components: tuple[Component, ...]) -> tuple[Component, ...]:
+        if not components:
+            raise ValueError(f"expected at least one {self.kind}")
+        names = [component.name for component in components]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"expected different {self.kind}s, got {twice[0]!r} twice; their terms would share a name")
+        return components
+
+
+def _named(name: str) -> JsonSchemaValue:
+    return {
+        "anyOf": [{"const": name}, {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}]
+    }
+
+
 def _described(value: object, base: type[Component]) -> str:
     """Say what came instead of a component."""
     if isinstance(value, Component):
@@ -104,3 +139,4 @@ AnyDistance = Annotated[Distance, ComponentField("distance")]
 AnyAligner = Annotated[Aligner, ComponentField("aligner")]
 AnyProjector = Annotated[Projector, ComponentField("projector")]
 AnySpace = Annotated[Space, ComponentField("space")]
+AnySpaces = Annotated[tuple[AnySpace, ...], DifferentComponents("space")]
