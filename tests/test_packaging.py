@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from packaging.metadata import Metadata
-
 from packaging.specifiers import SpecifierSet
 
 from dskd_components import __version__, list_components

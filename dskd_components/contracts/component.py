@@ -99,7 +99,7 @@ def did_you_mean(name: object, known: list[str]) -> str:
     Capitals and the characters between words make no difference.
 
     Examples:
-        >>> did_you_mean("Temprature", ["temperature", "kd_rate"])
+        >>> did_you_mean("Temprature", ["temperature", "distance"])
         " (did you mean 'temperature'?)"
     """
     by_letters = {_letters(other): other for other in known}
