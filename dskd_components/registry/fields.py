@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import PydanticInvalidForJsonSchema, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from dskd_components.contracts.aligner import Aligner
@@ -21,6 +22,9 @@ from dskd_components.registry.lookup import default_registry, list_components
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
+
+
+_being_described: ContextVar[frozenset[str]] = ContextVar("_being_described", default=frozenset())
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,22 @@ class ComponentField:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Describe the choice among all installed components, each by its name (if that is enough) or with options."""
+        """Describe the choice among all installed components, each by its name (if that is enough) or with options.
+
+        Options that are components of the same kind again, as in a mixture of distances, are described by name alone.
+        """
         infos = list_components(self.kind)
         names = [info.name for info in infos]
         classes = [info.component for info in infos if names.count(info.name) == 1]
         by_name = [cls.component_name() for cls in classes if _needs_no_options(cls)]
-        return {"anyOf": [{"enum": by_name}, *(_with_required_name(cls, handler) for cls in classes)]}
+        being_described = _being_described.get()
+        if self.kind in being_described:
+            return {"anyOf": [{"enum": by_name}, *(_by_name_alone(cls.component_name()) for cls in classes)]}
+        token = _being_described.set(being_described | {self.kind})
+        try:
+            return {"anyOf": [{"enum": by_name}, *(_with_options(cls, handler) for cls in classes)]}
+        finally:
+            _being_described.reset(token)
 
     def _resolve(self, value: object) -> Component:
         kind = KINDS[self.kind]
@@ -70,7 +84,7 @@ class ComponentField:
             raise ValidationError.from_exception_data(
                 self.kind, [InitErrorDetails(type=described, loc=("name",), input=name)]
             ) from error
-        return component.model_validate(dict(value))
+        return component.model_validate(value)
 
 
 @dataclass(frozen=True)
@@ -103,9 +117,11 @@ class DifferentComponents:
 
 
 def _named(name: str) -> JsonSchemaValue:
-    return {
-        "anyOf": [{"const": name}, {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}]
-    }
+    return {"anyOf": [{"const": name}, _by_name_alone(name)]}
+
+
+def _by_name_alone(name: str) -> JsonSchemaValue:
+    return {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
 
 
 def _described(value: object, base: type[Component]) -> str:
@@ -123,9 +139,12 @@ def _needs_no_options(component: type[Component]) -> bool:
     return not any(field.is_required() for field in component.model_fields.values())
 
 
-def _with_required_name(component: type[Component], handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-    """Describe a component where its name is what tells it from others, so that the default does not help."""
-    described = handler(component.__pydantic_core_schema__)
+def _with_options(component: type[Component], handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    """Describe a component where its name is required, because it tells the component from others."""
+    try:
+        described = handler(component.__pydantic_core_schema__)
+    except PydanticInvalidForJsonSchema:  # an option that JSON cannot hold, such as a function
+        return _by_name_alone(component.component_name())
     options = handler.resolve_ref_schema(described)
     options["required"] = ["name", *(field for field in options.get("required", []) if field != "name")]
     return described
