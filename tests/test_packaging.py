@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -10,12 +11,14 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from packaging.metadata import Metadata
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from dskd_components import __version__, list_components
 
@@ -109,12 +112,33 @@ def test_the_metadata(library: Built) -> None:
     assert (metadata.description or "").strip() == (ROOT / "README.md").read_text().strip()
     assert metadata.requires_python == SpecifierSet(">=3.11")
     assert "Typing :: Typed" in (metadata.classifiers or [])
-    core = {requirement.name for requirement in metadata.requires_dist or [] if applies(requirement)}
-    assert core == {"torch", "transformers", "pluggy", "pydantic"}
 
 
-def applies(requirement: Requirement) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+def test_what_the_library_imports_is_what_it_depends_on(library: Built) -> None:
+    requirements = library.metadata.requires_dist or []
+    core = {requirement.name for requirement in requirements if applies(requirement)}
+    extras = set(library.metadata.provides_extra or []) - {"dev"}
+    optional = {r.name for r in requirements if any(applies(r, extra) for extra in extras)}
+    distributions = packages_distributions()
+    modules = {module.partition(".")[0] for path in ROOT.glob("dskd_components/**/*.py") for module in imported(path)}
+    third_party = modules - set(sys.stdlib_module_names) - {"dskd_components"}
+    needed = {canonicalize_name(distributions[module][0]) for module in third_party}
+    comes_with_pydantic = {"pydantic-core"}
+    the_user_brings_its_models = {"transformers"}
+    assert needed - comes_with_pydantic <= optional
+    assert core - the_user_brings_its_models <= needed
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def applies(requirement: Requirement, extra: str = "") -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 @pytest.mark.parametrize("name", [path.name for path in PLUGINS])
