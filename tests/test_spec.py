@@ -300,7 +300,7 @@ def test_both_schemas_describe_every_option(mode: Any) -> None:
     assert skew_kl["required"] == ["name"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(near_documents())
 def test_the_schema_accepts_exactly_what_is_read(document: Any) -> None:
     described = Draft202012Validator(SCHEMA).is_valid(document)
