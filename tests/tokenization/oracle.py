@@ -5,6 +5,7 @@ characters, pairs from comparing every token with every other.
 """
 
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 from tokenizers import Tokenizer, processors
@@ -45,8 +46,8 @@ def right_spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     spans = [list(offsets) for offsets in encoding.offsets]
     added = [number in tokenizer.added_tokens_decoder for number in encoding.ids]
     fill_gaps(text, spans)
-    width = [len(letter.encode()) for letter in text]
-    spans = [[sum(width[:start]), sum(width[:stop])] for start, stop in spans]
+    place = [0, *accumulate(len(letter.encode()) for letter in text)]
+    spans = [[place[start], place[stop]] for start, stop in spans]
     data = text.encode()
     index = 0
     while index < len(spans):
@@ -63,7 +64,9 @@ def fill_gaps(text: str, spans: list[list[int]]) -> None:
     """Hand every character that no token covers to the next token if a space comes first, else to the previous."""
     if not spans:
         return
-    covered = [any(start <= place < stop for start, stop in spans) for place in range(len(text))]
+    covered = [False] * len(text)
+    for start, stop in spans:
+        covered[start:stop] = [True] * (stop - start)
     place = 0
     while place < len(text):
         if covered[place]:
@@ -114,19 +117,22 @@ def core(data: bytes, span: tuple[int, int]) -> tuple[int, int]:
     return (start, stop) if start < stop else span
 
 
-def right_pairs(text: str, student: list[tuple[int, int]], teacher: list[tuple[int, int]]) -> set[tuple[int, int]]:
-    """All pairs of tokens that have the same bytes to themselves, leading spaces set aside."""
+def lone_cores(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int] | None]:
+    """Each token's span without leading spaces; None if it is empty or shares bytes with another token."""
     data = text.encode()
+    owners = [0] * len(data)
+    for start, stop in spans:
+        for place in range(start, stop):
+            owners[place] += 1
+    return [
+        core(data, (start, stop)) if start < stop and max(owners[start:stop]) == 1 else None for start, stop in spans
+    ]
 
-    def alone(spans: list[tuple[int, int]], index: int) -> bool:
-        start, stop = spans[index]
-        others = (span for number, span in enumerate(spans) if number != index)
-        return start < stop and not any(a < stop and start < b for a, b in others)
 
-    return {
-        (i, j)
-        for i, one in enumerate(student)
-        if alone(student, i)
-        for j, other in enumerate(teacher)
-        if core(data, one) == core(data, other) and alone(teacher, j)
-    }
+def right_pairs(
+    student: list[tuple[int, int] | None], teacher: list[tuple[int, int] | None]
+) -> set[tuple[int, int]]:
+    """All pairs of tokens with the same `lone_cores`."""
+    where = {span: number for number, span in enumerate(teacher) if span is not None}
+    assert len(where) == sum(span is not None for span in teacher)
+    return {(number, where[span]) for number, span in enumerate(student) if span is not None and span in where}
