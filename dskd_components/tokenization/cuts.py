@@ -137,7 +137,7 @@ def _gap_costs(
         else:
             line = np.arange(steps[gap] + 1)
             height, width = blocks[gap, 1] - blocks[gap, 0], blocks[gap, 3] - blocks[gap, 2]
-            row, column = line * height // steps[gap], line * width // steps[gap]
+            row, column = (line * size // max(int(steps[gap]), 1) for size in (height, width))
             paid[gap] = distances.of(blocks[gap, 0] + row, blocks[gap, 2] + column).sum()
     return paid, tables
 

@@ -197,7 +197,7 @@ def _wordlike(vocabulary: VocabularyBytes, numbers: IntArray) -> list[int]:
 def _load(path: Path, method: MapMethod, student_print: str, teacher_print: str) -> VocabularyMap | None:
     """A kept map; None if there is none, or it is damaged or of other tokenizers."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             if (str(kept["student"]), str(kept["teacher"])) != (student_print, teacher_print):
                 return None
             found, same = kept["teacher_to_student"], kept["same_bytes"]

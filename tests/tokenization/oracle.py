@@ -15,9 +15,14 @@ from real_tokenizers import byte_glyphs
 BYTE_OF_GLYPH = {glyph: byte for byte, glyph in byte_glyphs().items()}
 
 
+@cache
+def added_tokens(tokenizer: Any) -> dict[int, Any]:
+    return dict(tokenizer.added_tokens_decoder)
+
+
 def spelled(tokenizer: Any, number: int) -> bytes:
     """What a token spells, byte for byte."""
-    added = tokenizer.added_tokens_decoder
+    added = added_tokens(tokenizer)
     token = tokenizer.convert_ids_to_tokens(number)
     if number in added:
         return added[number].content.encode()
@@ -44,7 +49,7 @@ def right_spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     encoding = untrimmed(tokenizer).encode(text, add_special_tokens=False)
     pieces = [spelled(tokenizer, number) for number in encoding.ids]
     spans = [list(offsets) for offsets in encoding.offsets]
-    added = [number in tokenizer.added_tokens_decoder for number in encoding.ids]
+    added = [number in added_tokens(tokenizer) for number in encoding.ids]
     fill_gaps(text, spans)
     place = [0, *accumulate(len(letter.encode()) for letter in text)]
     spans = [[place[start], place[stop]] for start, stop in spans]
@@ -125,7 +130,8 @@ def lone_cores(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int] 
         for place in range(start, stop):
             owners[place] += 1
     return [
-        core(data, (start, stop)) if start < stop and max(owners[start:stop]) == 1 else None for start, stop in spans
+        core(data, (start, stop)) if start < stop and max(owners[start:stop]) == 1 else None
+        for start, stop in spans
     ]
 
 
@@ -135,4 +141,6 @@ def right_pairs(
     """All pairs of tokens with the same `lone_cores`."""
     where = {span: number for number, span in enumerate(teacher) if span is not None}
     assert len(where) == sum(span is not None for span in teacher)
-    return {(number, where[span]) for number, span in enumerate(student) if span is not None and span in where}
+    return {
+        (number, where[span]) for number, span in enumerate(student) if span is not None and span in where
+    }

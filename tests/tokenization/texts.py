@@ -7,7 +7,8 @@ from real_tokenizers import python_help
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TRICKY: dict[str, str] = {
-    case["name"]: case["text"] for case in json.loads((GOLDEN / "tricky_texts.json").read_text(encoding="utf-8"))
+    case["name"]: case["text"]
+    for case in json.loads((GOLDEN / "tricky_texts.json").read_text(encoding="utf-8"))
 }
 ORDINARY: list[str] = [topic[:700] for topic in python_help() if len(topic) > 1500][:8]
 PROSE = (
