@@ -7,6 +7,7 @@ two lists of strings, and how much alignment adds to tokenizing both sides.
 
 import argparse
 import json
+import os
 import platform
 import pydoc_data.topics
 import re
@@ -14,6 +15,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from dskd_components.tokenization.exact_match import exact_match_pairs
 from dskd_components.tokenization.fast_tokenizers import encode_batch
 from dskd_components.tokenization.min_edit import min_edit_path
 
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # everything is timed on one thread
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tokenization"))
 
 PAIRS = (("gpt2", "qwen"), ("llama2", "mistral"), ("gpt2", "mistral"), ("llama2", "qwen"))
@@ -41,7 +45,9 @@ def texts(kind: str) -> list[str]:
     chosen: list[str] = []
     for topic in pydoc_data.topics.topics.values():
         if kind == "prose":
-            paragraphs = [part for part in topic.split("\n\n") if not part.startswith((" " * 5, "*", "   >>>"))]
+            paragraphs = [
+                part for part in topic.split("\n\n") if not part.startswith((" " * 5, "*", "   >>>"))
+            ]
             topic = "\n\n".join(re.sub(r"\s+", " ", part).strip() for part in paragraphs)
         if len(topic) > max(LENGTHS) + 300:
             length = LENGTHS[len(chosen) % len(LENGTHS)]
@@ -49,7 +55,9 @@ def texts(kind: str) -> list[str]:
     return chosen[:6]
 
 
-def warp_cell_by_cell(student: list[str], teacher: list[str], student_marker: str, teacher_marker: str) -> float:
+def warp_cell_by_cell(
+    student: list[str], teacher: list[str], student_marker: str, teacher_marker: str
+) -> float:
     """Plain dynamic time warping, one edit distance a cell, on a matrix."""
     matrix = np.full((len(student) + 1, len(teacher) + 1), np.inf)
     matrix[0, 0] = 0
@@ -60,8 +68,12 @@ def warp_cell_by_cell(student: list[str], teacher: list[str], student_marker: st
     return float(matrix[-1, -1])
 
 
-def walk_strings(student: list[str], teacher: list[str]) -> list[tuple[int, int]]:
-    """A plain walk over two lists of decoded tokens that pairs equal ones and lets the shorter side catch up."""
+def walk_strings(
+    student: list[str], teacher: list[str], student_marker: str, teacher_marker: str
+) -> list[tuple[int, int]]:
+    """A plain walk over two lists of token strings that pairs equal ones and lets the shorter side catch up."""
+    student = [token.replace(student_marker, " ") for token in student]
+    teacher = [token.replace(teacher_marker, " ") for token in teacher]
     pairs = []
     i = j = 0
     left, right = "", ""
@@ -81,32 +93,32 @@ def walk_strings(student: list[str], teacher: list[str]) -> list[tuple[int, int]
 
 
 def best(call: Callable[[], object], repeats: int) -> float:
-    """The shortest of several runs, in seconds."""
+    """The shortest of several runs, in seconds of this thread, so that other work on the machine counts less."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.thread_time()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return min(times)
 
 
 def measure(kind: str, student_name: str, teacher_name: str) -> dict[str, Any]:
     """All three ratios for one pair of tokenizers; times in microseconds per student token."""
-    from real_tokenizers import LOADERS
-
-    student_tokenizer, teacher_tokenizer = LOADERS[student_name](), LOADERS[teacher_name]()
+    loaders = import_module("real_tokenizers").LOADERS
+    student_tokenizer, teacher_tokenizer = loaders[student_name](), loaders[teacher_name]()
     markers = MARKERS[student_name], MARKERS[teacher_name]
     chosen = texts(kind)
-    student, teacher = (tokenize_batch_with_spans(side, chosen) for side in (student_tokenizer, teacher_tokenizer))
+    student, teacher = (
+        tokenize_batch_with_spans(side, chosen) for side in (student_tokenizer, teacher_tokenizer)
+    )
     warp, plain_warp, match, walk = [], [], [], []
     for one, other in zip(student, teacher, strict=True):
         tokens = list(one.tokens), list(other.tokens)
-        bare = [[token.replace(mark, " ") for token in side] for side, mark in zip(tokens, markers, strict=True)]
         count = len(one) / 1e6
-        warp.append(best(lambda t=tokens: min_edit_path(*t, *markers), 5) / count)
-        plain_warp.append(best(lambda t=tokens: warp_cell_by_cell(*t, *markers), 1) / count)
-        match.append(best(lambda a=one, b=other: exact_match_pairs(a, b), 20) / count)
-        walk.append(best(lambda b=bare: walk_strings(*b), 20) / count)
+        warp.append(best(partial(min_edit_path, *tokens, *markers), 7) / count)
+        plain_warp.append(best(partial(warp_cell_by_cell, *tokens, *markers), 2) / count)
+        match.append(best(partial(exact_match_pairs, one, other), 20) / count)
+        walk.append(best(partial(walk_strings, *tokens, *markers), 20) / count)
 
     def tokenize() -> None:
         for tokenizer in (student_tokenizer, teacher_tokenizer):
@@ -120,7 +132,9 @@ def measure(kind: str, student_name: str, teacher_name: str) -> dict[str, Any]:
     encode_batch(student_tokenizer, chosen, add_special_tokens=False)
     tokens_in_all = sum(map(len, student)) / 1e6
     tokenized, aligned = best(tokenize, 15) / tokens_in_all, best(align, 15) / tokens_in_all
-    shared = [len(exact_match_pairs(one, other)) / len(one) for one, other in zip(student, teacher, strict=True)]
+    shared = [
+        len(exact_match_pairs(one, other)) / len(one) for one, other in zip(student, teacher, strict=True)
+    ]
     return {
         "texts": kind,
         "student": student_name,

@@ -50,6 +50,12 @@ class VocabularyBytes:
         """How many bytes each id stands for."""
         return np.fromiter(map(len, self.pieces), dtype=np.int64, count=len(self.pieces))
 
+    @cached_property
+    def leading_spaces(self) -> npt.NDArray[np.int64]:
+        """How many spaces each id starts with; 0 for ids of nothing but spaces."""
+        counts = (len(piece) - (len(piece.lstrip(b" ")) or len(piece)) for piece in self.pieces)
+        return np.fromiter(counts, dtype=np.int64, count=len(self.pieces))
+
 
 def byte_letters() -> dict[str, int]:
     """The letter that byte-level BPE prints for each byte, and the byte it stands for.
