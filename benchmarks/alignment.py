@@ -1,8 +1,8 @@
 """What alignment costs, as ratios taken in one run: ``python -m benchmarks.alignment``.
 
-Three questions, for four pairs of real tokenizers (``tests/tokenizer-packages.txt``) on texts of 200 to 600 tokens:
-how much faster `min_edit_path` is than dynamic time warping cell by cell, how much faster exact match is than walking
-two lists of strings, and how much alignment adds to tokenizing both sides.
+Three questions, for four pairs of real tokenizers (``tests/tokenizer-packages.txt``) on texts of 200 to 600
+tokens: how much faster `min_edit_path` is than dynamic time warping cell by cell, how much faster exact match
+is than walking two lists of strings, and how much alignment adds to tokenizing both sides.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def warp_cell_by_cell(
 def walk_strings(
     student: list[str], teacher: list[str], student_marker: str, teacher_marker: str
 ) -> list[tuple[int, int]]:
-    """A plain walk over two lists of token strings that pairs equal ones and lets the shorter side catch up."""
+    """A plain walk over two lists of strings that pairs equal ones and lets the shorter side catch up."""
     student = [token.replace(student_marker, " ") for token in student]
     teacher = [token.replace(teacher_marker, " ") for token in teacher]
     pairs = []
@@ -93,7 +93,7 @@ def walk_strings(
 
 
 def best(call: Callable[[], object], repeats: int) -> float:
-    """The shortest of several runs, in seconds of this thread, so that other work on the machine counts less."""
+    """The shortest of several runs, in seconds of this thread alone, whatever else the machine does."""
     times = []
     for _ in range(repeats):
         start = time.thread_time()
@@ -171,11 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = [measure(kind, *pair) for kind in ("prose", "manual") for pair in PAIRS]
     table = Table(title="Alignment, microseconds per student token")
-    for name in ("texts", "student / teacher", "min_edit", "cell by cell", "×", "exact", "walk", "share"):
+    for name in ("texts", "student / teacher", "min_edit", "cell by cell", "ratio", "exact", "walk", "share"):
         table.add_column(name, justify="left" if name.startswith(("texts", "student")) else "right")
     table.add_column("tokenize", justify="right")
     table.add_column("+ align", justify="right")
-    table.add_column("×", justify="right")
+    table.add_column("ratio", justify="right")
     for row in rows:
         table.add_row(
             row["texts"],

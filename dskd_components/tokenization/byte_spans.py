@@ -5,13 +5,13 @@ measured with. The rules, for every kind of tokenizer:
 
 - A token's span is the bytes of the *original* text it stands for. Spans never go backwards.
 - Tokens that a template adds (BOS, EOS) have no span. They have a role.
-- A token that stands for no text, such as the ``▁`` of a dummy prefix before a text that does not start with a
-  word, has an empty span where it stands.
-- Whitespace that no token stands for belongs to the next token, anything else that was dropped (a combining mark, a
-  control character) to the previous one; at either end of the text, to the token that is there.
-- A character that a tokenizer splits over several tokens is split by bytes where the tokens spell out its bytes.
-  Where a normaliser turned it into something else (``½`` into ``1⁄2``) it is an atom: every token that came from it
-  has the whole of it in its span, so that these spans overlap.
+- A token that stands for no text, such as the ``▁`` of a dummy prefix before a text that does not start with
+  a word, has an empty span where it stands.
+- Whitespace that no token stands for belongs to the next token, anything else that was dropped (a combining
+  mark, a control character) to the previous one; at either end of the text, to the token that is there.
+- A character that a tokenizer splits over several tokens is split by bytes where the tokens spell out its
+  bytes. Where a normaliser turned it into something else (``½`` into ``1⁄2``) it is an atom: every token that
+  came from it has the whole of it in its span, so that these spans overlap.
 - A leading space belongs to the token that spells it: ``Ġthe`` and ``▁the`` both span `` the``.
 """
 
@@ -40,8 +40,9 @@ class TokenizedText:
         token_ids: The id of each token ``[T]``.
         starts: Where each token's span starts, in bytes ``[T]``; -1 for tokens that a template added.
         ends: Where it ends, exclusive ``[T]``; -1 likewise.
-        cores: Where it starts without its leading spaces (`core_starts`) ``[T]``; -1 for tokens that have no bytes
-            to themselves: those that a template added, stand for no text, or share a rewritten character.
+        cores: Where it starts without its leading spaces (`core_starts`) ``[T]``; -1 for tokens that have no
+            bytes to themselves: those that a template added, stand for no text, or share a rewritten
+            character.
         bos_count: How many tokens at the start a template added.
         eos_count: How many tokens at the end a template added.
         tokens: The token strings, as the vocabulary writes them.
@@ -81,7 +82,7 @@ class TokenizedText:
         return [None if start < 0 else (start, end) for start, end in pairs]
 
     def surfaces(self) -> list[str]:
-        """The part of the text that each token stands for, for display; bytes inside a character as ``\\xNN``."""
+        r"""The part of the text that each token stands for; bytes inside a character as ``\xNN``."""
         return [
             token if span is None else self.data[span[0] : span[1]].decode(errors="backslashreplace")
             for token, span in zip(self.tokens, self.spans, strict=True)
@@ -163,9 +164,10 @@ def _spelled_spans(
 ) -> tuple[IntArray, IntArray, IntArray] | None:
     """Spans by adding up lengths, where the tokens' bytes spell out the text; None where they do not.
 
-    This is exact: tokens that spell the text one after the other can only lie where they spell it. A piece that
-    is read wrongly (a ``▁`` that stands for itself and not for a space) does not spell the text, and another route
-    is taken. One space more at the start is the dummy prefix that SentencePiece puts before a text.
+    This is exact: tokens that spell the text one after the other can only lie where they spell it. A piece
+    that is read wrongly (a ``▁`` that stands for itself and not for a space) does not spell the text, and
+    another route is taken. One space more at the start is the dummy prefix that SentencePiece puts before a
+    text.
     """
     spelled = b"".join(map(vocabulary.pieces.__getitem__, ids))
     dummy = len(spelled) - len(data)

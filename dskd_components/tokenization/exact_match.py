@@ -11,8 +11,9 @@ IntArray = npt.NDArray[np.int64]
 def exact_match_pairs(student: TokenizedText, teacher: TokenizedText) -> IntArray:
     """All one-to-one pairs of tokens with equal spans, in linear time.
 
-    Spans are compared without their leading spaces (`core_starts`). A token that shares bytes with a neighbour, or that stands for no text, has
-    no one-to-one partner. Template tokens pair by role: BOS with BOS, EOS with EOS, from the text outwards.
+    Spans are compared without their leading spaces (`core_starts`). A token that shares bytes with a
+    neighbour, or that stands for no text, has no one-to-one partner. Template tokens pair by role: BOS with
+    BOS, EOS with EOS, from the text outwards.
 
     Args:
         student: The student's tokens of a text.

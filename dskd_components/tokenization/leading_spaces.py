@@ -12,9 +12,9 @@ SPACE = 0x20
 def core_starts(data: bytes, starts: IntArray, ends: IntArray) -> IntArray:
     r"""Where spans start once their leading spaces are set aside.
 
-    This is the one rule for ``Ġthe``, ``▁the`` and a space token followed by ``the``: a run of spaces (U+0020) at the
-    start of a span is not compared, so all three ``the`` are equal. A token of nothing but spaces is compared whole.
-    Other whitespace (tab, newline, no-break space) is text like any other.
+    This is the one rule for ``Ġthe``, ``▁the`` and a space token followed by ``the``: a run of spaces
+    (U+0020) at the start of a span is not compared, so all three ``the`` are equal. A token of nothing but
+    spaces is compared whole. Other whitespace (tab, newline, no-break space) is text like any other.
 
     Args:
         data: The text in UTF-8.

@@ -1,8 +1,8 @@
 """Byte spans from a tokenizer's own character offsets, where its tokens do not spell out the text.
 
-That is so for tokenizers that change the text: lower case, Unicode normalisation, dropped characters. Their offsets
-are right as far as they go. What they leave open, and is settled here: characters that no token covers, several tokens
-on one character, and spaces that a post-processor took out.
+That is so for tokenizers that change the text: lower case, Unicode normalisation, dropped characters. Their
+offsets are right as far as they go. What they leave open, and is settled here: characters that no token
+covers, several tokens on one character, and spaces that a post-processor took out.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ def spans_from_offsets(
     if offsets.min() < 0 or offsets.max() > len(text):
         raise InputError(
             f"Expected character offsets within a text of {len(text)} characters, but the tokenizer gave "
-            f"{int(offsets.min())} to {int(offsets.max())}. Its normaliser or pre-tokeniser loses track of the text."
+            f"{int(offsets.min())} to {int(offsets.max())}. Its normaliser or pre-tokeniser loses track."
         )
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     spaces = _IS_SPACE[np.minimum(codes, _LAST_SPACE + 1)]
@@ -72,8 +72,8 @@ def _untrimmed(
 ) -> tuple[IntArray, IntArray]:
     """Give tokens back the spaces that the post-processor took out of their offsets.
 
-    It takes leading spaces, so that a token of nothing but spaces is left empty at its end; of the first token it may
-    take trailing ones instead.
+    It takes leading spaces, so that a token of nothing but spaces is left empty at its end; of the first
+    token it may take trailing ones instead.
     """
     spans = []
     free_from = 0
@@ -94,7 +94,7 @@ def _untrimmed(
 def _give_away_gaps(
     spaces: npt.NDArray[np.bool_], starts: IntArray, ends: IntArray
 ) -> tuple[IntArray, IntArray]:
-    """Widen spans over characters that no token covers: from the first space on forwards, before it backwards."""
+    """Widen spans over characters that no token covers: forwards from the first space on, else backwards."""
     length = len(spaces)
     gap_starts, gap_ends = ends[:-1], starts[1:]
     is_gap = gap_ends > gap_starts

@@ -1,7 +1,8 @@
-"""What every token of a vocabulary stands for, as UTF-8 bytes of ordinary text.
+r"""What every token of a vocabulary stands for, as UTF-8 bytes of ordinary text.
 
 Vocabularies write the same text in different letters: byte-level BPE has ``Ġthe``, SentencePiece ``▁the`` and
-``<0x0A>``, WordPiece ``##ing``. Written as bytes they are the same thing, ``b" the"``, ``b"\\n"``, ``b"ing"``.
+``<0x0A>``, WordPiece ``##ing``. Written as bytes they are the same thing, ``b" the"``, ``b"\n"``,
+``b"ing"``.
 """
 
 import json
@@ -126,7 +127,7 @@ def _metaspace_piece(token: str) -> bytes:
 def _pieces(vocabulary: dict[str, int], family: Family, prefix: str) -> list[tuple[int, bytes]]:
     if family == "byte-level":
         letters = {ord(letter): byte for letter, byte in byte_letters().items()}
-        # U+00FF and below stand for themselves in latin-1, so a letter outside the table must not slip through.
+        # Latin-1 would let letters through that are not in the table.
         hidden = {byte: 0x10FFFF for byte in range(256) if byte not in letters}
         table = hidden | letters
         return [(number, _byte_level_piece(token, table)) for token, number in vocabulary.items()]

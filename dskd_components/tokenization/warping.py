@@ -1,14 +1,14 @@
 """The dynamic time warping path between two token sequences, filled in by whole rows of the table.
 
 A path runs from the first pair of tokens to the last, one step at a time: on in both sequences, in the
-teacher's, or in the student's. It costs the sum of its cells' token distances. Of the cheapest paths the one is
-taken that, read backwards, steps back in both while that is as cheap as any, else in the teacher, else in the
-student. That is the order of the DSKD release.
+teacher's, or in the student's. It costs the sum of its cells' token distances. Of the cheapest paths the one
+is taken that, read backwards, steps back in both while that is as cheap as any, else in the teacher, else in
+the student. That is the order of the DSKD release.
 
 Along a row a path comes from the row above at some column and walks on from there. So a cell costs the row's
 running distance plus the smallest difference so far between what comes from above and the running distance
-before: four array operations a row, no loop over cells. Texts of ordinary length are filled in from both ends at
-once, in `dskd_components.tokenization.warping_halves`; longer ones here, a panel of rows at a time.
+before: four array operations a row, no loop over cells. Texts of ordinary length are filled in from both ends
+at once, in `dskd_components.tokenization.warping_halves`; longer ones here, a panel of rows at a time.
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ def warping_path(student: list[str], teacher: list[str]) -> list[list[int]]:
 
 
 def _path(distances: TokenDistances, *, columns_first: bool) -> Cells:
-    """The cells of the path from the last to the first; a tie between single steps goes to columns or to rows."""
+    """The cells of the path from the last to the first; a tie of single steps goes to columns or to rows."""
     cells = None
     if len(distances.row_ids) * len(distances.column_ids) <= PANEL_CELLS:
         cells = path_by_halves(distances, columns_first=columns_first)
@@ -52,8 +52,8 @@ def _path(distances: TokenDistances, *, columns_first: bool) -> Cells:
 def _path_by_panels(distances: TokenDistances, *, columns_first: bool) -> Cells:
     """The path with no more than one panel of rows held at a time.
 
-    The rows at which panels meet are kept on the way down; on the way back each panel is filled in again, as far
-    to the right as the path has come.
+    The rows at which panels meet are kept on the way down; on the way back each panel is filled in again, as
+    far to the right as the path has come.
     """
     height, width = len(distances.row_ids), len(distances.column_ids)
     panel = max(1, PANEL_CELLS // width)

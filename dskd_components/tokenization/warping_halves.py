@@ -1,9 +1,10 @@
 """The warping path from both ends of the table at once: half as many steps, each on two rows.
 
-The upper half is filled in from the first cell, the lower half from the last cell backwards. In the lower half
-that gives what it costs to go *on* from a cell, while ties are settled by what it costs to *come* there. For cells
-on cheapest paths the latter is known: it is what is left of the cheapest cost. So the lower half is walked through
-once more, forwards, over such cells only. There are hardly more of them than rows, unless most tokens are equal.
+The upper half is filled in from the first cell, the lower half from the last cell backwards. In the lower
+half that gives what it costs to go *on* from a cell, while ties are settled by what it costs to *come* there.
+For cells on cheapest paths the latter is known: it is what is left of the cheapest cost. So the lower half is
+walked through once more, forwards, over such cells only. There are hardly more of them than rows, unless most
+tokens are equal.
 """
 
 import numpy as np
@@ -81,12 +82,12 @@ def _view(costs: CostArray) -> memoryview:
 
 
 def _fill_halves(distances: TokenDistances) -> CostArray:
-    """Path costs of the upper half from the first cell, and beside it of the table turned round from the last.
+    """Path costs of the upper half from the first cell, and beside it of the reversed table from the last.
 
-    Both are filled in together, side by side in one array ``[rows + 1, 2 * (columns + 1)]``, so that each operation
-    runs over one stretch of memory. In front of either is a dear column, and above it a dear row, but for the
-    corner that paths start from. The second half starts from ``-FAR``: then nothing of the first is ever smaller,
-    and the running minimum need not stop between them.
+    Both are filled in together, side by side in one array ``[rows + 1, 2 * (columns + 1)]``, so that each
+    operation runs over one stretch of memory. In front of either is a dear column, and above it a dear row,
+    but for the corner that paths start from. The second half starts from ``-FAR``: then nothing of the first
+    is ever smaller, and the running minimum need not stop between them.
     """
     rows, columns = distances.row_ids, distances.column_ids
     half, width = (len(rows) + 1) // 2, len(columns)
@@ -118,7 +119,7 @@ def _crossings(come: memoryview, onward: memoryview) -> tuple[int, list[int]]:
 
 
 def _cells_on_cheapest_paths(onward: memoryview, entries: list[int]) -> list[dict[int, int]] | None:
-    """For each row of the lower half the columns on cheapest paths, with the cost of going on from the cell after.
+    """For each row of the lower half the columns on cheapest paths, with what it costs to go on after.
 
     A cell's cheapest continuations are those of its three neighbours that cost least; they are on a path too.
     """

@@ -1,16 +1,15 @@
 """Right spans and right pairs, worked out the slow way: one character and one pair at a time.
 
-Nothing here is shared with the library: token bytes come from a table of their own, spans from a walk over single
-characters, pairs from comparing every token with every other.
+Nothing here is shared with the library: token bytes come from a table of their own, spans from a walk over
+single characters, pairs from comparing every token with every other.
 """
 
 from functools import cache
 from itertools import accumulate
 from typing import Any
 
-from tokenizers import Tokenizer, processors
-
 from real_tokenizers import byte_glyphs
+from tokenizers import Tokenizer, processors
 
 BYTE_OF_GLYPH = {glyph: byte for byte, glyph in byte_glyphs().items()}
 
@@ -66,33 +65,32 @@ def right_spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
 
 
 def fill_gaps(text: str, spans: list[list[int]]) -> None:
-    """Hand every character that no token covers to the next token if a space comes first, else to the previous."""
+    """Hand characters that no token covers to the next token from a space on, else to the previous."""
     if not spans:
         return
     covered = [False] * len(text)
     for start, stop in spans:
         covered[start:stop] = [True] * (stop - start)
-    place = 0
-    while place < len(text):
-        if covered[place]:
-            place += 1
-            continue
-        stop = place
-        while stop < len(text) and not covered[stop]:
-            stop += 1
-        before = [span for span in spans if span[1] <= place and span[0] < stop]
-        after = [span for span in spans if span[0] >= stop]
-        border = place
-        while border < stop and not text[border].isspace():
-            border += 1
-        border = stop if not after else place if not before else border
-        for span in before:
-            if span[1] == place:
-                span[1] = border
-        for span in after:
-            if span[0] == stop:
-                span[0] = border
-        place = stop
+    while False in covered:
+        place = covered.index(False)
+        stop = next((end for end in range(place, len(text)) if covered[end]), len(text))
+        covered[place:stop] = [True] * (stop - place)
+        fill_gap(text, spans, place, stop)
+
+
+def fill_gap(text: str, spans: list[list[int]], place: int, stop: int) -> None:
+    before = [span for span in spans if span[1] <= place and span[0] < stop]
+    after = [span for span in spans if span[0] >= stop]
+    border = place
+    while border < stop and not text[border].isspace():
+        border += 1
+    border = stop if not after else place if not before else border
+    for span in before:
+        if span[1] == place:
+            span[1] = border
+    for span in after:
+        if span[0] == stop:
+            span[0] = border
 
 
 def settle(data: bytes, pieces: list[bytes], spans: list[list[int]], first: int, opens: bool) -> None:

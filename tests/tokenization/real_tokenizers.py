@@ -27,7 +27,10 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def package_file(distribution: str, name: str) -> Path:
@@ -53,7 +56,7 @@ def bos_template(backend: Tokenizer, token: str) -> None:
     )
 
 
-# --- byte-level BPE -------------------------------------------------------------------------------------------------
+# --- byte-level BPE ---
 
 
 @cache
@@ -86,7 +89,7 @@ def claude() -> PreTrainedTokenizerFast:
     return wrap(Tokenizer.from_file(str(package_file("anthropic", "tokenizer.json"))), eos_token="<EOT>")
 
 
-# --- tiktoken ranks ---------------------------------------------------------------------------------------------------
+# --- tiktoken ranks ---
 
 
 def byte_glyphs() -> dict[int, str]:
@@ -136,7 +139,7 @@ def tekken() -> PreTrainedTokenizerFast:
     return wrap(backend, bos_token="<s>", eos_token="</s>")
 
 
-# --- SentencePiece models ---------------------------------------------------------------------------------------------
+# --- SentencePiece models ---
 
 
 def protobuf_fields(data: bytes) -> Iterator[tuple[int, Any]]:
@@ -241,7 +244,7 @@ def mon() -> PreTrainedTokenizerFast:
     return wrap(Tokenizer.from_file(str(package_file("mon-tokenizer", "data/mon_tokenizer.json"))))
 
 
-# --- trained on the spot ----------------------------------------------------------------------------------------------
+# --- trained on the spot ---
 
 
 def python_help() -> list[str]:

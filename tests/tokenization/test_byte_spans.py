@@ -114,13 +114,13 @@ def test_slow_tokenizers_are_refused():
     class SlowTokenizer:
         is_fast = False
 
-    with pytest.raises(InputError, match="fast tokenizer.*SlowTokenizer"):
+    with pytest.raises(InputError, match=r"fast tokenizer.*SlowTokenizer"):
         tokenize_with_spans(SlowTokenizer(), "a")
 
 
 def test_bad_text_is_refused():
     tokenizer = LOADERS["gpt2"]()
-    with pytest.raises(InputError, match="lone surrogate.*index 1"):
+    with pytest.raises(InputError, match=r"lone surrogate.*index 1"):
         tokenize_with_spans(tokenizer, "a\ud800")
     with pytest.raises(InputError, match="str"):
         tokenize_with_spans(tokenizer, b"a")

@@ -20,7 +20,7 @@ def test_text_shows_rows_marks_and_reasons():
     assert alignment.to_text() == (
         "exact_match: 67% of 3 student tokens and 29% of 7 teacher tokens\n"
         "     Hi  ·123     ⏎\n"
-        "╳    ┃   ╳        ┃\n"
+        "✗    ┃   ✗        ┃\n"
         "<s>  Hi  ·|1|2|3  ⏎\n"
         "student 1 '·123': split into several tokens on the other side\n"
         "teacher 0 '<s>': template token that the other side lacks\n"

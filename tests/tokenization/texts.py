@@ -12,7 +12,7 @@ TRICKY: dict[str, str] = {
 }
 ORDINARY: list[str] = [topic[:700] for topic in python_help() if len(topic) > 1500][:8]
 PROSE = (
-    "Knowledge distillation trains a small student to imitate a large teacher. When their tokenizers differ, token "
-    "boundaries no longer line up, and 12345 things can go wrong: naïve code compares strings, not bytes."
+    "Knowledge distillation trains a small student to imitate a large teacher. When their tokenizers differ, "
+    "token boundaries no longer line up, and 12345 things go wrong: naïve code compares strings, not bytes."
 )
 ALL: list[str] = [*TRICKY.values(), *ORDINARY, PROSE]
