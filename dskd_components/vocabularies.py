@@ -99,7 +99,7 @@ def _require_one_vocabulary(student: Any, teacher: Any, spec: DSKDSpec) -> None:
     if different or len(ours) != len(theirs):
         example = f", for example {different[0]!r}" if different else ""
         raise ConfigurationError(
-            f"The aligner {spec.aligner.name!r} is for models that share a tokenizer, but these are two: of the student's "
-            f"{len(ours)} tokens, {len(different)} are not among the teacher's {len(theirs)}{example}. Use the preset "
+            f"The aligner {spec.aligner.name!r} is for models that share a tokenizer, but these are two: of the "
+            f"student's {len(ours)} tokens, {len(different)} are not among the teacher's {len(theirs)}{example}. Use the preset "
             "'dskd-cma' or 'dskd-v2-eta'."
         )
