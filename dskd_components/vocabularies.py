@@ -100,6 +100,6 @@ def _require_one_vocabulary(student: Any, teacher: Any, spec: DSKDSpec) -> None:
         example = f", for example {different[0]!r}" if different else ""
         raise ConfigurationError(
             f"The aligner {spec.aligner.name!r} is for models that share a tokenizer, but these are two: of the "
-            f"student's {len(ours)} tokens, {len(different)} are not among the teacher's {len(theirs)}{example}. Use the preset "
-            "'dskd-cma' or 'dskd-v2-eta'."
+            f"student's {len(ours)} tokens, {len(different)} are not among the teacher's {len(theirs)}{example}. Use "
+            "the preset 'dskd-cma' or 'dskd-v2-eta'."
         )
