@@ -8,12 +8,15 @@ import re
 import sysconfig
 import textwrap
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    Document = Callable[[], str]
 
 SPLIT_SEED: Final = 0
 """Which documents are held out is the same in every run, so that runs can be compared."""
@@ -46,9 +49,9 @@ def load_corpus(*, chunk_bytes: int, held_out_share: float = 0.08, max_documents
         held_out_share: share of the documents that is held out.
         max_documents: use only so many documents, for quick runs.
     """
-    names_and_texts = sorted([*_topics(), *_docstrings()])
-    random.Random(SPLIT_SEED).shuffle(names_and_texts)
-    texts = [text for _, text in names_and_texts[:max_documents]]
+    documents = [*_topics(), *_modules()]
+    random.Random(SPLIT_SEED).shuffle(documents)
+    texts = [read() for read in documents[:max_documents]]
     held_out_count = max(1, round(len(texts) * held_out_share))
 
     seen: set[str] = set()
@@ -64,19 +67,21 @@ def normalised(paragraph: str) -> str:
     return " ".join(paragraph.split())
 
 
-def _topics() -> Iterator[tuple[str, str]]:
-    """Yield the topics of `help()`: chapters of the language reference."""
-    for name, text in topics.items():
-        yield f"topic {name}", text
+def _topics() -> list[Document]:
+    """Return the topics of `help()`: chapters of the language reference."""
+    return [partial(topics.__getitem__, name) for name in sorted(topics)]
 
 
-def _docstrings() -> Iterator[tuple[str, str]]:
-    """Yield for each top-level module of the standard library its docstrings, one after the other."""
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        tree = ast.parse(path.read_bytes())
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
-        yield f"module {path.stem}", "\n\n".join(filter(None, docstrings))
+def _modules() -> list[Document]:
+    """Return the top-level modules of the standard library, each read as its docstrings one after the other."""
+    return [partial(_docstrings, path) for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))]
+
+
+def _docstrings(module: Path) -> str:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = ast.walk(ast.parse(module.read_bytes()))
+    docstrings = [ast.get_docstring(node) for node in nodes if isinstance(node, documented)]
+    return "\n\n".join(filter(None, docstrings))
 
 
 def _unseen_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
