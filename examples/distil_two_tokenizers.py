@@ -98,7 +98,7 @@ def train_teacher(prepared: Preparation, settings: Settings, progress: Progress)
         max_length=settings.max_length,
         seed=seed,
     )
-    batches = prepared.training_batches(settings.batch_size, settings.teacher_steps, seed)
+    batches = prepared.training_batches("teacher", settings.teacher_batch_size, settings.teacher_steps, seed)
     loop = with_bar(
         progress, "teacher", train_without_teacher(teacher, batches, "teacher", lr=settings.teacher_lr), len(batches)
     )
@@ -117,7 +117,7 @@ def train_student(
         max_length=settings.max_length,
         seed=seed,
     )
-    batches = prepared.training_batches(settings.batch_size, settings.steps, seed)
+    batches = prepared.training_batches("student", settings.batch_size, settings.steps, seed)
     spec = DSKDSpec.preset("dskd-cma")
     loss_fn = DSKDLoss.from_models(spec, student, teacher, prepared.student_tokenizer, prepared.teacher_tokenizer)
     if arm == "dskd-cma":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,6 +121,7 @@ def _draw_band(
 def _finish(axes: Axes, title: str, y_label: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("optimizer step of the student")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False)

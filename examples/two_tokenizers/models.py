@@ -70,12 +70,13 @@ def new_student(
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         tie_word_embeddings=False,
-        loss_type="ForCausalLM",  # not told by the class name of GPT-2, so transformers would warn
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _with_wide_embedding(GPT2LMHeadModel(config))
+    student = _with_wide_embedding(GPT2LMHeadModel(config))
+    student.loss_type = "ForCausalLM"  # the class name does not tell, and transformers would warn of it
+    return student
 
 
 def _with_wide_embedding(model: Model) -> Model:

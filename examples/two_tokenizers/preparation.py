@@ -14,7 +14,7 @@ from examples.two_tokenizers.tokenizers import train_byte_level_bpe, train_metas
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from examples.two_tokenizers.batches import Batch
+    from examples.two_tokenizers.batches import Batch, Side
     from examples.two_tokenizers.settings import Settings
 
 
@@ -23,7 +23,8 @@ class Preparation:
     """What all models are trained and measured on.
 
     Args:
-        train: training texts.
+        train: training texts of the teacher.
+        student_train: those of them that the students have.
         held_out_examples: the texts of `held_out`, one by one.
         held_out: texts of other documents.
         student_tokenizer: Metaspace BPE with byte fallback.
@@ -31,6 +32,7 @@ class Preparation:
     """
 
     train: list[Example]
+    student_train: list[Example]
     held_out_examples: list[Example]
     held_out: HeldOut
     student_tokenizer: PreTrainedTokenizerFast
@@ -44,16 +46,17 @@ class Preparation:
             "teacher": int(self.teacher_tokenizer.pad_token_id),
         }
 
-    def training_batches(self, batch_size: int, steps: int, seed: int) -> list[Batch]:
-        """Return training batches; the same seed gives the same ones."""
-        return draw_batches(self.train, self.padding, batch_size=batch_size, steps=steps, seed=seed)
+    def training_batches(self, side: Side, batch_size: int, steps: int, seed: int) -> list[Batch]:
+        """Return training batches of the teacher or of a student; the same seed gives the same ones."""
+        examples = self.train if side == "teacher" else self.student_train
+        return draw_batches(examples, self.padding, batch_size=batch_size, steps=steps, seed=seed)
 
     def description(self) -> str:
         """Return in one line how much text there is."""
         train_bytes = sum(len(example.text.encode()) for example in self.train)
         return (
-            f"{len(self.train):,} training texts ({train_bytes / 1e6:.2f} MB), {len(self.held_out_examples):,} "
-            f"held-out texts ({self.held_out.utf8_bytes / 1e3:.0f} kB) from other documents; vocabularies: teacher "
+            f"{len(self.train):,} training texts ({train_bytes / 1e6:.2f} MB), {len(self.student_train):,} of "
+            f"them for the students; {len(self.held_out_examples):,} held-out texts ({self.held_out.utf8_bytes / 1e3:.0f} kB) from other documents; vocabularies: teacher "
             f"{len(self.teacher_tokenizer):,}, student {len(self.student_tokenizer):,} tokens."
         )
 
@@ -67,8 +70,11 @@ def prepare(settings: Settings) -> Preparation:
     held_out_texts = random.Random(SPLIT_SEED).sample(corpus.held_out, measured)
     held_out = tokenize_for_both(held_out_texts, student_tokenizer, teacher_tokenizer)
     padding = {"student": student_tokenizer.pad_token_id, "teacher": teacher_tokenizer.pad_token_id}
+    train = tokenize_for_both(corpus.train, student_tokenizer, teacher_tokenizer)
+    student_texts = min(settings.student_texts or len(train), len(train))
     return Preparation(
-        train=tokenize_for_both(corpus.train, student_tokenizer, teacher_tokenizer),
+        train=train,
+        student_train=random.Random(SPLIT_SEED).sample(train, student_texts),
         held_out_examples=held_out,
         held_out=HeldOut(
             batches=[collate(held_out[first : first + 32], padding) for first in range(0, len(held_out), 32)],

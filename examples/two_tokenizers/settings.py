@@ -25,7 +25,9 @@ class Settings:
         student_layers: their number.
         teacher_steps: optimizer steps of the teacher.
         steps: optimizer steps of each student.
-        batch_size: texts in a step.
+        teacher_batch_size: texts in a step of the teacher.
+        batch_size: texts in a step of a student.
+        student_texts: how many of the training texts the students have, with and without a teacher; None: all.
         teacher_lr: peak learning rate of the teacher.
         student_lr: peak learning rate of the student, the same with and without a teacher.
         projector_lr: peak learning rate of the projectors and the aligner.
@@ -44,12 +46,14 @@ class Settings:
     teacher_layers: int = 3
     student_width: int = 64
     student_layers: int = 2
-    teacher_steps: int = 1200
-    steps: int = 250
-    batch_size: int = 8
+    teacher_steps: int = 900
+    steps: int = 500
+    teacher_batch_size: int = 8
+    batch_size: int = 4
+    student_texts: int | None = None
     teacher_lr: float = 3e-3
     student_lr: float = 3e-3
-    projector_lr: float = 3e-3
+    projector_lr: float = 1e-2
     seeds: tuple[int, ...] = (1, 2, 3)
     teacher_seed: int = 0
     threads: int = 2
@@ -74,7 +78,8 @@ class Settings:
             student_layers=1,
             teacher_steps=30,
             steps=20,
-            batch_size=4,
+            teacher_batch_size=4,
+            threads=1,
             seeds=(1, 2),
             evaluations=2,
         )
