@@ -55,9 +55,11 @@ class Preparation:
         """Return in one line how much text there is."""
         train_bytes = sum(len(example.text.encode()) for example in self.train)
         return (
-            f"{len(self.train):,} training texts ({train_bytes / 1e6:.2f} MB), {len(self.student_train):,} of "
-            f"them for the students; {len(self.held_out_examples):,} held-out texts ({self.held_out.utf8_bytes / 1e3:.0f} kB) from other documents; vocabularies: teacher "
-            f"{len(self.teacher_tokenizer):,}, student {len(self.student_tokenizer):,} tokens."
+            f"{len(self.train):,} training texts ({train_bytes / 1e6:.2f} MB), "
+            f"{len(self.student_train):,} of them for the students; "
+            f"{len(self.held_out_examples):,} held-out texts ({self.held_out.utf8_bytes / 1e3:.0f} kB) "
+            f"from other documents; vocabularies: teacher {len(self.teacher_tokenizer):,}, "
+            f"student {len(self.student_tokenizer):,} tokens."
         )
 
 
