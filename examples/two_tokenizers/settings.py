@@ -50,7 +50,7 @@ class Settings:
     steps: int = 500
     teacher_batch_size: int = 8
     batch_size: int = 4
-    student_texts: int | None = None
+    student_texts: int | None = 200
     teacher_lr: float = 3e-3
     student_lr: float = 3e-3
     projector_lr: float = 1e-2
