@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: test demo lint types architecture tests bench format clean
+.PHONY: test demo lint types architecture tests wheel-check bench format clean
 
 test: lint types architecture tests
 
@@ -30,6 +30,10 @@ architecture: $(READY)
 
 tests: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# The wheel, and the plugins', in an environment without the development extras.
+wheel-check: $(READY)
+	$(BIN)/python -m pytest tests/test_packaging.py -m slow
 
 demo: $(READY)
 	$(BIN)/python -m examples.distil_two_tokenizers --output output

@@ -25,6 +25,7 @@ from dskd_components.contracts import (
     TokenTerm,
     hookimpl,
 )
+from dskd_components.contracts.groups import TokenGroups
 from dskd_components.contracts.space import SpaceResult
 from dskd_components.errors import (
     ConfigurationError,
@@ -71,6 +72,7 @@ __all__ = [
     "Space",
     "SpaceResult",
     "Tally",
+    "TokenGroups",
     "TokenTerm",
     "UnknownComponentError",
     "__version__",

@@ -1,4 +1,4 @@
-"""Building the parts of a loss from its spec, and refusing specs whose needs are not met."""
+"""Building the parts of a loss from its spec."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from torch import nn
 
 from dskd_components.contracts.projector import ProjectorHeads
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "studen
 
 
 def projector_heads(
-    student: Head, teacher: Head, teacher_to_student_ids: Tensor | None
+    student: Head, teacher: Head, teacher_to_student_ids: Tensor | None, same_token: Tensor | None = None
 ) -> dict[Direction, ProjectorHeads]:
     """Return the heads at both ends of each projection, with the tokens that they share.
 
@@ -32,11 +32,23 @@ def projector_heads(
         student: the student's head.
         teacher: the teacher's head.
         teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
+        same_token: ``[Vt]``, bool, which entries of the map are the very same token; None: all that are mapped.
+
+    Raises:
+        InputError: the map is shorter than the teacher's vocabulary.
     """
     teacher_ids = student_ids = None
     if teacher_to_student_ids is not None:
-        mapped = teacher_to_student_ids[: teacher.vocabulary_size]
-        teacher_ids = ((mapped >= 0) & (mapped < student.vocabulary_size)).nonzero().squeeze(1)
+        if len(teacher_to_student_ids) < teacher.vocabulary_size:
+            raise InputError(
+                f"teacher_to_student_ids: expected an entry for each of the {teacher.vocabulary_size} tokens of the "
+                f"teacher, got {len(teacher_to_student_ids)}."
+            )
+        mapped = teacher_to_student_ids[: teacher.vocabulary_size].to(teacher.weight.device)
+        shared = (mapped >= 0) & (mapped < student.vocabulary_size)
+        if same_token is not None:
+            shared = shared & same_token[: teacher.vocabulary_size].to(shared.device)
+        teacher_ids = shared.nonzero().squeeze(1)
         student_ids = mapped[teacher_ids]
     return {
         "t2s": ProjectorHeads(source=teacher, target=student, source_ids=teacher_ids, target_ids=student_ids),
@@ -72,28 +84,3 @@ def build_projectors(
             heads=None if heads is None else heads[direction],
         )
     return projectors
-
-
-def require_vocabulary_map(spec: DSKDSpec, teacher_to_student_ids: Tensor | None) -> None:
-    """Refuse a spec for two tokenizers that compares tokens across vocabularies without a map between them.
-
-    Args:
-        spec: the choices.
-        teacher_to_student_ids: the map, or None.
-
-    Raises:
-        ConfigurationError: the map is needed and missing; the message names what needs it.
-    """
-    if teacher_to_student_ids is not None or spec.aligner.same_tokenizer:
-        return
-    needing = [f"the space {space.name!r}" for space in spec.spaces if space.needs_teacher_choice]
-    for direction in spec.directions:
-        projector = spec.projector_for(direction)
-        if projector.needs_heads:
-            needing.append(f"{direction}_projector {projector.name!r}")
-    if needing:
-        raise ConfigurationError(
-            f"{' and '.join(needing)} must know which tokens the two vocabularies share, and the aligner "
-            f"{spec.aligner.name!r} is for two tokenizers. Pass teacher_to_student_ids to DSKDLoss, or both "
-            "tokenizers to DSKDLoss.from_models."
-        )

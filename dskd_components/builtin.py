@@ -29,7 +29,13 @@ def dskd_distances() -> Sequence[type[Distance]]:
 @hookimpl
 def dskd_aligners() -> Sequence[type[Aligner]]:
     """Return the built-in aligners."""
-    return [aligners.Identity, aligners.CrossModelAttention]
+    return [
+        aligners.Identity,
+        aligners.CrossModelAttention,
+        aligners.ExactMatch,
+        aligners.Span,
+        aligners.MinEdit,
+    ]
 
 
 @hookimpl

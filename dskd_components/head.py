@@ -92,6 +92,10 @@ class Head:
         """Return the same head with its tensors cut from the graph: what passes through still has gradients."""
         return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
 
+    def with_vocabulary(self, size: int | None) -> Head:
+        """Return the same head with another number of real tokens; None: all rows."""
+        return replace(self, valid_vocabulary_size=size)
+
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Return the logits of hidden states, computed in at least float32.
 
@@ -159,13 +163,14 @@ class Head:
             InputError: they differ by more than rounding; the message names the largest difference.
         """
         hidden_states, expected = probe(model, self.weight.device)
+        if expected.shape[-1] != len(self.weight):
+            raise InputError(
+                f"Head of {type(model).__name__}: the model gives {expected.shape[-1]} logits, the head's weight has "
+                f"{len(self.weight)} rows. Pass the whole weight; rows that are no tokens are left out by "
+                "valid_vocabulary_size."
+            )
         expected = upcast(expected[..., : self.vocabulary_size])
         found = self.logits(hidden_states).to(expected.dtype)
-        if found.shape != expected.shape:
-            raise InputError(
-                f"Head of {type(model).__name__}: the model gives {expected.shape[-1]} logits, the head "
-                f"{found.shape[-1]}. Pass valid_vocabulary_size, or build Head(weight, ...) by hand."
-            )
         # A model in half precision rounds its own logits; the head's fp32 ones may differ by that rounding.
         tolerance = 1e-4 if hidden_states.dtype in (torch.float32, torch.float64) else 4e-2
         finite = expected.isfinite() & found.isfinite()

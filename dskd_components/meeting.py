@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dskd_components.contracts.space import ComparedRows, Direction, Space
-from dskd_components.precision import upcast
 from dskd_components.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -59,11 +58,10 @@ class Meeting:
 
     @cached_property
     def teacher_choice(self) -> Tensor:
-        """``[B, Ts]``: the teacher's most likely token at each student position, as a student id, -100 if none."""
+        """``[B, Ts]``: the teacher's most likely token at each covered student position, as a student id or -100."""
         choice = torch.full_like(self.teacher.targets, IGNORE_INDEX)
         choice[self.teacher.scored] = self._student_ids(self.teacher_logits.argmax(-1))
-        index = self.alignment.teacher_index()
-        return choice.gather(1, index.clamp_min(0)).where(index >= 0, IGNORE_INDEX)
+        return choice.gather(1, self.alignment.teacher_index().clamp_min(0))
 
     def rows(self, space: Space) -> ComparedRows:
         """Return what a space compares: the covered positions of its side, with logits from both models."""
@@ -100,15 +98,17 @@ class Meeting:
         """
         from_teacher = space.side == "student"
         visitor = self.teacher if from_teacher else self.student
-        states = upcast(visitor.hidden_states)
-        head = visitor.head
+        values, head = visitor.hidden_states, visitor.head
         if space.projector is not None:
             values = self.alignment.teacher_values if from_teacher else self.alignment.student_values
+        # Only scored rows are touched: the others may hold NaN, which a weight of zero would not stop.
+        rows = values[visitor.scored]
+        if space.projector is not None:
             heads = self.heads[space.projector]
-            states = self.projections[space.projector](upcast(values), heads)
+            rows = self.projections[space.projector](rows, heads)
             head = heads.target.detach()
-        # Positions that are not scored may hold anything, and 0 * NaN would carry it through a weighted mean.
-        states = states.masked_fill(~visitor.scored[..., None], 0.0)
+        states = rows.new_zeros(*visitor.targets.shape, rows.shape[-1])
+        states[visitor.scored] = rows
         aligned = self.alignment.to_student(states) if from_teacher else self.alignment.to_teacher(states)
         return head.logits(aligned[covered])
 

@@ -48,8 +48,8 @@ def _reason(meeting: Meeting) -> str:
     if (meeting.student_logits.gather(1, targets[:, None]) == -math.inf).any():
         return "a target is a token that the student's head rules out (its logit is -inf)."
     return (
-        "a parameter of a projector or of the aligner is NaN or infinite, or a distance gave it (an infinite distance "
-        "means that one side gives a token probability 0 that the other allows)."
+        "a parameter of a projector or of the aligner is NaN or infinite, or a token that one side asks for has "
+        "probability 0 (a logit of -inf) on the other side."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dskd_components.aligners import CrossModelAttention
+from dskd_components.aligners import CrossModelAttention, ExactMatch
 from dskd_components.contracts.component import did_you_mean
 from dskd_components.distances import KL
 from dskd_components.errors import UnknownComponentError
@@ -13,6 +13,21 @@ from dskd_components.spaces import SharedVocabularySpace, StudentSpace, TeacherS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+V2: Final[dict[str, Any]] = {
+    "t2s_projector": Pinv(),
+    "s2t_projector": LivePinv(),
+    "spaces": (
+        StudentSpace(
+            targets="teacher_argmax",
+            filter="agreement",
+            agreement_threshold=0.95,
+            ce_denominator="kept",
+            kd_denominator="kept",
+        ),
+        TeacherSpace(denominator="kept"),
+    ),
+}
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     # Hinton et al. 2015: one tokenizer, no projection.
@@ -25,20 +40,9 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "spaces": (StudentSpace(filter="correct"), TeacherSpace(distance=KL())),
     },
     # DSKD v2, arXiv 2504.11426, one tokenizer. Each term is a mean over its own tokens there.
-    "dskd-v2": {
-        "t2s_projector": Pinv(),
-        "s2t_projector": LivePinv(),
-        "spaces": (
-            StudentSpace(
-                targets="teacher_argmax",
-                filter="agreement",
-                agreement_threshold=0.95,
-                ce_denominator="kept",
-                kd_denominator="kept",
-            ),
-            TeacherSpace(denominator="kept"),
-        ),
-    },
+    "dskd-v2": V2,
+    # DSKD v2 with exact token alignment, two tokenizers: the same over exactly aligned pairs.
+    "dskd-v2-eta": V2 | {"aligner": ExactMatch()},
 }
 
 
@@ -46,7 +50,7 @@ def preset_fields(name: str) -> dict[str, Any]:
     """Return the fields in which a preset differs from the default spec.
 
     Args:
-        name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"`` or ``"dskd-v2"``.
+        name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"``, ``"dskd-v2"`` or ``"dskd-v2-eta"``.
 
     Raises:
         UnknownComponentError: there is no such preset; the message names the nearest.

@@ -77,9 +77,11 @@ class Reduction:
 
 
 def _sum_of_kept(term: TokenTerm) -> Tally:
-    keep = torch.ones_like(term.values, dtype=torch.bool) if term.keep is None else term.keep
-    if term.keep_all_above is not None:
-        # The share is taken in float64 and compared strictly: at the threshold itself the filter still holds.
-        share = keep.double().mean() if len(keep) else keep.new_zeros((), dtype=torch.float64)
-        keep = keep | (share > term.keep_all_above)
+    everything = torch.ones_like(term.values, dtype=torch.bool)
+    eligible = everything if term.eligible is None else term.eligible
+    keep = eligible if term.keep is None else term.keep & eligible
+    if term.widen_above is not None:
+        # Compared strictly, and in float64: at the threshold itself the filter still holds.
+        share = keep.sum().double() / eligible.sum().clamp_min(1)
+        keep = eligible & (keep | (share > term.widen_above))
     return Tally(term.values.where(keep, 0.0).sum(), keep.sum())

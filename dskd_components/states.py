@@ -118,7 +118,7 @@ class LMStates:
         the student's and the teacher's side.
         """
         rows = torch.arange(self.targets.shape[0], device=self.targets.device)[:, None]
-        rows = rows.expand_as(self.targets)
+        rows = rows.expand_as(self.targets).contiguous()
         if self.segment_ids is None:
             return rows
         # A fixed stride keeps the two sides comparable, whatever numbers each of them happens to use.
@@ -127,6 +127,13 @@ class LMStates:
     def detached(self) -> Self:
         """Return the same states as constants: nothing of them receives a gradient."""
         return replace(self, hidden_states=self.hidden_states.detach(), head=self.head.detach())
+
+    def in_full_precision(self) -> Self:
+        """Return the same states with hidden states in at least float32.
+
+        Widened once, a half-precision hidden state collects the gradients of all its uses in float32.
+        """
+        return replace(self, hidden_states=upcast(self.hidden_states))
 
     def checked(self, side: Side) -> Self:
         """Return these states once the values in them are known to be usable.

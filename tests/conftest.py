@@ -14,5 +14,5 @@ sys.path.insert(0, str(Path(__file__).parent))
 # One thread: two workers share two cores, and results do not depend on how many there are.
 torch.set_num_threads(1)
 
-settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("default", deadline=None, derandomize=True, print_blob=True, max_examples=50)
 settings.load_profile("default")

@@ -15,9 +15,9 @@ from dskd_components.contracts.aligner import Aligner, AlignerModule
 from dskd_components.contracts.alignment import Alignment
 from dskd_components.contracts.terms import Tally
 from dskd_components.errors import InputError
-from dskd_components.precision import upcast
 
 if TYPE_CHECKING:
+    from dskd_components.contracts.groups import TokenGroups
     from dskd_components.states import LMStates, Side
 
 
@@ -61,7 +61,7 @@ class CrossModelAttentionModule(AlignerModule):
         self.query = nn.Linear(2 * student_embedding_size, 2 * teacher_embedding_size)
         self.std: Scope = std
 
-    def forward(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch (arXiv 2406.17328, equations 7 to 10)."""
         self._check_widths(student, teacher)
         target_embeddings = teacher.embedded(teacher.targets, "teacher")
@@ -134,7 +134,7 @@ def _token_pairs(states: LMStates, side: Side) -> Tensor:
 
 def _scored_states(states: LMStates) -> Tensor:
     """Return the hidden states with zeros at unscored positions, whose content must never matter (not even NaN)."""
-    return upcast(states.hidden_states).masked_fill(~states.scored[..., None], 0.0)
+    return states.hidden_states.masked_fill(~states.scored[..., None], 0.0)
 
 
 def _same_sample(student: LMStates, teacher: LMStates) -> Tensor:
@@ -150,12 +150,12 @@ def _attention(scores: Tensor, allowed: Tensor) -> Tensor:
     return masked.softmax(-1) * reachable
 
 
-def _metrics(weights: Tensor, allowed: Tensor, given: Tensor | None) -> dict[str, Tally]:
+def _metrics(weights: Tensor, allowed: Tensor, given: TokenGroups | None) -> dict[str, Tally]:
     covered = allowed.any(2)
     entropies = torch.special.entr(weights).sum(-1)
     metrics = {"attention_entropy": Tally(entropies[covered].sum(), covered.sum())}
     if given is not None:
-        known = covered & (given >= 0)
-        hits = (weights.argmax(-1) == given) & known
+        known = covered & (given.student >= 0)
+        hits = (given.teacher.gather(1, weights.argmax(-1)) == given.student) & known
         metrics["alignment_accuracy"] = Tally(hits.sum(), known.sum())
     return metrics

@@ -13,6 +13,7 @@ from dskd_components.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.contracts.groups import TokenGroups
     from dskd_components.states import LMStates
 
 
@@ -37,7 +38,7 @@ class IdentityAlignment(Alignment):
 class IdentityModule(AlignerModule):
     """Checks that both sides are of one length and one text, then maps positions to themselves."""
 
-    def forward(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch."""
         if given is not None:
             raise InputError(

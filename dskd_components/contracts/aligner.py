@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from dskd_components.contracts.component import Component
 
 if TYPE_CHECKING:
     from dskd_components.contracts.alignment import Alignment
+    from dskd_components.contracts.groups import TokenGroups
     from dskd_components.states import LMStates
+
+
+TextMethod = Literal["exact_match", "span", "min_edit"]
+"""How the tokens of two tokenizations of one text are brought together beforehand."""
 
 
 class AlignerModule(nn.Module, ABC):
     """The built aligner, a part of the loss module; its parameters are trained and saved with it."""
 
     @abstractmethod
-    def forward(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch.
 
         Args:
             student: the student's states.
             teacher: the teacher's states.
-            given: ``[B, Ts]``, int64: a correspondence that the caller knows, the teacher position of each student
-                position or -1. Aligners that find their own use it to measure themselves.
+            given: a correspondence that is known beforehand, if there is one. Aligners that find their own use it to
+                measure themselves.
 
         Returns:
             The alignment. Padding must not influence it.
@@ -34,7 +39,7 @@ class AlignerModule(nn.Module, ABC):
             InputError: the states lack something that the aligner needs.
         """
 
-    def __call__(self, student: LMStates, teacher: LMStates, given: Tensor | None) -> Alignment:
+    def __call__(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch; see `forward`."""
         alignment: Alignment = super().__call__(student, teacher, given)
         return alignment
@@ -47,6 +52,10 @@ class Aligner(Component, ABC):
 
     same_tokenizer: ClassVar[bool] = False
     """Whether the aligner presumes that both models share one tokenizer."""
+
+    text_method: ClassVar[TextMethod | None] = None
+    """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups.
+    None: it is told nothing."""
 
     @abstractmethod
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:

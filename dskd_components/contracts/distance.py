@@ -1,14 +1,11 @@
 """`Distance`: how far the student's next-token distribution is from the teacher's."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+from torch import Tensor
 
 from dskd_components.contracts.component import Component
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Distance(Component, ABC):
@@ -38,6 +35,9 @@ class Distance(Component, ABC):
     """
 
     kind: ClassVar[str] = "distance"
+
+    gradient_is_derivative: ClassVar[bool] = True
+    """False for a distance that holds a part of its value constant in the gradient, as a weight it computes."""
 
     @abstractmethod
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:

@@ -19,15 +19,17 @@ class TokenTerm:
     Args:
         values: ``[N]``, nats; part of the graph.
         keep: ``[N]``, bool: the rows that count. None: all.
-        keep_all_above: a fraction. When more than this fraction of the rows is kept, all rows count instead (the
-            agreement threshold of DSKD v2). None: never.
+        eligible: ``[N]``, bool: the rows among which ``keep`` chooses. None: all.
+        widen_above: a fraction. When more than this fraction of the eligible rows is kept, all eligible rows count
+            instead (the agreement threshold of DSKD v2). None: never.
         denominator: what the term's mean divides by.
         weight: what the term is multiplied with in the loss.
     """
 
     values: Tensor
     keep: Tensor | None = None
-    keep_all_above: float | None = None
+    eligible: Tensor | None = None
+    widen_above: float | None = None
     denominator: Denominator = "scored"
     weight: float = 1.0
 

@@ -17,7 +17,8 @@ class JS(Distance):
     """Generalised JS: ``beta KL(teacher || m) + (1 - beta) KL(student || m)``.
 
     Here ``m = beta teacher + (1 - beta) student``. Symmetric and at most log 2 nats for ``beta = 0.5``. It vanishes
-    towards both ends of beta, so these are excluded: use ``kl`` or ``reverse_kl`` for the distances that its ratio to beta, or to 1 - beta, tends to.
+    towards both ends of beta, so these are excluded: use ``kl`` or ``reverse_kl``, which its ratio to beta, or to
+    1 - beta, tends to.
 
     Examples:
         >>> import torch

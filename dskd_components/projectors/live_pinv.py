@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dskd_components.contracts.projector import Projection, Projector, ProjectorHeads
+from dskd_components.errors import InputError
 from dskd_components.projectors.pseudo_inverse import pseudo_inverse
 
 
@@ -33,8 +34,17 @@ class LivePinvProjection(Projection):
         self.register_buffer("inverse", inverse, persistent=False)
 
     def matrix(self, heads: ProjectorHeads, dtype: torch.dtype) -> Tensor:
-        """Return ``[d_source, d_target]``, detached: the map at this step."""
+        """Return ``[d_source, d_target]``, detached: the map at this step.
+
+        Raises:
+            InputError: the heads share another number of tokens than those that the projection was built for.
+        """
         source_weight, _ = heads.shared_weights()
+        if len(source_weight) != self.inverse.shape[1]:
+            raise InputError(
+                f"The projector 'live_pinv' was built for heads that share {self.inverse.shape[1]} tokens, these share "
+                f"{len(source_weight)}. Build DSKDLoss with the heads that are used in training."
+            )
         return source_weight.detach().T.to(dtype) @ self.inverse.T.to(dtype)
 
     def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:

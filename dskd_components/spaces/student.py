@@ -20,7 +20,8 @@ class StudentSpace(Space):
     """The teacher's states are projected into the student's space and read by the student's head.
 
     Two terms: ``t2s_ce`` teaches the projection to predict (the head is a constant there), ``t2s_kd`` pulls the
-    student towards what the projected teacher predicts (which is a constant there).
+    student towards what the projected teacher predicts (which is a constant there). Where targets or filter look at the
+    teacher's own choice, positions at which the student's vocabulary does not have it are left out of both.
 
     Examples:
         >>> StudentSpace(filter="correct", distance="reverse_kl").distance
@@ -36,7 +37,7 @@ class StudentSpace(Space):
     """Distance of ``t2s_kd``; None: the spec's."""
     targets: Literal["labels", "teacher_argmax"] = "labels"
     """What ``t2s_ce`` teaches the projection to predict: the student's labels (v1), or the teacher's own most likely
-    token, in the student's vocabulary (v2). Positions where the latter does not exist are left out."""
+    token, in the student's vocabulary (v2)."""
     filter: Literal["none", "correct", "agreement"] = "none"
     """Which positions count in ``t2s_kd``: all, those where the projected teacher predicts the label, or those where
     it predicts what the teacher itself predicts."""
@@ -76,7 +77,8 @@ class StudentSpace(Space):
                 "t2s_kd": TokenTerm(
                     values=rows.divergence(self.distance, detach_teacher=True),
                     keep=keep,
-                    keep_all_above=self.agreement_threshold if self.filter == "agreement" else None,
+                    eligible=_choice(rows) >= 0 if self.needs_teacher_choice else None,
+                    widen_above=self.agreement_threshold if self.filter == "agreement" else None,
                     denominator=self.kd_denominator,
                     weight=self.kd_weight,
                 ),

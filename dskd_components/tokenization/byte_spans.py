@@ -1,0 +1,180 @@
+"""The part of a text that each token stands for, in UTF-8 bytes.
+
+Tokenizers disagree on everything but the text itself, so the text's bytes are the ruler that both sides are
+measured with. The rules, for every kind of tokenizer:
+
+- A token's span is the bytes of the *original* text it stands for. Spans never go backwards.
+- Tokens that a template adds (BOS, EOS) have no span. They have a role.
+- A token that stands for no text, such as the ``▁`` of a dummy prefix before a text that does not start with a
+  word, has an empty span where it stands.
+- Whitespace that no token stands for belongs to the next token, anything else that was dropped (a combining mark, a
+  control character) to the previous one; at either end of the text, to the token that is there.
+- A character that a tokenizer splits over several tokens is split by bytes where the tokens spell out its bytes.
+  Where a normaliser turned it into something else (``½`` into ``1⁄2``) it is an atom: every token that came from it
+  has the whole of it in its span, so that these spans overlap.
+- A leading space belongs to the token that spells it: ``Ġthe`` and ``▁the`` both span `` the``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dskd_components.tokenization.fast_tokenizers import backend_of, encode_batch
+from dskd_components.tokenization.offset_spans import spans_from_offsets
+from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedText:
+    """A text and its tokens, each with the bytes of the text it stands for.
+
+    Attributes:
+        text: The text.
+        token_ids: The id of each token ``[T]``.
+        starts: Where each token's span starts, in bytes ``[T]``; -1 for tokens that a template added.
+        ends: Where it ends, exclusive ``[T]``; -1 likewise.
+        bos_count: How many tokens at the start a template added.
+        eos_count: How many tokens at the end a template added.
+        tokens: The token strings, as the vocabulary writes them.
+    """
+
+    text: str
+    token_ids: IntArray
+    starts: IntArray
+    ends: IntArray
+    bos_count: int
+    eos_count: int
+    _encoding: Any
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The token strings, as the vocabulary writes them."""
+        return tuple(self._encoding.tokens)
+
+    @cached_property
+    def data(self) -> bytes:
+        """The text in UTF-8."""
+        return self.text.encode()
+
+    @property
+    def text_tokens(self) -> slice:
+        """The tokens that the text itself gave, without those that a template added."""
+        return slice(self.bos_count, len(self) - self.eos_count)
+
+    @property
+    def spans(self) -> list[tuple[int, int] | None]:
+        """One ``(start, end)`` per token, None for tokens that a template added."""
+        pairs = zip(self.starts.tolist(), self.ends.tolist(), strict=True)
+        return [None if start < 0 else (start, end) for start, end in pairs]
+
+    def surfaces(self) -> list[str]:
+        r"""The part of the text that each token stands for, for display; bytes inside a character as ``\\xNN``."""
+        return [
+            token if span is None else self.data[span[0] : span[1]].decode(errors="backslashreplace")
+            for token, span in zip(self.tokens, self.spans, strict=True)
+        ]
+
+
+def tokenize_with_spans(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> TokenizedText:
+    """Tokenize one text and find the bytes that each token stands for.
+
+    Args:
+        tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
+        text: The text.
+        add_special_tokens: Whether to add the tokenizer's own template (BOS, EOS).
+
+    Returns:
+        The tokens and their spans.
+
+    Raises:
+        InputError: The tokenizer is a slow one, or the text is not valid Unicode.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.BPE({"c": 0, "a": 1, "f": 2, "Ã": 3, "©": 4}, []))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        >>> tokenize_with_spans(tokenizer, "café").spans
+        [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    """
+    return tokenize_batch_with_spans(tokenizer, [text], add_special_tokens=add_special_tokens)[0]
+
+
+def tokenize_batch_with_spans(
+    tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool = False
+) -> list[TokenizedText]:
+    """Tokenize texts and find the bytes that each token stands for; see `tokenize_with_spans`."""
+    vocabulary = vocabulary_bytes(tokenizer)
+    encodings = encode_batch(tokenizer, texts, add_special_tokens=add_special_tokens)
+    found = []
+    for text, encoding in zip(texts, encodings, strict=True):
+        template = _template_counts(tokenizer, encoding) if add_special_tokens else (0, 0)
+        found.append(spans_of_encoding(vocabulary, text, encoding, bos_count=template[0], eos_count=template[1]))
+    return found
+
+
+def spans_of_encoding(
+    vocabulary: VocabularyBytes, text: str, encoding: Any, *, bos_count: int = 0, eos_count: int = 0
+) -> TokenizedText:
+    """The spans of a text that is tokenized already.
+
+    Args:
+        vocabulary: The `vocabulary_bytes` of the tokenizer.
+        text: The text.
+        encoding: Its ``tokenizers.Encoding``, neither padded nor truncated.
+        bos_count: How many tokens at the start a template added.
+        eos_count: How many tokens at the end a template added.
+    """
+    ids: list[int] = encoding.ids
+    stop = len(ids) - eos_count
+    text_ids = ids[bos_count:stop] if bos_count or eos_count else ids
+    token_ids = np.array(ids, dtype=np.int64)
+    spans = _spelled_spans(vocabulary, text.encode(), text_ids, token_ids[bos_count:stop])
+    if spans is None:
+        offsets = np.array(encoding.offsets[bos_count:stop], dtype=np.int64).reshape(-1, 2)
+        spans = spans_from_offsets(vocabulary, text, token_ids[bos_count:stop], offsets)
+    starts, ends = spans
+    if bos_count or eos_count:
+        starts, ends = (np.pad(side, (bos_count, eos_count), constant_values=-1) for side in (starts, ends))
+    return TokenizedText(text, token_ids, starts, ends, bos_count, eos_count, encoding)
+
+
+def _spelled_spans(
+    vocabulary: VocabularyBytes, data: bytes, ids: list[int], id_array: IntArray
+) -> tuple[IntArray, IntArray] | None:
+    """Spans by adding up lengths, where the tokens' bytes spell out the text; None where they do not.
+
+    This is exact: tokens that spell the text one after the other can only lie where they spell it. A piece that is
+    read wrongly (a ``▁`` that stands for itself and not for a space) does not spell the text, and another route is
+    taken. One space more at the start is the dummy prefix that SentencePiece puts before a text.
+    """
+    spelled = b"".join(map(vocabulary.pieces.__getitem__, ids))
+    dummy = len(spelled) - len(data)
+    if dummy == 0:
+        if spelled != data:
+            return None
+    elif dummy != 1 or spelled[:1] != b" " or spelled[1:] != data:
+        return None
+    ends = np.cumsum(vocabulary.lengths[id_array]) - dummy
+    starts = np.empty_like(ends)
+    starts[0:1] = 0
+    starts[1:] = ends[:-1]
+    return starts, ends
+
+
+def _template_counts(tokenizer: Any, encoding: Any) -> tuple[int, int]:
+    """How many tokens a template added at the start and at the end."""
+    mask = encoding.special_tokens_mask
+    if all(mask):  # an empty text does not show where it stands in its template
+        mask = backend_of(tokenizer).encode("a", add_special_tokens=True).special_tokens_mask
+        if all(mask):
+            return len(mask), 0
+    return mask.index(0), mask[::-1].index(0)

@@ -1,0 +1,75 @@
+"""Minimum-edit alignment: dynamic time warping over the edit distances of tokens."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dskd_components.errors import InputError
+from dskd_components.tokenization.token_bytes import Family
+from dskd_components.tokenization.warping import warping_path
+
+SPACE_MARKERS: Final[dict[Family, str]] = {
+    "byte-level": "Ġ",
+    "metaspace": "▁",
+    "wordpiece": "##",
+    "plain": " ",
+}
+"""What marks a space, or the lack of one, in a vocabulary's token strings."""
+
+
+def min_edit_path(
+    student_tokens: Sequence[str],
+    teacher_tokens: Sequence[str],
+    student_marker: str = "Ġ",
+    teacher_marker: str = "▁",
+) -> list[list[int]]:
+    """For each student token, the teacher tokens that dynamic time warping joins it to.
+
+    The cost of joining two tokens is their Levenshtein distance once each side's space marker is removed. Of several
+    cheapest paths it is the one that the DSKD release takes.
+
+    Args:
+        student_tokens: The student's token strings ``[S]``.
+        teacher_tokens: The teacher's token strings ``[T]``.
+        student_marker: What marks a space in the student's tokens.
+        teacher_marker: What marks a space in the teacher's tokens.
+
+    Returns:
+        One list per student token, ascending and never empty; empty lists if the teacher has no tokens.
+
+    Raises:
+        InputError: A side is one string instead of a sequence of tokens.
+
+    Examples:
+        >>> min_edit_path(["Know", "ledge", "Ġis"], ["▁Knowledge", "▁is"])
+        [[0], [0], [1]]
+    """
+    for name, tokens in (("student_tokens", student_tokens), ("teacher_tokens", teacher_tokens)):
+        if isinstance(tokens, str):
+            raise InputError(f"Expected {name} to be a sequence of token strings, but got the one string {tokens!r}.")
+    if not student_tokens or not teacher_tokens:
+        return [[] for _ in student_tokens]
+    return warping_path(
+        [token.replace(student_marker, "") for token in student_tokens],
+        [token.replace(teacher_marker, "") for token in teacher_tokens],
+    )
+
+
+def path_groups(path: list[list[int]]) -> npt.NDArray[np.int64]:
+    """Groups of tokens that a path joins, directly or through others: rows ``start, stop, start, stop``.
+
+    Examples:
+        >>> path_groups([[0], [0], [1, 2]]).tolist()
+        [[0, 2, 0, 1], [2, 3, 1, 3]]
+    """
+    rows: list[list[int]] = []
+    for student, joined in enumerate(path):
+        if not joined:
+            continue
+        if rows and joined[0] < rows[-1][3]:
+            rows[-1][1], rows[-1][3] = student + 1, max(rows[-1][3], joined[-1] + 1)
+        else:
+            rows.append([student, student + 1, joined[0], joined[-1] + 1])
+    return np.array(rows, dtype=np.int64).reshape(-1, 4)

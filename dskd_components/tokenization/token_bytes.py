@@ -1,0 +1,172 @@
+r"""What every token of a vocabulary stands for, as UTF-8 bytes of ordinary text.
+
+Vocabularies write the same text in different letters: byte-level BPE has ``Ġthe``, SentencePiece ``▁the`` and
+``<0x0A>``, WordPiece ``##ing``. Written as bytes they are the same thing, ``b" the"``, ``b"\\n"``, ``b"ing"``.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from dskd_components.tokenization.fast_tokenizers import backend_of
+
+Family = Literal["byte-level", "metaspace", "wordpiece", "plain"]
+"""How a vocabulary writes text: GPT-2 byte letters, ``▁`` for a space, ``##`` inside words, or as it is."""
+
+SPACE_LETTER = "▁"
+BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
+
+
+@dataclass(frozen=True)
+class VocabularyBytes:
+    """The bytes that each token id stands for.
+
+    Attributes:
+        family: How the vocabulary writes text.
+        pieces: The bytes of every id up to the largest one in use; empty for ids not in use.
+        added: Which ids are added tokens: matched in the text as they are, before the model sees it.
+        special: Which ids are special added tokens.
+        continues_word: Which ids are WordPiece tokens that continue a word.
+        byte_tokens: Which ids are single bytes written as ``<0x0A>``.
+        trims_offsets: Whether the post-processor takes the spaces of a token out of its offsets.
+    """
+
+    family: Family
+    pieces: tuple[bytes, ...]
+    added: npt.NDArray[np.bool_]
+    special: npt.NDArray[np.bool_]
+    continues_word: npt.NDArray[np.bool_]
+    byte_tokens: npt.NDArray[np.bool_]
+    trims_offsets: bool
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """How many bytes each id stands for."""
+        return np.fromiter(map(len, self.pieces), dtype=np.int64, count=len(self.pieces))
+
+
+def byte_letters() -> dict[str, int]:
+    """The letter that byte-level BPE prints for each byte, and the byte it stands for.
+
+    Printable Latin-1 letters stand for themselves; the other bytes, in order, for the letters from U+0100 on.
+
+    Examples:
+        >>> byte_letters()["Ġ"], byte_letters()["A"]
+        (32, 65)
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
+
+
+def _components(description: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    """The steps of a normaliser, pre-tokeniser, post-processor or decoder, sequences flattened."""
+    found: list[dict[str, Any]] = []
+    pending = [description.get(part)]
+    while pending:
+        step = pending.pop(0)
+        if step:
+            found.append(step)
+            for nested in ("normalizers", "pretokenizers", "processors", "decoders"):
+                pending.extend(step.get(nested, []))
+    return found
+
+
+def _trims_offsets(description: dict[str, Any]) -> bool:
+    return any(bool(step.get("trim_offsets")) for step in _components(description, "post_processor"))
+
+
+def _family(description: dict[str, Any]) -> Family:
+    if description["model"]["type"] == "WordPiece":
+        return "wordpiece"
+    parts = ("normalizer", "pre_tokenizer", "decoder")
+    steps = [step for part in parts for step in _components(description, part)]
+    if any(step["type"] == "ByteLevel" for step in steps):
+        return "byte-level"
+    replaced = any(step["type"] == "Replace" and SPACE_LETTER in json.dumps(step, ensure_ascii=False) for step in steps)
+    if replaced or any(step["type"] == "Metaspace" for step in steps):
+        return "metaspace"
+    return "plain"
+
+
+def _byte_level_piece(token: str, letters: dict[int, int]) -> bytes:
+    try:
+        return token.translate(letters).encode("latin-1")
+    except UnicodeEncodeError:
+        return token.encode("utf-8", "surrogatepass")
+
+
+def _is_byte_token(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and BYTE_TOKEN.fullmatch(token) is not None
+
+
+def _metaspace_piece(token: str) -> bytes:
+    if _is_byte_token(token):
+        return bytes.fromhex(token[3:5])
+    return token.replace(SPACE_LETTER, " ").encode("utf-8", "surrogatepass")
+
+
+def _pieces(vocabulary: dict[str, int], family: Family, prefix: str) -> list[tuple[int, bytes]]:
+    if family == "byte-level":
+        letters = {ord(letter): byte for letter, byte in byte_letters().items()}
+        # U+00FF and below stand for themselves in latin-1, so a letter outside the table must not slip through.
+        hidden = {byte: 0x10FFFF for byte in range(256) if byte not in letters}
+        table = hidden | letters
+        return [(number, _byte_level_piece(token, table)) for token, number in vocabulary.items()]
+    if family == "metaspace":
+        return [(number, _metaspace_piece(token)) for token, number in vocabulary.items()]
+    return [
+        (number, token.removeprefix(prefix).encode("utf-8", "surrogatepass")) for token, number in vocabulary.items()
+    ]
+
+
+def read_vocabulary_bytes(backend: Any) -> VocabularyBytes:
+    """Read the table off a ``tokenizers.Tokenizer``."""
+    description = json.loads(backend.to_str())
+    family = _family(description)
+    prefix = description["model"].get("continuing_subword_prefix") or ""
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=False)
+    added: dict[int, Any] = backend.get_added_tokens_decoder()
+    size = max([*vocabulary.values(), *added], default=-1) + 1
+    pieces = [b""] * size
+    for number, piece in _pieces(vocabulary, family, prefix):
+        pieces[number] = piece
+    is_added, is_special, continues, is_byte = (np.zeros(size, dtype=np.bool_) for _ in range(4))
+    if prefix:
+        continues[[number for token, number in vocabulary.items() if token.startswith(prefix)]] = True
+    if family == "metaspace":
+        is_byte[[number for token, number in vocabulary.items() if _is_byte_token(token)]] = True
+    for number, token in added.items():
+        pieces[number] = token.content.encode("utf-8", "surrogatepass")
+        is_added[number], is_special[number], continues[number] = True, token.special, False
+    return VocabularyBytes(family, tuple(pieces), is_added, is_special, continues, is_byte, _trims_offsets(description))
+
+
+_TABLES: WeakKeyDictionary[Any, tuple[int, VocabularyBytes]] = WeakKeyDictionary()
+
+
+def vocabulary_bytes(tokenizer: Any) -> VocabularyBytes:
+    """The bytes of every token of a fast tokenizer; read once, and again when tokens were added.
+
+    Args:
+        tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
+
+    Raises:
+        InputError: The tokenizer is not a fast one.
+    """
+    backend = backend_of(tokenizer)
+    size = backend.get_vocab_size(with_added_tokens=True)
+    try:
+        known = _TABLES.get(tokenizer)
+    except TypeError:  # a tokenizer that cannot be weakly referenced or hashed
+        return read_vocabulary_bytes(backend)
+    if known is None or known[0] != size:
+        known = size, read_vocabulary_bytes(backend)
+        _TABLES[tokenizer] = known
+    return known[1]

@@ -1,0 +1,220 @@
+"""Which token of one vocabulary stands for which token of another."""
+
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from dskd_components.errors import InputError
+from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
+from dskd_components.tokenization.nearest_token import nearest_tokens
+from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
+
+IntArray = npt.NDArray[np.int64]
+MapMethod = Literal["bytes", "min_edit"]
+
+ROLES = (
+    ("eos_token_id", "sep_token_id"),
+    ("bos_token_id", "cls_token_id"),
+    ("pad_token_id",),
+    ("unk_token_id",),
+)
+"""Special tokens that stand for each other, by the attributes that name them; the first that is set counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class VocabularyMap:
+    """The student's token for each of the teacher's.
+
+    Attributes:
+        teacher_to_student: The student's id for each teacher id, -1 for none ``[teacher ids]``.
+        same_bytes: Which teacher ids stand for the same bytes, or have the same role, as their student's id.
+        method: How the map was made.
+        student_fingerprint: The `tokenizer_fingerprint` of the student's tokenizer.
+        teacher_fingerprint: The `tokenizer_fingerprint` of the teacher's tokenizer.
+    """
+
+    teacher_to_student: IntArray
+    same_bytes: npt.NDArray[np.bool_]
+    method: MapMethod
+    student_fingerprint: str
+    teacher_fingerprint: str
+
+    @cached_property
+    def shared(self) -> IntArray:
+        """Pairs of student and teacher id for the same bytes ``[N, 2]``, each id at most once, by student id."""
+        teacher = np.flatnonzero(self.same_bytes)
+        student, first = np.unique(self.teacher_to_student[teacher], return_index=True)
+        return np.stack([student, teacher[first]], axis=1)
+
+    @property
+    def coverage(self) -> float:
+        """The share of the teacher's ids that have a student's."""
+        return float(np.mean(self.teacher_to_student >= 0)) if len(self.teacher_to_student) else 0.0
+
+
+def build_vocabulary_map(
+    student_tokenizer: Any,
+    teacher_tokenizer: Any,
+    *,
+    method: MapMethod = "bytes",
+    cache_dir: str | Path | None = None,
+) -> VocabularyMap:
+    """Map the teacher's vocabulary into the student's.
+
+    Tokens are compared by the bytes they stand for, so that ``Ġthe`` is ``▁the`` and ``<0x0A>`` is ``Ċ``. A WordPiece
+    token that starts a word stands for its text after a space, or else without one. Special tokens map by role (EOS,
+    BOS, padding, unknown) where the tokenizer names it, or by their text.
+
+    Args:
+        student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
+        teacher_tokenizer: Likewise.
+        method: ``"bytes"`` maps equal tokens alone; ``"min_edit"`` maps every other ordinary token of the teacher to
+            the student's token at the smallest edit distance, the lowest id of several, unless the two have no
+            character in common.
+        cache_dir: A folder that keeps maps by tokenizer fingerprint; nothing is kept if left out.
+
+    Raises:
+        InputError: A tokenizer is a slow one, or the method is unknown.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> student = Tokenizer(models.BPE({"Ġ": 0, "a": 1, "Ġa": 2}, [("Ġ", "a")]))
+        >>> student.pre_tokenizer = pre_tokenizers.ByteLevel()
+        >>> teacher = Tokenizer(models.BPE({"▁": 0, "b": 1, "▁a": 2, "a": 3}, []))
+        >>> teacher.pre_tokenizer = pre_tokenizers.Metaspace()
+        >>> build_vocabulary_map(student, teacher).teacher_to_student.tolist()
+        [0, -1, 2, 1]
+    """
+    if method not in get_args(MapMethod):
+        raise InputError(f"Expected method to be one of {', '.join(get_args(MapMethod))}, but got {method!r}.")
+    student_print, teacher_print = (
+        tokenizer_fingerprint(student_tokenizer),
+        tokenizer_fingerprint(teacher_tokenizer),
+    )
+    roles = _role_pairs(student_tokenizer, teacher_tokenizer)
+    named = "-".join(f"{student}.{teacher}" for student, teacher in roles)
+    path = None
+    if cache_dir is not None:
+        path = Path(cache_dir) / f"{method}-{student_print[:24]}-{teacher_print[:24]}-{named}.npz"
+        kept = _load(path, method, student_print, teacher_print)
+        if kept is not None:
+            return kept
+    student, teacher = vocabulary_bytes(student_tokenizer), vocabulary_bytes(teacher_tokenizer)
+    found = _match_bytes(student, teacher)
+    for student_id, teacher_id in reversed(roles):  # the first role of a token counts
+        found[teacher_id] = student_id
+    same = found >= 0
+    if method == "min_edit":
+        _match_nearest(student, teacher, found)
+    built = VocabularyMap(found, same, method, student_print, teacher_print)
+    if path is not None:
+        _save(path, built)
+    return built
+
+
+def _role_pairs(student_tokenizer: Any, teacher_tokenizer: Any) -> list[tuple[int, int]]:
+    pairs = []
+    for names in ROLES:
+        ids = []
+        for tokenizer in (student_tokenizer, teacher_tokenizer):
+            named = (getattr(tokenizer, name, None) for name in names)
+            ids.append(next((number for number in named if number is not None), None))
+        if ids[0] is not None and ids[1] is not None:
+            pairs.append((int(ids[0]), int(ids[1])))
+    return pairs
+
+
+def _keys(vocabulary: VocabularyBytes) -> list[tuple[bytes, bytes | None]]:
+    """For each id the bytes to look it up by, and others to fall back on."""
+    if vocabulary.family != "wordpiece":
+        return [(piece, None) for piece in vocabulary.pieces]
+    starts_word = ~(vocabulary.continues_word | vocabulary.added)
+    return [
+        (b" " + piece, piece) if starts else (piece, None)
+        for piece, starts in zip(vocabulary.pieces, starts_word.tolist(), strict=True)
+    ]
+
+
+def _match_bytes(student: VocabularyBytes, teacher: VocabularyBytes) -> IntArray:
+    """The student's id for each teacher's id with the same bytes, the lowest of several, byte tokens last."""
+    ordinary: dict[bytes, int] = {}
+    special: dict[bytes, int] = {}
+    fallback: list[tuple[bytes, int]] = []
+    late = student.byte_tokens
+    for number, (key, other) in enumerate(_keys(student)):
+        if not key:
+            continue
+        if student.special[number]:
+            special.setdefault(key, number)
+        elif late[number]:
+            fallback.append((key, number))
+        else:
+            ordinary.setdefault(key, number)
+            if other:
+                fallback.append((other, number))
+    for key, number in fallback:
+        ordinary.setdefault(key, number)
+    found = np.full(len(teacher.pieces), -1, dtype=np.int64)
+    for number, ((key, other), is_special) in enumerate(zip(_keys(teacher), teacher.special.tolist(), strict=True)):
+        names = special if is_special else ordinary
+        match = names.get(key)
+        if match is None and other is not None:
+            match = names.get(other)
+        if match is not None and key:
+            found[number] = match
+    return found
+
+
+def _match_nearest(student: VocabularyBytes, teacher: VocabularyBytes, found: IntArray) -> None:
+    """Fill in the nearest student token for each ordinary teacher token that has none, in place."""
+    open_ids = _wordlike(teacher, np.flatnonzero((found < 0) & ~teacher.special & ~teacher.byte_tokens))
+    targets = _wordlike(student, np.flatnonzero(~student.special & ~student.byte_tokens))
+    nearest = nearest_tokens(
+        [teacher.pieces[number].decode(errors="surrogateescape") for number in open_ids],
+        [student.pieces[number].decode(errors="surrogateescape") for number in targets],
+    )
+    for number, index in zip(open_ids, nearest, strict=True):
+        if index >= 0:
+            found[number] = targets[index]
+
+
+def _wordlike(vocabulary: VocabularyBytes, numbers: IntArray) -> list[int]:
+    """Those of some ids that stand for more than spaces."""
+    return [number for number in numbers.tolist() if vocabulary.pieces[number].strip(b" ")]
+
+
+def _load(path: Path, method: MapMethod, student_print: str, teacher_print: str) -> VocabularyMap | None:
+    """A kept map; None if there is none, or it is damaged or of other tokenizers."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if (str(kept["student"]), str(kept["teacher"])) != (student_print, teacher_print):
+                return None
+            found, same = kept["teacher_to_student"], kept["same_bytes"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return VocabularyMap(found.astype(np.int64), same.astype(np.bool_), method, student_print, teacher_print)
+
+
+def _save(path: Path, built: VocabularyMap) -> None:
+    """Write a map so that other processes see either all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+        try:
+            np.savez_compressed(
+                part,
+                teacher_to_student=built.teacher_to_student.astype(np.int32),
+                same_bytes=built.same_bytes,
+                student=np.array(built.student_fingerprint),
+                teacher=np.array(built.teacher_fingerprint),
+            )
+        except BaseException:
+            Path(part.name).unlink()
+            raise
+    os.replace(part.name, path)

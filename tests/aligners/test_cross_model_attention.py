@@ -1,0 +1,75 @@
+"""What is particular to cross-model attention: its weights, its metrics, its standard deviations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import SEEDS, make_batch
+
+from dskd_components import Tally, TokenGroups, get_aligner
+from dskd_components.aligners.spread import divide_by_spread
+
+
+@given(seed=SEEDS)
+def test_both_matrices_come_from_the_same_scores(seed: int) -> None:
+    batch = make_batch(seed, same_tokenizer=False)
+    torch.manual_seed(seed)
+    module = get_aligner("cma").build(student_embedding_size=5, teacher_embedding_size=7).double()
+    found = module(batch.student, batch.teacher, None)
+    forth, back = found.student_to_teacher, found.teacher_to_student
+    reachable = found.student_covered[:, :, None] & found.teacher_covered[:, None, :]
+    assert ((forth > 0) == reachable).all()
+    # Row softmax and column softmax of one matrix: the ratio is a product of a row factor and a column factor.
+    ratio = (forth.log() - back.transpose(1, 2).log()).where(reachable, 0.0)
+    for b in range(len(ratio)):
+        block = ratio[b][found.student_covered[b]][:, found.teacher_covered[b]]
+        centred = block - block.mean(0, keepdim=True) - block.mean(1, keepdim=True) + block.mean()
+        torch.testing.assert_close(centred, torch.zeros_like(centred), atol=1e-9, rtol=0)
+
+
+def test_metrics_are_entropy_and_accuracy() -> None:
+    batch = make_batch(0, same_tokenizer=False)
+    module = get_aligner("cma").build(student_embedding_size=5, teacher_embedding_size=7).double()
+    torch.nn.init.zeros_(module.query.weight)
+    torch.nn.init.zeros_(module.query.bias)
+    found = module(batch.student, batch.teacher, None)
+    keys = batch.teacher.scored.sum(1)
+    queries = batch.student.scored.sum(1)
+    uniform = sum(math.log(k) * q for k, q in zip(keys.tolist(), queries.tolist(), strict=True)) / queries.sum()
+    assert found.metrics["attention_entropy"].mean().item() == pytest.approx(float(uniform))
+    true = found.teacher_index()
+
+    def accuracy(index: torch.Tensor) -> Tally:
+        groups = TokenGroups.from_index(index, batch.teacher.targets.shape[1])
+        return module(batch.student, batch.teacher, groups).metrics["alignment_accuracy"]
+
+    assert accuracy(true).mean() == 1
+    assert accuracy(torch.where(true > 0, true - 1, true + 1).where(true >= 0, -1)).mean() == 0
+    unknown = accuracy(torch.full_like(true, -1))
+    assert (unknown.count, unknown.mean()) == (0, 0)
+
+
+@given(seed=SEEDS, scope=st.sampled_from(["sample", "batch"]))
+def test_spread_is_the_standard_deviation_of_the_scored_entries(seed: int, scope: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
+    scored = torch.rand(2, 6, generator=generator) < 0.6
+    samples = torch.tensor([[0, 0, 0, 1, 1, 1], [2, 2, 2, 2, 2, 2]])
+    found = divide_by_spread(values, scored, samples, scope)  # type: ignore[arg-type]
+    for sample in range(3):
+        own = scored & (samples == sample)
+        group = scored if scope == "batch" else own
+        if own.any():
+            torch.testing.assert_close(found[own], values[own] / values[group].std())
+    assert (found[~scored] == 0).all()
+
+
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+def test_entries_without_spread_are_not_divided(scope: str) -> None:
+    values = torch.full((1, 2, 3), 4.0)
+    found = divide_by_spread(values, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2).long(), scope)  # type: ignore[arg-type]
+    assert torch.equal(found, values)
