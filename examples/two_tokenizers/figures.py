@@ -121,6 +121,7 @@ def _draw_band(
 def _finish(axes: Axes, title: str, y_label: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("optimizer step of the student")
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
