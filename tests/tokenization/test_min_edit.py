@@ -1,6 +1,7 @@
 """The warping path: golden values of the release, and the whole table filled in cell by cell."""
 
 import json
+import tracemalloc
 
 import pytest
 import texts
@@ -110,9 +111,13 @@ def test_real_tokens_give_the_path_of_the_whole_table(student, teacher, text):
 
 def test_long_texts_stay_within_bounded_memory():
     tokens = [f"{number % 977:x}" for number in range(8000)]
+    tracemalloc.start()
     path = min_edit_path(tokens, [*tokens[:4000], "zz", *tokens[4000:]])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     assert path[:3] == [[0], [1], [2]]
     assert path[-1] == [8000]
+    assert peak < 200e6
 
 
 def test_empty_sides_join_nothing():
