@@ -60,7 +60,9 @@ def _path_by_panels(distances: TokenDistances, *, columns_first: bool) -> Cells:
     starts = list(range(0, height, panel))
     entries: list[CostArray | None] = [None]  # the row above each panel
     for start in starts[:-1]:
-        entries.append(_fill(distances, start, start + panel, width, entries[-1])[-1])
+        entries.append(
+            _fill(distances, start, start + panel, width, entries[-1])[-1].copy()
+        )  # a view would keep the panel
     cells: Cells = []
     row, column = height - 1, width - 1
     for start, entry in zip(reversed(starts), reversed(entries), strict=True):

@@ -1,6 +1,7 @@
 """The warping path: golden values of the release, and the whole table filled in cell by cell."""
 
 import json
+import tracemalloc
 
 import pytest
 import texts
@@ -83,6 +84,19 @@ def test_like_lists_give_the_path_of_the_whole_table(lists, panel):
         assert min_edit_path(*lists) == table_path(*lists)
 
 
+@pytest.mark.parametrize("panel", [1, 5, 1 << 22])
+@pytest.mark.parametrize(
+    ("student", "teacher", "path"),
+    [
+        (["", "aaa", "aa"], ["", "ba", "", "a"], [[0], [1], [2, 3]]),
+        (["", "ba", "", "abb"], ["", "abb", ""], [[0], [0], [0], [1, 2]]),
+    ],
+)
+def test_a_tie_of_single_steps_goes_to_the_teacher(student, teacher, path, panel, monkeypatch):
+    monkeypatch.setattr(warping, "PANEL_CELLS", panel)
+    assert min_edit_path(student, teacher) == path == table_path(student, teacher)
+
+
 @pytest.mark.parametrize(("student", "teacher"), [("gpt2", "mistral"), ("llama2", "qwen"), ("bert", "gpt2")])
 @pytest.mark.parametrize("text", [texts.PROSE, texts.ORDINARY[0][:400], texts.TRICKY["mixed_all"]])
 def test_real_tokens_give_the_path_of_the_whole_table(student, teacher, text):
@@ -95,9 +109,13 @@ def test_real_tokens_give_the_path_of_the_whole_table(student, teacher, text):
 
 def test_long_texts_stay_within_bounded_memory():
     tokens = [f"{number % 977:x}" for number in range(8000)]
+    tracemalloc.start()
     path = min_edit_path(tokens, [*tokens[:4000], "zz", *tokens[4000:]])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     assert path[:3] == [[0], [1], [2]]
     assert path[-1] == [8000]
+    assert peak < 200e6
 
 
 def test_empty_sides_join_nothing():

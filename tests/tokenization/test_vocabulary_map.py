@@ -69,6 +69,12 @@ def test_min_edit_takes_the_nearest_of_lowest_id():
     assert mapped.coverage == 3 / 5
 
 
+def test_letters_come_before_byte_tokens():
+    student = Tokenizer(models.BPE({"<0x41>": 0, "A": 1, "<0x42>": 2}, [], byte_fallback=True))
+    student.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert build_vocabulary_map(student, word_tokenizer("A", "B")).teacher_to_student.tolist() == [1, 2]
+
+
 words = st.lists(st.text("abcéяß", min_size=1, max_size=5), min_size=1, max_size=12, unique=True)
 
 
