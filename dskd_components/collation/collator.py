@@ -23,7 +23,7 @@ from dskd_components.errors import InputError
 class DualTokenizerCollator:
     """Makes batches for two models from samples.
 
-    A sample has ``text``, or ``prompt`` and ``response``, or ``messages``, or is one that `DualTokenizerPreprocessor` made.
+    A sample has ``text``, or ``prompt`` and ``response``, or ``messages``, or `DualTokenizerPreprocessor` has made it.
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
