@@ -110,7 +110,7 @@ def measure(characters: int, form: str, rounds: int) -> dict[str, Any]:
             for tokenizer in (student, teacher):
                 if form == "chat":
                     chats = [sample["messages"] for sample in batch]
-                    raw = tokenizer.apply_chat_template(chats, tokenize=False)  # noqa: PLW2901
+                    raw = tokenizer.apply_chat_template(chats, tokenize=False)
                 count += sum(map(len, tokenizer(raw, add_special_tokens=form != "chat")["input_ids"]))
         return count
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import pydoc_data.topics
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_with_spans
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -63,15 +66,11 @@ def metaspace() -> PreTrainedTokenizerFast:
     backend.train_from_iterator(
         words, trainers.BpeTrainer(vocab_size=700, special_tokens=tokens, limit_alphabet=60, show_progress=False)
     )
-    description = backend.to_str()
-    backend = Tokenizer.from_str(description)
     return with_template(wrap_specials(backend, specials), "<s>")
 
 
 def wrap_specials(backend: Tokenizer, specials: list[str]) -> Tokenizer:
     """The same tokenizer with these special tokens alone: byte tokens are ordinary ones."""
-    import json
-
     description = json.loads(backend.to_str())
     description["added_tokens"] = [token for token in description["added_tokens"] if token["content"] in specials]
     return Tokenizer.from_str(json.dumps(description))
@@ -119,9 +118,7 @@ def wordpiece() -> PreTrainedTokenizerFast:
         single="[CLS] $A [SEP]",
         special_tokens=[(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", chat_template=CHATML
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", chat_template=CHATML)
 
 
 KINDS = {maker.__name__: maker for maker in (byte_level, metaspace, unigram, wordpiece)}
@@ -129,7 +126,9 @@ PAIRS = [("byte_level", "metaspace"), ("metaspace", "unigram"), ("wordpiece", "b
 
 # Words, so that tokens are long; and anything else, so that nothing is taken for granted.
 WORDS = st.lists(
-    st.sampled_from(["the", " statement", " is", "  value", "\n", " 12345", "é", "e\u0301", " ½", "😀", "ﬁ", "user", "s"]),
+    st.sampled_from(
+        ["the", " statement", " is", "  value", "\n", " 12345", "é", "e\u0301", " ½", "😀", "ﬁ", "user", "s"]
+    ),
     max_size=12,
 ).map("".join)
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -102,6 +102,12 @@ class SideEncoder:
                 return -1
         return -1
 
+    def _knows_nothing_of(self, ids: IntArray, vocabulary: VocabularyBytes) -> bool:
+        """Whether all of a text but its spaces is unknown."""
+        if self.unknown_id is None or not (ids == self.unknown_id).any():
+            return False
+        return not any(vocabulary.pieces[number].strip() for number in ids[ids != self.unknown_id].tolist())
+
     def check(self, tokens: SideTokens) -> None:
         """Refuse a sample of which this tokenizer keeps nothing that could be learned.
 
@@ -116,7 +122,7 @@ class SideEncoder:
                 f"No token of the {self.side}'s starts in what is to be learned: its tokenizer drops it, or joins it "
                 "to what stands before.",
             )
-        if self.unknown_id is not None and (own == self.unknown_id).all():
+        if self._knows_nothing_of(own, tokens.vocabulary):
             raise SampleError(
                 SkipReason.UNREPRESENTABLE,
                 f"All that is to be learned is unknown to the {self.side}'s tokenizer (token {self.unknown_id}).",

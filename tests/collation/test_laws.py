@@ -81,7 +81,9 @@ def test_what_belongs_together_is_the_same_bytes(names: tuple[str, str], method:
 
 @both_sides
 @given(sample=SAMPLES, train_on_prompt=st.booleans())
-def test_labels_score_exactly_the_response(names: tuple[str, str], sample: dict[str, str], train_on_prompt: bool) -> None:
+def test_labels_score_exactly_the_response(
+    names: tuple[str, str], sample: dict[str, str], train_on_prompt: bool
+) -> None:
     batch = usable(collator(names, train_on_prompt=train_on_prompt), sample)
     if batch is None:
         return
@@ -143,7 +145,9 @@ def test_packed_samples_are_the_separate_ones(
         numbers_of: list[dict[int, int]] = []
         for side in ("student", "teacher"):
             inside = packed[f"{side}_segment_ids"][0] == number
-            cut = {name: packed[f"{side}_{name}"][0][inside].tolist() for name in ("input_ids", "labels", "position_ids")}
+            cut = {
+                name: packed[f"{side}_{name}"][0][inside].tolist() for name in ("input_ids", "labels", "position_ids")
+            }
             expected = row_of(alone, side)
             assert cut["position_ids"] == list(range(len(expected["input_ids"])))
             assert cut["input_ids"] == expected["input_ids"]
@@ -190,9 +194,7 @@ def test_both_sides_are_cut_at_one_border_of_the_text(
     fits = all(len(row["input_ids"]) <= limit for row, limit in zip(rows, limits, strict=True))
     room = [limit - before for limit, (before, _) in zip(limits, sides, strict=True)]
     borders = [cuts(spans) for _, spans in sides]
-    common = [
-        byte for byte, count in borders[0].items() if count <= room[0] and borders[1].get(byte, 10**9) <= room[1]
-    ]
+    common = [byte for byte, count in borders[0].items() if count <= room[0] and borders[1].get(byte, 10**9) <= room[1]]
     if batch is None:
         assert not fits
         kept = [borders[side][max(common)] + sides[side][0] if common else 0 for side in (0, 1)]
