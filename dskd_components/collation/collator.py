@@ -46,7 +46,7 @@ class DualTokenizerCollator:
 
     Examples:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
-        >>> tokenizer = Tokenizer(models.WordLevel({"a": 1, "b": 2}, unk_token="a"))
+        >>> tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
         >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         >>> collate = DualTokenizerCollator(tokenizer, tokenizer)
         >>> batch = collate([{"prompt": "a", "response": " b a"}, {"text": "b b"}])

@@ -58,7 +58,8 @@ def _groups_of_content(
     student: SideTokens, teacher: SideTokens, number: int, kept: Kept, method: TextMethod
 ) -> IntArray:
     """Rows ``student start, student stop, teacher start, teacher stop`` in tokens of the texts ``[G, 4]``."""
-    if kept.is_whole and len(student.contents) == 1 and student.text.text is teacher.text.text:
+    text = student.contents[number].text
+    if kept.is_whole and student.text.text is text and teacher.text.text is text:
         first, last = (0, 0), (len(student.text), len(teacher.text))
     else:
         cuts = common_cuts(student, teacher, number)
@@ -70,9 +71,10 @@ def _groups_of_content(
         first, last = (int(students[0]), int(teachers[0])), (int(students[-1]), int(teachers[-1]))
     views = student.view(number, first[0], last[0]), teacher.view(number, first[1], last[1])
     if method == "exact_match":
-        pairs = exact_match_pairs(*views)
-        groups = np.stack([pairs[:, 0], pairs[:, 0] + 1, pairs[:, 1], pairs[:, 1] + 1], axis=1)
-    elif method == "span":
+        pairs: IntArray = exact_match_pairs(*views)[:, [0, 0, 1, 1]]
+        pairs += np.array([first[0], first[0] + 1, first[1], first[1] + 1])
+        return pairs
+    if method == "span":
         groups = span_groups(*views)
     else:
         markers = (SPACE_MARKERS[side.vocabulary.family] for side in (student, teacher))

@@ -39,7 +39,7 @@ class DualTokenizerPreprocessor:
 
     Examples:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
-        >>> tokenizer = Tokenizer(models.WordLevel({"a": 1, "b": 2}, unk_token="a"))
+        >>> tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
         >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         >>> preprocess = DualTokenizerPreprocessor(tokenizer, tokenizer)
         >>> preprocess({"prompt": ["a", "b"], "response": [" b", " a"]})["student_labels"]

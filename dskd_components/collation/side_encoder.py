@@ -41,6 +41,8 @@ class SideEncoder:
         self.after = template.token_ids[len(template) - template.eos_count :]
         if append_eos and self.eos_id is not None and self.eos_id not in self.after:
             self.after = np.append(self.after, self.eos_id)
+        ends = np.flatnonzero(self.after == self.eos_id)
+        self._eos_place = int(ends[-1]) if len(ends) else None
         self.unknown_id = _unknown_id(tokenizer)
         self.fingerprint = fingerprint_number(tokenizer)
 
@@ -72,16 +74,13 @@ class SideEncoder:
             ]
             return SideTokens(text, NONE, NONE, contents, places, closings, vocabulary)
         before, after = self._around(text)
-        closing = -1
-        if self.eos_id is not None and len(after):
-            ends = np.flatnonzero(after == self.eos_id)
-            closing = len(text) + int(ends[-1]) if len(ends) else -1
+        closing = -1 if self._eos_place is None or len(after) == 0 else len(text) + self._eos_place
         return SideTokens(text, before, after, contents, places, [closing], vocabulary)
 
     def _around(self, text: TokenizedText) -> tuple[IntArray, IntArray]:
         """What goes around a text, without a second BOS or EOS if the text spells out its own."""
         ids, before, after = text.token_ids, self.before, self.after
-        if len(before) and len(ids) and np.array_equal(ids[: len(before)], before):
+        if len(before) and len(ids) and ids[0] == before[0] and np.array_equal(ids[: len(before)], before):
             before = NONE
         if self.eos_id is not None and len(ids) and ids[-1] == self.eos_id:
             after = NONE

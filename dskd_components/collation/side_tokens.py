@@ -44,11 +44,6 @@ class SideTokens:
         return len(self.before) + len(self.text) + len(self.after)
 
     @cached_property
-    def cores(self) -> IntArray:
-        """Where each token of the text starts, leading spaces set aside ``[T]``."""
-        return core_starts(self.text.data, self.text.starts, self.text.ends)
-
-    @cached_property
     def of_content(self) -> BoolArray:
         """Which tokens of the text start in the scored part of a content ``[T]``."""
         if len(self.places) == 1:
@@ -64,7 +59,16 @@ class SideTokens:
         if scored_from is None:
             return np.zeros(len(self.text), dtype=np.bool_)
         start = place.start + max(scored_from - place.first, 0)
-        inside: BoolArray = (self.cores >= start) & (self.cores < place.stop)
+        starts, ends = self.text.starts, self.text.ends
+        inside: BoolArray = (starts >= start) & (starts < place.stop)
+        # Tokens that begin before it may do so with spaces alone; there is one at most, or a few on one character.
+        first = int(np.searchsorted(starts, start))
+        for token in range(first - 1, -1, -1):
+            if ends[token] <= start:
+                break
+            leading = self.text.data[int(starts[token]) : int(ends[token])]
+            core = int(starts[token]) + len(leading) - len(leading.lstrip(b" "))
+            inside[token] = start <= core < min(int(ends[token]), place.stop)
         return inside
 
     @cached_property
@@ -73,8 +77,8 @@ class SideTokens:
 
         The first token of all is not: nothing stands before it that could predict it.
         """
-        scored = np.zeros(len(self), dtype=np.bool_)
         first = len(self.before)
+        scored = np.zeros(len(self), dtype=np.bool_)
         scored[first : first + len(self.text)] = self.of_content
         for content, closing in zip(self.contents, self.closings, strict=True):
             if closing >= 0 and content.scored_from is not None:
@@ -99,12 +103,13 @@ class SideTokens:
         if len(filled) == 0:
             empty = np.zeros(0, dtype=np.int64)
             return empty, empty, empty
+        cores = core_starts(self.text.data, starts, ends)
         solid = np.flatnonzero(ends[filled][:-1] <= starts[filled][1:])
         after = filled[solid + 1]
         return (
             np.concatenate([starts[filled[:1]], starts[after], ends[-1:]]),
             np.concatenate([np.zeros(1, dtype=np.int64), filled[solid] + 1, np.array([len(starts)])]),
-            np.concatenate([self.cores[filled[:1]], self.cores[after], ends[-1:]]),
+            np.concatenate([cores[filled[:1]], cores[after], ends[-1:]]),
         )
 
     def cuts_in(self, number: int) -> tuple[IntArray, IntArray]:
