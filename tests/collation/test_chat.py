@@ -221,6 +221,9 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     chat[0]["content"] = "user"
     with pytest.raises(SampleError, match="in several places"):
         DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
+    ends_otherwise = CHATML + "{{ '!' if messages[0]['content'] | length < 10 }}"
+    with pytest.raises(SampleError, match="in several places"):
+        DualTokenizerCollator(byte_level(), with_template(byte_level(), ends_otherwise))([{"messages": chat}])
 
 
 def test_empty_and_blank_contents_have_no_tokens_of_their_own() -> None:
@@ -239,3 +242,29 @@ def test_bare_tokenizers_have_no_template() -> None:
         DualTokenizerCollator(bare, bare)([{"messages": CHAT}])
     batch = DualTokenizerCollator(bare, bare)([{"prompt": "a", "response": " statement"}])
     assert batch["student_input_ids"][0, -1] != byte_level().eos_token_id
+
+
+def test_a_chat_may_be_cut_right_after_a_turn() -> None:
+    student, teacher = byte_level(), metaspace()
+    # Up to the end of the first answer, its special token included, and not a token more.
+    limits = [
+        tokenizer.apply_chat_template(CHAT[:3], tokenize=True, return_dict=False) for tokenizer in (student, teacher)
+    ]
+    student_length = limits[0].index(student.eos_token_id, limits[0].index(student.encode(" value")[0])) + 1
+    batch = DualTokenizerCollator(
+        student, teacher, student_max_length=student_length, teacher_max_length=len(limits[1])
+    )([{"messages": CHAT}])
+    rows = [row_of(batch, side) for side in ("student", "teacher")]
+    assert rows[0]["input_ids"] == limits[0][:student_length]
+    assert rows[1]["input_ids"] == limits[1]
+    assert [row["labels"][-1] for row in rows] == [student.eos_token_id, teacher.eos_token_id]
+    assert rows[0]["groups"][-1] == rows[1]["groups"][-1] >= 0
+
+
+def test_an_unknown_token_does_not_end_a_turn() -> None:
+    template = CHATML.replace("<|im_end|>", "𒀀")
+    tokenizer = with_template(unigram(), template)
+    chat = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "The statement"}]
+    row = row_of(DualTokenizerCollator(byte_level(), tokenizer)([{"messages": chat}]), "teacher")
+    assert row["input_ids"].count(tokenizer.unk_token_id) > 1
+    assert tokenizer.unk_token_id not in row["labels"]
