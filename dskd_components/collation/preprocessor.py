@@ -108,10 +108,11 @@ class DualTokenizerPreprocessor:
     def _is_batch(self, batch: Mapping[str, Any]) -> bool:
         """Whether a mapping has columns: lists of texts, or lists of chats. A chat is a list of mappings."""
         for name, value in batch.items():
-            if isinstance(value, str):
+            if isinstance(value, str | Mapping):
                 return False
-            if name == self._encoder.columns.messages and value is not None and len(value):
-                return not isinstance(value[0], Mapping)
+            if name == self._encoder.columns.messages and value is not None:
+                # A list without elements is read as a chat without messages, which is an error.
+                return len(value) > 0 and not isinstance(value[0], Mapping)
         return True
 
 

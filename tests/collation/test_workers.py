@@ -63,6 +63,10 @@ def test_skipped_rows_are_dropped_and_counted() -> None:
         preprocess({"prompt": ["a", "b"], "response": ["c"]})
     with pytest.raises(SampleError, match="Sample 2"):
         DualTokenizerPreprocessor(byte_level(), metaspace())({"text": ["the statement", "is new", ""]})
+    with pytest.raises(InputError, match="no message of the role 'assistant'"):
+        preprocess({"messages": []})
+    with pytest.raises(InputError, match="a sequence of messages"):
+        preprocess({"messages": {"role": ["user"], "content": ["a"]}})
     with pytest.raises(InputError, match="Unknown key 'id'"):
         preprocess({"id": [1], "text": ["b"]})
 
