@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from collating import CHATML, TEXTS, byte_level, core, members, metaspace, row_of, unigram, wordpiece
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_components import DualTokenizerCollator, InputError
@@ -99,6 +99,7 @@ LLAMA_WORDS = (
 
 @pytest.mark.parametrize("method", ["exact_match", "span"])
 @pytest.mark.parametrize("teacher", [metaspace, unigram, wordpiece])
+@settings(max_examples=30)
 @given(messages=MESSAGES)
 def test_groups_lie_in_one_content_and_have_the_same_bytes(method: str, teacher: Any, messages: list[Any]) -> None:
     tokenizers = {"student": byte_level(), "teacher": teacher()}

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 from collating import KINDS, PAIRS, TEXTS, core, members, row_of, spans_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_components import DualTokenizerCollator
 from dskd_components.collation import SampleError
 
 METHODS = ("exact_match", "span", "min_edit")
+# Fewer examples than elsewhere for laws that collate each of them several times; there are four pairs of tokenizers.
+fewer = settings(max_examples=25)
 both_sides = pytest.mark.parametrize("names", PAIRS, ids="-".join)
 
 # A third of the samples is text, the others prompt and response; some of them cannot be used.
@@ -106,6 +108,7 @@ def test_labels_score_exactly_the_response(
 
 
 @both_sides
+@fewer
 @given(samples=st.lists(SAMPLES, min_size=1, max_size=4))
 def test_padding_and_company_change_no_sample(names: tuple[str, str], samples: list[dict[str, str]]) -> None:
     samples = [sample for sample in samples if usable(collator(names), sample)]
@@ -130,6 +133,7 @@ def test_padding_and_company_change_no_sample(names: tuple[str, str], samples: l
 
 @both_sides
 @pytest.mark.parametrize("multiple", [None, 8])
+@fewer
 @given(samples=st.lists(SAMPLES, min_size=1, max_size=4))
 def test_packed_samples_are_the_separate_ones(
     names: tuple[str, str], multiple: int | None, samples: list[dict[str, str]]
@@ -222,6 +226,7 @@ def test_both_sides_are_cut_at_one_border_of_the_text(
 
 @both_sides
 @pytest.mark.parametrize("method", METHODS)
+@fewer
 @given(sample=SAMPLES)
 def test_groups_are_scored_as_wholes_and_collating_is_deterministic(
     names: tuple[str, str], method: str, sample: dict[str, str]
