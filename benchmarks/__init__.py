@@ -1,1 +1,1 @@
-"""Measurements; each says what it ran on."""
+"""Benchmarks, each run as a module."""

@@ -1,16 +1,13 @@
-"""Building the parts of a loss from its spec, and refusing specs whose needs are not met."""
+"""Building the parts of a loss from its spec."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import torch
 from torch import nn
 
 from dskd_components.contracts.projector import ProjectorHeads
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.head import Head, describe
-from dskd_components.spec import DSKDSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.contracts.space import Direction
+    from dskd_components.head import Head
+    from dskd_components.spec import DSKDSpec
     from dskd_components.states import Side
 
 ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "student"), "s2t": ("student", "teacher")}
@@ -25,7 +24,7 @@ ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "studen
 
 
 def projector_heads(
-    student: Head, teacher: Head, teacher_to_student_ids: Tensor | None
+    student: Head, teacher: Head, teacher_to_student_ids: Tensor | None, same_token: Tensor | None = None
 ) -> dict[Direction, ProjectorHeads]:
     """Return the heads at both ends of each projection, with the tokens that they share.
 
@@ -33,6 +32,7 @@ def projector_heads(
         student: the student's head.
         teacher: the teacher's head.
         teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
+        same_token: ``[Vt]``, bool, which entries of the map are the very same token; None: all that are mapped.
 
     Raises:
         InputError: the map is shorter than the teacher's vocabulary.
@@ -44,8 +44,11 @@ def projector_heads(
                 f"teacher_to_student_ids: expected an entry for each of the {teacher.vocabulary_size} tokens of the "
                 f"teacher, got {len(teacher_to_student_ids)}."
             )
-        mapped = teacher_to_student_ids[: teacher.vocabulary_size]
-        teacher_ids = ((mapped >= 0) & (mapped < student.vocabulary_size)).nonzero().squeeze(1)
+        mapped = teacher_to_student_ids[: teacher.vocabulary_size].to(teacher.weight.device)
+        shared = (mapped >= 0) & (mapped < student.vocabulary_size)
+        if same_token is not None:
+            shared = shared & same_token[: teacher.vocabulary_size].to(shared.device)
+        teacher_ids = shared.nonzero().squeeze(1)
         student_ids = mapped[teacher_ids]
     return {
         "t2s": ProjectorHeads(source=teacher, target=student, source_ids=teacher_ids, target_ids=student_ids),
@@ -81,54 +84,3 @@ def build_projectors(
             heads=None if heads is None else heads[direction],
         )
     return projectors
-
-
-def require_arguments(spec: object, hidden_sizes: Mapping[Side, int], teacher_to_student_ids: Tensor | None) -> None:
-    """Refuse arguments of `DSKDLoss` that are not what they should be.
-
-    Args:
-        spec: must be a spec.
-        hidden_sizes: must be positive integers.
-        teacher_to_student_ids: must be a row of ids.
-
-    Raises:
-        InputError: one of them is not; the message names it.
-    """
-    if not isinstance(spec, DSKDSpec):
-        raise InputError(
-            f"DSKDLoss: expected a DSKDSpec, got {spec!r}. Build one with DSKDSpec(...) or DSKDSpec.preset(name)."
-        )
-    for side, size in hidden_sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise InputError(f"DSKDLoss: expected {side}_hidden_size to be a positive integer, got {size!r}.")
-    ids = teacher_to_student_ids
-    if ids is not None and (ids.ndim != 1 or ids.dtype != torch.int64):
-        raise InputError(
-            "DSKDLoss: expected teacher_to_student_ids to be an int64 tensor [teacher vocabulary], got "
-            f"{describe(ids)}."
-        )
-
-
-def require_vocabulary_map(spec: DSKDSpec, teacher_to_student_ids: Tensor | None) -> None:
-    """Refuse a spec for two tokenizers that compares tokens across vocabularies without a map between them.
-
-    Args:
-        spec: the choices.
-        teacher_to_student_ids: the map, or None.
-
-    Raises:
-        ConfigurationError: the map is needed and missing; the message names what needs it.
-    """
-    if teacher_to_student_ids is not None or spec.aligner.same_tokenizer:
-        return
-    needing = [f"the space {space.name!r}" for space in spec.spaces if space.needs_teacher_choice]
-    for direction in spec.directions:
-        projector = spec.projector_for(direction)
-        if projector.needs_heads:
-            needing.append(f"{direction}_projector {projector.name!r}")
-    if needing:
-        raise ConfigurationError(
-            f"{' and '.join(needing)} must know which tokens the two vocabularies share, and the aligner "
-            f"{spec.aligner.name!r} is for two tokenizers. Pass teacher_to_student_ids to DSKDLoss, or both "
-            "tokenizers to DSKDLoss.from_models."
-        )

@@ -92,6 +92,10 @@ class Head:
         """Return the same head with its tensors cut from the graph: what passes through still has gradients."""
         return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
 
+    def with_vocabulary(self, size: int | None) -> Head:
+        """Return the same head with another number of real tokens; None: all rows."""
+        return replace(self, valid_vocabulary_size=size)
+
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Return the logits of hidden states, computed in at least float32.
 

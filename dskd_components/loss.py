@@ -6,37 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from dskd_components.assembly import (
-    build_projectors,
-    projector_heads,
+from dskd_components.arguments import (
+    groups_that_fit,
     require_arguments,
+    require_matching_states,
     require_vocabulary_map,
 )
-from dskd_components.contracts.groups import TokenGroups
+from dskd_components.assembly import build_projectors, projector_heads
 from dskd_components.contracts.terms import TokenTerm
 from dskd_components.cross_entropy import token_cross_entropy
-from dskd_components.errors import InputError
 from dskd_components.head import Head
 from dskd_components.meeting import Meeting
-from dskd_components.model_states import (
-    groups_of_batch,
-    input_embedding,
-    run_model,
-    teacher_to_student_ids,
-    vocabulary_size,
-)
+from dskd_components.model_states import groups_of_batch, input_embedding, require_fingerprints, run_model
 from dskd_components.non_finite import require_finite
 from dskd_components.output import DSKDOutput
 from dskd_components.precision import without_autocast
 from dskd_components.reduction import Reduction
+from dskd_components.vocabularies import Vocabularies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import Self
 
-    from dskd_components.causal_lm.protocol import CausalLM, Tokenizer
+    from dskd_components.causal_lm.protocol import CausalLM
+    from dskd_components.contracts.groups import TokenGroups
     from dskd_components.spec import DSKDSpec
     from dskd_components.states import LMStates, Side
+    from dskd_components.tokenization.vocabulary_map import MapMethod
 
 
 class DSKDLoss(nn.Module):
@@ -52,6 +49,8 @@ class DSKDLoss(nn.Module):
         teacher_head: likewise.
         teacher_to_student_ids: ``[Vt]``, int64: the student's id of each teacher token, -1 where it has none. Needed
             for two tokenizers by those projectors and by everything that looks at the teacher's own predictions.
+        same_token: ``[Vt]``, bool: which entries of that map are the very same token; projectors made from heads keep
+            to these. None: all that are mapped.
 
     Raises:
         ConfigurationError: the spec needs a head or a vocabulary map that is not given; the message names the field.
@@ -71,6 +70,7 @@ class DSKDLoss(nn.Module):
 
     spec: DSKDSpec
     teacher_to_student_ids: Tensor | None
+    same_token: Tensor | None
 
     def __init__(
         self,
@@ -83,13 +83,17 @@ class DSKDLoss(nn.Module):
         student_head: Head | None = None,
         teacher_head: Head | None = None,
         teacher_to_student_ids: Tensor | None = None,
+        same_token: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.hidden_sizes: dict[Side, int] = {"student": student_hidden_size, "teacher": teacher_hidden_size}
-        require_arguments(spec, self.hidden_sizes, teacher_to_student_ids)
-        self.valid_vocabulary_sizes: dict[Side, int | None] = {"student": None, "teacher": None}
+        require_arguments(spec, self.hidden_sizes, teacher_to_student_ids, same_token)
+        self.vocabularies = Vocabularies(
+            sizes=dict.fromkeys(self.hidden_sizes), fingerprints=dict.fromkeys(self.hidden_sizes)
+        )
         self.register_buffer("teacher_to_student_ids", teacher_to_student_ids, persistent=False)
+        self.register_buffer("same_token", same_token, persistent=False)
         require_vocabulary_map(spec, teacher_to_student_ids)
         self.aligner = spec.aligner.build(
             student_embedding_size=student_embedding_size or student_hidden_size,
@@ -97,7 +101,7 @@ class DSKDLoss(nn.Module):
         )
         heads = None
         if student_head is not None and teacher_head is not None:
-            heads = projector_heads(student_head, teacher_head, teacher_to_student_ids)
+            heads = projector_heads(student_head, teacher_head, teacher_to_student_ids, same_token)
         self.projectors = build_projectors(spec, self.hidden_sizes, heads)
 
     def forward(
@@ -125,18 +129,18 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a tensor does not fit, or the loss would not be finite; the message names the tensor.
         """
-        self._check(student, teacher)
+        require_matching_states(student, teacher, self.hidden_sizes)
         with without_autocast(student.hidden_states.device):
             student = student.checked("student").in_full_precision()
             teacher = teacher.checked("teacher").in_full_precision().detached()
-            aligned = self.aligner(student, teacher, self._groups(alignment, student, teacher))
+            aligned = self.aligner(student, teacher, groups_that_fit(alignment, student, teacher))
             meeting = Meeting(
                 spec=self.spec,
                 student=student,
                 teacher=teacher,
                 alignment=aligned,
                 projections=self.projectors,  # type: ignore[arg-type]  # a ModuleDict is a mapping in all but type
-                heads=projector_heads(student.head, teacher.head, self.teacher_to_student_ids),
+                heads=projector_heads(student.head, teacher.head, self.teacher_to_student_ids, self.same_token),
                 teacher_to_student_ids=self.teacher_to_student_ids,
             )
             cross_entropy = token_cross_entropy(meeting.student_logits, student.targets[student.scored])
@@ -164,8 +168,11 @@ class DSKDLoss(nn.Module):
         spec: DSKDSpec,
         student: CausalLM,
         teacher: CausalLM,
-        student_tokenizer: Tokenizer | None = None,
-        teacher_tokenizer: Tokenizer | None = None,
+        student_tokenizer: Any = None,
+        teacher_tokenizer: Any = None,
+        *,
+        vocabulary_method: MapMethod = "bytes",
+        cache_dir: str | Path | None = None,
     ) -> Self:
         """Build the loss for two Hugging Face causal models, and check that their logits are understood.
 
@@ -175,34 +182,37 @@ class DSKDLoss(nn.Module):
             teacher: the teacher.
             student_tokenizer: tells which rows of the student's head are real tokens, and which tokens both have.
             teacher_tokenizer: likewise.
+            vocabulary_method: how the teacher's own predictions become student tokens, where the spec wants that:
+                ``"bytes"``, by equal tokens alone, or ``"min_edit"``, other tokens by the nearest.
+            cache_dir: a folder that keeps maps between vocabularies from run to run.
 
         Returns:
             The loss, on the student's device. The models do not become part of it.
 
         Raises:
             InputError: a head's logits differ from its model's own, or a tokenizer does not fit its model.
-            ConfigurationError: the spec needs something that is not given.
+            ConfigurationError: the spec needs something that is not given, or presumes one tokenizer for two.
         """
-        sizes: dict[Side, int | None] = {
-            "student": vocabulary_size(student_tokenizer, Head.from_model(student), "student"),
-            "teacher": vocabulary_size(teacher_tokenizer, Head.from_model(teacher), "teacher"),
-        }
-        student_head = Head.from_model(student, valid_vocabulary_size=sizes["student"], verify=False)
-        teacher_head = Head.from_model(teacher, valid_vocabulary_size=sizes["teacher"], verify=False)
-        mapped = None
-        if student_tokenizer is not None and teacher_tokenizer is not None:
-            mapped = teacher_to_student_ids(student_tokenizer, teacher_tokenizer).to(student_head.weight.device)
+        student_head, teacher_head = Head.from_model(student), Head.from_model(teacher)
+        vocabularies = Vocabularies.of_tokenizers(
+            spec,
+            {"student": student_tokenizer, "teacher": teacher_tokenizer},
+            {"student": len(student_head.weight), "teacher": len(teacher_head.weight)},
+            method=vocabulary_method,
+            cache_dir=cache_dir,
+        )
         loss = cls(
             spec,
             student_hidden_size=student_head.hidden_size,
             teacher_hidden_size=teacher_head.hidden_size,
             student_embedding_size=input_embedding(student).shape[1],
             teacher_embedding_size=input_embedding(teacher).shape[1],
-            student_head=student_head,
-            teacher_head=teacher_head,
-            teacher_to_student_ids=mapped,
+            student_head=student_head.with_vocabulary(vocabularies.sizes["student"]),
+            teacher_head=teacher_head.with_vocabulary(vocabularies.sizes["teacher"]),
+            teacher_to_student_ids=vocabularies.teacher_to_student_ids,
+            same_token=vocabularies.same_token,
         )
-        loss.valid_vocabulary_sizes = sizes
+        loss.vocabularies = vocabularies
         return loss.to(student_head.weight.device)
 
     def run(
@@ -228,8 +238,9 @@ class DSKDLoss(nn.Module):
             As `forward`.
 
         Raises:
-            InputError: a column is missing, or as in `forward`.
+            InputError: a column is missing, the batch was made with other tokenizers, or as in `forward`.
         """
+        require_fingerprints(batch, self.vocabularies.fingerprints)
         output: DSKDOutput = self(
             self._states(student, batch, "student"),
             self._states(teacher, batch, "teacher"),
@@ -243,7 +254,7 @@ class DSKDLoss(nn.Module):
             model,
             batch,
             side,
-            valid_vocabulary_size=self.valid_vocabulary_sizes[side],
+            valid_vocabulary_size=self.vocabularies.sizes[side],
             same_tokenizer=self.spec.aligner.same_tokenizer,
         )
 
@@ -263,37 +274,3 @@ class DSKDLoss(nn.Module):
     def extra_repr(self) -> str:
         """Return the spec, for printing."""
         return str(self.spec)
-
-    def _check(self, student: LMStates, teacher: LMStates) -> None:
-        sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
-        for side, states in sides:
-            width = states.hidden_states.shape[2]
-            if width != self.hidden_sizes[side]:
-                raise InputError(
-                    f"{side}.hidden_states: expected width {self.hidden_sizes[side]} (this loss's {side}_hidden_size), "
-                    f"got shape {list(states.hidden_states.shape)}."
-                )
-        if len(student.targets) != len(teacher.targets):
-            raise InputError(
-                f"The student's batch has {len(student.targets)} samples, the teacher's {len(teacher.targets)}. Both "
-                "must hold the same texts in the same order."
-            )
-        devices = {str(states.hidden_states.device) for states in (student, teacher)}
-        if len(devices) > 1:
-            raise InputError(f"The states of student and teacher are on different devices: {sorted(devices)}.")
-
-    @staticmethod
-    def _groups(alignment: Tensor | TokenGroups | None, student: LMStates, teacher: LMStates) -> TokenGroups | None:
-        """Return the given correspondence as groups, once its shape is known to fit."""
-        if alignment is None:
-            return None
-        groups = (
-            TokenGroups.from_index(alignment, teacher.targets.shape[1]) if isinstance(alignment, Tensor) else alignment
-        )
-        for side, states, found in (("student", student, groups.student), ("teacher", teacher, groups.teacher)):
-            if found.shape != states.targets.shape:
-                raise InputError(
-                    f"alignment: expected {list(states.targets.shape)}, an entry for each {side} position, got "
-                    f"{list(found.shape)}."
-                )
-        return groups

@@ -58,11 +58,10 @@ class Meeting:
 
     @cached_property
     def teacher_choice(self) -> Tensor:
-        """``[B, Ts]``: the teacher's most likely token at each student position, as a student id, -100 if none."""
+        """``[B, Ts]``: the teacher's most likely token at each covered student position, as a student id or -100."""
         choice = torch.full_like(self.teacher.targets, IGNORE_INDEX)
         choice[self.teacher.scored] = self._student_ids(self.teacher_logits.argmax(-1))
-        index = self.alignment.teacher_index()
-        return choice.gather(1, index.clamp_min(0)).where(index >= 0, IGNORE_INDEX)
+        return choice.gather(1, self.alignment.teacher_index().clamp_min(0))
 
     def rows(self, space: Space) -> ComparedRows:
         """Return what a space compares: the covered positions of its side, with logits from both models."""

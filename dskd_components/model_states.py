@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.causal_lm.protocol import CausalLM, Tokenizer
+    from dskd_components.causal_lm.protocol import CausalLM
     from dskd_components.states import Side
 
 
@@ -106,32 +106,23 @@ def input_embedding(model: CausalLM) -> Tensor:
     return weight
 
 
-def vocabulary_size(tokenizer: Tokenizer | None, head: Head, side: Side) -> int | None:
-    """Return the number of leading head rows that are real tokens, None if no tokenizer tells.
+def require_fingerprints(batch: Mapping[str, Tensor], fingerprints: Mapping[Side, int | None]) -> None:
+    """Refuse a batch that was collated with other tokenizers than the loss was built with.
+
+    Args:
+        batch: may have columns ``student_fingerprint`` and ``teacher_fingerprint``, one number each.
+        fingerprints: by side, the number of the loss's own tokenizer, if it knows it.
 
     Raises:
-        InputError: the tokenizer has ids that the head does not.
+        InputError: they differ; the message names the side.
     """
-    if tokenizer is None:
-        return None
-    size = max(tokenizer.get_vocab().values()) + 1
-    rows = head.weight.shape[0]
-    if size > rows:
-        raise InputError(
-            f"The {side}'s tokenizer has ids up to {size - 1}, but its head has only {rows} rows. The tokenizer "
-            "belongs to another model, or the model's embeddings were not resized."
-        )
-    return size
-
-
-def teacher_to_student_ids(student_tokenizer: Tokenizer, teacher_tokenizer: Tokenizer) -> Tensor:
-    """Return ``[Vt]``, int64: the student's id of each teacher token with the very same string, -1 if none."""
-    student_ids = student_tokenizer.get_vocab()
-    teacher_ids = teacher_tokenizer.get_vocab()
-    mapped = torch.full((max(teacher_ids.values()) + 1,), -1, dtype=torch.int64)
-    for token, teacher_id in teacher_ids.items():
-        mapped[teacher_id] = student_ids.get(token, -1)
-    return mapped
+    for side, own in fingerprints.items():
+        theirs = batch.get(f"{side}_fingerprint")
+        if own is not None and theirs is not None and int(theirs) != own:
+            raise InputError(
+                f"The batch was collated with another {side} tokenizer than the loss was built with, so its token ids "
+                "mean something else. Give DualTokenizerCollator and DSKDLoss.from_models the same tokenizers."
+            )
 
 
 def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -> dict[str, Tensor]:

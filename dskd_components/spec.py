@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from dskd_components.aligners.identity import Identity
 from dskd_components.contracts.component import FrozenModel
-from dskd_components.contracts.space import Direction, Space
+from dskd_components.contracts.space import Direction
 from dskd_components.distances.kl import KL
 from dskd_components.presets import preset_fields
 from dskd_components.projectors.linear import Linear
-from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpace
+from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpaces
 from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
 
@@ -47,7 +47,7 @@ class DSKDSpec(FrozenModel):
     """Maps the teacher's hidden states into the student's space."""
     s2t_projector: AnyProjector = Linear()
     """Maps the student's hidden states into the teacher's space."""
-    spaces: Annotated[tuple[AnySpace, ...], Field(min_length=1)] = (StudentSpace(), TeacherSpace())
+    spaces: AnySpaces = (StudentSpace(), TeacherSpace())
     """Where distributions meet; each ablation of the paper is a shorter or other list."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """T: what student logits are divided by in every distance. Cross entropies have none."""
@@ -60,15 +60,6 @@ class DSKDSpec(FrozenModel):
     reduction: Literal["mean", "sum"] = "mean"
     """``mean``: divided by ``num_items_in_batch``, or the scored student tokens if the caller gives none. ``sum``: not
     divided."""
-
-    @field_validator("spaces")
-    @classmethod
-    def _distinct(cls, spaces: tuple[Space, ...]) -> tuple[Space, ...]:
-        names = [space.name for space in spaces]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"expected different spaces, got {twice[0]!r} twice; their terms would share a name")
-        return spaces
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
@@ -100,6 +91,22 @@ class DSKDSpec(FrozenModel):
         """The projections that the spaces use."""
         used = {space.projector for space in self.spaces}
         return tuple(direction for direction in get_args(Direction) if direction in used)
+
+    @property
+    def needs_vocabulary_map(self) -> bool:
+        """Whether some choice must know which tokens of two vocabularies are the same."""
+        return not self.aligner.same_tokenizer and bool(self.comparing_vocabularies)
+
+    @property
+    def comparing_vocabularies(self) -> tuple[str, ...]:
+        """What looks at tokens across vocabularies, in words."""
+        spaces = [f"the space {space.name!r}" for space in self.spaces if space.needs_teacher_choice]
+        projectors = [
+            f"{direction}_projector {self.projector_for(direction).name!r}"
+            for direction in self.directions
+            if self.projector_for(direction).needs_heads
+        ]
+        return (*spaces, *projectors)
 
     def projector_for(self, direction: Direction) -> Projector:
         """Return the projector of one direction."""

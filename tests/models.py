@@ -10,6 +10,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from dskd_components.aligners import align_text
+
 TEXTS = (
     "Errors should never pass silently. Unless explicitly silenced.",
     "In the face of ambiguity, refuse the temptation to guess.",
@@ -92,3 +94,16 @@ def encode(tokenizer: PreTrainedTokenizerFast, side: str) -> dict[str, torch.Ten
         f"{side}attention_mask": batch["attention_mask"],
         f"{side}labels": labels,
     }
+
+
+def groups(
+    student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast, batch: dict[str, torch.Tensor], method: str
+) -> dict[str, torch.Tensor]:
+    """Which tokens of both sides of that batch belong together."""
+    found = {side: torch.full_like(batch[f"{side}_input_ids"], -1) for side in ("student", "teacher")}
+    for row, text in enumerate(TEXTS):
+        aligned = align_text(student, teacher, text, method)  # type: ignore[arg-type]
+        for number, ((start, stop), (their_start, their_stop)) in enumerate(aligned.groups):
+            found["student"][row, start:stop] = number
+            found["teacher"][row, their_start:their_stop] = number
+    return {f"{side}_groups": numbers for side, numbers in found.items()}

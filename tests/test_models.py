@@ -6,10 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from models import FAMILIES, byte_level_tokenizer, encode, metaspace_tokenizer, tiny_model
+from models import FAMILIES, byte_level_tokenizer, encode, groups, metaspace_tokenizer, tiny_model
 from torch import nn
 
-from dskd_components import DSKDLoss, DSKDSpec, DSKDWarning, Head, InputError, LMStates
+from dskd_components import (
+    ConfigurationError,
+    DSKDLoss,
+    DSKDSpec,
+    DSKDWarning,
+    Head,
+    InputError,
+    LMStates,
+    list_components,
+)
 from dskd_components.presets import PRESETS
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
@@ -83,7 +92,10 @@ def two_tokenizers(spec: DSKDSpec, **options: Any) -> tuple[DSKDLoss, Any, Any, 
     teacher = tiny_model("Llama", hidden_size=32, vocabulary=len(teacher_tokenizer) + 20)
     torch.manual_seed(0)
     loss_fn = DSKDLoss.from_models(spec, student, teacher, student_tokenizer, teacher_tokenizer)
-    return loss_fn, student, teacher, encode(student_tokenizer, "student_") | encode(teacher_tokenizer, "teacher_")
+    batch = encode(student_tokenizer, "student_") | encode(teacher_tokenizer, "teacher_")
+    method = spec.aligner.text_method
+    told = groups(student_tokenizer, teacher_tokenizer, batch, method) if method else {}
+    return loss_fn, student, teacher, batch | told
 
 
 def one_tokenizer(spec: DSKDSpec) -> tuple[DSKDLoss, Any, Any, dict[str, torch.Tensor]]:
@@ -94,6 +106,21 @@ def one_tokenizer(spec: DSKDSpec) -> tuple[DSKDLoss, Any, Any, dict[str, torch.T
     return DSKDLoss.from_models(spec, student, teacher, tokenizer, tokenizer), student, teacher, encode(tokenizer, "")
 
 
+DUAL = [name for name in PRESETS if name != "vanilla-kd"]
+ALIGNERS = [info.name for info in list_components("aligner")]
+
+
+@pytest.mark.parametrize(("preset", "aligner"), [(preset, aligner) for preset in DUAL for aligner in ALIGNERS])
+def test_every_aligner_works_in_every_dual_space_preset(preset: str, aligner: str) -> None:
+    spec = DSKDSpec.preset(preset, aligner=aligner)
+    make = one_tokenizer if spec.aligner.same_tokenizer else two_tokenizers
+    loss_fn, student, teacher, batch = make(spec)
+    out = loss_fn.run(student, teacher, batch)
+    out.loss.backward()
+    assert all(count > 0 for name, count in out.counts.items() if name != "t2s_kd")
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in loss_fn.parameters())
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_runs_and_its_loss_falls(preset: str) -> None:
     spec = DSKDSpec.preset(preset)
@@ -102,7 +129,7 @@ def test_every_preset_runs_and_its_loss_falls(preset: str) -> None:
     student.train()
     optimizer = torch.optim.AdamW([{"params": list(student.parameters()), "lr": 3e-3}, *loss_fn.param_groups(lr=1e-2)])
     losses = []
-    for _ in range(12):
+    for _ in range(16):
         out = loss_fn.run(student, teacher, batch)
         optimizer.zero_grad()
         out.loss.backward()
@@ -148,16 +175,31 @@ def test_models_are_no_part_of_the_loss() -> None:
 
 
 def test_vocabularies_are_those_of_the_tokenizers() -> None:
-    loss_fn, *_ = two_tokenizers(DSKDSpec.preset("dskd-cma"))
-    assert loss_fn.valid_vocabulary_sizes == {
-        "student": len(metaspace_tokenizer()),
-        "teacher": len(byte_level_tokenizer()),
-    }
+    spec = DSKDSpec.preset("dskd-v2-eta")
+    loss_fn, *_ = two_tokenizers(spec)
+    assert loss_fn.vocabularies.sizes == {"student": len(metaspace_tokenizer()), "teacher": len(byte_level_tokenizer())}
     mapped = loss_fn.teacher_to_student_ids
     assert mapped is not None
     ours, theirs = metaspace_tokenizer().get_vocab(), byte_level_tokenizer().get_vocab()
     assert mapped[theirs["e"]] == ours["e"]
-    assert (mapped >= 0).sum() == len(ours.keys() & theirs.keys())
+    assert mapped[theirs["Ġ"]] == ours["▁"]
+    assert mapped[theirs["</s>"]] == ours["</s>"]
+
+
+def test_one_tokenizer_means_one() -> None:
+    model = tiny_model("Llama", vocabulary=400)
+    with pytest.raises(ConfigurationError, match=r"'identity'.*share a tokenizer.*dskd-cma"):
+        DSKDLoss.from_models(DSKDSpec(), model, model, metaspace_tokenizer(), byte_level_tokenizer())
+
+
+def test_a_batch_of_other_tokenizers_is_refused() -> None:
+    loss_fn, student, teacher, batch = two_tokenizers(DSKDSpec.preset("dskd-cma"))
+    own = {
+        f"{side}_fingerprint": torch.tensor(loss_fn.vocabularies.fingerprints[side]) for side in ("student", "teacher")
+    }
+    loss_fn.run(student, teacher, batch | own)
+    with pytest.raises(InputError, match="another teacher tokenizer"):
+        loss_fn.run(student, teacher, batch | own | {"teacher_fingerprint": own["student_fingerprint"]})
 
 
 def test_param_groups_carry_the_options_and_may_be_none() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
 
@@ -33,12 +31,4 @@ class CausalLM(Protocol):
 
     def __call__(self, **inputs: Any) -> Any:
         """Run the model; the result has ``logits`` and, on request, ``hidden_states``."""
-        ...
-
-
-class Tokenizer(Protocol):
-    """A tokenizer, as far as vocabularies go."""
-
-    def get_vocab(self) -> Mapping[str, int]:
-        """Return every token string with its id."""
         ...

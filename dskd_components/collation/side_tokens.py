@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dskd_components.collation.chat_templates import Place
 from dskd_components.collation.documents import Content
 from dskd_components.tokenization.byte_spans import TokenizedText
-from dskd_components.tokenization.exact_match import core_starts
+from dskd_components.tokenization.leading_spaces import core_starts
 from dskd_components.tokenization.token_bytes import VocabularyBytes
 
 IntArray = npt.NDArray[np.int64]
@@ -130,11 +130,13 @@ class SideTokens:
         if self.contents[number].text is self.text.text and last - first == len(self.text):
             return self.text
         shift = place.first - place.start
+        cores = self.text.cores[first:last]
         return TokenizedText(
             self.contents[number].text,
             self.text.token_ids[first:last],
             np.maximum(self.text.starts[first:last], place.start) + shift,
             np.maximum(self.text.ends[first:last], place.start) + shift,
+            np.where(cores < 0, -1, np.maximum(cores, place.start) + shift),
             0,
             0,
             _Strings(self.text, first, last),

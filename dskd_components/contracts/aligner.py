@@ -54,8 +54,8 @@ class Aligner(Component, ABC):
     """Whether the aligner presumes that both models share one tokenizer."""
 
     text_method: ClassVar[TextMethod | None] = None
-    """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups. None:
-    it is told nothing."""
+    """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups.
+    None: it is told nothing."""
 
     @abstractmethod
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:

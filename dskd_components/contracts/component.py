@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -95,9 +96,16 @@ class Component(FrozenModel, ABC):
 def did_you_mean(name: object, known: list[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known names nearest to an unknown one, or nothing.
 
+    Capitals and the characters between words make no difference.
+
     Examples:
-        >>> did_you_mean("temprature", ["temperature", "kd_rate"])
+        >>> did_you_mean("Temprature", ["temperature", "distance"])
         " (did you mean 'temperature'?)"
     """
-    close = get_close_matches(str(name), known, n=3, cutoff=0.5)
+    by_letters = {_letters(other): other for other in known}
+    close = [by_letters[letters] for letters in get_close_matches(_letters(name), by_letters, n=3, cutoff=0.5)]
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def _letters(name: object) -> str:
+    return re.sub(r"[\W_]+", "", str(name)).casefold()

@@ -1,6 +1,6 @@
 """Finding components by name: installed plugins, loaded through their entry points on the first look-up."""
 
-from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpace
+from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpace, AnySpaces
 from dskd_components.registry.lookup import (
     default_registry,
     get_aligner,
@@ -16,6 +16,7 @@ __all__ = [
     "AnyDistance",
     "AnyProjector",
     "AnySpace",
+    "AnySpaces",
     "BrokenPlugin",
     "ComponentInfo",
     "Registry",

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic_core import core_schema
+from pydantic import PydanticInvalidForJsonSchema, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from dskd_components.contracts.aligner import Aligner
 from dskd_components.contracts.component import Component
 from dskd_components.contracts.distance import Distance
 from dskd_components.contracts.projector import Projector
 from dskd_components.contracts.space import Space
+from dskd_components.errors import DSKDError
 from dskd_components.registry.kinds import KINDS
 from dskd_components.registry.lookup import default_registry, list_components
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
+
+
+_being_described: ContextVar[frozenset[str]] = ContextVar("_being_described", default=frozenset())
 
 
 @dataclass(frozen=True)
@@ -37,32 +43,111 @@ class ComponentField:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Describe the choice among all installed components, each either by name or with its options."""
-        classes = [info.component for info in list_components(self.kind)]
-        by_options = [handler(cls.__pydantic_core_schema__) for cls in classes]
-        return {"anyOf": [{"enum": [cls.component_name() for cls in classes]}, *by_options]}
+        """Describe the choice among all installed components, each by its name (if that is enough) or with options.
+
+        Options that are components of the same kind again, as in a mixture of distances, are described by name alone.
+        """
+        infos = list_components(self.kind)
+        names = [info.name for info in infos]
+        classes = [info.component for info in infos if names.count(info.name) == 1]
+        by_name = [cls.component_name() for cls in classes if _needs_no_options(cls)]
+        being_described = _being_described.get()
+        if self.kind in being_described:
+            return {"anyOf": [{"enum": by_name}, *(_by_name_alone(cls.component_name()) for cls in classes)]}
+        token = _being_described.set(being_described | {self.kind})
+        try:
+            return {"anyOf": [{"enum": by_name}, *(_with_options(cls, handler) for cls in classes)]}
+        finally:
+            _being_described.reset(token)
 
     def _resolve(self, value: object) -> Component:
-        base = KINDS[self.kind].base
-        if isinstance(value, base):
+        kind = KINDS[self.kind]
+        if isinstance(value, kind.base):
             return value
         if isinstance(value, str):
             return default_registry().component_class(self.kind, value).model_validate({})
         if isinstance(value, Mapping):
             return self._from_mapping(value)
-        if isinstance(value, Component):
-            raise ValueError(f"expected a {self.kind}, got the {value.kind} {value.name!r}")
-        hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) else ""
         raise ValueError(
-            f"expected a {self.kind}: an instance, a name, or a mapping with a name and options, got "
-            f"{type(value).__name__} {value!r}{hint}"
+            f"expected {kind.noun}: an instance, a name, or a mapping with a name and options, got "
+            f"{_described(value, kind.base)}"
         )
 
     def _from_mapping(self, value: Mapping[Any, Any]) -> Component:
         name = value.get("name")
         if not isinstance(name, str):
             raise ValueError(f"expected a mapping with the {self.kind}'s name under 'name', got {dict(value)!r}")
-        return default_registry().component_class(self.kind, name).model_validate(value)
+        try:
+            component = default_registry().component_class(self.kind, name)
+        except DSKDError as error:
+            described = PydanticCustomError("unusable_name", "{error}", {"error": str(error)})
+            raise ValidationError.from_exception_data(
+                self.kind, [InitErrorDetails(type=described, loc=("name",), input=name)]
+            ) from error
+        return component.model_validate(value)
+
+
+@dataclass(frozen=True)
+class DifferentComponents:
+    """Tells pydantic that a field holds some components of one kind, each name once at most."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Check after the components themselves have been read."""
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the list, and for each name that no more than one of its items may have it."""
+        described = handler(schema)
+        names = sorted({info.name for info in list_components(self.kind)})
+        once = [{"contains": _named(name), "minContains": 0, "maxContains": 1} for name in names]
+        return described | {"minItems": 1, "allOf": once}
+
+    def _checked(self, components: tuple[Component, ...]) -> tuple[Component, ...]:
+        if not components:
+            raise ValueError(f"expected at least one {self.kind}")
+        names = [component.name for component in components]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"expected different {self.kind}s, got {twice[0]!r} twice; their terms would share a name")
+        return components
+
+
+def _named(name: str) -> JsonSchemaValue:
+    return {"anyOf": [{"const": name}, _by_name_alone(name)]}
+
+
+def _by_name_alone(name: str) -> JsonSchemaValue:
+    return {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
+
+
+def _described(value: object, base: type[Component]) -> str:
+    """Say what came instead of a component."""
+    if isinstance(value, Component):
+        return f"the {value.kind} {value.name!r}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}" + (
+            f"; did you mean {value.__name__}()?" if issubclass(value, base) else ""
+        )
+    return "None" if value is None else f"{type(value).__name__} {value!r}"
+
+
+def _needs_no_options(component: type[Component]) -> bool:
+    return not any(field.is_required() for field in component.model_fields.values())
+
+
+def _with_options(component: type[Component], handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    """Describe a component where its name is required, because it tells the component from others."""
+    try:
+        described = handler(component.__pydantic_core_schema__)
+    except PydanticInvalidForJsonSchema:  # an option that JSON cannot hold, such as a function
+        return _by_name_alone(component.component_name())
+    options = handler.resolve_ref_schema(described)
+    options["required"] = ["name", *(field for field in options.get("required", []) if field != "name")]
+    return described
 
 
 def _dump(component: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
@@ -73,3 +158,4 @@ AnyDistance = Annotated[Distance, ComponentField("distance")]
 AnyAligner = Annotated[Aligner, ComponentField("aligner")]
 AnyProjector = Annotated[Projector, ComponentField("projector")]
 AnySpace = Annotated[Space, ComponentField("space")]
+AnySpaces = Annotated[tuple[AnySpace, ...], DifferentComponents("space")]

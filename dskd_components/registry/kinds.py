@@ -28,6 +28,11 @@ class Kind:
     hook: str
     base: type[Component]
 
+    @property
+    def noun(self) -> str:
+        """The name with its article."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
 
 KINDS: Final[dict[str, Kind]] = {
     kind.name: kind

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from dskd_components.errors import PluginError
 from dskd_components.registry.registry import ComponentInfo, Registry
 
 if TYPE_CHECKING:
@@ -17,10 +19,23 @@ if TYPE_CHECKING:
     AnyComponent = TypeVar("AnyComponent", bound=Component)
 
 
+_loading: ContextVar[bool] = ContextVar("_loading", default=False)
+
+
 @cache
 def default_registry() -> Registry:
-    """Return the registry of the installed plugins. They are loaded by the first call, never by an import."""
-    return Registry.of_installed_plugins()
+    """Return the registry of the installed plugins. They are loaded by the first call, never by an import.
+
+    Raises:
+        PluginError: a plugin asks for a component while it is imported itself.
+    """
+    if _loading.get():
+        raise PluginError("a component was looked up by name while plugins are being loaded; do it in a function.")
+    token = _loading.set(True)
+    try:
+        return Registry.of_installed_plugins()
+    finally:
+        _loading.reset(token)
 
 
 def get_distance(name: str, **fields: Any) -> Distance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,8 @@ class Origin:
     def of(cls, entry_point: EntryPoint) -> Origin:
         """Return the origin that an entry point declares."""
         distribution = entry_point.dist
-        if distribution is None:
+        # A distribution that was removed by half may have lost its metadata.
+        if distribution is None or not {"Name", "Version"} <= set(distribution.metadata):
             return cls(entry_point.name, "unknown", "unknown")
         return cls(entry_point.name, distribution.name, distribution.version)
 
@@ -76,6 +78,8 @@ def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Compon
         manager.register(plugin, name=origin.plugin)
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{origin} has a hook with the wrong signature: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{origin} cannot be inspected: {type(error).__name__}: {error}") from error
     known = [kind.hook for kind in KINDS.values()]
     implemented = [caller.name for caller in manager.get_hookcallers(plugin) or []]
     for name in implemented:
@@ -95,10 +99,15 @@ def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Compon
 
 def _call(manager: pluggy.PluginManager, kind: Kind, origin: Origin) -> list[type[Component]]:
     try:
-        results = [list(result) for result in getattr(manager.hook, kind.hook)()]
+        # pluggy leaves out a hook that returns None.
+        [returned] = getattr(manager.hook, kind.hook)() or [None]
+        listed = isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping))
+        components = list(returned) if listed else None
     except (Exception, SystemExit) as error:
         raise PluginError(f"{origin}: its hook {kind.hook} failed: {type(error).__name__}: {error}") from error
-    return [_checked(component, kind, origin) for result in results for component in result]
+    if components is None:
+        raise PluginError(f"{origin}: its hook {kind.hook} returned {returned!r}; expected a list of classes.")
+    return [_checked(component, kind, origin) for component in components]
 
 
 def _checked(component: object, kind: Kind, origin: Origin) -> type[Component]:

@@ -88,8 +88,9 @@ class Registry:
         try:
             components = load_plugin(entry_point)
         except PluginError as error:
-            self._broken.append(BrokenPlugin(origin, str(error)))
-            warnings.warn(f"{error} It is left out; other plugins are not affected.", PluginWarning, stacklevel=2)
+            reason = str(error).removesuffix(".")
+            self._broken.append(BrokenPlugin(origin, reason))
+            warnings.warn(f"{reason}. It is left out; other plugins are not affected.", PluginWarning, stacklevel=2)
             return
         for kind, component in components:
             name = component.component_name()
@@ -134,9 +135,9 @@ class Registry:
     def _unknown(self, kind: str, name: str) -> str:
         known = sorted(known_name for known_kind, known_name in self._found if known_kind == kind)
         message = f"unknown {kind} {name!r}{did_you_mean(name, known)}; installed: {', '.join(known) or 'none'}."
-        elsewhere = [other for other, other_name in self._found if other_name == name and other != kind]
+        elsewhere = [KINDS[other].noun for other, other_name in self._found if other_name == name and other != kind]
         if elsewhere:
-            message += f" There is a component of kind {elsewhere[0]} with this name."
+            message += f" {name!r} is the name of {' and of '.join(elsewhere)}."
         if self._broken:
-            message += " These plugins could not be loaded: " + "; ".join(b.reason for b in self._broken) + "."
+            message += " These plugins were left out: " + "; ".join(broken.reason for broken in self._broken) + "."
         return message

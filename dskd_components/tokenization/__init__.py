@@ -1,1 +1,35 @@
 """Text-level alignment of the tokens of two tokenizers: no tensors, no models."""
+
+from dskd_components.tokenization.align_text import align_text
+from dskd_components.tokenization.byte_spans import (
+    TokenizedText,
+    spans_of_encoding,
+    tokenize_batch_with_spans,
+    tokenize_with_spans,
+)
+from dskd_components.tokenization.exact_match import exact_match_pairs
+from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
+from dskd_components.tokenization.min_edit import min_edit_path, path_groups
+from dskd_components.tokenization.span_groups import span_groups
+from dskd_components.tokenization.text_alignment import TextAlignment
+from dskd_components.tokenization.token_bytes import vocabulary_bytes
+from dskd_components.tokenization.unaligned import UnalignedReason
+from dskd_components.tokenization.vocabulary_map import VocabularyMap, build_vocabulary_map
+
+__all__ = [
+    "TextAlignment",
+    "TokenizedText",
+    "UnalignedReason",
+    "VocabularyMap",
+    "align_text",
+    "build_vocabulary_map",
+    "exact_match_pairs",
+    "min_edit_path",
+    "path_groups",
+    "span_groups",
+    "spans_of_encoding",
+    "tokenize_batch_with_spans",
+    "tokenize_with_spans",
+    "tokenizer_fingerprint",
+    "vocabulary_bytes",
+]

@@ -30,8 +30,8 @@ def align_text(
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
         teacher_tokenizer: Likewise.
         text: The text.
-        method: ``"exact_match"`` pairs tokens that stand for the same bytes; ``"span"`` groups tokens between the
-            boundaries that both sides share; ``"min_edit"`` warps token strings onto each other.
+        method: ``"exact_match"`` pairs tokens that stand for the same bytes; ``"span"`` groups tokens between
+            the boundaries that both sides share; ``"min_edit"`` warps token strings onto each other.
         add_special_tokens: Whether both tokenizers add their own templates (BOS, EOS), which pair by role.
 
     Returns:

@@ -5,13 +5,13 @@ measured with. The rules, for every kind of tokenizer:
 
 - A token's span is the bytes of the *original* text it stands for. Spans never go backwards.
 - Tokens that a template adds (BOS, EOS) have no span. They have a role.
-- A token that stands for no text, such as the ``▁`` of a dummy prefix before a text that does not start with a
-  word, has an empty span where it stands.
-- Whitespace that no token stands for belongs to the next token, anything else that was dropped (a combining mark, a
-  control character) to the previous one; at either end of the text, to the token that is there.
-- A character that a tokenizer splits over several tokens is split by bytes where the tokens spell out its bytes.
-  Where a normaliser turned it into something else (``½`` into ``1⁄2``) it is an atom: every token that came from it
-  has the whole of it in its span, so that these spans overlap.
+- A token that stands for no text, such as the ``▁`` of a dummy prefix before a text that does not start with
+  a word, has an empty span where it stands.
+- Whitespace that no token stands for belongs to the next token, anything else that was dropped (a combining
+  mark, a control character) to the previous one; at either end of the text, to the token that is there.
+- A character that a tokenizer splits over several tokens is split by bytes where the tokens spell out its
+  bytes. Where a normaliser turned it into something else (``½`` into ``1⁄2``) it is an atom: every token that
+  came from it has the whole of it in its span, so that these spans overlap.
 - A leading space belongs to the token that spells it: ``Ġthe`` and ``▁the`` both span `` the``.
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dskd_components.tokenization.fast_tokenizers import backend_of, encode_batch
+from dskd_components.tokenization.leading_spaces import core_starts, overlapping
 from dskd_components.tokenization.offset_spans import spans_from_offsets
 from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
 
@@ -39,6 +40,9 @@ class TokenizedText:
         token_ids: The id of each token ``[T]``.
         starts: Where each token's span starts, in bytes ``[T]``; -1 for tokens that a template added.
         ends: Where it ends, exclusive ``[T]``; -1 likewise.
+        cores: Where it starts without its leading spaces (`core_starts`) ``[T]``; -1 for tokens that have no
+            bytes to themselves: those that a template added, stand for no text, or share a rewritten
+            character.
         bos_count: How many tokens at the start a template added.
         eos_count: How many tokens at the end a template added.
         tokens: The token strings, as the vocabulary writes them.
@@ -48,6 +52,7 @@ class TokenizedText:
     token_ids: IntArray
     starts: IntArray
     ends: IntArray
+    cores: IntArray
     bos_count: int
     eos_count: int
     _encoding: Any
@@ -77,7 +82,7 @@ class TokenizedText:
         return [None if start < 0 else (start, end) for start, end in pairs]
 
     def surfaces(self) -> list[str]:
-        """The part of the text that each token stands for, for display; bytes inside a character as ``\\xNN``."""
+        r"""The part of the text that each token stands for; bytes inside a character as ``\xNN``."""
         return [
             token if span is None else self.data[span[0] : span[1]].decode(errors="backslashreplace")
             for token, span in zip(self.tokens, self.spans, strict=True)
@@ -137,24 +142,30 @@ def spans_of_encoding(
     stop = len(ids) - eos_count
     text_ids = ids[bos_count:stop] if bos_count or eos_count else ids
     token_ids = np.array(ids, dtype=np.int64)
-    spans = _spelled_spans(vocabulary, text.encode(), text_ids, token_ids[bos_count:stop])
+    data, text_id_array = text.encode(), token_ids[bos_count:stop]
+    spans = _spelled_spans(vocabulary, data, text_ids, text_id_array)
     if spans is None:
         offsets = np.array(encoding.offsets[bos_count:stop], dtype=np.int64).reshape(-1, 2)
-        spans = spans_from_offsets(vocabulary, text, token_ids[bos_count:stop], offsets)
-    starts, ends = spans
+        starts, ends = spans_from_offsets(vocabulary, text, text_id_array, offsets)
+        cores = core_starts(data, starts, ends)
+        cores[(starts == ends) | overlapping(starts, ends)] = -1
+        spans = starts, ends, cores
     if bos_count or eos_count:
-        starts, ends = (np.pad(side, (bos_count, eos_count), constant_values=-1) for side in (starts, ends))
-    return TokenizedText(text, token_ids, starts, ends, bos_count, eos_count, encoding)
+        starts, ends, cores = (np.pad(side, (bos_count, eos_count), constant_values=-1) for side in spans)
+    else:
+        starts, ends, cores = spans
+    return TokenizedText(text, token_ids, starts, ends, cores, bos_count, eos_count, encoding)
 
 
 def _spelled_spans(
     vocabulary: VocabularyBytes, data: bytes, ids: list[int], id_array: IntArray
-) -> tuple[IntArray, IntArray] | None:
+) -> tuple[IntArray, IntArray, IntArray] | None:
     """Spans by adding up lengths, where the tokens' bytes spell out the text; None where they do not.
 
-    This is exact: tokens that spell the text one after the other can only lie where they spell it. A piece that is
-    read wrongly (a ``▁`` that stands for itself and not for a space) does not spell the text, and another route is
-    taken. One space more at the start is the dummy prefix that SentencePiece puts before a text.
+    This is exact: tokens that spell the text one after the other can only lie where they spell it. A piece
+    that is read wrongly (a ``▁`` that stands for itself and not for a space) does not spell the text, and
+    another route is taken. One space more at the start is the dummy prefix that SentencePiece puts before a
+    text.
     """
     spelled = b"".join(map(vocabulary.pieces.__getitem__, ids))
     dummy = len(spelled) - len(data)
@@ -163,11 +174,17 @@ def _spelled_spans(
             return None
     elif dummy != 1 or spelled[:1] != b" " or spelled[1:] != data:
         return None
-    ends = np.cumsum(vocabulary.lengths[id_array]) - dummy
-    starts = np.empty_like(ends)
-    starts[0:1] = 0
-    starts[1:] = ends[:-1]
-    return starts, ends
+    lengths = vocabulary.lengths[id_array]
+    ends = np.cumsum(lengths)
+    if dummy:
+        ends -= 1
+    starts = ends - lengths
+    cores = starts + vocabulary.leading_spaces[id_array]
+    if dummy:
+        starts[0] = 0
+        cores[0] = max(int(cores[0]), 0)
+    cores[starts == ends] = -1
+    return starts, ends, cores
 
 
 def _template_counts(tokenizer: Any, encoding: Any) -> tuple[int, int]:

@@ -20,7 +20,7 @@ def backend_of(tokenizer: Any) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not getattr(tokenizer, "is_fast", True):
         raise InputError(
-            "Expected a fast tokenizer, which reports the part of the text that each token came from, but got "
+            "Expected a fast tokenizer, which reports what part of the text each token came from, but got "
             f"{type(tokenizer).__name__}. Load it with AutoTokenizer.from_pretrained(...), or wrap a "
             "tokenizers.Tokenizer as PreTrainedTokenizerFast(tokenizer_object=...)."
         )
@@ -31,7 +31,8 @@ def encode_batch(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bo
     """Encode texts without padding or truncation into ``tokenizers.Encoding`` objects.
 
     Raises:
-        InputError: The tokenizer is a slow one, a bare one set to pad or truncate, or a text is not valid Unicode.
+        InputError: The tokenizer is a slow one, a bare one set to pad or truncate, or a text is not valid
+            Unicode.
     """
     backend = backend_of(tokenizer)
     for text in texts:
@@ -39,7 +40,7 @@ def encode_batch(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bo
     if backend is tokenizer:
         if backend.padding is not None or backend.truncation is not None:
             raise InputError(
-                "Expected a tokenizers.Tokenizer that keeps texts whole, but this one is set to pad or truncate. "
+                "Expected a tokenizers.Tokenizer that keeps texts whole, but this one pads or truncates. "
                 "Call its no_padding() and no_truncation() first."
             )
         return list(backend.encode_batch(list(texts), add_special_tokens=add_special_tokens))

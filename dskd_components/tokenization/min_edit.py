@@ -27,8 +27,8 @@ def min_edit_path(
 ) -> list[list[int]]:
     """For each student token, the teacher tokens that dynamic time warping joins it to.
 
-    The cost of joining two tokens is their Levenshtein distance once each side's space marker is removed. Of several
-    cheapest paths it is the one that the DSKD release takes.
+    The cost of joining two tokens is their Levenshtein distance once each side's space marker is removed. Of
+    several cheapest paths it is the one that the DSKD release takes.
 
     Args:
         student_tokens: The student's token strings ``[S]``.

@@ -44,7 +44,7 @@ def nearest_tokens(tokens: Sequence[str], vocabulary: Sequence[str]) -> list[int
 
 
 def _one_edit_away(tokens: Sequence[str], vocabulary: Sequence[str]) -> list[int]:
-    """The first token at distance 1, found through what is left of a token when one character is taken out."""
+    """The first token at distance 1, found through what is left of a token without one character."""
     by_remainder: defaultdict[str, list[int]] = defaultdict(list)
     for index, token in enumerate(vocabulary):
         for remainder in _remainders(token):

@@ -1,8 +1,8 @@
 """Byte spans from a tokenizer's own character offsets, where its tokens do not spell out the text.
 
-That is so for tokenizers that change the text: lower case, Unicode normalisation, dropped characters. Their offsets
-are right as far as they go. What they leave open, and is settled here: characters that no token covers, several tokens
-on one character, and spaces that a post-processor took out.
+That is so for tokenizers that change the text: lower case, Unicode normalisation, dropped characters. Their
+offsets are right as far as they go. What they leave open, and is settled here: characters that no token
+covers, several tokens on one character, and spaces that a post-processor took out.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ def spans_from_offsets(
     if offsets.min() < 0 or offsets.max() > len(text):
         raise InputError(
             f"Expected character offsets within a text of {len(text)} characters, but the tokenizer gave "
-            f"{int(offsets.min())} to {int(offsets.max())}. Its normaliser or pre-tokeniser loses track of the text."
+            f"{int(offsets.min())} to {int(offsets.max())}. Its normaliser or pre-tokeniser loses track."
         )
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     spaces = _IS_SPACE[np.minimum(codes, _LAST_SPACE + 1)]
@@ -70,26 +70,29 @@ def _untrimmed(
     starts: IntArray,
     ends: IntArray,
 ) -> tuple[IntArray, IntArray]:
-    """Give tokens back the leading spaces that the post-processor took out of their offsets."""
-    pieces = [vocabulary.pieces[number] for number in token_ids.tolist()]
-    owed = [
-        0 if added else len(piece) - len(piece.lstrip(b" "))
-        for piece, added in zip(pieces, vocabulary.added[token_ids].tolist(), strict=True)
-    ]
-    new_starts = starts.tolist()
+    """Give tokens back the spaces that the post-processor took out of their offsets.
+
+    It takes leading spaces, so that a token of nothing but spaces is left empty at its end; of the first
+    token it may take trailing ones instead.
+    """
+    spans = []
     free_from = 0
-    for index, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        for _ in range(owed[index]):
-            if start <= free_from or not spaces[start - 1]:
-                break
-            start -= 1
-        new_starts[index] = start
+    ids, added = token_ids.tolist(), vocabulary.added[token_ids].tolist()
+    for number, fixed, start, end in zip(ids, added, starts.tolist(), ends.tolist(), strict=True):
+        piece = vocabulary.pieces[number]
+        owed = 0 if fixed else len(piece) - len(piece.lstrip(b" ")) - (end - start if piece.isspace() else 0)
+        while owed > 0 and start > free_from and spaces[start - 1]:
+            start, owed = start - 1, owed - 1
+        while owed > 0 and piece.isspace() and end < len(spaces) and spaces[end]:
+            end, owed = end + 1, owed - 1
+        spans.append((start, end))
         free_from = max(free_from, end)
-    return np.array(new_starts, dtype=np.int64), ends
+    untrimmed = np.array(spans, dtype=np.int64)
+    return untrimmed[:, 0], untrimmed[:, 1]
 
 
 def _give_away_gaps(spaces: npt.NDArray[np.bool_], starts: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
-    """Widen spans over characters that no token covers: from the first space on forwards, before it backwards."""
+    """Widen spans over characters that no token covers: forwards from the first space on, else backwards."""
     length = len(spaces)
     gap_starts, gap_ends = ends[:-1], starts[1:]
     is_gap = gap_ends > gap_starts

@@ -16,7 +16,7 @@ WHITESPACE = {" ": "·", "\n": "⏎", "\r": "↵", "\t": "⇥", "\u00a0": "⍽",
 
 
 class Column(NamedTuple):
-    """Tokens of both sides drawn above each other: joined ones, or those that stand alone at the same place."""
+    """Tokens of both sides drawn above each other: joined ones, or lone ones at the same place."""
 
     student: range
     teacher: range
@@ -55,7 +55,7 @@ def display_width(text: str) -> int:
 
 
 def render_text(alignment: "TextAlignment", *, width: int = 100) -> str:
-    """The student's tokens above the teacher's, a bar between joined ones, and the unaligned ones with their reasons.
+    """The student's tokens above the teacher's, a bar between joined ones, and why others are not.
 
     Args:
         alignment: The alignment.
@@ -68,7 +68,7 @@ def render_text(alignment: "TextAlignment", *, width: int = 100) -> str:
         upper = "|".join(student[index] for index in column.student)
         lower = "|".join(teacher[index] for index in column.teacher)
         size = max(display_width(upper), display_width(lower), 1)
-        mark = ("┃" if len(column.student) == len(column.teacher) == 1 else "╂") if column.joined else "╳"
+        mark = ("┃" if len(column.student) == len(column.teacher) == 1 else "╂") if column.joined else "✗"
         if rows[1] and display_width(rows[1]) + size + 2 > width:
             lines += [*(row.rstrip() for row in rows), ""]
             rows = ["", "", ""]
@@ -108,7 +108,7 @@ def plot_alignment(alignment: "TextAlignment", *, ax: "Axes | None" = None, path
     from matplotlib.figure import Figure
 
     blocks = columns(alignment)
-    lines = _broken(alignment, blocks)
+    lines = _broken(blocks)
     if ax is None:
         ax = Figure(figsize=(13, 0.6 + 1.3 * max(len(lines), 1)), layout="constrained").add_subplot()
     for number, line in enumerate(lines):
@@ -130,7 +130,7 @@ def plot_alignment(alignment: "TextAlignment", *, ax: "Axes | None" = None, path
     return ax
 
 
-def _broken(alignment: "TextAlignment", blocks: list[Column]) -> list[list[Column]]:
+def _broken(blocks: list[Column]) -> list[list[Column]]:
     """The columns broken into lines of about equal width."""
     lines: list[list[Column]] = [[]]
     used = 0

@@ -12,15 +12,16 @@ IntArray = npt.NDArray[np.int64]
 def span_groups(student: TokenizedText, teacher: TokenizedText) -> IntArray:
     """Many-to-many groups, closed at every boundary that both sides share.
 
-    Every token is in exactly one group, unless the other side has no token at all, or no template token of its role.
-    A token that stands for no text goes with the token after it.
+    Every token is in exactly one group, unless the other side has no token at all, or no template token of
+    its role. A token that stands for no text goes with the token after it.
 
     Args:
         student: The student's tokens of a text.
         teacher: The teacher's tokens of the same text.
 
     Returns:
-        Rows ``student start, student stop, teacher start, teacher stop`` in token indices ``[G, 4]``, ascending.
+        Rows ``student start, student stop, teacher start, teacher stop`` in token indices ``[G, 4]``,
+        ascending.
     """
     bos, eos = role_pairs(student, teacher)
     return np.concatenate([_single_groups(bos), _text_groups(student, teacher), _single_groups(eos)])

@@ -26,7 +26,8 @@ class TextAlignment:
         teacher: The teacher's tokens and their spans.
         method: How the tokens were aligned.
         pair_indices: One-to-one pairs of student and teacher index ``[P, 2]``, ascending.
-        group_indices: Rows ``student start, student stop, teacher start, teacher stop`` ``[G, 4]``, ascending.
+        group_indices: Rows ``student start, student stop, teacher start, teacher stop`` ``[G, 4]``,
+            ascending.
     """
 
     student: TokenizedText

@@ -1,7 +1,8 @@
-"""What every token of a vocabulary stands for, as UTF-8 bytes of ordinary text.
+r"""What every token of a vocabulary stands for, as UTF-8 bytes of ordinary text.
 
 Vocabularies write the same text in different letters: byte-level BPE has ``Ġthe``, SentencePiece ``▁the`` and
-``<0x0A>``, WordPiece ``##ing``. Written as bytes they are the same thing, ``b" the"``, ``b"\\n"``, ``b"ing"``.
+``<0x0A>``, WordPiece ``##ing``. Written as bytes they are the same thing, ``b" the"``, ``b"\n"``,
+``b"ing"``.
 """
 
 import json
@@ -50,6 +51,12 @@ class VocabularyBytes:
         """How many bytes each id stands for."""
         return np.fromiter(map(len, self.pieces), dtype=np.int64, count=len(self.pieces))
 
+    @cached_property
+    def leading_spaces(self) -> npt.NDArray[np.int64]:
+        """How many spaces each id starts with; 0 for ids of nothing but spaces."""
+        counts = (len(piece) - (len(piece.lstrip(b" ")) or len(piece)) for piece in self.pieces)
+        return np.fromiter(counts, dtype=np.int64, count=len(self.pieces))
+
 
 def byte_letters() -> dict[str, int]:
     """The letter that byte-level BPE prints for each byte, and the byte it stands for.
@@ -65,28 +72,27 @@ def byte_letters() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
 
 
-def _components(description: dict[str, Any], part: str) -> list[dict[str, Any]]:
+def _components(backend: Any, part: str) -> list[dict[str, Any]]:
     """The steps of a normaliser, pre-tokeniser, post-processor or decoder, sequences flattened."""
+    component = getattr(backend, part)
+    pending = [] if component is None else [json.loads(component.__getstate__())]
     found: list[dict[str, Any]] = []
-    pending = [description.get(part)]
     while pending:
         step = pending.pop(0)
-        if step:
-            found.append(step)
-            for nested in ("normalizers", "pretokenizers", "processors", "decoders"):
-                pending.extend(step.get(nested, []))
+        found.append(step)
+        for nested in ("normalizers", "pretokenizers", "processors", "decoders"):
+            pending.extend(step.get(nested, []))
     return found
 
 
-def _trims_offsets(description: dict[str, Any]) -> bool:
-    return any(bool(step.get("trim_offsets")) for step in _components(description, "post_processor"))
+def _trims_offsets(backend: Any) -> bool:
+    return any(bool(step.get("trim_offsets")) for step in _components(backend, "post_processor"))
 
 
-def _family(description: dict[str, Any]) -> Family:
-    if description["model"]["type"] == "WordPiece":
+def _family(backend: Any) -> Family:
+    if type(backend.model).__name__ == "WordPiece":
         return "wordpiece"
-    parts = ("normalizer", "pre_tokenizer", "decoder")
-    steps = [step for part in parts for step in _components(description, part)]
+    steps = [step for part in ("normalizer", "pre_tokenizer", "decoder") for step in _components(backend, part)]
     if any(step["type"] == "ByteLevel" for step in steps):
         return "byte-level"
     replaced = any(step["type"] == "Replace" and SPACE_LETTER in json.dumps(step, ensure_ascii=False) for step in steps)
@@ -115,7 +121,7 @@ def _metaspace_piece(token: str) -> bytes:
 def _pieces(vocabulary: dict[str, int], family: Family, prefix: str) -> list[tuple[int, bytes]]:
     if family == "byte-level":
         letters = {ord(letter): byte for letter, byte in byte_letters().items()}
-        # U+00FF and below stand for themselves in latin-1, so a letter outside the table must not slip through.
+        # Latin-1 would let letters through that are not in the table.
         hidden = {byte: 0x10FFFF for byte in range(256) if byte not in letters}
         table = hidden | letters
         return [(number, _byte_level_piece(token, table)) for token, number in vocabulary.items()]
@@ -128,9 +134,8 @@ def _pieces(vocabulary: dict[str, int], family: Family, prefix: str) -> list[tup
 
 def read_vocabulary_bytes(backend: Any) -> VocabularyBytes:
     """Read the table off a ``tokenizers.Tokenizer``."""
-    description = json.loads(backend.to_str())
-    family = _family(description)
-    prefix = description["model"].get("continuing_subword_prefix") or ""
+    family = _family(backend)
+    prefix = getattr(backend.model, "continuing_subword_prefix", None) or ""
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=False)
     added: dict[int, Any] = backend.get_added_tokens_decoder()
     size = max([*vocabulary.values(), *added], default=-1) + 1
@@ -145,7 +150,7 @@ def read_vocabulary_bytes(backend: Any) -> VocabularyBytes:
     for number, token in added.items():
         pieces[number] = token.content.encode("utf-8", "surrogatepass")
         is_added[number], is_special[number], continues[number] = True, token.special, False
-    return VocabularyBytes(family, tuple(pieces), is_added, is_special, continues, is_byte, _trims_offsets(description))
+    return VocabularyBytes(family, tuple(pieces), is_added, is_special, continues, is_byte, _trims_offsets(backend))
 
 
 _TABLES: WeakKeyDictionary[Any, tuple[int, VocabularyBytes]] = WeakKeyDictionary()

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dskd_components.tokenization.byte_spans import TokenizedText
-from dskd_components.tokenization.exact_match import core_starts, overlapping
+from dskd_components.tokenization.leading_spaces import core_starts, overlapping
 
 
 class UnalignedReason(StrEnum):

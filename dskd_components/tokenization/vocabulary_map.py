@@ -1,6 +1,5 @@
 """Which token of one vocabulary stands for which token of another."""
 
-import os
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ ROLES = (
     ("pad_token_id",),
     ("unk_token_id",),
 )
-"""Special tokens that stand for each other, by the attributes that name them; the first that is set counts."""
+"""Special tokens that stand for each other, by the attributes that name them; the first one set counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class VocabularyMap:
 
     @cached_property
     def shared(self) -> IntArray:
-        """Pairs of student and teacher id for the same bytes ``[N, 2]``, each id at most once, by student id."""
+        """Pairs of student and teacher id for the same bytes ``[N, 2]``, each id once, by student id."""
         teacher = np.flatnonzero(self.same_bytes)
         student, first = np.unique(self.teacher_to_student[teacher], return_index=True)
         return np.stack([student, teacher[first]], axis=1)
@@ -68,16 +67,16 @@ def build_vocabulary_map(
 ) -> VocabularyMap:
     """Map the teacher's vocabulary into the student's.
 
-    Tokens are compared by the bytes they stand for, so that ``Ġthe`` is ``▁the`` and ``<0x0A>`` is ``Ċ``. A WordPiece
-    token that starts a word stands for its text after a space, or else without one. Special tokens map by role (EOS,
-    BOS, padding, unknown) where the tokenizer names it, or by their text.
+    Tokens are compared by the bytes they stand for, so that ``Ġthe`` is ``▁the`` and ``<0x0A>`` is ``Ċ``. A
+    WordPiece token that starts a word stands for its text after a space, or else without one. Special tokens
+    map by role (EOS, BOS, padding, unknown) where the tokenizer names it, or by their text.
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
         teacher_tokenizer: Likewise.
-        method: ``"bytes"`` maps equal tokens alone; ``"min_edit"`` maps every other ordinary token of the teacher to
-            the student's token at the smallest edit distance, the lowest id of several, unless the two have no
-            character in common.
+        method: ``"bytes"`` maps equal tokens alone; ``"min_edit"`` maps every other ordinary token of the
+            teacher to the student's token at the smallest edit distance, the lowest id of several, unless the
+            two have no character in common.
         cache_dir: A folder that keeps maps by tokenizer fingerprint; nothing is kept if left out.
 
     Raises:
@@ -193,7 +192,7 @@ def _wordlike(vocabulary: VocabularyBytes, numbers: IntArray) -> list[int]:
 def _load(path: Path, method: MapMethod, student_print: str, teacher_print: str) -> VocabularyMap | None:
     """A kept map; None if there is none, or it is damaged or of other tokenizers."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             if (str(kept["student"]), str(kept["teacher"])) != (student_print, teacher_print):
                 return None
             found, same = kept["teacher_to_student"], kept["same_bytes"]
@@ -217,4 +216,4 @@ def _save(path: Path, built: VocabularyMap) -> None:
         except BaseException:
             Path(part.name).unlink()
             raise
-    os.replace(part.name, path)
+    Path(part.name).replace(path)

@@ -54,3 +54,11 @@ def test_equally_likely_tokens_are_on_one_side(seed: int) -> None:
         student, teacher
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_a_tail_of_just_alpha_is_on_one_side_however_it_is_rounded() -> None:
+    teacher = torch.tensor([[0.25, 0.125, 0.125, 0.5]]).log()
+    student = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log()
+    distance = get_distance("adaptive_kl", alpha=0.5)
+    values = torch.cat([distance(student, (teacher + shift).log_softmax(-1)) for shift in torch.linspace(-30, 30, 301)])
+    torch.testing.assert_close(values, values[:1].expand_as(values), rtol=1e-4, atol=1e-6)

@@ -28,6 +28,12 @@ def value_and_gradients(distance: Distance, student: Tensor, teacher: Tensor) ->
     return values.detach(), *gradients
 
 
+def without_ties(student: Tensor, teacher: Tensor) -> Tensor:
+    """Rows in which no token is equally likely on both sides: there a distance may have a kink, as total variation."""
+    p, q = student.softmax(-1), teacher.softmax(-1)
+    return ~(((p - q).abs() < 1e-9) & (p > 1e-9)).any(-1)
+
+
 @given(pair=PAIRS, dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_one_finite_non_negative_number_a_row_with_finite_gradients(
     distance: Distance, pair: tuple[Tensor, Tensor], dtype: torch.dtype
@@ -66,7 +72,8 @@ def test_a_constant_added_to_logits_changes_nothing(
     values, gradient, _ = value_and_gradients(distance, student, teacher)
     shifted, shifted_gradient, _ = value_and_gradients(distance, student + shift, teacher - shift)
     torch.testing.assert_close(shifted, values, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(shifted_gradient, gradient, rtol=1e-6, atol=1e-8)
+    rows = without_ties(student, teacher)
+    torch.testing.assert_close(shifted_gradient[rows], gradient[rows], rtol=1e-6, atol=1e-8)
 
 
 @given(pair=PAIRS, seed=SEEDS)
@@ -76,7 +83,8 @@ def test_reordering_the_vocabulary_changes_nothing(distance: Distance, pair: tup
     values, gradient, _ = value_and_gradients(distance, student, teacher)
     reordered, reordered_gradient, _ = value_and_gradients(distance, student[:, order], teacher[:, order])
     torch.testing.assert_close(reordered, values, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(reordered_gradient, gradient[:, order], rtol=1e-6, atol=1e-9)
+    rows = without_ties(student, teacher)
+    torch.testing.assert_close(reordered_gradient[rows], gradient[rows][:, order], rtol=1e-6, atol=1e-9)
 
 
 @given(pair=PAIRS)
@@ -104,7 +112,8 @@ def test_entries_ruled_out_on_both_sides_count_for_nothing(
     )
     torch.testing.assert_close(wide, values, rtol=1e-6, atol=1e-9)
     expected = torch.cat([gradient, torch.zeros_like(ruled_out)], 1)[:, order]
-    torch.testing.assert_close(wide_gradients[0], expected, rtol=1e-6, atol=1e-9)
+    rows = without_ties(student, teacher)
+    torch.testing.assert_close(wide_gradients[0][rows], expected[rows], rtol=1e-6, atol=1e-9)
     assert all(part.isfinite().all() for part in wide_gradients)
 
 

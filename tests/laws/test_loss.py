@@ -192,7 +192,7 @@ def test_the_teacher_gets_no_gradient(spec: DSKDSpec) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_are_computed_in_float32(spec: DSKDSpec, dtype: torch.dtype) -> None:
     half = make_batch(1, same_tokenizer=spec.aligner.same_tokenizer, dtype=dtype)
-    single = replace(half, student=in_float32(half.student), teacher=in_float32(half.teacher))
+    single = replace(half, student=in_dtype(half.student, torch.float32), teacher=in_dtype(half.teacher, torch.float32))
     loss_fn = build(spec, single)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (half, half_leaves) = with_leaves(half)
@@ -207,13 +207,25 @@ def test_half_precision_inputs_are_computed_in_float32(spec: DSKDSpec, dtype: to
         torch.testing.assert_close(ours.float(), theirs, rtol=1e-2, atol=1e-4)
 
 
-def in_float32(states: LMStates) -> LMStates:
+@every_spec
+def test_autocast_does_not_reach_the_loss(spec: DSKDSpec) -> None:
+    """Bounds the error of float32 against float64 too."""
+    batch = make_batch(6, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float32)
+    double = replace(batch, student=in_dtype(batch.student), teacher=in_dtype(batch.teacher))
+    loss_fn = build(spec, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = batch.loss(loss_fn)
+    expected = double.loss(build(spec, batch).double())
+    torch.testing.assert_close(found.loss.double(), expected.loss, rtol=1e-4, atol=1e-5)
+
+
+def in_dtype(states: LMStates, dtype: torch.dtype = torch.float64) -> LMStates:
     assert states.embedding is not None
     return replace(
         states,
-        hidden_states=states.hidden_states.float(),
-        embedding=states.embedding.float(),
-        head=replace(states.head, weight=states.head.weight.float()),
+        hidden_states=states.hidden_states.to(dtype),
+        embedding=states.embedding.to(dtype),
+        head=replace(states.head, weight=states.head.weight.to(dtype)),
     )
 
 
@@ -308,3 +320,15 @@ def test_temperature_squared_scales_distances_alone(name: str) -> None:
     for term, value in plain.terms.items():
         factor = 9.0 if term.endswith("kd") else 1.0
         torch.testing.assert_close(squared.terms[term], factor * value)
+
+
+def test_means_over_kept_tokens_are_weighted_by_scored_tokens() -> None:
+    """With a denominator of the caller's, such a mean counts for the share of its batch among all scored tokens."""
+    spec = DSKDSpec.preset("dskd-v2")
+    batch = make_batch(8, same_tokenizer=True)
+    loss_fn = build(spec, batch)
+    scored = batch.student.scored.sum()
+    alone = batch.loss(loss_fn)
+    among = batch.loss(loss_fn, num_items_in_batch=4 * scored)
+    for name, value in alone.terms.items():
+        torch.testing.assert_close(among.terms[name], value / 4)

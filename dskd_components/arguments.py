@@ -1,0 +1,125 @@
+"""Refusing arguments of the loss that do not fit, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dskd_components.contracts.groups import TokenGroups
+from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.head import describe
+from dskd_components.spec import DSKDSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dskd_components.states import LMStates, Side
+
+
+def require_arguments(
+    spec: object,
+    hidden_sizes: Mapping[Side, int],
+    teacher_to_student_ids: Tensor | None,
+    same_token: Tensor | None,
+) -> None:
+    """Refuse arguments of `DSKDLoss` that are not what they should be.
+
+    Args:
+        spec: must be a spec.
+        hidden_sizes: must be positive integers.
+        teacher_to_student_ids: must be a row of ids.
+        same_token: must be a row of truth values of that length.
+
+    Raises:
+        InputError: one of them is not; the message names it.
+    """
+    if not isinstance(spec, DSKDSpec):
+        raise InputError(
+            f"DSKDLoss: expected a DSKDSpec, got {spec!r}. Build one with DSKDSpec(...) or DSKDSpec.preset(name)."
+        )
+    for side, size in hidden_sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise InputError(f"DSKDLoss: expected {side}_hidden_size to be a positive integer, got {size!r}.")
+    ids = teacher_to_student_ids
+    if ids is not None and (ids.ndim != 1 or ids.dtype != torch.int64):
+        raise InputError(
+            "DSKDLoss: expected teacher_to_student_ids to be an int64 tensor [teacher vocabulary], got "
+            f"{describe(ids)}."
+        )
+    if same_token is not None and (ids is None or same_token.shape != ids.shape or same_token.dtype != torch.bool):
+        raise InputError(
+            "DSKDLoss: expected same_token to be a bool tensor with an entry for each of teacher_to_student_ids, got "
+            f"{describe(same_token)}."
+        )
+
+
+def require_vocabulary_map(spec: DSKDSpec, teacher_to_student_ids: Tensor | None) -> None:
+    """Refuse a spec for two tokenizers that compares tokens across vocabularies without a map between them.
+
+    Args:
+        spec: the choices.
+        teacher_to_student_ids: the map, or None.
+
+    Raises:
+        ConfigurationError: the map is needed and missing; the message names what needs it.
+    """
+    if teacher_to_student_ids is None and spec.needs_vocabulary_map:
+        raise ConfigurationError(
+            f"{' and '.join(spec.comparing_vocabularies)} must know which tokens the two vocabularies share, and the "
+            f"aligner {spec.aligner.name!r} is for two tokenizers. Pass teacher_to_student_ids to DSKDLoss, or both "
+            "tokenizers to DSKDLoss.from_models."
+        )
+
+
+def require_matching_states(student: LMStates, teacher: LMStates, hidden_sizes: Mapping[Side, int]) -> None:
+    """Refuse states that do not fit the loss or one another.
+
+    Args:
+        student: the student's states.
+        teacher: the teacher's states.
+        hidden_sizes: the widths that the loss was built for.
+
+    Raises:
+        InputError: a width, the number of samples, or a device differs; the message names it.
+    """
+    sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
+    for side, states in sides:
+        if states.hidden_states.shape[2] != hidden_sizes[side]:
+            raise InputError(
+                f"{side}.hidden_states: expected width {hidden_sizes[side]} (this loss's {side}_hidden_size), got "
+                f"shape {list(states.hidden_states.shape)}."
+            )
+    if len(student.targets) != len(teacher.targets):
+        raise InputError(
+            f"The student's batch has {len(student.targets)} samples, the teacher's {len(teacher.targets)}. Both must "
+            "hold the same texts in the same order."
+        )
+    devices = {str(states.hidden_states.device) for _, states in sides}
+    if len(devices) > 1:
+        raise InputError(f"The states of student and teacher are on different devices: {sorted(devices)}.")
+
+
+def groups_that_fit(alignment: Tensor | TokenGroups | None, student: LMStates, teacher: LMStates) -> TokenGroups | None:
+    """Return a given correspondence as groups, once its shape is known to fit.
+
+    Args:
+        alignment: groups, or the teacher position of each student position.
+        student: the student's states.
+        teacher: the teacher's states.
+
+    Raises:
+        InputError: it has an entry too many or too few.
+    """
+    if alignment is None:
+        return None
+    length = teacher.targets.shape[1]
+    groups = TokenGroups.from_index(alignment, length) if isinstance(alignment, Tensor) else alignment
+    for side, states, found in (("student", student, groups.student), ("teacher", teacher, groups.teacher)):
+        if found.shape != states.targets.shape:
+            raise InputError(
+                f"alignment: expected {list(states.targets.shape)}, an entry for each {side} position, got "
+                f"{list(found.shape)}."
+            )
+    return groups

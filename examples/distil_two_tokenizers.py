@@ -1,0 +1,164 @@
+"""Distil a language model into a smaller one that has another tokenizer, and compare with training without a teacher.
+
+    python -m examples.distil_two_tokenizers --output output
+
+`distil` is the part to copy: a plain PyTorch loop around `DSKDLoss`. What follows it is the experiment: a teacher
+trained on the spot, and for each seed two students that differ in nothing but the loss.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LinearLR
+
+from dskd_components import DSKDLoss, DSKDSpec
+from examples.two_tokenizers.attention import learned_alignment
+from examples.two_tokenizers.measuring import model_inputs
+from examples.two_tokenizers.models import new_student, new_teacher
+from examples.two_tokenizers.options import parse_options
+from examples.two_tokenizers.preparation import prepare
+from examples.two_tokenizers.progress import phases, with_bar
+from examples.two_tokenizers.recording import STUDENT_ARMS, Results, record_run
+from examples.two_tokenizers.report import closing_table, paired_differences, write_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.progress import Progress
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from examples.two_tokenizers.batches import Batch, Side
+    from examples.two_tokenizers.preparation import Preparation
+    from examples.two_tokenizers.recording import Arm, Run
+    from examples.two_tokenizers.settings import Settings
+
+
+def distil(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    loss_fn: DSKDLoss,
+    batches: Sequence[Batch],
+    *,
+    lr: float,
+    projector_lr: float,
+) -> Iterator[dict[str, Tensor]]:
+    """Train the student, and with it the loss's projectors and aligner; yield what is worth a log at each step.
+
+    The loss comes from::
+
+        spec = DSKDSpec.preset("dskd-cma")
+        loss_fn = DSKDLoss.from_models(spec, student, teacher, student_tokenizer, teacher_tokenizer)
+    """
+    optimizer = AdamW([{"params": student.parameters(), "lr": lr}, *loss_fn.param_groups(lr=projector_lr)])
+    schedule = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=len(batches))
+    student.train()
+    teacher.eval()
+    for batch in batches:
+        out = loss_fn.run(student, teacher, batch)
+        out.loss.backward()
+        clip_grad_norm_(student.parameters(), 1.0)
+        clip_grad_norm_(loss_fn.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        yield {"loss": out.loss.detach(), **out.terms, **out.metrics}
+
+
+def train_without_teacher(
+    model: PreTrainedModel, batches: Sequence[Batch], side: Side, *, lr: float
+) -> Iterator[dict[str, Tensor]]:
+    """Train a model on the text alone, by cross entropy: the same loop with nothing of this library in it."""
+    optimizer = AdamW([{"params": model.parameters(), "lr": lr}])
+    schedule = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=len(batches))
+    model.train()
+    for batch in batches:
+        loss = model(**model_inputs(batch, side)).loss
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        yield {"loss": loss.detach(), "ce": loss.detach()}
+
+
+def train_teacher(prepared: Preparation, settings: Settings, progress: Progress) -> tuple[PreTrainedModel, Run]:
+    """Train the teacher on the text; it is a constant from then on."""
+    seed = settings.teacher_seed
+    teacher = new_teacher(
+        prepared.teacher_tokenizer,
+        width=settings.teacher_width,
+        layers=settings.teacher_layers,
+        max_length=settings.max_length,
+        seed=seed,
+    )
+    batches = prepared.training_batches("teacher", settings.teacher_batch_size, settings.teacher_steps, seed)
+    loop = with_bar(
+        progress, "teacher", train_without_teacher(teacher, batches, "teacher", lr=settings.teacher_lr), len(batches)
+    )
+    run = record_run("teacher", seed, teacher, batches, loop, prepared.held_out, evaluations=1)
+    return teacher.eval().requires_grad_(False), run
+
+
+def train_student(
+    arm: Arm, seed: int, teacher: PreTrainedModel, prepared: Preparation, settings: Settings, progress: Progress
+) -> tuple[PreTrainedModel, DSKDLoss, Run]:
+    """Train one student. The seed settles its first weights and its batches, the arm nothing but the loss."""
+    student = new_student(
+        prepared.student_tokenizer,
+        width=settings.student_width,
+        layers=settings.student_layers,
+        max_length=settings.max_length,
+        seed=seed,
+    )
+    batches = prepared.training_batches("student", settings.batch_size, settings.steps, seed)
+    spec = DSKDSpec.preset("dskd-cma")
+    loss_fn = DSKDLoss.from_models(spec, student, teacher, prepared.student_tokenizer, prepared.teacher_tokenizer)
+    if arm == "dskd-cma":
+        loop = distil(student, teacher, loss_fn, batches, lr=settings.student_lr, projector_lr=settings.projector_lr)
+    else:
+        loop = train_without_teacher(student, batches, "student", lr=settings.student_lr)
+    loop = with_bar(progress, f"student {arm}, seed {seed}", loop, len(batches))
+    run = record_run(arm, seed, student, batches, loop, prepared.held_out, settings.evaluations)
+    return student, loss_fn, run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the experiment, print its table, write its files.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+    """
+    started = time.perf_counter()
+    output, settings = parse_options(arguments)
+    torch.set_num_threads(settings.threads)
+    console = Console()
+
+    console.print("Reading Python's own documentation and training both tokenizers ...")
+    prepared = prepare(settings)
+    console.print(prepared.description())
+    students: list[Run] = []
+    with phases(console) as progress:
+        teacher, teacher_run = train_teacher(prepared, settings, progress)
+        for seed in settings.seeds:
+            for arm in STUDENT_ARMS:
+                student, loss_fn, run = train_student(arm, seed, teacher, prepared, settings, progress)
+                students.append(run)
+
+    results = Results(settings=settings, teacher=teacher_run, students=students)
+    # The last student is a distilled one, so its loss holds an aligner that has learned.
+    files = write_files(results, learned_alignment(loss_fn, student, teacher, prepared), output)
+    console.print(closing_table(results))
+    console.print(paired_differences(results))
+    console.print(f"Written: {', '.join(map(str, files))}")
+    console.print(f"Took {time.perf_counter() - started:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The alignment that cross-model attention has learned, for one held-out sentence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from dskd_components import Head, LMStates
+from examples.two_tokenizers.batches import collate, tokenize_for_both, true_correspondence
+from examples.two_tokenizers.measuring import model_inputs
+from examples.two_tokenizers.models import input_embedding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from dskd_components import DSKDLoss
+    from examples.two_tokenizers.batches import Batch, Example, Side, Tokens
+    from examples.two_tokenizers.preparation import Preparation
+
+SENTENCE: Final = re.compile(
+    r"(?<=[.:] )[A-Z][a-z]+ [^\n.>]{40,64}\.(?= )|^[A-Z][a-z]+ [^\n.>]{40,64}\.$", re.MULTILINE
+)
+"""A sentence that is short enough for a figure."""
+
+
+@dataclass(frozen=True)
+class LearnedAlignment:
+    """Where each student token looks among the teacher's.
+
+    Args:
+        text: the sentence.
+        student_tokens: what the student's positions predict, as text.
+        teacher_tokens: likewise for the teacher.
+        weights: ``[student tokens, teacher tokens]``, rows sum to 1.
+        true_pairs: those tokens that stand for the very same characters, as row and column.
+    """
+
+    text: str
+    student_tokens: list[str]
+    teacher_tokens: list[str]
+    weights: Tensor
+    true_pairs: list[tuple[int, int]]
+
+
+def first_sentence(examples: Sequence[Example]) -> str:
+    """Return the first short sentence of the texts, or the beginning of the first text."""
+    for example in examples:
+        if found := SENTENCE.search(example.text):
+            return found.group()
+    return examples[0].text[:64]
+
+
+@torch.no_grad()
+def learned_alignment(
+    loss_fn: DSKDLoss, student: PreTrainedModel, teacher: PreTrainedModel, prepared: Preparation
+) -> LearnedAlignment:
+    """Ask the trained aligner about a held-out sentence.
+
+    Args:
+        loss_fn: owns the aligner, cross-model attention.
+        student: the trained student.
+        teacher: the teacher.
+        prepared: held-out text and tokenizers.
+    """
+    text = first_sentence(prepared.held_out_examples)
+    example = tokenize_for_both([text], prepared.student_tokenizer, prepared.teacher_tokenizer)[0]
+    batch = collate([example], prepared.padding)
+    aligned = loss_fn.aligner(
+        _states(student.eval(), batch, "student"), _states(teacher.eval(), batch, "teacher"), None
+    )
+    weights: Tensor = aligned.student_to_teacher  # type: ignore[attr-defined]  # of cross-model attention
+    return LearnedAlignment(
+        text=text,
+        student_tokens=_texts(example.text, example.student),
+        teacher_tokens=_texts(example.text, example.teacher),
+        weights=weights[0, :-1, :-1],
+        true_pairs=[(row, column) for row, column in enumerate(true_correspondence(example)) if column >= 0],
+    )
+
+
+def _states(model: PreTrainedModel, batch: Batch, side: Side) -> LMStates:
+    """Return what `DSKDLoss.run` makes of a model and a batch, to call a part of the loss by itself."""
+    inputs = model_inputs(batch, side)
+    output = model(**inputs, output_hidden_states=True)
+    return LMStates.from_labels(
+        hidden_states=output.hidden_states[-1],
+        labels=inputs["labels"],
+        head=Head.from_model(model),
+        input_ids=inputs["input_ids"],
+        embedding=input_embedding(model),
+    )
+
+
+def _texts(text: str, tokens: Tokens) -> list[str]:
+    """Return the characters of each predicted token, all but the begin token, with spaces made visible."""
+    return [text[start:end].replace(" ", "␣").replace("\n", "⏎") for start, end in tokens.spans[1:]]

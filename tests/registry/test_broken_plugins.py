@@ -1,0 +1,315 @@
+"""A plugin may be broken in any way: it is reported by name, once, and everything else works."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_distributions import FakeDistribution, offering
+from pydantic import ValidationError
+
+from dskd_components import DSKDSpec, PluginError, PluginWarning, UnknownComponentError, get_distance, list_components
+from dskd_components.registry import default_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# What is wrong -> (source of the module, what the report says beside plugin, distribution and version).
+SOURCES: dict[str, tuple[str, list[str]]] = {
+    "raises on import": ("raise RuntimeError('boom')", ["cannot be imported", "RuntimeError: boom"]),
+    "imports what is not there": (
+        "import not_there_at_all",
+        ["cannot be imported", "No module named 'not_there_at_all'"],
+    ),
+    "is not Python": ("def (:", ["cannot be imported", "SyntaxError"]),
+    "leaves the interpreter": ("raise SystemExit('good bye')", ["cannot be imported", "SystemExit: good bye"]),
+    "looks a component up on import": (
+        "from dskd_components import get_distance\nget_distance('kl')",
+        ["cannot be imported", "while plugins are being loaded"],
+    ),
+    "class with a name that is not a Literal": (
+        """
+        class Misnamed(Distance):
+            name: str = "misnamed"
+        """,
+        ["cannot be imported", "Misnamed.name", 'Literal["my_name"]'],
+    ),
+    "class whose default is not its name": (
+        """
+        class Misnamed(Distance):
+            name: Literal["one"] = "other"
+        """,
+        ["cannot be imported", "Misnamed.name", "'other'"],
+    ),
+    "module that cannot be looked into": (
+        """
+        def __dir__():
+            raise ImportError("the optional part is missing")
+        """,
+        ["cannot be inspected", "ImportError: the optional part is missing"],
+    ),
+    "no hook": ("", ["implements no hook", "@hookimpl", "dskd_distances"]),
+    "hook without its mark": (
+        """
+        def dskd_distances():
+            return []
+        """,
+        ["implements no hook", "@hookimpl"],
+    ),
+    "misspelt hook": (
+        """
+        @hookimpl
+        def dskd_distance():
+            return [distance_class("broken")]
+        """,
+        ["unknown hook 'dskd_distance'", "did you mean 'dskd_distances'", "dskd_spaces"],
+    ),
+    "hook with arguments": (
+        """
+        @hookimpl
+        def dskd_distances(config):
+            return [distance_class("broken")]
+        """,
+        ["wrong signature", "dskd_distances", "config"],
+    ),
+    "hook that raises": (
+        """
+        @hookimpl
+        def dskd_distances():
+            raise KeyError("lost")
+        """,
+        ["dskd_distances failed", "KeyError: 'lost'"],
+    ),
+    "hook that leaves the interpreter": (
+        """
+        @hookimpl
+        def dskd_distances():
+            raise SystemExit(3)
+        """,
+        ["dskd_distances failed", "SystemExit: 3"],
+    ),
+    "hook that raises late": (
+        """
+        @hookimpl
+        def dskd_distances():
+            yield distance_class("broken")
+            raise KeyError("lost")
+        """,
+        ["dskd_distances failed", "KeyError: 'lost'"],
+    ),
+    "hook without return": (
+        """
+        @hookimpl
+        def dskd_distances():
+            [distance_class("broken")]
+        """,
+        ["dskd_distances returned None", "expected a list of classes"],
+    ),
+    "hook that returns a class": (
+        """
+        @hookimpl
+        def dskd_distances():
+            return distance_class("broken")
+        """,
+        ["dskd_distances returned", "Some", "expected a list of classes"],
+    ),
+    "hook that returns a name": (
+        """
+        @hookimpl
+        def dskd_distances():
+            return "broken"
+        """,
+        ["dskd_distances returned 'broken'", "expected a list of classes"],
+    ),
+    "hook that returns a mapping": (
+        """
+        @hookimpl
+        def dskd_distances():
+            return {"broken": distance_class("broken")}
+        """,
+        ["dskd_distances returned {'broken'", "expected a list of classes"],
+    ),
+    "instance": (
+        """
+        @hookimpl
+        def dskd_distances():
+            return [distance_class("broken")()]
+        """,
+        ["Some(name='broken')", "expected classes, not instances"],
+    ),
+    "class of another kind": (
+        """
+        @hookimpl
+        def dskd_aligners():
+            return [distance_class("broken")]
+        """,
+        ["dskd_aligners", "Some", "expected subclasses of Aligner"],
+    ),
+    "class of no kind": (
+        """
+        @hookimpl
+        def dskd_projectors():
+            return [dict]
+        """,
+        ["dskd_projectors", "<class 'dict'>", "expected subclasses of Projector"],
+    ),
+    "abstract class": (
+        """
+        class Unfinished(Space):
+            name: Literal["broken"] = "broken"
+        @hookimpl
+        def dskd_spaces():
+            return [Unfinished]
+        """,
+        ["dskd_spaces", "Unfinished", "abstract", "must define compare"],
+    ),
+    "class without a name": (
+        """
+        class Nameless(Distance):
+            def __call__(self, student_log_probs, teacher_log_probs):
+                return student_log_probs.sum(-1)
+        @hookimpl
+        def dskd_distances():
+            return [Nameless]
+        """,
+        ["dskd_distances", "Nameless has no name", 'Literal["my_name"]'],
+    ),
+    "one bad class among good ones": (
+        """
+        @hookimpl
+        def dskd_distances():
+            return [distance_class("broken"), 3]
+        """,
+        ["dskd_distances returned 3", "expected classes"],
+    ),
+}
+NO_PREAMBLE = {"is not Python"}
+BROKEN = {
+    case: (FakeDistribution("broken-plugin", source, "2.7.1", preamble=case not in NO_PREAMBLE), fragments)
+    for case, (source, fragments) in SOURCES.items()
+} | {
+    "entry point that names nothing": (
+        FakeDistribution("broken-plugin", "", "2.7.1", value="broken_plugin:Absent"),
+        ["cannot be imported from 'broken_plugin:Absent'", "AttributeError"],
+    ),
+    "entry point that is not a name": (
+        FakeDistribution("broken-plugin", "", "2.7.1", value="not a module!"),
+        ["cannot be imported from 'not a module!'"],
+    ),
+}
+
+HEALTHY = offering("healthy-plugin", "healthy")
+
+
+@pytest.mark.parametrize(("distribution", "fragments"), BROKEN.values(), ids=BROKEN)
+def test_it_is_reported_once_by_name_and_the_others_work(
+    install: Callable[..., None], distribution: FakeDistribution, fragments: list[str]
+) -> None:
+    install(distribution, HEALTHY)
+    with pytest.warns(PluginWarning) as caught:
+        registry = default_registry()
+    message = str(caught.pop(PluginWarning).message)
+    assert not caught.list
+    report = f"plugin 'broken-plugin-entry' of distribution broken-plugin {distribution.version}"
+    for fragment in [report, *fragments]:
+        assert fragment in message
+    assert message.endswith(". It is left out; other plugins are not affected.")
+    assert ".." not in message
+
+    [broken] = registry.broken
+    assert (broken.origin.plugin, broken.origin.distribution, broken.origin.version) == (
+        distribution.plugin,
+        distribution.name,
+        distribution.version,
+    )
+    assert all(fragment in broken.reason for fragment in fragments)
+
+    # From here on nothing warns, or the test would fail.
+    assert {"kl", "tvd", "healthy"} <= {info.name for info in list_components("distance")}
+    assert DSKDSpec(distance="healthy").distance == get_distance("healthy")
+    assert "healthy" in json.dumps(DSKDSpec.model_json_schema())
+    with pytest.raises(UnknownComponentError, match="unknown distance 'broken'") as unknown:
+        get_distance("broken")
+    assert report in str(unknown.value)
+    with pytest.raises(ValidationError, match=report) as invalid:
+        DSKDSpec(distance="broken")
+    assert invalid.value.errors()[0]["loc"] == ("distance",)
+
+
+@pytest.mark.parametrize("metadata", ["", "Metadata-Version: 2.4\n"], ids=["missing", "nameless"])
+def test_an_installation_without_metadata_is_not_an_error(install: Callable[..., None], metadata: str) -> None:
+    with warnings.catch_warnings():
+        # Newer Pythons announce that a missing key will raise.
+        warnings.simplefilter("error")
+        install(FakeDistribution("half-removed", HEALTHY.source.replace("healthy", "half"), metadata=metadata))
+        [half] = [info for info in list_components("distance") if info.name == "half"]
+    assert (half.distribution, half.version) == ("unknown", "unknown")
+    assert get_distance("kl").name == "kl"
+
+
+def test_a_user_may_still_interrupt(install: Callable[..., None]) -> None:
+    install(FakeDistribution("slow-plugin", "raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        get_distance("kl")
+
+
+def test_a_plugin_that_is_an_object(install: Callable[..., None]) -> None:
+    source = """
+    class Plugin:
+        @hookimpl
+        def dskd_distances(self):
+            return (distance_class(name) for name in ["from_an_object"])
+    plugin = Plugin()
+    """
+    install(FakeDistribution("object-plugin", source, value="object_plugin:plugin"))
+    assert get_distance("from_an_object").name == "from_an_object"
+    assert not default_registry().broken
+
+
+def test_all_at_once_in_a_program_of_their_own(tmp_path: Path) -> None:
+    """Nothing that the test runner does can make the difference: a program finds them all installed."""
+    for number, (distribution, _) in enumerate(BROKEN.values()):
+        value = distribution.value and distribution.value.replace("broken_plugin", f"broken_{number}")
+        FakeDistribution(f"broken-{number}", distribution.source, value=value, preamble=distribution.preamble).install(
+            tmp_path
+        )
+    HEALTHY.install(tmp_path)
+    program = """
+import json, warnings
+from dskd_components import DSKDSpec, get_distance, list_components
+from dskd_components.registry import default_registry
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        names = [get_distance(name).name for name in ("kl", "tvd", "healthy")]
+print(json.dumps({
+    "names": names,
+    "warned": [str(w.message) for w in caught if w.category.__name__ == "PluginWarning"],
+    "broken": [b.origin.distribution for b in default_registry().broken],
+    "spec": DSKDSpec(distance="healthy").distance.name,
+}))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(found.stdout)
+    everyone = sorted(f"broken-{number}" for number in range(len(BROKEN)))
+    assert result["names"] == ["kl", "tvd", "healthy"]
+    assert result["spec"] == "healthy"
+    assert sorted(result["broken"]) == everyone
+    assert sorted(message.split("of distribution ")[1].split()[0] for message in result["warned"]) == everyone
+
+
+def test_every_error_is_one_of_ours() -> None:
+    assert issubclass(PluginError, ValueError)
+    assert issubclass(UnknownComponentError, LookupError)

@@ -1,0 +1,109 @@
+"""Hypothesis strategies for specs and components, made from the fields of whatever is registered."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+from hypothesis import assume, reject
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dskd_components import Aligner, Distance, DSKDSpec, Projector, Space, list_components
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from dskd_components.contracts import Component
+
+
+@cache
+def fields_of(cls: type[BaseModel]) -> dict[str, st.SearchStrategy[Any]]:
+    return {name: values(field) for name, field in cls.model_fields.items()}
+
+
+def values(field: FieldInfo) -> st.SearchStrategy[Any]:
+    """Values that a field accepts, from its type and its bounds."""
+    annotation: Any = field.annotation
+    if field.metadata:
+        annotation = Annotated[(annotation, *field.metadata)]
+    return st.from_type(annotation).filter(lambda value: not isinstance(value, float) or math.isfinite(value))
+
+
+@st.composite
+def models(draw: st.DrawFn, cls: type[BaseModel], **given: st.SearchStrategy[Any]) -> Any:
+    """Instances of a class with any of its fields set."""
+    fields = fields_of(cls) | given
+    required = {name: fields.pop(name) for name, field in cls.model_fields.items() if field.is_required()}
+    chosen = draw(st.fixed_dictionaries(required, optional=fields))
+    try:
+        return cls(**chosen)
+    except ValidationError:  # a condition over several fields, or one that no bound expresses
+        reject()
+
+
+def components(kind: str) -> st.SearchStrategy[Component]:
+    """Instances of every registered component of one kind."""
+    return st.sampled_from([info.component for info in list_components(kind)]).flatmap(models)
+
+
+def lists_of_spaces() -> st.SearchStrategy[tuple[Component, ...]]:
+    return st.lists(components("space"), min_size=1, unique_by=lambda space: space.name).map(tuple)
+
+
+def specs() -> st.SearchStrategy[DSKDSpec]:
+    """Specs over everything registered."""
+    return models(DSKDSpec, spaces=lists_of_spaces())
+
+
+def spec_field(name: str) -> st.SearchStrategy[Any]:
+    """Values of one field of a spec."""
+    return lists_of_spaces() if name == "spaces" else values(DSKDSpec.model_fields[name])
+
+
+for base in (Distance, Aligner, Projector, Space):
+    st.register_type_strategy(base, lambda _, kind=base.kind: components(kind))
+
+
+@st.composite
+def near_documents(draw: st.DrawFn) -> Any:
+    """JSON documents of specs with one thing changed, so that about half of them are not specs any more.
+
+    What pydantic converts is left out: numbers in strings, true and false for numbers, 0 and 1 for true and false.
+    """
+    document = copy.deepcopy(draw(specs()).model_dump(mode="json"))
+    anywhere = st.sampled_from([path for path in paths(document) if path])
+    *parents, last = draw(anywhere | st.just(("spaces", 0)))
+    container = document
+    for step in parents:
+        container = container[step]
+    change = draw(st.sampled_from(["replace", "remove", "add", "name", "keep"]))
+    if change == "replace":
+        numbers: list[Any] = [-1.0, 0.25, 1.5, 3, 20]
+        assume(not isinstance(container[last], bool))
+        container[last] = draw(
+            st.sampled_from([*numbers, None, "", "kl", "student", [], {}, ["student"], {"name": "kl"}])
+        )
+    elif change == "remove":
+        del container[last]
+    elif change == "add" and isinstance(container, dict):
+        container[draw(st.text(max_size=5))] = draw(st.sampled_from([1.0, "kl", None]))
+    elif change == "add":
+        container.append(draw(st.sampled_from(["student", "teacher", {"name": "student"}, "kl", 1.0])))
+    elif change == "name":
+        assume(isinstance(container[last], dict))
+        container[last] = container[last]["name"]
+    return document
+
+
+def paths(document: Any, before: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The paths of all values in a JSON document."""
+    found = [before]
+    if isinstance(document, dict | list):
+        items = document.items() if isinstance(document, dict) else enumerate(document)
+        for step, value in items:
+            found += paths(value, (*before, step))
+    return found

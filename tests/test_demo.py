@@ -1,0 +1,113 @@
+"""The demo from end to end, tiny, and what it claims about itself."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from examples.distil_two_tokenizers import main
+from examples.two_tokenizers.batches import true_correspondence
+from examples.two_tokenizers.preparation import Preparation, prepare
+from examples.two_tokenizers.settings import Settings
+from examples.two_tokenizers.text import load_corpus, normalised
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def printed(folder: Path) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        main(["--quick", "--output", str(folder / "output")])
+    return stdout.getvalue()
+
+
+@pytest.fixture(scope="module")
+def results(printed: str, folder: Path) -> dict[str, Any]:
+    assert printed
+    loaded: dict[str, Any] = json.loads((folder / "output" / "results.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Preparation:
+    return prepare(Settings.quick())
+
+
+def test_everything_is_written_to_the_output_folder(results: dict[str, Any], folder: Path) -> None:
+    assert results
+    assert [path.name for path in folder.iterdir()] == ["output"]
+    assert {path.name for path in (folder / "output").iterdir()} == {"results.json", "curves.png", "alignment.png"}
+    for name in ("curves.png", "alignment.png"):
+        content = (folder / "output" / name).read_bytes()
+        width, height = struct.unpack(">II", content[16:24])
+        assert content.startswith(b"\x89PNG")
+        assert width > 500
+        assert height > 400
+        assert len(content) < 200_000
+
+
+def test_losses_fall(results: dict[str, Any]) -> None:
+    for run in (results["teacher"], *results["students"]):
+        (_, untrained), *_, (_, trained) = run["held_out"]
+        assert trained["nats_per_byte"] < untrained["nats_per_byte"]
+        assert run["log"]["loss"][-1] < run["log"]["loss"][0]
+
+
+def test_the_table_is_what_the_file_says(results: dict[str, Any], printed: str) -> None:
+    for arm, measures in results["summary"].items():
+        tokens, byte, accuracy = (measures[name] for name in ("nats_per_token", "nats_per_byte", "accuracy"))
+        assert f"{tokens['mean']:.3f}" in printed
+        assert f"{byte['mean']:.3f}" in printed
+        assert f"{100 * accuracy['mean']:.1f}" in printed
+        if arm != "teacher":
+            assert f"{byte['mean']:.3f} ± {byte['sd']:.3f}" in printed
+    assert "Took" in printed
+
+
+def test_both_students_of_a_seed_differ_in_the_loss_alone(results: dict[str, Any]) -> None:
+    for seed in results["settings"]["seeds"]:
+        alone, distilled = (run for run in results["students"] if run["seed"] == seed)
+        assert (alone["arm"], distilled["arm"]) == ("ce", "dskd-cma")
+        assert alone["initial_weights"] == distilled["initial_weights"]
+        assert alone["batches"] == distilled["batches"]
+        assert alone["held_out"][0] == distilled["held_out"][0]
+        assert alone["log"]["ce"][0] == pytest.approx(distilled["log"]["ce"][0], rel=1e-5)
+    seeds = {(run["initial_weights"], run["batches"]) for run in results["students"]}
+    assert len(seeds) == len(results["settings"]["seeds"])
+
+
+def test_no_held_out_paragraph_is_in_the_training_text() -> None:
+    corpus = load_corpus(chunk_bytes=256)
+    train, held_out = (
+        {normalised(paragraph) for chunk in part for paragraph in chunk.split("\n\n")}
+        for part in (corpus.train, corpus.held_out)
+    )
+    long_enough_to_tell = {paragraph for paragraph in held_out if len(paragraph) > 100}
+    assert len(long_enough_to_tell) > 50
+    assert not long_enough_to_tell & train
+
+
+def test_both_tokenizers_stand_for_every_character(prepared: Preparation) -> None:
+    text = "The café — naïve  two\n  spaces 🙂 <0x41>."
+    for tokenizer in (prepared.student_tokenizer, prepared.teacher_tokenizer):
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    assert len(prepared.student_tokenizer) != len(prepared.teacher_tokenizer)
+
+
+def test_true_correspondence_pairs_equal_characters(prepared: Preparation) -> None:
+    for example in prepared.held_out_examples:
+        pairs = [(s, t) for s, t in enumerate(true_correspondence(example)) if t >= 0]
+        assert pairs == sorted(pairs, key=lambda pair: pair[1])
+        for student_position, teacher_position in pairs:
+            assert example.student.spans[student_position + 1] == example.teacher.spans[teacher_position + 1]

@@ -1,0 +1,139 @@
+"""Maps between vocabularies, their fingerprints, and the copies kept on disk."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import real_tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+from real_tokenizers import LOADERS
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from dskd_components.errors import InputError
+from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
+from dskd_components.tokenization.nearest_token import nearest_tokens
+from dskd_components.tokenization.vocabulary_map import build_vocabulary_map
+
+
+def ids(tokenizer, *tokens):
+    return [tokenizer.convert_tokens_to_ids(token) for token in tokens]
+
+
+def test_bytes_meet_across_families():
+    gpt2, mistral, bert = (LOADERS[name]() for name in ("gpt2", "mistral", "bert"))
+    found = build_vocabulary_map(gpt2, mistral).teacher_to_student
+    assert found[ids(mistral, "▁the", "the", "<0x0A>", "é")].tolist() == ids(gpt2, "Ġthe", "the", "Ċ", "Ã©")
+    assert found[mistral.eos_token_id] == gpt2.eos_token_id
+    found = build_vocabulary_map(bert, gpt2).teacher_to_student
+    assert found[ids(gpt2, "Ġthe", "ing")].tolist() == ids(bert, "the", "##ing")
+    found = build_vocabulary_map(mistral, bert).teacher_to_student
+    assert found[ids(bert, "the", "##ing")].tolist() == ids(mistral, "▁the", "ing")
+
+
+def test_shared_is_one_to_one_and_true():
+    gpt2, qwen = LOADERS["gpt2"](), LOADERS["qwen"]()
+    shared = build_vocabulary_map(gpt2, qwen).shared
+    assert shared.dtype == np.int64
+    assert len(set(shared[:, 0].tolist())) == len(set(shared[:, 1].tolist())) == len(shared) > 40_000
+    plain = shared[shared[:, 0] != gpt2.eos_token_id]
+    assert gpt2.convert_ids_to_tokens(plain[:, 0].tolist()) == qwen.convert_ids_to_tokens(plain[:, 1].tolist())
+
+
+def test_the_map_covers_ids_beyond_the_vocabulary_size():
+    tekken = LOADERS["tekken"]()
+    found = build_vocabulary_map(LOADERS["llama2"](), tekken).teacher_to_student
+    assert len(found) == max(tekken.get_vocab().values()) + 1
+
+
+def test_the_same_vocabulary_maps_to_itself():
+    gpt2 = LOADERS["gpt2"]()
+    assert build_vocabulary_map(gpt2, gpt2).teacher_to_student.tolist() == list(range(len(gpt2)))
+
+
+def word_tokenizer(*words):
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def test_min_edit_takes_the_nearest_of_lowest_id():
+    student = word_tokenizer("zz", "dolour", "color", "colors", "Ġ")
+    teacher = word_tokenizer("colour", "color", "qqq", "Ġ", "ĠĠ")
+    mapped = build_vocabulary_map(student, teacher, method="min_edit")
+    assert mapped.teacher_to_student.tolist() == [1, 2, -1, 4, -1]
+    assert mapped.same_bytes.tolist() == [False, True, False, True, False]
+    assert mapped.shared.tolist() == [[2, 1], [4, 3]]
+    assert mapped.coverage == 3 / 5
+
+
+def test_letters_come_before_byte_tokens():
+    student = Tokenizer(models.BPE({"<0x41>": 0, "A": 1, "<0x42>": 2}, [], byte_fallback=True))
+    student.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert build_vocabulary_map(student, word_tokenizer("A", "B")).teacher_to_student.tolist() == [1, 2]
+
+
+words = st.lists(st.text("abcéяß", min_size=1, max_size=5), min_size=1, max_size=12, unique=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(words, words)
+def test_nearest_tokens_against_all_pairs(tokens, vocabulary):
+    tokens = [token for token in tokens if token not in vocabulary]
+    expected = []
+    for token in tokens:
+        scored = [(Levenshtein.distance(token, other), number) for number, other in enumerate(vocabulary)]
+        near = [(cost, n) for cost, n in scored if cost < max(len(token), len(vocabulary[n]))]
+        expected.append(min(near)[1] if near else -1)
+    assert nearest_tokens(tokens, vocabulary) == expected
+
+
+def test_maps_are_kept_and_found_again(tmp_path, monkeypatch):
+    student, teacher = LOADERS["bert"](), LOADERS["t5"]()
+    built = build_vocabulary_map(student, teacher, method="min_edit", cache_dir=tmp_path / "maps")
+    monkeypatch.setattr("dskd_components.tokenization.vocabulary_map._match_bytes", None)
+    kept = build_vocabulary_map(student, teacher, method="min_edit", cache_dir=tmp_path / "maps")
+    assert kept.teacher_to_student.tolist() == built.teacher_to_student.tolist()
+    assert kept.shared.tolist() == built.shared.tolist()
+    assert [path.suffix for path in (tmp_path / "maps").iterdir()] == [".npz"]
+
+
+def test_damaged_copies_are_made_anew(tmp_path):
+    student, teacher = LOADERS["bert"](), LOADERS["t5"]()
+    built = build_vocabulary_map(student, teacher, cache_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    for damage in (b"", b"PK\x03\x04 not a map", path.read_bytes()[:200]):
+        path.write_bytes(damage)
+        again = build_vocabulary_map(student, teacher, cache_dir=tmp_path)
+        assert again.teacher_to_student.tolist() == built.teacher_to_student.tolist()
+
+
+def test_unknown_methods_are_refused():
+    with pytest.raises(InputError, match="bytes, min_edit"):
+        build_vocabulary_map(LOADERS["bert"](), LOADERS["t5"](), method="exact")
+
+
+def test_fingerprints_tell_tokenizers_apart():
+    prints = {name: tokenizer_fingerprint(loader()) for name, loader in LOADERS.items()}
+    assert len(set(prints.values())) == len(prints)
+    changed = real_tokenizers.gpt2.__wrapped__()
+    assert tokenizer_fingerprint(changed) == prints["gpt2"]
+    changed.backend_tokenizer.enable_truncation(3)
+    assert tokenizer_fingerprint(changed) == prints["gpt2"]
+    changed.add_tokens(["<tool>"])
+    assert tokenizer_fingerprint(changed) != prints["gpt2"]
+
+
+def test_fingerprints_are_the_same_in_another_process():
+    script = (
+        "from tokenizers import Tokenizer, models\n"
+        "from dskd_components.tokenization.fingerprint import tokenizer_fingerprint\n"
+        "print(tokenizer_fingerprint(Tokenizer(models.WordLevel({'a': 0, 'b': 1, 'c': 2}, unk_token='a'))))"
+    )
+    here = tokenizer_fingerprint(Tokenizer(models.WordLevel({"c": 2, "b": 1, "a": 0}, unk_token="a")))
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == here
