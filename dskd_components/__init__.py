@@ -11,6 +11,7 @@ Importing this package loads neither `transformers` nor any plugin; plugins are 
 """
 
 from dskd_components._version import __version__
+from dskd_components.collation import DualTokenizerCollator, DualTokenizerPreprocessor
 from dskd_components.contracts import (
     Aligner,
     AlignerModule,
@@ -61,6 +62,8 @@ __all__ = [
     "DSKDSpec",
     "DSKDWarning",
     "Distance",
+    "DualTokenizerCollator",
+    "DualTokenizerPreprocessor",
     "Head",
     "InputError",
     "LMStates",

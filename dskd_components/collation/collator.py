@@ -1,0 +1,171 @@
+"""`DualTokenizerCollator`: from samples to a batch that two models and the loss can read."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dskd_components.collation.dual_encoder import DualEncoder
+from dskd_components.collation.encoded import SIDES, EncodedSample, from_columns, is_preprocessed
+from dskd_components.collation.options import OnError, PaddingSide, one_of, positive_or_none
+from dskd_components.collation.packing import pack_rows
+from dskd_components.collation.padding import pad_rows
+from dskd_components.collation.problems import SampleError, SkipReason
+from dskd_components.collation.samples import Columns
+from dskd_components.collation.skipping import SkipPolicy
+from dskd_components.contracts.aligner import Aligner
+from dskd_components.errors import InputError
+
+
+class DualTokenizerCollator:
+    """Makes batches for two models from samples.
+
+    A sample has ``text``, or ``prompt`` and ``response``, or ``messages``, or `DualTokenizerPreprocessor` has made it.
+
+    Args:
+        student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
+        teacher_tokenizer: Likewise.
+        aligner: The loss's aligner, or its name; its ``text_method`` says how tokens are brought together. None, or an
+            aligner that is told nothing: no groups.
+        student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
+        teacher_max_length: Likewise. Both sides are cut at one border of the text.
+        padding_side: Where rows are padded.
+        pad_to_multiple_of: What the length of the rows is a multiple of.
+        packing: Whether all samples go into one row, one after the other.
+        append_eos: Whether texts and responses end with each tokenizer's EOS, if it has one.
+        train_on_prompt: Whether prompts and messages of all roles are scored, not responses alone.
+        on_error: ``"raise"`` a `SampleError`, or ``"skip"`` the sample and count it.
+        columns: What the keys of a sample are called.
+
+    Raises:
+        InputError: A tokenizer is not a fast one.
+        ConfigurationError: An option has no such value.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> collate = DualTokenizerCollator(tokenizer, tokenizer)
+        >>> batch = collate([{"prompt": "a", "response": " b a"}, {"text": "b b"}])
+        >>> batch["student_labels"]
+        tensor([[-100,    2,    1],
+                [-100,    2, -100]])
+        >>> batch["teacher_groups"]
+        tensor([[ 0,  1,  2],
+                [ 0,  1, -1]])
+    """
+
+    def __init__(
+        self,
+        student_tokenizer: Any,
+        teacher_tokenizer: Any,
+        *,
+        aligner: str | Aligner | None = "exact_match",
+        student_max_length: int | None = None,
+        teacher_max_length: int | None = None,
+        padding_side: PaddingSide = "right",
+        pad_to_multiple_of: int | None = None,
+        packing: bool = False,
+        append_eos: bool = True,
+        train_on_prompt: bool = False,
+        on_error: OnError = "raise",
+        columns: Columns | None = None,
+    ) -> None:
+        one_of("padding_side", padding_side, PaddingSide)
+        self._policy = SkipPolicy(on_error)
+        self._padding_side = padding_side
+        self._multiple = positive_or_none("pad_to_multiple_of", pad_to_multiple_of)
+        self._packing = packing
+        self._encoder = DualEncoder(
+            student_tokenizer,
+            teacher_tokenizer,
+            aligner=aligner,
+            student_max_length=student_max_length,
+            teacher_max_length=teacher_max_length,
+            append_eos=append_eos,
+            train_on_prompt=train_on_prompt,
+            columns=columns or Columns(),
+        )
+
+    @property
+    def skipped(self) -> Counter[SkipReason]:
+        """How many samples this object has skipped, by reason; with workers, add up ``batch["skipped"]`` instead."""
+        return self._policy.skipped
+
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+        """Collate samples.
+
+        Args:
+            samples: Raw or preprocessed samples, in any mixture.
+
+        Returns:
+            For each side ``input_ids``, ``attention_mask`` (not when packing), ``labels`` (not shifted), ``groups``
+            (unless nothing is aligned), ``position_ids`` (padded on the left, or packed) and ``segment_ids`` (packed),
+            each ``[B, T]``, int64; and as scalars each side's ``fingerprint`` and the number of samples ``skipped``.
+
+        Raises:
+            InputError: Something is no sample, or none can be used.
+            SampleError: A sample cannot be used, and is not to be skipped.
+        """
+        outcomes = self._outcomes(samples)
+        usable = self._policy.usable(outcomes)
+        if not usable:
+            reasons = Counter(str(outcome.reason) for outcome in outcomes if isinstance(outcome, SampleError))
+            raise InputError(
+                f"None of the {len(samples)} samples of the batch can be used: {dict(reasons) or 'there are none'}."
+            )
+        batch = self._packed(usable) if self._packing else self._padded(usable)
+        for side in SIDES:
+            batch[f"{side}_fingerprint"] = torch.tensor(self._encoder.fingerprints[side])
+        batch["skipped"] = torch.tensor(len(outcomes) - len(usable))
+        return batch
+
+    def _outcomes(self, samples: Sequence[Any]) -> list[EncodedSample | SampleError]:
+        """Each sample in tokens; the raw ones are tokenized together."""
+        encoder = self._encoder
+        raws = iter(encoder.encode([sample for sample in samples if not is_preprocessed(sample)]))
+        return [
+            self._within_limits(from_columns(sample, encoder.fingerprints, encoder.method))
+            if is_preprocessed(sample)
+            else next(raws)
+            for sample in samples
+        ]
+
+    def _within_limits(self, sample: EncodedSample) -> EncodedSample:
+        for side in SIDES:
+            limit, length = self._encoder.max_lengths[side], len(sample.side(side))
+            if limit is not None and length > limit:
+                raise InputError(
+                    f"A preprocessed sample has {length} {side} tokens, but {side}_max_length={limit}. Both sides can "
+                    "only be cut together where the text is at hand: give the limits to the preprocessor."
+                )
+        return sample
+
+    def _padded(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
+        batch = {}
+        for side in SIDES:
+            columns = pad_rows(
+                [sample.side(side) for sample in samples],
+                pad_id=self._encoder.pad_ids[side],
+                padding_side=self._padding_side,
+                pad_to_multiple_of=self._multiple,
+            )
+            batch.update({f"{side}_{name}": torch.from_numpy(column) for name, column in columns.items()})
+        return batch
+
+    def _packed(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
+        batch = {}
+        # Groups of a sample are numbered below its student's length.
+        offsets = [0, *accumulate(len(sample.student) for sample in samples)][:-1]
+        for side in SIDES:
+            columns = pack_rows(
+                [sample.side(side) for sample in samples],
+                offsets,
+                pad_id=self._encoder.pad_ids[side],
+                pad_to_multiple_of=self._multiple,
+            )
+            batch.update({f"{side}_{name}": torch.from_numpy(column) for name, column in columns.items()})
+        return batch

@@ -1,0 +1,117 @@
+"""A sample in the tokens of both sides, and the plain columns that it travels in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dskd_components.contracts.aligner import TextMethod
+from dskd_components.errors import InputError
+from dskd_components.states import IGNORE_INDEX, Side
+
+IntArray = npt.NDArray[np.int64]
+
+SIDES: Final[tuple[Side, Side]] = ("student", "teacher")
+METHODS: Final[tuple[TextMethod | None, ...]] = (None, "exact_match", "span", "min_edit")
+"""Alignment methods; a plain column holds the place in this row."""
+METHOD_COLUMN: Final = "groups_method"
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSide:
+    """One side of a sample.
+
+    Attributes:
+        input_ids: Its tokens ``[T]``.
+        labels: The same where they are scored, -100 elsewhere; not shifted ``[T]``.
+        groups: The group of each token, -1 for none ``[T]``; None without alignment.
+    """
+
+    input_ids: IntArray
+    labels: IntArray
+    groups: IntArray | None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSample:
+    """Both sides of a sample."""
+
+    student: EncodedSide
+    teacher: EncodedSide
+
+    def side(self, side: Side) -> EncodedSide:
+        """Return one of the two."""
+        return self.student if side == "student" else self.teacher
+
+
+def labels_of(input_ids: IntArray, scored: npt.NDArray[np.bool_]) -> IntArray:
+    """The tokens where they are scored, -100 elsewhere."""
+    return np.where(scored, input_ids, IGNORE_INDEX)
+
+
+def column_names(method: TextMethod | None) -> list[str]:
+    """The columns of a preprocessed sample."""
+    per_side = ("input_ids", "labels", "groups", "fingerprint") if method else ("input_ids", "labels", "fingerprint")
+    return [f"{side}_{name}" for side in SIDES for name in per_side] + [METHOD_COLUMN]
+
+
+def to_columns(sample: EncodedSample, fingerprints: Mapping[Side, int], method: TextMethod | None) -> dict[str, Any]:
+    """A sample as plain lists of integers and integers, by column name."""
+    columns: dict[str, Any] = {}
+    for side in SIDES:
+        encoded = sample.side(side)
+        columns[f"{side}_input_ids"] = encoded.input_ids.tolist()
+        columns[f"{side}_labels"] = encoded.labels.tolist()
+        if encoded.groups is not None:
+            columns[f"{side}_groups"] = encoded.groups.tolist()
+        columns[f"{side}_fingerprint"] = fingerprints[side]
+    return columns | {METHOD_COLUMN: METHODS.index(method)}
+
+
+def is_preprocessed(raw: Any) -> bool:
+    """Whether a sample is one that was preprocessed."""
+    return isinstance(raw, Mapping) and METHOD_COLUMN in raw
+
+
+def from_columns(
+    columns: Mapping[str, Any], fingerprints: Mapping[Side, int], method: TextMethod | None
+) -> EncodedSample:
+    """A preprocessed sample, once it is known to belong to these tokenizers.
+
+    Args:
+        columns: The columns that `to_columns` made.
+        fingerprints: Those of the tokenizers at hand.
+        method: How tokens are to have been brought together.
+
+    Raises:
+        InputError: A column is missing or does not fit, or other tokenizers or another alignment made them.
+    """
+    missing = [name for name in column_names(None) if columns.get(name) is None]
+    if missing:
+        raise InputError(f"A preprocessed sample lacks {', '.join(map(repr, missing))}; it has {sorted(columns)}.")
+    for side in SIDES:
+        if int(columns[f"{side}_fingerprint"]) != fingerprints[side]:
+            raise InputError(
+                f"The samples were preprocessed with another tokenizer for the {side} than this collator has. "
+                "Preprocess them again, or give the collator the tokenizers that were used."
+            )
+    made = METHODS[int(columns[METHOD_COLUMN])]
+    if made != method:
+        raise InputError(
+            f"The samples were aligned by {made!r}, but this collator is for {method!r}. Give the preprocessor and the "
+            "collator the same aligner."
+        )
+    return EncodedSample(*(_side_from_columns(columns, side, method is not None) for side in SIDES))
+
+
+def _side_from_columns(columns: Mapping[str, Any], side: Side, has_groups: bool) -> EncodedSide:
+    names = [f"{side}_{name}" for name in ("input_ids", "labels", "groups")[: 3 if has_groups else 2]]
+    arrays = [np.asarray(columns.get(name), dtype=np.int64) for name in names if columns.get(name) is not None]
+    if len(arrays) < len(names) or len({array.shape for array in arrays}) > 1:
+        raise InputError(f"A preprocessed sample needs {', '.join(map(repr, names))}, all of one length.")
+    return EncodedSide(arrays[0], arrays[1], arrays[2] if has_groups else None)

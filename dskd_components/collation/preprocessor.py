@@ -1,0 +1,123 @@
+"""`DualTokenizerPreprocessor`: alignment ahead of training, as plain columns."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from dskd_components.collation.dual_encoder import DualEncoder
+from dskd_components.collation.encoded import column_names, to_columns
+from dskd_components.collation.options import OnError
+from dskd_components.collation.problems import SampleError, SkipReason
+from dskd_components.collation.samples import Columns
+from dskd_components.collation.skipping import SkipPolicy
+from dskd_components.contracts.aligner import Aligner
+from dskd_components.errors import InputError
+
+
+class DualTokenizerPreprocessor:
+    """Tokenizes, aligns and truncates samples for two models; to be given to ``datasets.Dataset.map``.
+
+    ``dataset.map(preprocess, batched=True, remove_columns=dataset.column_names)`` gives columns of plain integers, for
+    `DualTokenizerCollator` with the same tokenizers and aligner, or for a loop of one's own.
+
+    Args:
+        student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
+        teacher_tokenizer: Likewise.
+        aligner: The loss's aligner, or its name; its ``text_method`` says how tokens are brought together. None, or an
+            aligner that is told nothing: no groups.
+        student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
+        teacher_max_length: Likewise. Both sides are cut at one border of the text.
+        append_eos: Whether texts and responses end with each tokenizer's EOS, if it has one.
+        train_on_prompt: Whether prompts and messages of all roles are scored, not responses alone.
+        on_error: ``"raise"`` a `SampleError`, or ``"skip"`` the sample and count it in `skipped`; then ``batched=True``
+            is needed, so that rows can be dropped.
+        columns: What the keys of a sample are called.
+
+    Raises:
+        InputError: A tokenizer is not a fast one.
+        ConfigurationError: An option has no such value.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> preprocess = DualTokenizerPreprocessor(tokenizer, tokenizer)
+        >>> preprocess({"prompt": ["a", "b"], "response": [" b", " a"]})["student_labels"]
+        [[-100, 2], [-100, 1]]
+    """
+
+    def __init__(
+        self,
+        student_tokenizer: Any,
+        teacher_tokenizer: Any,
+        *,
+        aligner: str | Aligner | None = "exact_match",
+        student_max_length: int | None = None,
+        teacher_max_length: int | None = None,
+        append_eos: bool = True,
+        train_on_prompt: bool = False,
+        on_error: OnError = "raise",
+        columns: Columns | None = None,
+    ) -> None:
+        self._policy = SkipPolicy(on_error)
+        self._encoder = DualEncoder(
+            student_tokenizer,
+            teacher_tokenizer,
+            aligner=aligner,
+            student_max_length=student_max_length,
+            teacher_max_length=teacher_max_length,
+            append_eos=append_eos,
+            train_on_prompt=train_on_prompt,
+            columns=columns or Columns(),
+        )
+
+    @property
+    def skipped(self) -> Counter[SkipReason]:
+        """How many samples this object has skipped, by reason; copies in other processes count for themselves."""
+        return self._policy.skipped
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Preprocess a batch, or one sample.
+
+        Args:
+            batch: Columns of several samples (``batched=True``), or one sample.
+
+        Returns:
+            For each side ``input_ids``, ``labels``, ``groups`` and ``fingerprint``, and ``groups_method``: an entry for
+            each sample that can be used, or that of the one sample.
+
+        Raises:
+            InputError: A column is unknown, or they are of different lengths.
+            SampleError: A sample cannot be used, and is not to be skipped.
+        """
+        encoder = self._encoder
+        if not self._is_batch(batch):
+            (outcome,) = encoder.encode([batch])
+            if isinstance(outcome, SampleError):
+                if self._policy.on_error == "skip":
+                    raise InputError(
+                        f'{outcome} It cannot be skipped one by one; call map(..., batched=True), or on_error="raise".'
+                    )
+                raise outcome
+            return to_columns(outcome, encoder.fingerprints, encoder.method)
+        raws = _rows(batch)
+        samples = self._policy.usable(encoder.encode(raws))
+        rows = [to_columns(sample, encoder.fingerprints, encoder.method) for sample in samples]
+        return {name: [row[name] for row in rows] for name in column_names(encoder.method)}
+
+    def _is_batch(self, batch: Mapping[str, Any]) -> bool:
+        """Whether a mapping has columns: lists of texts, or lists of chats. A chat is a list of mappings."""
+        for name, value in batch.items():
+            if isinstance(value, str | Mapping):
+                return False
+            if name == self._encoder.columns.messages and value is not None:
+                # A list without elements is read as a chat without messages, which is an error.
+                return len(value) > 0 and not isinstance(value[0], Mapping)
+        return True
+
+
+def _rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    lengths = {name: len(column) for name, column in batch.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"Expected columns of one length, but got {lengths}.")
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]

@@ -1,0 +1,156 @@
+"""One side of a document in tokens: which are scored, and which stand for which content."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dskd_components.collation.chat_templates import Place
+from dskd_components.collation.documents import Content
+from dskd_components.tokenization.byte_spans import TokenizedText
+from dskd_components.tokenization.leading_spaces import core_starts
+from dskd_components.tokenization.token_bytes import VocabularyBytes
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class SideTokens:
+    """One side's tokens of a document, whole.
+
+    Attributes:
+        text: The tokens that the text gave, and their spans; indices below count these ``[T]``.
+        before: Ids that the tokenizer puts before the text.
+        after: Ids that end it.
+        contents: The contents of the document.
+        places: Where the text has them.
+        closings: For each content, the token that ends its turn, -1 for none. It may be one of `after`.
+        vocabulary: What the tokenizer's tokens stand for.
+    """
+
+    text: TokenizedText
+    before: IntArray
+    after: IntArray
+    contents: Sequence[Content]
+    places: Sequence[Place]
+    closings: Sequence[int]
+    vocabulary: VocabularyBytes
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.text) + len(self.after)
+
+    @cached_property
+    def of_content(self) -> BoolArray:
+        """Which tokens of the text start in the scored part of a content ``[T]``."""
+        if len(self.places) == 1:
+            return self._starts_in(0)
+        scored = np.zeros(len(self.text), dtype=np.bool_)
+        for number, content in enumerate(self.contents):
+            if content.scored_from is not None:
+                scored |= self._starts_in(number)
+        return scored
+
+    def _starts_in(self, number: int) -> BoolArray:
+        place, scored_from = self.places[number], self.contents[number].scored_from
+        if scored_from is None:
+            return np.zeros(len(self.text), dtype=np.bool_)
+        start = place.start + max(scored_from - place.first, 0)
+        starts, ends = self.text.starts, self.text.ends
+        inside: BoolArray = (starts >= start) & (starts < place.stop)
+        # Tokens that begin before it may do so with spaces alone; there is one at most, or a few on one character.
+        first = int(np.searchsorted(starts, start))
+        for token in range(first - 1, -1, -1):
+            if ends[token] <= start:
+                break
+            leading = self.text.data[int(starts[token]) : int(ends[token])]
+            core = int(starts[token]) + len(leading) - len(leading.lstrip(b" "))
+            inside[token] = start <= core < min(int(ends[token]), place.stop)
+        return inside
+
+    @cached_property
+    def scored(self) -> BoolArray:
+        """Which tokens, those before and after the text included, are scored ``[before + T + after]``.
+
+        The first token of all is not: nothing stands before it that could predict it.
+        """
+        first = len(self.before)
+        scored = np.zeros(len(self), dtype=np.bool_)
+        scored[first : first + len(self.text)] = self.of_content
+        for content, closing in zip(self.contents, self.closings, strict=True):
+            if closing >= 0 and content.scored_from is not None:
+                scored[first + closing] = True
+        scored[:1] = False
+        return scored
+
+    @cached_property
+    def input_ids(self) -> IntArray:
+        """All ids ``[before + T + after]``."""
+        return np.concatenate([self.before, self.text.token_ids, self.after])
+
+    @cached_property
+    def _cuts(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Where tokens of the text can be parted: the byte, the first token after it, and where that starts.
+
+        Tokens that share the bytes of one character are not parted. A token that stands for no text goes with the
+        one after it. Both ends of the text are cuts.
+        """
+        starts, ends = self.text.starts, self.text.ends
+        filled = np.flatnonzero(ends > starts)
+        if len(filled) == 0:
+            empty = np.zeros(0, dtype=np.int64)
+            return empty, empty, empty
+        cores = core_starts(self.text.data, starts, ends)
+        solid = np.flatnonzero(ends[filled][:-1] <= starts[filled][1:])
+        after = filled[solid + 1]
+        return (
+            np.concatenate([starts[filled[:1]], starts[after], ends[-1:]]),
+            np.concatenate([np.zeros(1, dtype=np.int64), filled[solid] + 1, np.array([len(starts)])]),
+            np.concatenate([cores[filled[:1]], cores[after], ends[-1:]]),
+        )
+
+    def cuts_in(self, number: int) -> tuple[IntArray, IntArray]:
+        """Where tokens can be parted within a content: bytes of the content, and the first token after each.
+
+        The spaces before a content that its first token has swallowed do not count as part of it.
+        """
+        place = self.places[number]
+        positions, tokens, cores = self._cuts
+        first = int(np.searchsorted(cores, place.start))
+        stop = int(np.searchsorted(positions, place.stop, side="right"))
+        relative = np.maximum(positions[first:stop] - place.start, 0) + place.first
+        return relative, tokens[first:stop]
+
+    def view(self, number: int, first: int, last: int) -> TokenizedText:
+        """Some tokens of a content, as tokens of a text that is the content."""
+        place = self.places[number]
+        if self.contents[number].text is self.text.text and last - first == len(self.text):
+            return self.text
+        shift = place.first - place.start
+        cores = self.text.cores[first:last]
+        return TokenizedText(
+            self.contents[number].text,
+            self.text.token_ids[first:last],
+            np.maximum(self.text.starts[first:last], place.start) + shift,
+            np.maximum(self.text.ends[first:last], place.start) + shift,
+            np.where(cores < 0, -1, np.maximum(cores, place.start) + shift),
+            0,
+            0,
+            _Strings(self.text, first, last),
+        )
+
+
+@dataclass(frozen=True)
+class _Strings:
+    """The token strings of a part of a text, made when asked for."""
+
+    text: TokenizedText
+    first: int
+    last: int
+
+    @property
+    def tokens(self) -> Sequence[Any]:
+        return self.text.tokens[self.first : self.last]
