@@ -62,7 +62,7 @@ class Vocabularies:
             ConfigurationError: the spec presumes one tokenizer, and these are two.
         """
         sizes = {side: _size(tokenizer, head_rows[side], side) for side, tokenizer in tokenizers.items()}
-        fingerprints = {side: fingerprint_number(tokenizer) for side, tokenizer in tokenizers.items()}
+        fingerprints = {side: _fingerprint(tokenizer) for side, tokenizer in tokenizers.items()}
         student, teacher = tokenizers["student"], tokenizers["teacher"]
         if student is None or teacher is None:
             return cls(sizes=sizes, fingerprints=fingerprints)
@@ -91,6 +91,14 @@ def _size(tokenizer: Any, rows: int, side: Side) -> int | None:
             "belongs to another model, or the model's embeddings were not resized."
         )
     return int(size)
+
+
+def _fingerprint(tokenizer: Any) -> int | None:
+    """Return the number that tells this tokenizer from others, None for slow ones and where there is none."""
+    try:
+        return None if tokenizer is None else fingerprint_number(tokenizer)
+    except InputError:
+        return None
 
 
 def _require_one_vocabulary(student: Any, teacher: Any, spec: DSKDSpec) -> None:

@@ -13,7 +13,7 @@ from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans, tokenize_with_spans
 from dskd_components.tokenization.fast_tokenizers import backend_of
-from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
+from dskd_components.tokenization.fingerprint import fingerprint_number
 from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
 
 IntArray = npt.NDArray[np.int64]
@@ -131,11 +131,6 @@ class SideEncoder:
                 SkipReason.NOTHING_SCORED,
                 f"The {self.side} has a single token of it, which nothing predicts: there is no token before it.",
             )
-
-
-def fingerprint_number(tokenizer: Any) -> int:
-    """The first 63 bits of a tokenizer's fingerprint, which fit into an int64."""
-    return int(tokenizer_fingerprint(tokenizer)[:16], 16) >> 1
 
 
 def _special_id(tokenizer: Any, name: str) -> int | None:

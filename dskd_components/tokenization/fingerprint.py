@@ -3,7 +3,6 @@
 import hashlib
 from typing import Any
 
-from dskd_components.errors import InputError
 from dskd_components.tokenization.fast_tokenizers import backend_of
 
 
@@ -32,14 +31,13 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(lasting.encode()).hexdigest()
 
 
-def fingerprint_number(tokenizer: Any) -> int | None:
-    """The first 63 bits of the fingerprint, which fit into an int64 tensor; None for slow tokenizers and for None.
+def fingerprint_number(tokenizer: Any) -> int:
+    """The first 63 bits of the fingerprint, which fit into an int64 tensor.
 
-    Examples:
-        >>> fingerprint_number(None) is None
-        True
+    Args:
+        tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
+
+    Raises:
+        InputError: The tokenizer is not a fast one.
     """
-    try:
-        return int(tokenizer_fingerprint(tokenizer)[:16], 16) >> 1
-    except InputError:
-        return None
+    return int(tokenizer_fingerprint(tokenizer)[:16], 16) >> 1

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, InputError, UnknownComponentError
 from dskd_components.aligners import MinEdit
 from dskd_components.collation import Columns, SampleError, SkipReason
-from dskd_components.collation.side_encoder import fingerprint_number
 from dskd_components.errors import ConfigurationError
+from dskd_components.tokenization.fingerprint import fingerprint_number
 
 GOOD = {"prompt": "What is new?", "response": " The statement is."}
 LONG = {"prompt": "the statement " * 20, "response": " is new"}
