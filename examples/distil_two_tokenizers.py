@@ -3,13 +3,13 @@
     python -m examples.distil_two_tokenizers --output output
 
 `distil` is the part to copy: a plain PyTorch loop around `DSKDLoss`. What follows it is the experiment: a teacher
-trained on the spot, and for each seed two students that differ in nothing but the loss.
+trained on the spot, and for each seed three students that differ in nothing but the loss.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from rich.console import Console
@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     from examples.two_tokenizers.preparation import Preparation
     from examples.two_tokenizers.recording import Arm, Run
     from examples.two_tokenizers.settings import Settings
+
+
+SPECS: Final[dict[Arm, DSKDSpec]] = {
+    "dskd-cma": DSKDSpec.preset("dskd-cma"),
+    "dskd-exact-match": DSKDSpec.preset("dskd-cma", aligner="exact_match"),
+}
+"""What the distilled students learn from: the published method, and the same with tokens matched by the text."""
 
 
 def distil(
@@ -108,7 +115,7 @@ def train_teacher(prepared: Preparation, settings: Settings, progress: Progress)
 
 def train_student(
     arm: Arm, seed: int, teacher: PreTrainedModel, prepared: Preparation, settings: Settings, progress: Progress
-) -> tuple[PreTrainedModel, DSKDLoss, Run]:
+) -> tuple[PreTrainedModel, DSKDLoss | None, Run]:
     """Train one student. The seed settles its first weights and its batches, the arm nothing but the loss."""
     student = new_student(
         prepared.student_tokenizer,
@@ -118,9 +125,10 @@ def train_student(
         seed=seed,
     )
     batches = prepared.training_batches("student", settings.batch_size, settings.steps, seed)
-    spec = DSKDSpec.preset("dskd-cma")
-    loss_fn = DSKDLoss.from_models(spec, student, teacher, prepared.student_tokenizer, prepared.teacher_tokenizer)
-    if arm == "dskd-cma":
+    loss_fn = None
+    if arm in SPECS:
+        tokenizers = prepared.student_tokenizer, prepared.teacher_tokenizer
+        loss_fn = DSKDLoss.from_models(SPECS[arm], student, teacher, *tokenizers)
         loop = distil(student, teacher, loss_fn, batches, lr=settings.student_lr, projector_lr=settings.projector_lr)
     else:
         loop = train_without_teacher(student, batches, "student", lr=settings.student_lr)
@@ -150,10 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for arm in STUDENT_ARMS:
                 student, loss_fn, run = train_student(arm, seed, teacher, prepared, settings, progress)
                 students.append(run)
+                if arm == "dskd-cma" and loss_fn is not None:
+                    attention = learned_alignment(loss_fn, student, teacher, prepared)
 
     results = Results(settings=settings, teacher=teacher_run, students=students)
-    # The last student is a distilled one, so its loss holds an aligner that has learned.
-    files = write_files(results, learned_alignment(loss_fn, student, teacher, prepared), output)
+    files = write_files(results, attention, output)
     console.print(closing_table(results))
     console.print(paired_differences(results))
     console.print(f"Written: {', '.join(map(str, files))}")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from examples.two_tokenizers.measuring import HeldOut
     from examples.two_tokenizers.settings import Settings
 
-Arm = Literal["teacher", "ce", "dskd-cma"]
+Arm = Literal["teacher", "ce", "dskd-cma", "dskd-exact-match"]
 
-STUDENT_ARMS: Final[tuple[Arm, ...]] = ("ce", "dskd-cma")
+STUDENT_ARMS: Final[tuple[Arm, ...]] = ("ce", "dskd-cma", "dskd-exact-match")
 """Students without and with a teacher."""
 
 
@@ -31,7 +31,7 @@ class Run:
     """One training run.
 
     Args:
-        arm: ``teacher``, ``ce``: a student without teacher, ``dskd-cma``: a student with one.
+        arm: ``teacher``, ``ce``: a student without teacher, ``dskd-...``: a student with one.
         seed: of its initial weights and the order of its batches.
         parameters: number of the model's weights.
         initial_weights: fingerprint of the model before the first step.

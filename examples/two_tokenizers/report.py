@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 
 from examples.two_tokenizers.figures import draw_alignment, draw_curves
+from examples.two_tokenizers.recording import STUDENT_ARMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,7 @@ TITLES: Final[Mapping[Arm, str]] = {
     "teacher": "teacher",
     "ce": "student, ce alone",
     "dskd-cma": "student, dskd-cma",
+    "dskd-exact-match": "student, dskd with exact_match",
 }
 
 
@@ -72,8 +74,10 @@ def spread(values: Mapping[str, float], runs: int, *, percent: bool = False) -> 
 
 
 def paired_differences(results: Results) -> str:
-    """Return how the two arms differ within each seed, where weights and batches were the same."""
-    pairs = zip(results.of("ce"), results.of("dskd-cma"), strict=True)
-    differences = [distilled.score.nats_per_byte - alone.score.nats_per_byte for alone, distilled in pairs]
-    listed = ", ".join(f"{difference:+.4f}" for difference in differences)
-    return f"dskd-cma minus cross entropy, nats per byte, seed by seed: {listed} (below zero: distillation helped)"
+    """Return how the arms differ within each seed, where weights and batches were the same."""
+    lines = ["Minus cross entropy alone, nats per byte, seed by seed (below zero: distillation helped):"]
+    for arm in STUDENT_ARMS[1:]:
+        pairs = zip(results.of("ce"), results.of(arm), strict=True)
+        differences = [distilled.score.nats_per_byte - alone.score.nats_per_byte for alone, distilled in pairs]
+        lines.append(f"  {arm}: {', '.join(f'{difference:+.4f}' for difference in differences)}")
+    return "\n".join(lines)
