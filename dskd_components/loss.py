@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from dskd_components.arguments import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from dskd_components.causal_lm.protocol import CausalLM
+    from dskd_components.contracts.alignment import Alignment
     from dskd_components.contracts.groups import TokenGroups
     from dskd_components.spec import DSKDSpec
     from dskd_components.states import LMStates, Side
@@ -129,10 +131,8 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a tensor does not fit, or the loss would not be finite; the message names the tensor.
         """
-        require_matching_states(student, teacher, self.hidden_sizes)
         with without_autocast(student.hidden_states.device):
-            student = student.checked("student").in_full_precision()
-            teacher = teacher.checked("teacher").in_full_precision().detached()
+            student, teacher = self._usable(student, teacher)
             aligned = self.aligner(student, teacher, groups_that_fit(alignment, student, teacher))
             meeting = Meeting(
                 spec=self.spec,
@@ -242,14 +242,24 @@ class DSKDLoss(nn.Module):
         """
         require_fingerprints(batch, self.vocabularies.fingerprints)
         output: DSKDOutput = self(
-            self._states(student, batch, "student"),
-            self._states(teacher, batch, "teacher"),
+            self.states(student, batch, "student"),
+            self.states(teacher, batch, "teacher"),
             alignment=groups_of_batch(batch),
             num_items_in_batch=num_items_in_batch,
         )
         return output
 
-    def _states(self, model: CausalLM, batch: Mapping[str, Tensor], side: Side) -> LMStates:
+    def states(self, model: CausalLM, batch: Mapping[str, Tensor], side: Side) -> LMStates:
+        """Run one model on its columns of a batch, as `run` does with both.
+
+        Args:
+            model: the student or the teacher.
+            batch: as in `run`.
+            side: which one it is. The teacher runs without gradients.
+
+        Raises:
+            InputError: a column is missing.
+        """
         return run_model(
             model,
             batch,
@@ -257,6 +267,31 @@ class DSKDLoss(nn.Module):
             valid_vocabulary_size=self.vocabularies.sizes[side],
             same_tokenizer=self.spec.aligner.same_tokenizer,
         )
+
+    @torch.no_grad()
+    def align(
+        self, student: LMStates, teacher: LMStates, *, alignment: Tensor | TokenGroups | None = None
+    ) -> Alignment:
+        """Return which positions the loss brings together, to look at: ``align(...).plot(...)``.
+
+        Args:
+            student: as in `forward`.
+            teacher: as in `forward`.
+            alignment: as in `forward`.
+
+        Raises:
+            InputError: a tensor does not fit.
+        """
+        with without_autocast(student.hidden_states.device):
+            student, teacher = self._usable(student, teacher)
+            found: Alignment = self.aligner(student, teacher, groups_that_fit(alignment, student, teacher))
+        return found
+
+    def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
+        """Return both sides once they are known to fit, in full precision, the teacher's as constants."""
+        require_matching_states(student, teacher, self.hidden_sizes)
+        usable_student = student.checked("student").in_full_precision()
+        return usable_student, teacher.checked("teacher").in_full_precision().detached()
 
     def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimizer parameter groups of the projectors and the aligner, to append to the student's.

@@ -114,7 +114,6 @@ class Meeting:
 
     def _student_ids(self, teacher_ids: Tensor) -> Tensor:
         """Return the student's ids of teacher tokens, -100 where the student has no such token."""
-        if self.teacher_to_student_ids is not None:
-            ids = self.teacher_to_student_ids[teacher_ids]
-            return ids.where(ids >= 0, IGNORE_INDEX)
-        return teacher_ids.where(teacher_ids < self.student.head.vocabulary_size, IGNORE_INDEX)
+        mapping = self.teacher_to_student_ids
+        ids = teacher_ids if mapping is None else mapping[teacher_ids]
+        return ids.where((ids >= 0) & (ids < self.student.head.vocabulary_size), IGNORE_INDEX)

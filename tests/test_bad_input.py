@@ -253,6 +253,13 @@ def test_a_vocabulary_map_must_cover_the_teacher() -> None:
         loss_fn(batch.student, batch.teacher)
 
 
+def test_a_map_to_padding_rows_of_the_student_is_a_map_to_nothing() -> None:
+    batch = make_batch(0, same_tokenizer=False)
+    spec = DSKDSpec(aligner="cma", spaces=({"name": "student", "targets": "teacher_argmax"},))
+    out = batch.loss(build(spec, batch, mapping=torch.full((13,), 11)))
+    assert out.counts["t2s_ce"] == 0
+
+
 def test_no_shared_token_is_said() -> None:
     batch = make_batch(0, same_tokenizer=False)
     with pytest.raises(DSKDError, match="share no token"):

@@ -134,3 +134,45 @@ def test_terms_weights_and_rate_make_the_loss(seed: int) -> None:
     terms = out.terms
     distilled = 2.0 * terms["t2s_ce"] + 0.5 * terms["t2s_kd"] + 3.0 * terms["s2t_kd"]
     torch.testing.assert_close(out.loss, 0.75 * terms["ce"] + 0.25 * distilled)
+
+
+@settings(max_examples=25)
+@given(seed=SEEDS, distance=DISTANCES)
+def test_exactly_aligned_pairs(seed: int, distance: str) -> None:
+    """The preset dskd-v2-eta, pair by pair; its threshold is one that random batches are on either side of."""
+    published = DSKDSpec.preset("dskd-v2-eta", distance=distance, temperature=2.0)
+    student_space = {**published.spaces[0].model_dump(), "agreement_threshold": 0.2}
+    spec = published.replace(spaces=(student_space, published.spaces[1]))
+    batch, _ = leaves_of(make_batch(seed, same_tokenizer=False, student_vocabulary=4, teacher_vocabulary=5))
+    student, teacher = batch.student, batch.teacher
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.stack([torch.randperm(8, generator=generator)[:6].sort().values for _ in range(3)])
+    index = index.masked_fill(torch.rand(3, 6, generator=generator) < 0.3, -1)
+    mapping = torch.tensor([2, -1, 0, 3, -1])
+    loss_fn = build(spec, batch, mapping=mapping)
+    t2s = loss_fn.projectors["t2s"]
+    # Tokens 0, 2 and 3 of the teacher are 2, 0 and 3 of the student.
+    back = student.head.weight.detach()[[2, 0, 3]].T @ torch.linalg.pinv(teacher.head.weight[[0, 2, 3]].T)
+    ce, kd, agrees, returned = [], [], [], []
+    for b in range(3):
+        for i, j in enumerate(index[b].tolist()):
+            if j < 0 or student.targets[b, i] == -100 or teacher.targets[b, j] == -100:
+                continue
+            own = student.head.weight @ student.hidden_states[b, i]
+            theirs = teacher.head.weight @ teacher.hidden_states[b, j]
+            guest = teacher.head.weight @ (student.hidden_states[b, i] @ back)
+            returned.append(divergence(distance, log_softmax(guest / 2), log_softmax(theirs / 2)))
+            choice = mapping[theirs.argmax()]
+            if choice < 0:
+                continue
+            projected = student.head.weight.detach() @ (t2s.weight @ teacher.hidden_states[b, j])
+            ce.append(-log_softmax(projected)[choice])
+            agrees.append(bool(projected.argmax() == choice))
+            kd.append(divergence(distance, log_softmax(own / 2), log_softmax(projected.detach() / 2)))
+    everyone = sum(agrees) / max(len(agrees), 1) > 0.2
+    kept = [value for value, agree in zip(kd, agrees, strict=True) if agree or everyone]
+    out = loss_fn(student, teacher, alignment=index)
+    for name, values in {"t2s_ce": ce, "s2t_kd": returned, "t2s_kd": kept}.items():
+        expected = sum(values, torch.zeros((), dtype=torch.float64)) / max(len(values), 1)
+        torch.testing.assert_close(out.terms[name], expected.detach(), rtol=1e-6, atol=1e-8)
+        assert out.counts[name] == len(values)

@@ -6,9 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+import torch
 
+from dskd_components.contracts.alignment_view import plot_weights, weights_as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from dskd_components.contracts.terms import Tally, TokenTerm
@@ -49,3 +55,36 @@ class Alignment(ABC):
 
         Discrete things, such as the teacher's choice of a token, travel along it.
         """
+
+    @torch.no_grad()
+    def weights(self, sample: int) -> Tensor:
+        """Return ``[Ts, Tt]``: how much each teacher position weighs for each student position of one sample.
+
+        Args:
+            sample: which one of the batch.
+        """
+        length = self.teacher_covered.shape[1]
+        units = torch.eye(length, device=self.teacher_covered.device).expand(len(self.teacher_covered), -1, -1)
+        return self.to_student(units)[sample] * self.student_covered[sample, :, None]
+
+    def to_text(self, student_tokens: Sequence[str], teacher_tokens: Sequence[str], *, sample: int = 0) -> str:
+        """Return a line for each student position: the teacher tokens that weigh most for it.
+
+        Args:
+            student_tokens: the token that each student position predicts, Ts strings.
+            teacher_tokens: the token that each teacher position predicts, Tt strings.
+            sample: which one of the batch.
+        """
+        return weights_as_text(self.weights(sample), student_tokens, teacher_tokens)
+
+    def plot(
+        self,
+        student_tokens: Sequence[str],
+        teacher_tokens: Sequence[str],
+        *,
+        sample: int = 0,
+        ax: Axes | None = None,
+        path: str | Path | None = None,
+    ) -> Axes:
+        """Draw the weights of one sample as a heat map; arguments as in `to_text` and `plot_weights`."""
+        return plot_weights(self.weights(sample), student_tokens, teacher_tokens, ax=ax, path=path)

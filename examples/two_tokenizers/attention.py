@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from dskd_components import Head, LMStates
 from examples.two_tokenizers.batches import collate, tokenize_for_both, true_correspondence
-from examples.two_tokenizers.measuring import model_inputs
-from examples.two_tokenizers.models import input_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from dskd_components import DSKDLoss
-    from examples.two_tokenizers.batches import Batch, Example, Side, Tokens
+    from examples.two_tokenizers.batches import Example, Tokens
     from examples.two_tokenizers.preparation import Preparation
 
 SENTENCE: Final = re.compile(
@@ -71,29 +68,15 @@ def learned_alignment(
     text = first_sentence(prepared.held_out_examples)
     example = tokenize_for_both([text], prepared.student_tokenizer, prepared.teacher_tokenizer)[0]
     batch = collate([example], prepared.padding)
-    aligned = loss_fn.aligner(
-        _states(student.eval(), batch, "student"), _states(teacher.eval(), batch, "teacher"), None
+    aligned = loss_fn.align(
+        loss_fn.states(student.eval(), batch, "student"), loss_fn.states(teacher.eval(), batch, "teacher")
     )
-    weights: Tensor = aligned.student_to_teacher  # type: ignore[attr-defined]  # of cross-model attention
     return LearnedAlignment(
         text=text,
         student_tokens=_texts(example.text, example.student),
         teacher_tokens=_texts(example.text, example.teacher),
-        weights=weights[0, :-1, :-1],
+        weights=aligned.weights(0)[:-1, :-1],
         true_pairs=[(row, column) for row, column in enumerate(true_correspondence(example)) if column >= 0],
-    )
-
-
-def _states(model: PreTrainedModel, batch: Batch, side: Side) -> LMStates:
-    """Return what `DSKDLoss.run` makes of a model and a batch, to call a part of the loss by itself."""
-    inputs = model_inputs(batch, side)
-    output = model(**inputs, output_hidden_states=True)
-    return LMStates.from_labels(
-        hidden_states=output.hidden_states[-1],
-        labels=inputs["labels"],
-        head=Head.from_model(model),
-        input_ids=inputs["input_ids"],
-        embedding=input_embedding(model),
     )
 
 
