@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STUDENTS: Final[dict[Arm, tuple[str, str]]] = {
     "ce": ("student, cross entropy alone", "#4477AA"),
     "dskd-cma": ("student, dskd-cma", "#EE6677"),
-    "dskd-exact-match": ("student, dskd with exact_match", "#CCBB44"),
+    "dskd-exact-match": ("student, dskd with exact_match", "#228833"),
 }
 TEACHER_COLOUR: Final = "#555555"
 

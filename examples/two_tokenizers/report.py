@@ -21,7 +21,7 @@ TITLES: Final[Mapping[Arm, str]] = {
     "teacher": "teacher",
     "ce": "student, ce alone",
     "dskd-cma": "student, dskd-cma",
-    "dskd-exact-match": "student, dskd with exact_match",
+    "dskd-exact-match": "student, exact match",
 }
 
 

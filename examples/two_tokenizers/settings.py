@@ -46,8 +46,8 @@ class Settings:
     teacher_layers: int = 3
     student_width: int = 64
     student_layers: int = 2
-    teacher_steps: int = 700
-    steps: int = 400
+    teacher_steps: int = 600
+    steps: int = 320
     teacher_batch_size: int = 8
     batch_size: int = 4
     student_texts: int | None = 200
