@@ -9,7 +9,7 @@ from dskd_components.tokenization.byte_spans import (
 )
 from dskd_components.tokenization.exact_match import exact_match_pairs
 from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
-from dskd_components.tokenization.min_edit import min_edit_path, path_groups
+from dskd_components.tokenization.min_edit import min_edit_path, min_edit_paths, path_groups
 from dskd_components.tokenization.span_groups import span_groups
 from dskd_components.tokenization.text_alignment import TextAlignment
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
@@ -25,6 +25,7 @@ __all__ = [
     "build_vocabulary_map",
     "exact_match_pairs",
     "min_edit_path",
+    "min_edit_paths",
     "path_groups",
     "span_groups",
     "spans_of_encoding",

@@ -17,11 +17,15 @@ class TokenDistances:
     Attributes:
         row_ids: Which distinct token each token of the one sequence is ``[R]``.
         column_ids: Which distinct token each token of the other sequence is ``[C]``.
+        row_lengths: How many characters each token of the one sequence has ``[R]``.
+        column_lengths: Likewise for the other ``[C]``.
         table: Distances between distinct tokens ``[distinct row tokens, distinct column tokens]``.
     """
 
     row_ids: IntArray
     column_ids: IntArray
+    row_lengths: IntArray
+    column_lengths: IntArray
     table: npt.NDArray[np.unsignedinteger]
 
 
@@ -34,16 +38,16 @@ def token_distances(rows: list[str], columns: list[str]) -> TokenDistances:
         >>> token_distances(["a", "b", "a"], ["ab"]).table.tolist()
         [[1], [1]]
     """
-    row_ids, row_tokens = _distinct(rows)
-    column_ids, column_tokens = _distinct(columns)
-    short = max(map(len, row_tokens)) < 256 and max(map(len, column_tokens)) < 256
-    dtype = np.uint8 if short else np.uint32
-    return TokenDistances(
-        row_ids, column_ids, cdist(row_tokens, column_tokens, scorer=Levenshtein.distance, dtype=dtype)
-    )
+    row_ids, row_tokens, row_lengths = _distinct(rows)
+    column_ids, column_tokens, column_lengths = _distinct(columns)
+    dtype = np.uint8 if max(row_lengths.max(), column_lengths.max()) < 256 else np.uint32
+    table = cdist(row_tokens, column_tokens, scorer=Levenshtein.distance, dtype=dtype)
+    return TokenDistances(row_ids, column_ids, row_lengths[row_ids], column_lengths[column_ids], table)
 
 
-def _distinct(tokens: list[str]) -> tuple[IntArray, list[str]]:
+def _distinct(tokens: list[str]) -> tuple[IntArray, list[str], IntArray]:
+    """Which distinct token each is, the distinct tokens, and their lengths."""
     numbers: dict[str, int] = {}
     ids = [numbers.setdefault(token, len(numbers)) for token in tokens]
-    return np.array(ids, dtype=np.int64), list(numbers)
+    distinct = list(numbers)
+    return np.array(ids, dtype=np.int64), distinct, np.array(list(map(len, distinct)), dtype=np.int64)
