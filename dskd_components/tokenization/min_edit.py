@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from dskd_components.errors import InputError
 from dskd_components.tokenization.token_bytes import Family
+from dskd_components.tokenization.token_distances import numbered_tokens
 from dskd_components.tokenization.warping import warping_paths
 
 SPACE_MARKERS: Final[dict[Family, str]] = {
@@ -86,12 +87,9 @@ def min_edit_paths(
         )
     paths: list[list[list[int]]] = [[[] for _ in tokens] for tokens in student_token_lists]
     pairs = {
-        number: (
-            [token.replace(student_marker, "") for token in student],
-            [token.replace(teacher_marker, "") for token in teacher],
-        )
+        number: (numbered_tokens(student, student_marker), numbered_tokens(teacher, teacher_marker))
         for number, (student, teacher) in enumerate(zip(student_token_lists, teacher_token_lists, strict=True))
-        if student and teacher
+        if len(student) and len(teacher)
     }
     for number, path in zip(pairs, warping_paths(list(pairs.values())), strict=True):
         paths[number] = path

@@ -15,11 +15,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from dskd_components.tokenization.token_distances import TokenDistances, token_distances
+from dskd_components.tokenization.token_distances import NumberedTokens, TokenDistances, token_distances
 from dskd_components.tokenization.warping_band import Cells, band_paths
 
 CostArray = npt.NDArray[np.int64]
-TokenPair = tuple[list[str], list[str]]
+TokenPair = tuple[NumberedTokens, NumberedTokens]
 
 DEAR = np.int64(1) << 40
 """More than any path costs."""

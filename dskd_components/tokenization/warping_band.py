@@ -21,6 +21,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from dskd_components.tokenization.token_distances import TokenDistances
 
@@ -44,12 +45,12 @@ class Band:
         widths: How many columns each table has ``[N]``.
         windows: The first column of each window ``[blocks, N]``; in and after a table's last block, the last there is.
         open_tables: How many tables have rows in each block ``[blocks]``.
-        distances: All token distances, one table after the other.
-        row_starts: Where the distances of each row's token start ``[rows, N]``.
-        column_ids: Which token each column of a window is ``[blocks, N, width]``.
+        distances: What stands in a window and before it at each place in all tables' rows of distances, one row after
+            the other ``[places, width + 1]``. The entry before a window, and those past the end of a row, mean nothing.
+        row_starts: The place where each row starts ``[rows, N]``.
         row_rest: What a path costs at least in the rows after each one ``[rows, N]``; `FAR` past the end.
-        column_rest: What it costs at least in the columns after each one of a window ``[blocks, N, width]``; `FAR`
-            from a table's last column on.
+        column_rest: What it costs at least in the columns after each one ``[N, columns + width]``; `FAR` from a table's
+            last column on.
     """
 
     width: int
@@ -59,7 +60,6 @@ class Band:
     open_tables: list[int]
     distances: npt.NDArray[np.unsignedinteger]
     row_starts: IntArray
-    column_ids: IntArray
     row_rest: IntArray
     column_rest: IntArray
 
@@ -84,29 +84,28 @@ def _band(tables: Sequence[TokenDistances], width: int) -> Band:
     blocks = -(-int(heights[0]) // BLOCK)
     down, across = (blocks * BLOCK, number), (number, int(widths.max()) + width)
     row_starts, row_rest = np.zeros(down, dtype=np.int64), np.full(down, FAR)
-    column_ids, column_rest = np.zeros(across, dtype=np.int64), np.full(across, FAR)
+    column_rest = np.full(across, FAR)
     windows = np.zeros((blocks, number), dtype=np.int64)
-    start = 0
+    start, edge = 0, np.zeros(width + 1, dtype=np.uint8)
+    tables_in_columns: list[npt.NDArray[np.unsignedinteger]] = []
     for index, table in enumerate(tables):
         rows, columns = table.row_ids, table.column_ids
-        row_starts[: len(rows), index] = rows * table.table.shape[1] + start
-        column_ids[index, : len(columns)] = columns
+        row_starts[: len(rows), index] = rows * len(columns) + start
+        tables_in_columns.append(table.table[:, columns].ravel())
         row_rest[: len(rows), index] = _rest(table.table.min(axis=1)[rows])
         column_rest[index, : len(columns) - 1] = _rest(table.table.min(axis=0)[columns])[:-1]
         windows[:, index] = _windows(table, width, blocks)
-        start += table.table.size
-    within = windows[:, :, None] + np.arange(0, across[0] * across[1], across[1])[:, None] + np.arange(width)
+        start += tables_in_columns[-1].size
     return Band(
         width=width,
         heights=heights,
         widths=widths,
         windows=windows,
         open_tables=[int((heights > first).sum()) for first in range(0, down[0], BLOCK)],
-        distances=np.concatenate([table.table.ravel() for table in tables]),
+        distances=sliding_window_view(np.concatenate([edge[:1], *tables_in_columns, edge]), width + 1),
         row_starts=row_starts,
-        column_ids=column_ids.take(within),
         row_rest=row_rest,
-        column_rest=column_rest.take(within),
+        column_rest=column_rest,
     )
 
 
@@ -141,67 +140,54 @@ def _fill(band: Band, *, columns_first: bool) -> tuple[npt.NDArray[np.uint8], np
     """
     number, width, blocks = len(band.heights), band.width, len(band.windows)
     steps = np.empty((blocks * BLOCK, number * (width + 1)), dtype=np.uint8)
-    edges, carried = (
-        np.zeros((blocks * BLOCK, number), dtype=np.int64),
-        np.zeros((blocks, number * (width + 1)), np.int64),
-    )
+    shifts = np.diff(band.windows, axis=0, append=band.windows[-1:])
+    reach = min(int(shifts.max()), width)  # only so far from the left is a window left downwards
+    edges = np.zeros((blocks * BLOCK, number), dtype=np.int64)
+    ends = np.zeros((blocks, number, reach), dtype=np.int64)
     filled = np.full((BLOCK + 1, number, width + 1), FAR)
-    running = np.zeros((BLOCK, number, width + 1), dtype=np.int64)
+    running = np.empty((BLOCK, number * (width + 1)), dtype=np.int64)
     level, cost = -FAR * np.arange(number), np.zeros(number, dtype=np.int64)
     filled[0] = level[:, None] + FAR // 2
     filled[0, :, 0] = level  # the first cell is reached from nowhere
-    source, dear = _carry(band)
     rows: list[tuple[IntArray, ...]] = []
     for block, count in enumerate(band.open_tables):
-        first = block * BLOCK
-        span, stop = slice(first, first + BLOCK), count * (width + 1)
+        span, stop = slice(block * BLOCK, (block + 1) * BLOCK), count * (width + 1)
         flat = filled.reshape(BLOCK + 1, -1)[:, :stop]
         if not rows or count < band.open_tables[block - 1]:
-            rows = _row_views(flat, running.reshape(BLOCK, -1)[:, :stop])
-        ids = band.row_starts[span, :count, None] + band.column_ids[block, :count]
-        np.cumsum(band.distances.take(ids), axis=2, dtype=np.int64, out=running[:, :count, 1:])
+            rows = _row_views(flat, running[:, :stop])
+        distances = band.distances[band.row_starts[span, :count] + band.windows[block, :count]]
+        np.cumsum(distances.reshape(BLOCK, -1), axis=1, dtype=np.int64, out=running[:, :stop])
         _fill_rows(rows, width)
         _step_back(flat, steps[span, 1:stop], columns_first=columns_first)
         edges[span, :count] = filled[1:, :count, -1]
-        carried[block, :stop] = flat[-1]
+        ends[block, :count] = filled[-1, :count, 1 : reach + 1]
         going_on = band.open_tables[block + 1] if block + 1 < blocks else 0
         for table in range(going_on, count):
-            last = filled[band.heights[table] - first, table]
+            last = filled[band.heights[table] - span.start, table]
             cost[table] = last[band.widths[table] - band.windows[block, table]] - level[table]
-        if going_on:
-            stop = going_on * (width + 1)
-            np.add(flat[-1].take(source[block, :stop]), dear[block, :stop], out=flat[0, :stop])
-    return steps, _least_exit(
-        band, edges - level, carried.reshape(blocks, number, -1)[:, :, 1:] - level[:, None]
-    ) > cost
+        for table, shift in enumerate(shifts[block, :going_on].tolist()):
+            overlap = max(width + 1 - shift, 0)
+            filled[0, table, :overlap] = filled[-1, table, shift:]
+            filled[0, table, overlap:] = level[table] + FAR // 2  # not filled in above
+    return steps, _least_exit(band, shifts, edges - level, ends - level[:, None]) > cost
 
 
-def _carry(band: Band) -> tuple[IntArray, IntArray]:
-    """Where in a block's last row the row above the next block is found, and what to add: both ``[blocks - 1, ...]``.
-
-    What is right of a window has not been filled in. It is dear.
-    """
-    blocks, number = band.windows.shape
-    place = np.diff(band.windows, axis=0)[:, :, None] + np.arange(band.width + 1)
-    dear = np.where(place > band.width, FAR // 2, 0)
-    source = np.minimum(place, band.width) + np.arange(number)[:, None] * (band.width + 1)
-    shape = blocks - 1, number * (band.width + 1)
-    return source.reshape(shape), dear.reshape(shape)
-
-
-def _least_exit(band: Band, edges: IntArray, carried: IntArray) -> IntArray:
+def _least_exit(band: Band, shifts: IntArray, edges: IntArray, ends: IntArray) -> IntArray:
     """What a path costs at least that leaves the band, for each table ``[N]``.
 
     Args:
         band: The band.
+        shifts: How far each window is from the next ``[blocks, N]``.
         edges: The costs in the last column of each row's window ``[rows, N]``.
-        carried: The costs in the last row of each block ``[blocks, N, width]``.
+        ends: The costs in the last row of each block, as far to the right as any window shifts ``[blocks, N, reach]``.
     """
-    right = edges + np.maximum(band.row_rest, np.repeat(band.column_rest[:, :, -1], BLOCK, axis=0))
-    rest = np.maximum(band.row_rest[BLOCK - 1 :: BLOCK, :, None], band.column_rest)[:-1]
-    is_left = np.arange(band.width) < np.diff(band.windows, axis=0)[:, :, None]
-    left = np.where(is_left, carried[:-1] + rest, FAR)
-    least: IntArray = np.minimum(right.min(axis=0), left.min(axis=(0, 2), initial=FAR))
+    tables, reached = np.arange(len(band.heights)), np.arange(ends.shape[2])
+    column_rest = np.repeat(band.column_rest[tables, band.windows + band.width - 1], BLOCK, axis=0)
+    right = (edges + np.maximum(band.row_rest, column_rest)).min(axis=0)
+    column_rest = band.column_rest[tables[:, None], band.windows[:, :, None] + reached]
+    rest = np.maximum(band.row_rest[BLOCK - 1 :: BLOCK, :, None], column_rest)
+    left = np.where(reached < shifts[:, :, None], ends + rest, FAR).min(axis=(0, 2), initial=FAR)
+    least: IntArray = np.minimum(right, left)
     return least
 
 
@@ -225,11 +211,12 @@ def _fill_rows(rows: list[tuple[IntArray, ...]], width: int) -> None:
 
 def _step_back(costs: IntArray, steps: npt.NDArray[np.uint8], *, columns_first: bool) -> None:
     """Write the step back from each cell: 2 or 3 in both, 1 along the columns, 0 along the rows."""
-    up, left = costs[:-1, 1:], costs[1:, :-1]
+    both, up, left = costs[:-1, :-1], costs[:-1, 1:], costs[1:, :-1]
     (np.less_equal if columns_first else np.less)(left, up, out=steps.view(np.bool_))
-    both = costs[:-1, :-1] <= np.minimum(up, left)
-    steps += both
-    steps += both
+    is_both = both <= up
+    is_both &= both <= left
+    steps += is_both
+    steps += is_both
 
 
 def _walk_back(steps: npt.NDArray[np.uint8], band: Band, number: int) -> Cells:
