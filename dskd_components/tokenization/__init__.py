@@ -1,6 +1,6 @@
 """Text-level alignment of the tokens of two tokenizers: no tensors, no models."""
 
-from dskd_components.tokenization.align_text import align_text
+from dskd_components.tokenization.align_text import align_text, align_texts, warped_groups
 from dskd_components.tokenization.byte_spans import (
     TokenizedText,
     spans_of_encoding,
@@ -22,6 +22,7 @@ __all__ = [
     "UnalignedReason",
     "VocabularyMap",
     "align_text",
+    "align_texts",
     "build_vocabulary_map",
     "exact_match_pairs",
     "min_edit_path",
@@ -33,4 +34,5 @@ __all__ = [
     "tokenize_with_spans",
     "tokenizer_fingerprint",
     "vocabulary_bytes",
+    "warped_groups",
 ]

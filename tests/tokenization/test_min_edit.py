@@ -12,6 +12,7 @@ from real_tokenizers import LOADERS
 
 from dskd_components.errors import InputError
 from dskd_components.tokenization import warping, warping_band
+from dskd_components.tokenization.align_text import align_text, align_texts
 from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_path, min_edit_paths, path_groups
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
 
@@ -144,6 +145,22 @@ def test_long_texts_stay_within_bounded_memory():
 def test_empty_sides_join_nothing():
     assert min_edit_path([], ["a"]) == []
     assert min_edit_path(["a", "b"], []) == [[], []]
+
+
+def test_both_sides_need_as_many_texts():
+    with pytest.raises(InputError, match="1 and 2"):
+        min_edit_paths([["a"]], [["a"], ["b"]])
+
+
+@pytest.mark.parametrize("method", ["exact_match", "span", "min_edit"])
+@pytest.mark.parametrize("add_special_tokens", [False, True])
+def test_texts_together_are_aligned_as_they_are_alone(method, add_special_tokens):
+    tokenizers = LOADERS["llama2"](), LOADERS["gpt2"]()
+    chosen = [texts.PROSE, "", texts.ORDINARY[0], texts.TRICKY["mixed_all"]]
+    together = align_texts(*tokenizers, chosen, method, add_special_tokens=add_special_tokens)
+    for text, found in zip(chosen, together, strict=True):
+        alone = align_text(*tokenizers, text, method, add_special_tokens=add_special_tokens)
+        assert (found.pairs, found.groups, found.text) == (alone.pairs, alone.groups, text)
 
 
 def test_a_string_is_not_a_list_of_tokens():
