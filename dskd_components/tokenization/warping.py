@@ -33,7 +33,7 @@ BAND_WIDTHS = (160, 640)
 BAND_CELLS = 1 << 22
 """How many cells of bands, or distances of tokens, are held at a time."""
 
-BAND_TABLES = 32
+BAND_TABLES = 8
 """How many tables are filled in together; with more, their rows outgrow the caches."""
 
 

@@ -15,9 +15,11 @@ the one before, so that nothing of the one before is ever smaller, and the runni
 between them.
 """
 
+import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,30 @@ FAR: Final = 1 << 42
 
 BLOCK: Final = 32
 """For how many rows the band keeps to the same columns."""
+
+
+SCRATCH_BYTES: Final = 1 << 22
+"""Up to what size memory is kept for the next call."""
+
+
+class _Scratch(threading.local):
+    """Memory of each thread that one call leaves to the next: new memory costs more than what is done in it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """An array of any content, valid until the next of its name."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        memory = self.kept.get(name)
+        if memory is None or len(memory) < size:
+            memory = np.empty(size, dtype=np.uint8)
+            if size <= SCRATCH_BYTES:
+                self.kept[name] = memory
+        return memory[:size].view(dtype).reshape(shape)
+
+
+_scratch = _Scratch()
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,13 +165,14 @@ def _fill(band: Band, *, columns_first: bool) -> tuple[npt.NDArray[np.uint8], np
     every other row.
     """
     number, width, blocks = len(band.heights), band.width, len(band.windows)
-    steps = np.empty((blocks * BLOCK, number * (width + 1)), dtype=np.uint8)
+    steps = _scratch.array("steps", (blocks * BLOCK, number * (width + 1)), np.uint8)
     shifts = np.diff(band.windows, axis=0, append=band.windows[-1:])
     reach = min(int(shifts.max()), width)  # only so far from the left is a window left downwards
     edges = np.zeros((blocks * BLOCK, number), dtype=np.int64)
     ends = np.zeros((blocks, number, reach), dtype=np.int64)
-    filled = np.full((BLOCK + 1, number, width + 1), FAR)
-    running = np.empty((BLOCK, number * (width + 1)), dtype=np.int64)
+    filled = _scratch.array("filled", (BLOCK + 1, number, width + 1), np.int64)
+    filled[:, 0, 0] = FAR
+    running = _scratch.array("running", (BLOCK, number * (width + 1)), np.int64)
     level, cost = -FAR * np.arange(number), np.zeros(number, dtype=np.int64)
     filled[0] = level[:, None] + FAR // 2
     filled[0, :, 0] = level  # the first cell is reached from nowhere
