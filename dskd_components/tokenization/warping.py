@@ -44,10 +44,10 @@ def warping_paths(pairs: Sequence[TokenPair]) -> list[list[list[int]]]:
         pairs: The student's and the teacher's tokens, at least one of each.
     """
     paths: list[list[list[int]]] = [[] for _ in pairs]
-    # A band has as many rows as the longer sequence, so that its windows never have to move fast.
-    is_student_longer = [len(student) >= len(teacher) for student, teacher in pairs]
+    # The student gives the rows, if the teacher is not much longer: a band's windows should not have to move fast.
+    has_student_rows = [4 * len(teacher) <= 5 * len(student) for student, teacher in pairs]
     for by_student in (True, False):
-        chosen = [number for number, longer in enumerate(is_student_longer) if longer == by_student]
+        chosen = [number for number, has in enumerate(has_student_rows) if has == by_student]
         sides = {number: pairs[number] if by_student else pairs[number][::-1] for number in chosen}
         for numbers in _batches(sides):
             tables = [token_distances(*sides[number]) for number in numbers]

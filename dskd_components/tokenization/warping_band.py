@@ -94,8 +94,9 @@ def band_paths(tables: Sequence[TokenDistances], width: int, *, columns_first: b
     """The cells of each table's path from the last to the first ``[cells, 2]``; None where the band may miss it.
 
     Args:
-        tables: The token distances of each table, none with more columns than rows, those with most rows first.
-        width: How many columns of a row are filled in, at least `BLOCK`; whole tables if they have no more.
+        tables: The token distances of each table, those with most rows first.
+        width: How many columns of a row are filled in, and no fewer than a table of up to `BLOCK` rows has; whole
+            tables if they have no more.
         columns_first: Whether a tie between single steps back goes to the one along the columns.
     """
     band = _band(tables, min(width, max(len(table.column_ids) for table in tables)))
