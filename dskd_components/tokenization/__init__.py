@@ -1,6 +1,6 @@
 """Text-level alignment of the tokens of two tokenizers: no tensors, no models."""
 
-from dskd_components.tokenization.align_text import align_text
+from dskd_components.tokenization.align_text import align_text, align_texts, warped_groups
 from dskd_components.tokenization.byte_spans import (
     TokenizedText,
     spans_of_encoding,
@@ -9,7 +9,7 @@ from dskd_components.tokenization.byte_spans import (
 )
 from dskd_components.tokenization.exact_match import exact_match_pairs
 from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
-from dskd_components.tokenization.min_edit import min_edit_path, path_groups
+from dskd_components.tokenization.min_edit import min_edit_path, min_edit_paths, path_groups
 from dskd_components.tokenization.span_groups import span_groups
 from dskd_components.tokenization.text_alignment import TextAlignment
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
@@ -22,9 +22,11 @@ __all__ = [
     "UnalignedReason",
     "VocabularyMap",
     "align_text",
+    "align_texts",
     "build_vocabulary_map",
     "exact_match_pairs",
     "min_edit_path",
+    "min_edit_paths",
     "path_groups",
     "span_groups",
     "spans_of_encoding",
@@ -32,4 +34,5 @@ __all__ = [
     "tokenize_with_spans",
     "tokenizer_fingerprint",
     "vocabulary_bytes",
+    "warped_groups",
 ]

@@ -1,14 +1,15 @@
-"""Align the tokens of two tokenizers on a text."""
+"""Align the tokens of two tokenizers on texts."""
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from dskd_components.errors import InputError
-from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_with_spans
+from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans
 from dskd_components.tokenization.exact_match import exact_match_pairs, role_pairs
-from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_path, path_groups
+from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_paths, path_groups
 from dskd_components.tokenization.span_groups import span_groups
 from dskd_components.tokenization.text_alignment import Method, TextAlignment
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
@@ -49,21 +50,60 @@ def align_text(
         >>> align_text(student, teacher, "new found").pairs
         [(0, 0), (1, 1)]
     """
+    return align_texts(student_tokenizer, teacher_tokenizer, [text], method, add_special_tokens=add_special_tokens)[0]
+
+
+def align_texts(
+    student_tokenizer: Any,
+    teacher_tokenizer: Any,
+    texts: Sequence[str],
+    method: Method = "exact_match",
+    *,
+    add_special_tokens: bool = False,
+) -> list[TextAlignment]:
+    """The `align_text` of several texts; with ``"min_edit"`` in much less time than one after the other.
+
+    Args:
+        student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
+        teacher_tokenizer: Likewise.
+        texts: The texts.
+        method: As for `align_text`.
+        add_special_tokens: Likewise.
+
+    Returns:
+        The alignment of each text.
+
+    Raises:
+        InputError: As for `align_text`.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.WordLevel({"new": 0, "found": 1}, unk_token="new"))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> [found.pairs for found in align_texts(tokenizer, tokenizer, ["new", "new found"], "span")]
+        [[(0, 0)], [(0, 0), (1, 1)]]
+    """
     if method not in get_args(Method):
         raise InputError(f"Expected method to be one of {', '.join(get_args(Method))}, but got {method!r}.")
-    student = tokenize_with_spans(student_tokenizer, text, add_special_tokens=add_special_tokens)
-    teacher = tokenize_with_spans(teacher_tokenizer, text, add_special_tokens=add_special_tokens)
-    if method == "min_edit":
-        markers = tuple(SPACE_MARKERS[vocabulary_bytes(side).family] for side in (student_tokenizer, teacher_tokenizer))
-        groups = _warped_groups(student, teacher, *markers)
-        pairs = _single_pairs(groups)
-    elif method == "span":
-        groups = span_groups(student, teacher)
-        pairs = _single_pairs(groups)
+    students, teachers = (
+        tokenize_batch_with_spans(tokenizer, texts, add_special_tokens=add_special_tokens)
+        for tokenizer in (student_tokenizer, teacher_tokenizer)
+    )
+    if method == "exact_match":
+        pairs = [exact_match_pairs(student, teacher) for student, teacher in zip(students, teachers, strict=True)]
+        groups = [_pair_groups(found) for found in pairs]
     else:
-        pairs = exact_match_pairs(student, teacher)
-        groups = np.stack([pairs[:, 0], pairs[:, 0] + 1, pairs[:, 1], pairs[:, 1] + 1], axis=1)
-    return TextAlignment(student, teacher, method, pairs, groups)
+        if method == "min_edit":
+            sides = (student_tokenizer, teacher_tokenizer)
+            student_marker, teacher_marker = (SPACE_MARKERS[vocabulary_bytes(side).family] for side in sides)
+            groups = warped_groups(students, teachers, student_marker, teacher_marker)
+        else:
+            groups = [span_groups(student, teacher) for student, teacher in zip(students, teachers, strict=True)]
+        pairs = [_single_pairs(found) for found in groups]
+    return [
+        TextAlignment(student, teacher, method, pair_indices, group_indices)
+        for student, teacher, pair_indices, group_indices in zip(students, teachers, pairs, groups, strict=True)
+    ]
 
 
 def _single_pairs(groups: IntArray) -> IntArray:
@@ -73,11 +113,40 @@ def _single_pairs(groups: IntArray) -> IntArray:
     return pairs
 
 
-def _warped_groups(
-    student: TokenizedText, teacher: TokenizedText, student_marker: str, teacher_marker: str
-) -> IntArray:
-    student_span, teacher_span = student.text_tokens, teacher.text_tokens
-    path = min_edit_path(student.tokens[student_span], teacher.tokens[teacher_span], student_marker, teacher_marker)
-    shift = np.array([student_span.start, student_span.start, teacher_span.start, teacher_span.start])
-    bos, eos = (np.stack([p[:, 0], p[:, 0] + 1, p[:, 1], p[:, 1] + 1], axis=1) for p in role_pairs(student, teacher))
-    return np.concatenate([bos, path_groups(path) + shift, eos])
+def _pair_groups(pairs: IntArray) -> IntArray:
+    """Pairs as groups of one token on each side."""
+    return np.stack([pairs[:, 0], pairs[:, 0] + 1, pairs[:, 1], pairs[:, 1] + 1], axis=1)
+
+
+def warped_groups(
+    students: Sequence[TokenizedText], teachers: Sequence[TokenizedText], student_marker: str, teacher_marker: str
+) -> list[IntArray]:
+    """For each text the groups that warping makes of its tokens, those of templates paired by role.
+
+    Args:
+        students: The student's tokens of each text.
+        teachers: The teacher's tokens of each text.
+        student_marker: What marks a space in the student's tokens.
+        teacher_marker: What marks a space in the teacher's tokens.
+
+    Returns:
+        For each text, rows ``student start, student stop, teacher start, teacher stop`` ``[G, 4]``, ascending.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.WordLevel({"new": 0, "found": 1}, unk_token="new"))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> texts = tokenize_batch_with_spans(tokenizer, ["new found", "found"])
+        >>> [groups.tolist() for groups in warped_groups(texts, texts, " ", " ")]
+        [[[0, 1, 0, 1], [1, 2, 1, 2]], [[0, 1, 0, 1]]]
+    """
+    student_tokens, teacher_tokens = (
+        [side.tokens[side.text_tokens] for side in sides] for sides in (students, teachers)
+    )
+    paths = min_edit_paths(student_tokens, teacher_tokens, student_marker, teacher_marker)
+    groups = []
+    for student, teacher, path in zip(students, teachers, paths, strict=True):
+        first = student.text_tokens.start, teacher.text_tokens.start
+        bos, eos = (_pair_groups(pairs) for pairs in role_pairs(student, teacher))
+        groups.append(np.concatenate([bos, path_groups(path) + np.repeat(first, 2), eos]))
+    return groups

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from dskd_components.errors import InputError
 from dskd_components.tokenization.token_bytes import Family
-from dskd_components.tokenization.warping import warping_path
+from dskd_components.tokenization.token_distances import numbered_tokens
+from dskd_components.tokenization.warping import warping_paths
 
 SPACE_MARKERS: Final[dict[Family, str]] = {
     "byte-level": "Ġ",
@@ -46,15 +47,53 @@ def min_edit_path(
         >>> min_edit_path(["Know", "ledge", "Ġis"], ["▁Knowledge", "▁is"])
         [[0], [0], [1]]
     """
-    for name, tokens in (("student_tokens", student_tokens), ("teacher_tokens", teacher_tokens)):
-        if isinstance(tokens, str):
-            raise InputError(f"Expected {name} to be a sequence of token strings, but got the one string {tokens!r}.")
-    if not student_tokens or not teacher_tokens:
-        return [[] for _ in student_tokens]
-    return warping_path(
-        [token.replace(student_marker, "") for token in student_tokens],
-        [token.replace(teacher_marker, "") for token in teacher_tokens],
-    )
+    (path,) = min_edit_paths([student_tokens], [teacher_tokens], student_marker, teacher_marker)
+    return path
+
+
+def min_edit_paths(
+    student_token_lists: Sequence[Sequence[str]],
+    teacher_token_lists: Sequence[Sequence[str]],
+    student_marker: str = "Ġ",
+    teacher_marker: str = "▁",
+) -> list[list[list[int]]]:
+    """The `min_edit_path` of several texts, in much less time than one after the other.
+
+    Args:
+        student_token_lists: The student's token strings of each text.
+        teacher_token_lists: The teacher's token strings of each text.
+        student_marker: What marks a space in the student's tokens.
+        teacher_marker: What marks a space in the teacher's tokens.
+
+    Returns:
+        The path of each text.
+
+    Raises:
+        InputError: There are not as many texts on both sides, or one is a string instead of a sequence of tokens.
+
+    Examples:
+        >>> min_edit_paths([["Know", "ledge"], ["Ġis"]], [["▁Knowledge"], ["▁is"]])
+        [[[0], [0]], [[0]]]
+    """
+    for name, lists in (("student_tokens", student_token_lists), ("teacher_tokens", teacher_token_lists)):
+        for tokens in lists:
+            if isinstance(tokens, str):
+                raise InputError(
+                    f"Expected {name} to be a sequence of token strings, but got the one string {tokens!r}."
+                )
+    if len(student_token_lists) != len(teacher_token_lists):
+        raise InputError(
+            f"Expected as many texts on both sides, but got {len(student_token_lists)} and {len(teacher_token_lists)}."
+        )
+    paths: list[list[list[int]]] = [[[] for _ in tokens] for tokens in student_token_lists]
+    pairs = {
+        number: (numbered_tokens(student, student_marker), numbered_tokens(teacher, teacher_marker))
+        for number, (student, teacher) in enumerate(zip(student_token_lists, teacher_token_lists, strict=True))
+        if len(student) and len(teacher)
+    }
+    for number, path in zip(pairs, warping_paths(list(pairs.values())), strict=True):
+        paths[number] = path
+    return paths
 
 
 def path_groups(path: list[list[int]]) -> npt.NDArray[np.int64]:

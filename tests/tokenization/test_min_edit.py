@@ -5,14 +5,15 @@ import tracemalloc
 
 import pytest
 import texts
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from real_tokenizers import LOADERS
 
 from dskd_components.errors import InputError
-from dskd_components.tokenization import warping, warping_halves
-from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_path, path_groups
+from dskd_components.tokenization import warping, warping_band
+from dskd_components.tokenization.align_text import align_text, align_texts
+from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_path, min_edit_paths, path_groups
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
 
 MARKERS = {"gpt2": "Ġ", "qwen": "Ġ", "tinyllama": "▁", "mistral": "▁"}
@@ -63,25 +64,48 @@ def like_lists(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     return student, teacher or ["a"]
 
 
-PANELS = st.sampled_from([1, 20, 1 << 22])  # path by panels of a row, of some rows, or by halves
-TIES = st.sampled_from([0, 8, 1000])
+@pytest.fixture(autouse=True, params=[(1, (3, 7)), (4, (6,)), (32, (160, 640))], ids=lambda band: f"block{band[0]}")
+def _band(request, monkeypatch):
+    """Bands that miss most paths, bands that miss some, and bands as they are."""
+    monkeypatch.setattr(warping_band, "BLOCK", request.param[0])
+    monkeypatch.setattr(warping, "BAND_WIDTHS", request.param[1])
 
 
-@settings(max_examples=300, deadline=None)
-@given(token_lists("ab", 3, 14), token_lists("ab", 3, 14), PANELS, TIES)
-def test_any_lists_give_the_path_of_the_whole_table(student, teacher, panel, ties):
+SAME_BANDS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PANELS = st.sampled_from([1, 20, 1 << 22])
+
+
+@SAME_BANDS
+@given(token_lists("ab", 3, 14), token_lists("ab", 3, 14), PANELS)
+def test_any_lists_give_the_path_of_the_whole_table(student, teacher, panel):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warping, "PANEL_CELLS", panel)
-        patch.setattr(warping_halves, "TIES", ties)
         assert min_edit_path(student, teacher) == table_path(student, teacher)
 
 
-@settings(max_examples=300, deadline=None)
+@SAME_BANDS
 @given(like_lists(), PANELS)
 def test_like_lists_give_the_path_of_the_whole_table(lists, panel):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warping, "PANEL_CELLS", panel)
         assert min_edit_path(*lists) == table_path(*lists)
+
+
+EMPTY_SIDES = st.sampled_from([([], []), (["a"], []), ([], ["a", "b"])])
+MIXED_PAIRS = st.lists(
+    st.one_of(like_lists(), st.tuples(token_lists("ab", 3, 20), token_lists("ab", 3, 20)), EMPTY_SIDES), max_size=9
+)
+
+
+@SAME_BANDS
+@given(MIXED_PAIRS, st.sampled_from([1, 2, 32]), st.sampled_from([1, 2000, 1 << 22]))
+def test_together_pairs_give_the_paths_that_they_give_alone(pairs, tables, cells):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warping, "BAND_TABLES", tables)
+        patch.setattr(warping, "BAND_CELLS", cells)
+        paths = min_edit_paths([student for student, _ in pairs], [teacher for _, teacher in pairs])
+    assert paths == [min_edit_path(*pair) for pair in pairs]
+    assert paths == [table_path(*pair) if all(pair) else [[] for _ in pair[0]] for pair in pairs]
 
 
 @pytest.mark.parametrize("panel", [1, 5, 1 << 22])
@@ -121,6 +145,22 @@ def test_long_texts_stay_within_bounded_memory():
 def test_empty_sides_join_nothing():
     assert min_edit_path([], ["a"]) == []
     assert min_edit_path(["a", "b"], []) == [[], []]
+
+
+def test_both_sides_need_as_many_texts():
+    with pytest.raises(InputError, match="1 and 2"):
+        min_edit_paths([["a"]], [["a"], ["b"]])
+
+
+@pytest.mark.parametrize("method", ["exact_match", "span", "min_edit"])
+@pytest.mark.parametrize("add_special_tokens", [False, True])
+def test_texts_together_are_aligned_as_they_are_alone(method, add_special_tokens):
+    tokenizers = LOADERS["llama2"](), LOADERS["gpt2"]()
+    chosen = [texts.PROSE, "", texts.ORDINARY[0], texts.TRICKY["mixed_all"]]
+    together = align_texts(*tokenizers, chosen, method, add_special_tokens=add_special_tokens)
+    for text, found in zip(chosen, together, strict=True):
+        alone = align_text(*tokenizers, text, method, add_special_tokens=add_special_tokens)
+        assert (found.pairs, found.groups, found.text) == (alone.pairs, alone.groups, text)
 
 
 def test_a_string_is_not_a_list_of_tokens():
