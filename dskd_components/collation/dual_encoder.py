@@ -1,23 +1,48 @@
 """Raw samples in the tokens of both sides: the steps in their order."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dskd_components.collation.chat_templates import ChatRenderer
 from dskd_components.collation.documents import Document, DocumentReader
 from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels_of
-from dskd_components.collation.grouping import group_tokens
+from dskd_components.collation.grouping import Stretch, align_stretches, number_tokens, stretches_of
 from dskd_components.collation.options import positive_or_none, text_method
 from dskd_components.collation.problems import SampleError
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens
-from dskd_components.collation.truncation import keep_within
+from dskd_components.collation.truncation import Kept, keep_within
 from dskd_components.contracts.aligner import Aligner
 from dskd_components.errors import InputError
+from dskd_components.tokenization.min_edit import SPACE_MARKERS
+from dskd_components.tokenization.token_bytes import vocabulary_bytes
 
 if TYPE_CHECKING:
     from dskd_components.states import Side
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A sample whose tokens are settled, before it is aligned.
+
+    Attributes:
+        student: The student's tokens.
+        teacher: The teacher's tokens.
+        kept: How many of them are kept.
+        stretches: What is aligned of it.
+    """
+
+    student: SideTokens
+    teacher: SideTokens
+    kept: Kept
+    stretches: list[Stretch]
 
 
 class DualEncoder:
@@ -54,6 +79,10 @@ class DualEncoder:
         self.columns = columns
         self.student = SideEncoder(student_tokenizer, "student", append_eos=append_eos)
         self.teacher = SideEncoder(teacher_tokenizer, "teacher", append_eos=append_eos)
+        self.markers = (
+            SPACE_MARKERS[vocabulary_bytes(student_tokenizer).family],
+            SPACE_MARKERS[vocabulary_bytes(teacher_tokenizer).family],
+        )
         self.reader = DocumentReader(
             ChatRenderer(student_tokenizer, "student"),
             ChatRenderer(teacher_tokenizer, "teacher"),
@@ -78,20 +107,36 @@ class DualEncoder:
             except InputError as error:
                 raise InputError(f"Sample {index}: {error}") from error
         read = list(documents.values())
+        prepared: dict[int, Prepared] = {}
         for index, student, teacher in zip(
             documents, self.student.encode(read), self.teacher.encode(read), strict=True
         ):
             try:
-                outcomes[index] = self._encoded(student, teacher)
+                prepared[index] = self._prepared(student, teacher)
             except SampleError as error:
                 outcomes[index] = error.at(index)
+        for index, sample in zip(prepared, self._encoded(list(prepared.values())), strict=True):
+            outcomes[index] = sample
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _encoded(self, student: SideTokens, teacher: SideTokens) -> EncodedSample:
+    def _prepared(self, student: SideTokens, teacher: SideTokens) -> Prepared:
         self.student.check(student)
         self.teacher.check(teacher)
         kept = keep_within(student, teacher, self.max_lengths["student"], self.max_lengths["teacher"])
-        groups = (None, None) if self.method is None else group_tokens(student, teacher, kept, self.method)
+        stretches = [] if self.method is None else stretches_of(student, teacher, kept)
+        return Prepared(student, teacher, kept, stretches)
+
+    def _encoded(self, samples: Sequence[Prepared]) -> list[EncodedSample]:
+        """Align all samples together, then put each one's columns together."""
+        stretches = [stretch for sample in samples for stretch in sample.stretches]
+        aligned = iter(() if self.method is None else align_stretches(stretches, self.method, self.markers))
+        return [self._columns(sample, [next(aligned) for _ in sample.stretches]) for sample in samples]
+
+    def _columns(self, sample: Prepared, aligned: Sequence[IntArray]) -> EncodedSample:
+        student, teacher, kept = sample.student, sample.teacher, sample.kept
+        groups: tuple[IntArray, IntArray] | tuple[None, None] = (None, None)
+        if self.method is not None:
+            groups = number_tokens(student, teacher, kept, aligned, self.method)
         sides = []
         for side, length, numbers in zip((student, teacher), (kept.student, kept.teacher), groups, strict=True):
             ids = side.input_ids[:length]

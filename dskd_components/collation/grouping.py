@@ -1,21 +1,79 @@
 """Which tokens of the two sides belong together, as a number for each token."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.truncation import Kept, common_cuts
 from dskd_components.contracts.aligner import TextMethod
+from dskd_components.tokenization.align_text import warped_groups
 from dskd_components.tokenization.byte_spans import TokenizedText
 from dskd_components.tokenization.exact_match import exact_match_pairs
-from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_path, path_groups
 from dskd_components.tokenization.span_groups import span_groups
 
 IntArray = npt.NDArray[np.int64]
 
 
-def group_tokens(student: SideTokens, teacher: SideTokens, kept: Kept, method: TextMethod) -> tuple[IntArray, IntArray]:
-    """Number the tokens that belong together, content by content.
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """A part of a text that both sides have whole tokens for, from one common border to another.
+
+    Attributes:
+        student: The student's tokens of it.
+        teacher: The teacher's tokens of it.
+        first: Which token of its text is the first, on either side.
+    """
+
+    student: TokenizedText
+    teacher: TokenizedText
+    first: tuple[int, int]
+
+
+def stretches_of(student: SideTokens, teacher: SideTokens, kept: Kept) -> list[Stretch]:
+    """What there is to align in a sample: of each content, what both sides keep and have borders around.
+
+    Args:
+        student: The student's tokens.
+        teacher: The teacher's tokens.
+        kept: How many of them are kept.
+    """
+    found = [
+        _stretch(student, teacher, number, kept) for number, content in enumerate(student.contents) if content.text
+    ]
+    return [stretch for stretch in found if stretch is not None]
+
+
+def align_stretches(stretches: Sequence[Stretch], method: TextMethod, markers: tuple[str, str]) -> list[IntArray]:
+    """Bring together the tokens of stretches of many samples at once, which is quicker than one by one.
+
+    Args:
+        stretches: What to align.
+        method: How tokens are brought together.
+        markers: What marks a space in the student's and in the teacher's tokens.
+
+    Returns:
+        For each stretch, rows ``student start, student stop, teacher start, teacher stop`` in tokens of its text
+        ``[G, 4]``.
+    """
+    if method == "min_edit":
+        found = warped_groups([part.student for part in stretches], [part.teacher for part in stretches], *markers)
+    elif method == "span":
+        found = [span_groups(part.student, part.teacher) for part in stretches]
+    else:
+        found = [
+            exact_match_pairs(part.student, part.teacher)[:, [0, 0, 1, 1]] + np.array([0, 1, 0, 1])
+            for part in stretches
+        ]
+    return [groups + np.repeat(part.first, 2) for groups, part in zip(found, stretches, strict=True)]
+
+
+def number_tokens(
+    student: SideTokens, teacher: SideTokens, kept: Kept, aligned: Sequence[IntArray], method: TextMethod
+) -> tuple[IntArray, IntArray]:
+    """Number the tokens of a sample that belong together.
 
     Tokens of a template have no group. The tokens that end a turn or a text on both sides are a group. A group that is
     scored in part only is left out: what it stands for is not what the model is asked for.
@@ -24,17 +82,13 @@ def group_tokens(student: SideTokens, teacher: SideTokens, kept: Kept, method: T
         student: The student's tokens.
         teacher: The teacher's tokens.
         kept: How many of them are kept.
-        method: How tokens are brought together.
+        aligned: The groups of each of its stretches.
+        method: How they were made.
 
     Returns:
         The group of each kept token, -1 for none, ``[Ts]`` and ``[Tt]``.
     """
-    rows = [
-        _groups_of_content(student, teacher, number, kept, method)
-        for number, content in enumerate(student.contents)
-        if content.text
-    ]
-    groups = rows[0] if len(rows) == 1 else np.concatenate(rows)
+    groups = np.concatenate([np.zeros((0, 4), dtype=np.int64), *aligned])
     closings = [
         (ends[0], ends[0] + 1, ends[1], ends[1] + 1)
         for ends in zip(student.closings, teacher.closings, strict=True)
@@ -54,10 +108,8 @@ def group_tokens(student: SideTokens, teacher: SideTokens, kept: Kept, method: T
     return numbered
 
 
-def _groups_of_content(
-    student: SideTokens, teacher: SideTokens, number: int, kept: Kept, method: TextMethod
-) -> IntArray:
-    """Rows ``student start, student stop, teacher start, teacher stop`` in tokens of the texts ``[G, 4]``."""
+def _stretch(student: SideTokens, teacher: SideTokens, number: int, kept: Kept) -> Stretch | None:
+    """The part of a content that is aligned, None if both sides have no common border before its end."""
     text = student.contents[number].text
     if kept.is_whole and student.text.text is text and teacher.text.text is text:
         first, last = (0, 0), (len(student.text), len(teacher.text))
@@ -66,25 +118,10 @@ def _groups_of_content(
         kept_cuts = (cuts[0] + len(student.before) <= kept.student) & (cuts[1] + len(teacher.before) <= kept.teacher)
         students, teachers = cuts[0][kept_cuts], cuts[1][kept_cuts]
         if len(students) < 2:
-            return np.zeros((0, 4), dtype=np.int64)
+            return None
         # Between the first and the last common cut, both sides have the very same bytes.
         first, last = (int(students[0]), int(teachers[0])), (int(students[-1]), int(teachers[-1]))
-    views = student.view(number, first[0], last[0]), teacher.view(number, first[1], last[1])
-    if method == "exact_match":
-        pairs: IntArray = exact_match_pairs(*views)[:, [0, 0, 1, 1]]
-        pairs += np.array([first[0], first[0] + 1, first[1], first[1] + 1])
-        return pairs
-    if method == "span":
-        groups = span_groups(*views)
-    else:
-        markers = (SPACE_MARKERS[side.vocabulary.family] for side in (student, teacher))
-        groups = _warped(*views, *markers)
-    shifted: IntArray = groups + np.array([first[0], first[0], first[1], first[1]])
-    return shifted
-
-
-def _warped(student: TokenizedText, teacher: TokenizedText, student_marker: str, teacher_marker: str) -> IntArray:
-    return path_groups(min_edit_path(student.tokens, teacher.tokens, student_marker, teacher_marker))
+    return Stretch(student.view(number, first[0], last[0]), teacher.view(number, first[1], last[1]), first)
 
 
 def _numbers(side: SideTokens, groups: IntArray, length: int) -> IntArray:
