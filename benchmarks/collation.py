@@ -159,7 +159,7 @@ def main() -> None:
     """Measure, print a table, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path, help="write the numbers there as JSON")
+    parser.add_argument("--json", type=Path, help="write the numbers there as JSON")
     options = parser.parse_args()
     # One thread on both sides of the comparison: the collator's own work is not threaded either.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -177,8 +177,8 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(f"{full['machine']}  {full['versions']}")
-    if options.output:
-        options.output.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
