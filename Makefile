@@ -1,5 +1,6 @@
 # make demo   trains a teacher, then distils it into a student that has another tokenizer
 # make test   lint, types, architecture, documentation examples, tests
+# make bench  speed, as ratios in one run
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -40,7 +41,8 @@ demo: $(READY)
 	$(BIN)/python -m examples.distil_two_tokenizers --output output
 
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m benchmarks.alignment
+	$(BIN)/python -m benchmarks.collation
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
