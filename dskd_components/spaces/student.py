@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from dskd_components.contracts.space import ComparedRows, Direction, Space, SpaceResult
@@ -84,7 +85,7 @@ class StudentSpace(Space):
                 ),
             },
             metrics={name: _share_of_hits(predicted, wanted) for name, wanted in hits.items()}
-            | ({} if keep is None else {"t2s_kept": Tally(keep.sum(), _length(keep))}),
+            | ({} if keep is None else {"t2s_kept": Tally(keep.sum(), torch.ones_like(keep).sum())}),
         )
 
     def _keep(self, rows: ComparedRows, predicted: Tensor) -> Tensor | None:
@@ -100,7 +101,3 @@ def _choice(rows: ComparedRows) -> Tensor:
 
 def _share_of_hits(predicted: Tensor, wanted: Tensor) -> Tally:
     return Tally((predicted == wanted).sum(), (wanted >= 0).sum())
-
-
-def _length(rows: Tensor) -> Tensor:
-    return rows.new_tensor(len(rows)).long()

@@ -332,3 +332,13 @@ def test_means_over_kept_tokens_are_weighted_by_scored_tokens() -> None:
     among = batch.loss(loss_fn, num_items_in_batch=4 * scored)
     for name, value in alone.terms.items():
         torch.testing.assert_close(among.terms[name], value / 4)
+
+
+@every_spec
+@few
+@given(seed=SEEDS)
+def test_shares_are_between_zero_and_one(spec: DSKDSpec, seed: int) -> None:
+    batch = make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer)
+    metrics = batch.loss(build(spec, batch)).metrics
+    assert all(value >= 0 for value in metrics.values())
+    assert all(value <= 1 for name, value in metrics.items() if not name.endswith("entropy"))
