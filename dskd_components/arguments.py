@@ -15,6 +15,7 @@ from dskd_components.spec import DSKDSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dskd_components.head import Head
     from dskd_components.states import LMStates, Side
 
 
@@ -53,6 +54,24 @@ def require_arguments(
             "DSKDLoss: expected same_token to be a bool tensor with an entry for each of teacher_to_student_ids, got "
             f"{describe(same_token)}."
         )
+
+
+def require_fitting_heads(heads: Mapping[Side, Head | None], hidden_sizes: Mapping[Side, int]) -> None:
+    """Refuse heads that read hidden states of another width than the loss is built for.
+
+    Args:
+        heads: by side, if given.
+        hidden_sizes: by side.
+
+    Raises:
+        InputError: a width differs; the message names the side.
+    """
+    for side, head in heads.items():
+        if head is not None and head.hidden_size != hidden_sizes[side]:
+            raise InputError(
+                f"DSKDLoss: {side}_head reads hidden states of width {head.hidden_size}, but {side}_hidden_size is "
+                f"{hidden_sizes[side]}."
+            )
 
 
 def require_vocabulary_map(spec: DSKDSpec, teacher_to_student_ids: Tensor | None) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dskd_components.arguments import (
     groups_that_fit,
     require_arguments,
+    require_fitting_heads,
     require_matching_states,
     require_vocabulary_map,
 )
@@ -56,6 +57,7 @@ class DSKDLoss(nn.Module):
 
     Raises:
         ConfigurationError: the spec needs a head or a vocabulary map that is not given; the message names the field.
+        InputError: an argument is of the wrong kind, or a head of another width.
 
     Examples:
         >>> import torch
@@ -96,6 +98,7 @@ class DSKDLoss(nn.Module):
         )
         self.register_buffer("teacher_to_student_ids", teacher_to_student_ids, persistent=False)
         self.register_buffer("same_token", same_token, persistent=False)
+        require_fitting_heads({"student": student_head, "teacher": teacher_head}, self.hidden_sizes)
         require_vocabulary_map(spec, teacher_to_student_ids)
         self.aligner = spec.aligner.build(
             student_embedding_size=student_embedding_size or student_hidden_size,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from registered import build
 from strategies import make_batch
 
-from dskd_components import ConfigurationError, DSKDError, DSKDLoss, DSKDSpec, Head, InputError, LMStates
+from dskd_components import ConfigurationError, DSKDError, DSKDLoss, DSKDSpec, Head, InputError, LMStates, get_projector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -282,6 +282,20 @@ def test_another_head_than_the_projector_was_built_for_is_said() -> None:
 def test_hidden_sizes_are_positive_integers(sizes: tuple[Any, Any]) -> None:
     with pytest.raises(InputError, match="hidden_size"):
         DSKDLoss(DSKDSpec(), student_hidden_size=sizes[0], teacher_hidden_size=sizes[1])
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_heads_have_the_widths_that_the_loss_is_built_for(side: str) -> None:
+    heads = {"student_head": Head(torch.ones(11, 5)), "teacher_head": Head(torch.ones(11, 7))}
+    heads[f"{side}_head"] = Head(torch.ones(11, 6))
+    with pytest.raises(InputError, match=rf"{side}_head.*width 6.*{side}_hidden_size"):
+        construct(DSKDSpec.preset("dskd-v2"), **heads)
+
+
+@pytest.mark.parametrize("name", ["pinv", "live_pinv"])
+def test_a_projector_made_from_heads_says_so_by_itself(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{name}'.*heads"):
+        get_projector(name).build(source_size=7, target_size=5, heads=None)
 
 
 def test_a_spec_is_a_spec() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 from dskd_components.contracts.component import Component
+from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dskd_components.head import Head
@@ -78,3 +79,18 @@ class Projector(Component, ABC):
             target_size: width of the space that they go to.
             heads: the heads at both ends, always given if ``needs_heads``.
         """
+
+    def required(self, heads: ProjectorHeads | None) -> ProjectorHeads:
+        """Return the heads, for a `build` that cannot do without.
+
+        Args:
+            heads: what `build` was given.
+
+        Raises:
+            ConfigurationError: there are none.
+        """
+        if heads is None:
+            raise ConfigurationError(
+                f"The projector {self.name!r} is made from the models' heads: build it with heads=ProjectorHeads(...)."
+            )
+        return heads

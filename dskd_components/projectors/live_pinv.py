@@ -73,5 +73,4 @@ class LivePinv(Projector):
 
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
         """Return the module."""
-        assert heads is not None, "needs_heads promises them"
-        return LivePinvProjection(heads, rtol=self.rtol)
+        return LivePinvProjection(self.required(heads), rtol=self.rtol)

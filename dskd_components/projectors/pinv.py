@@ -72,5 +72,4 @@ class Pinv(Projector):
 
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
         """Return the module, initialised from the heads."""
-        assert heads is not None, "needs_heads promises them"
-        return PinvProjection(heads, rtol=self.rtol, bias=self.bias)
+        return PinvProjection(self.required(heads), rtol=self.rtol, bias=self.bias)

@@ -65,6 +65,18 @@ def aligners() -> list[str]:
     return [name for name in names("aligner") if name != "identity"]
 
 
+def test_one_tokenizer_is_collated_like_two() -> None:
+    """Groups that join each position to itself tell the aligner 'identity' what it presumes."""
+    student, teacher = (tiny_model("GPT2", hidden_size=width, vocabulary=len(byte_level())) for width in (24, 32))
+    loss_fn = DSKDLoss.from_models(DSKDSpec.preset("dskd"), student, teacher, byte_level(), byte_level())
+    told, untold = (
+        DualTokenizerCollator(byte_level(), byte_level(), aligner=aligner)(SAMPLES[:2])
+        for aligner in ("exact_match", "identity")
+    )
+    assert "student_groups" in told
+    torch.testing.assert_close(loss_fn.run(student, teacher, told).loss, loss_fn.run(student, teacher, untold).loss)
+
+
 @pytest.mark.parametrize("aligner", aligners())
 def test_every_aligner_learns_from_collated_samples(aligner: str) -> None:
     student, teacher = models()
