@@ -13,6 +13,7 @@ from strategies import SEEDS, logits, pairs_of_logits
 from torch import Tensor
 
 from dskd_components import Distance, get_distance
+from dskd_components.contracts.distribution import Distribution
 
 pytestmark = pytest.mark.parametrize(
     "distance", [get_distance(name) for name in names("distance")], ids=lambda d: d.name
@@ -154,3 +155,43 @@ def test_float32_is_near_float64(distance: Distance, pair: tuple[Tensor, Tensor]
     double, *_ = value_and_gradients(distance, student.double(), teacher.double())
     bound = 1e-5 * double.abs() + 5e-6 * (1 + student.abs().max().clamp_min(1).log())
     assert ((single.double() - double).abs() <= bound).all()
+
+
+@given(
+    pair=PAIRS,
+    columns=st.integers(0, 3),
+    student_gradient=st.booleans(),
+    teacher_gradient=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_the_closed_form_is_what_autograd_gives(
+    distance: Distance,
+    pair: tuple[Tensor, Tensor],
+    columns: int,
+    student_gradient: bool,
+    teacher_gradient: bool,
+    dtype: torch.dtype,
+) -> None:
+    ruled_out = torch.full((len(pair[0]), columns), -math.inf, dtype=dtype)
+    student, teacher = (torch.cat([side.to(dtype), ruled_out], 1) for side in pair)
+    values, *gradients = value_and_gradients(distance, student, teacher)
+    sides = [
+        Distribution(log_probs=side.log_softmax(-1), complete=complete)
+        for side in (student, teacher)
+        for complete in [columns == 0]
+    ]
+    before = [side.log_probs.clone() for side in sides]
+    found = distance.value_and_gradients(*sides, student_gradient=student_gradient, teacher_gradient=teacher_gradient)
+    tolerance = {torch.float32: 2e-5, torch.float64: 1e-9}[dtype]
+    # A divergence of huge logits is huge, and so is its rounding.
+    scale = 1 + max(values.abs().max().item(), 1)
+    torch.testing.assert_close(found.values, values, rtol=tolerance, atol=tolerance * scale)
+    assert (found.values >= 0).all()
+    rows = without_ties(student.double(), teacher.double())
+    for asked, ours, theirs in zip(
+        (student_gradient, teacher_gradient), (found.student, found.teacher), gradients, strict=True
+    ):
+        assert (ours is not None) == asked
+        if ours is not None:
+            torch.testing.assert_close(ours[rows], theirs[rows], rtol=tolerance, atol=tolerance * scale)
+    assert all(torch.equal(side.log_probs, original) for side, original in zip(sides, before, strict=True))
