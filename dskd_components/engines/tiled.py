@@ -12,6 +12,7 @@ from dskd_components.engines.measurement import Measurement
 from dskd_components.engines.tiling.known_gradient import with_known_gradient
 from dskd_components.engines.tiling.plan import Plan
 from dskd_components.engines.tiling.predictions import teacher_predictions
+from dskd_components.engines.tiling.row_bytes import row_bytes
 from dskd_components.engines.tiling.side_pass import SidePass, SideResult
 from dskd_components.engines.tiling.side_rows import SideRows
 
@@ -38,9 +39,10 @@ class Tiled(Engine):
     """
 
     name: Literal["tiled"] = "tiled"
-    memory_budget_mib: Annotated[float, Field(gt=0)] = 256.0
-    """Memory for logits and all that is computed from them, in MiB. Tiles are cut to fit, but have a row at least.
-    Hidden states, their gradients and that of the head come on top."""
+    memory_budget_mib: Annotated[float, Field(gt=0)] = 384.0
+    """Memory that the loss may take above its inputs and their gradients, in MiB. Tiles of logits are cut to fit:
+    beside the tensors of hidden size that a large batch needs they have half of the budget still, and a row at
+    least."""
 
     def measure(self, meeting: Meeting, reduction: Reduction) -> Measurement:
         """Return loss and terms of a batch."""
@@ -52,6 +54,8 @@ class Tiled(Engine):
 
 
 def _measure(meeting: Meeting, reduction: Reduction, budget: int) -> Measurement:
+    # Whatever the batch, logits have half of the budget at least: slow tiles would save little memory.
+    budget = max(budget // 2, budget - row_bytes(meeting))
     needs_choice = any(space.needs_teacher_choice for space in meeting.spaces)
     results, choice = [], None
     if any(space.side == "teacher" for space in meeting.spaces):
@@ -80,6 +84,7 @@ def _passed(
         vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
         itemsize=rows.dtype.itemsize,
         widens=any(stream.head.weight.dtype != rows.dtype for stream in rows.streams),
+        has_cache=rows.targets.device.type == "cpu",
     )
     return SidePass(rows, plan, reduction, kd_rate=meeting.kd_rate, predicts=predicts).run()
 

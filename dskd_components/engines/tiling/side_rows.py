@@ -61,7 +61,7 @@ class SideRows:
             positions = torch.cat([positions, (states.scored.flatten() & ~covered).nonzero().squeeze(1)])
         return cls(
             side=side,
-            own=Stream(states.hidden_states.flatten(0, 1)[positions], states.head),
+            own=Stream(states.hidden_states.flatten(0, 1), states.head, positions=positions),
             targets=states.targets.flatten()[positions],
             positions=positions,
             covered=count,
@@ -106,5 +106,5 @@ class SideRows:
     @cached_property
     def dtype(self) -> torch.dtype:
         """What is computed in."""
-        dtypes = {stream.states.dtype for stream in self.streams}
+        dtypes = {stream.dtype for stream in self.streams}
         return torch.float64 if torch.float64 in dtypes else torch.float32
