@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BLOCK_TENSORS: Final = 12
+BLOCK_TENSORS: Final = 8
 """How many tensors of a block's size a comparison holds at once: log-probabilities, probabilities, gradients. Distances
 that go through autograd may hold some more."""
 

@@ -44,13 +44,16 @@ class SideRows:
     measure: Measure
 
     @classmethod
-    def of(cls, meeting: Meeting, side: Side, *, budget: int, teacher_choice: Tensor | None = None) -> SideRows:
+    def of(
+        cls, meeting: Meeting, side: Side, *, budget: int, recompute: bool, teacher_choice: Tensor | None = None
+    ) -> SideRows:
         """Gather the rows of a side.
 
         Args:
             meeting: the states of both models.
             side: whose positions.
             budget: bytes, for what may be made to save time.
+            recompute: as in `Meeting.visitors`.
             teacher_choice: ``[B, T]``: as in `Meeting.teacher_choice`.
         """
         states, covered = meeting.side(side), meeting.covered(side).flatten()
@@ -66,7 +69,9 @@ class SideRows:
             positions=positions,
             covered=count,
             spaces=tuple(
-                (space, visiting_stream(meeting, space, budget)) for space in meeting.spaces if space.side == side
+                (space, visiting_stream(meeting, space, budget, recompute=recompute))
+                for space in meeting.spaces
+                if space.side == side
             ),
             teacher_choice=None if teacher_choice is None else teacher_choice.flatten()[positions],
             measure=meeting.measure,
