@@ -191,7 +191,7 @@ class Watch(TorchDispatchMode):
 
 
 def test_no_more_than_a_tile_of_logits_exists_and_unscored_positions_are_never_multiplied() -> None:
-    budget = 0.5
+    budget = 0.05
     spec = DSKDSpec.preset("dskd", engine={"name": "tiled", "memory_budget_mib": budget})
     shape: dict[str, Any] = {"batch": 4, "student_length": 40, "student_vocabulary": 997, "student_hidden": 7}
     batch = make_batch(0, same_tokenizer=True, dtype=torch.float32, **shape)
@@ -201,7 +201,7 @@ def test_no_more_than_a_tile_of_logits_exists_and_unscored_positions_are_never_m
     scored = int(batch.student.scored.sum())
     assert scored < batch.student.targets.numel()
     assert watch.rows == 4 * scored  # own and projected logits, in both spaces
-    assert 4 * scored * 997 > 2 * budget * 2**20 > watch.largest
+    assert watch.largest <= budget * 2**20 < 4 * scored * 997 / 6
 
 
 class Surprise(Space):
@@ -213,7 +213,7 @@ class Surprise(Space):
     def compare(self, rows: ComparedRows) -> SpaceResult:
         gap = (rows.student_logits - rows.teacher_logits).square().mean(-1)
         values = gap * rows.divergence(None) + rows.student_logits[:, 0] + rows.cross_entropy("student", rows.targets)
-        return SpaceResult(terms={"surprise": TokenTerm(values=values, keep=gap > 14, denominator="kept")})
+        return SpaceResult(terms={"surprise": TokenTerm(values=values, keep=gap > 8, denominator="kept")})
 
 
 def test_a_space_may_read_the_logits_themselves() -> None:
