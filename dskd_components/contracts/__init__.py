@@ -3,7 +3,8 @@
 from dskd_components.contracts.aligner import Aligner, AlignerModule
 from dskd_components.contracts.alignment import Alignment
 from dskd_components.contracts.component import Component
-from dskd_components.contracts.distance import Distance
+from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.contracts.distribution import Distribution
 from dskd_components.contracts.hookspecs import hookimpl
 from dskd_components.contracts.projector import Projection, Projector, ProjectorHeads
 from dskd_components.contracts.space import ComparedRows, Space
@@ -16,6 +17,8 @@ __all__ = [
     "ComparedRows",
     "Component",
     "Distance",
+    "DistanceGradients",
+    "Distribution",
     "Projection",
     "Projector",
     "ProjectorHeads",
