@@ -94,14 +94,18 @@ class Distance(Component, ABC):
         Returns:
             Values and gradients, without graph. Gradients are new tensors, which the caller may overwrite.
         """
+        if not (student_gradient or teacher_gradient):
+            with torch.no_grad():
+                return DistanceGradients(values=self(student.log_probs, teacher.log_probs), student=None, teacher=None)
+        asked = (student_gradient, teacher_gradient)
         # log_softmax of log-probabilities changes nothing but makes them logits.
-        logits = [side.log_probs.detach().requires_grad_() for side in (student, teacher)]
-        wanted = [side for side, asked in zip(logits, (student_gradient, teacher_gradient), strict=True) if asked]
+        logits = [
+            side.log_probs.detach().requires_grad_(is_asked)
+            for side, is_asked in zip((student, teacher), asked, strict=True)
+        ]
         with torch.enable_grad():
             values = self(logits[0].log_softmax(-1), logits[1].log_softmax(-1))
-        if not wanted:
-            return DistanceGradients(values=values.detach(), student=None, teacher=None)
-        found = iter(_gradients(values, wanted))
+            found = iter(_gradients(values, [side for side in logits if side.requires_grad]))
         return DistanceGradients(
             values=values.detach(),
             student=next(found) if student_gradient else None,

@@ -102,7 +102,8 @@ def expectation(probs: Tensor, values: Tensor) -> Tensor:
         >>> expectation(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
         tensor([2.])
     """
-    return torch.linalg.vecdot(probs, values)
+    expected: Tensor = torch.linalg.vecdot(probs, values)
+    return expected
 
 
 def through_log_softmax(probs: Tensor, derivative: Tensor) -> Tensor:
