@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dskd_components.contracts.alignment import Alignment
-    from dskd_components.contracts.projector import Projection, ProjectorHeads
+    from dskd_components.contracts.projector import Affine, Projection, ProjectorHeads
     from dskd_components.contracts.space import Direction, Measure, Space
     from dskd_components.head import Head
     from dskd_components.states import LMStates, Side
@@ -32,6 +32,20 @@ class Visitors(NamedTuple):
 
     states: Tensor
     head: Head
+
+
+class Unprojected(NamedTuple):
+    """Visitors before an affine projection.
+
+    Args:
+        states: ``[N, d]``, aligned.
+        weights: ``[N, 1]``: the sum of the alignment's weights, by which a bias is multiplied.
+        affine: the projection.
+    """
+
+    states: Tensor
+    weights: Tensor
+    affine: Affine
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,6 +109,21 @@ class Meeting:
             heads = self.heads[space.projector]
             rows, head = self.projections[space.projector](rows, heads), heads.target.detach()
         return Visitors(self._aligned(rows, space.side), head)
+
+    def unprojected(self, space: Space) -> Unprojected | None:
+        """Return what `visitors` would project, aligned, if the projection is affine; None if it is not.
+
+        Alignment and projection can change places then, but for the bias, which comes with each row's weight.
+        """
+        if space.projector is None:
+            return None
+        affine = self.projections[space.projector].affine(self.heads[space.projector])
+        if affine is None:
+            return None
+        values, visitor = self._arriving(space)
+        rows = values[visitor.scored]
+        weights = self._aligned(rows.new_ones(len(rows), 1), space.side)
+        return Unprojected(self._aligned(rows, space.side), weights, affine)
 
     def teacher_choice(self, predicted: Tensor) -> Tensor:
         """Return ``[B, Ts]``: the teacher's most likely token for each covered student position.
