@@ -40,6 +40,9 @@ class KeyQueryMatching(Aligner):
     with a ``kd_rate`` of 0.5 that is a weight of 2 here."""
     reversal: Annotated[float, Field(gt=0)] = 1.0
     """What the gradient is multiplied with as it is reversed: how hard the queries are pushed."""
+    discriminator_lr: Annotated[float, Field(gt=0)] = 0.1
+    """Learning rate of the discriminator, as a multiple of that of all else. One that learns as fast as the queries soon
+    tells them from keys, whatever they do."""
     hidden_size: Annotated[int, Field(gt=0)] = 768
     """Of the discriminator."""
     std: Scope = "sample"
@@ -62,8 +65,13 @@ class KeyQueryModule(CrossModelAttentionModule):
     def __init__(self, student_embedding_size: int, teacher_embedding_size: int, options: KeyQueryMatching) -> None:
         super().__init__(student_embedding_size, teacher_embedding_size, options.std)
         self.discriminator = Discriminator(2 * teacher_embedding_size, options.hidden_size)
+        self.discriminator_lr = options.discriminator_lr
         self.weight = options.weight
         self.reversal = options.reversal
+
+    def learning_rate_factors(self) -> dict[str, float]:
+        """Return that of the discriminator."""
+        return {"discriminator": self.discriminator_lr}
 
     def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> AttentionAlignment:
         """Align one batch, with the term ``kq``."""
