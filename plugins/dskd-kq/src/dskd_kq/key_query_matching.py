@@ -41,8 +41,8 @@ class KeyQueryMatching(Aligner):
     reversal: Annotated[float, Field(gt=0)] = 1.0
     """What the gradient is multiplied with as it is reversed: how hard the queries are pushed."""
     discriminator_lr: Annotated[float, Field(gt=0)] = 0.1
-    """Learning rate of the discriminator, as a multiple of that of all else. One that learns as fast as the queries soon
-    tells them from keys, whatever they do."""
+    """Learning rate of the discriminator, as a multiple of that of all else. One that learns as fast as the queries
+    soon tells them from keys, whatever they do."""
     hidden_size: Annotated[int, Field(gt=0)] = 768
     """Of the discriminator."""
     std: Scope = "sample"
