@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from dskd_components.contracts.shared_tokens import SharedTokens
 from dskd_components.states import IGNORE_INDEX
@@ -96,19 +97,31 @@ class Meeting:
             return SharedTokens(student_ids=ids, teacher_ids=ids)
         return SharedTokens.one_to_one(heads.target_ids, heads.source_ids)
 
-    def visitors(self, space: Space) -> Visitors:
+    def visitors(self, space: Space, *, recompute: bool = False) -> Visitors:
         """Return the other model's states, projected and aligned, and the head that reads them.
 
         A projected state is read by the head of the space that it has come to. The student's head is a constant for
         it: what it learns, it learns from the student's own states.
+
+        Args:
+            space: where they come to.
+            recompute: keep nothing of what lies between, and compute it again for the gradient.
         """
+        if recompute:
+            states = checkpoint(self._visiting_states, space, use_reentrant=False)
+        else:
+            states = self._visiting_states(space)
+        if space.projector is None:
+            return Visitors(states, self._arriving(space)[1].head)
+        return Visitors(states, self.heads[space.projector].target.detach())
+
+    def _visiting_states(self, space: Space) -> Tensor:
         values, visitor = self._arriving(space)
         # Only scored rows are touched: the others may hold NaN, which a weight of zero would not stop.
-        rows, head = values[visitor.scored], visitor.head
+        rows = values[visitor.scored]
         if space.projector is not None:
-            heads = self.heads[space.projector]
-            rows, head = self.projections[space.projector](rows, heads), heads.target.detach()
-        return Visitors(self._aligned(rows, space.side), head)
+            rows = self.projections[space.projector](rows, self.heads[space.projector])
+        return self._aligned(rows, space.side)
 
     def unprojected(self, space: Space) -> Unprojected | None:
         """Return what `visitors` would project, aligned, if the projection is affine; None if it is not.

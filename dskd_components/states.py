@@ -124,6 +124,16 @@ class LMStates:
         # A fixed stride keeps the two sides comparable, whatever numbers each of them happens to use.
         return rows * 2**32 + self.segment_ids.long()
 
+    def rows(self, rows: slice) -> Self:
+        """Return the states of some rows of the batch."""
+        return replace(
+            self,
+            hidden_states=self.hidden_states[rows],
+            targets=self.targets[rows],
+            input_ids=None if self.input_ids is None else self.input_ids[rows],
+            segment_ids=None if self.segment_ids is None else self.segment_ids[rows],
+        )
+
     def detached(self) -> Self:
         """Return the same states as constants: nothing of them receives a gradient."""
         return replace(self, hidden_states=self.hidden_states.detach(), head=self.head.detach())

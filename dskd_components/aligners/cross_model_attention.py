@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from dskd_components.aligners.spread import Scope, divide_by_spread
+from dskd_components.aligners.spread import Scope, batch_chunks, spread
 from dskd_components.contracts.aligner import Aligner, AlignerModule
 from dskd_components.contracts.alignment import Alignment
 from dskd_components.contracts.terms import Tally
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dskd_components.contracts.groups import TokenGroups
     from dskd_components.states import LMStates, Side
 
@@ -29,14 +32,10 @@ class AttentionAlignment(Alignment):
         student_to_teacher: ``[B, Ts, Tt]``: weights of the teacher's positions for each student position; rows of
             uncovered positions are zero.
         teacher_to_student: ``[B, Tt, Ts]``: likewise from the teacher's positions.
-        query: ``[B, Ts, 2 dt]``: what each student position asks with; arbitrary where it is not scored.
-        key: ``[B, Tt, 2 dt]``: what each teacher position answers with, a constant.
     """
 
     student_to_teacher: Tensor
     teacher_to_student: Tensor
-    query: Tensor
-    key: Tensor
 
     def to_student(self, teacher_side: Tensor) -> Tensor:
         """Return ``[B, Ts, d]``: the weighted mean of the teacher's positions."""
@@ -65,24 +64,19 @@ class CrossModelAttentionModule(AlignerModule):
         self.query = nn.Linear(2 * student_embedding_size, 2 * teacher_embedding_size)
         self.std: Scope = std
 
-    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> AttentionAlignment:
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch (arXiv 2406.17328, equations 7 to 10)."""
         self._check_widths(student, teacher)
-        target_embeddings = teacher.embedded(teacher.targets, "teacher")
-        query = self._query(_token_pairs(student, "student"))
-        key = self._spread(_token_pairs(teacher, "teacher"), teacher)
-        scores = query @ key.to(query.dtype).transpose(1, 2) / math.sqrt(key.shape[-1])
+        scores = self._scores(student, teacher)
         allowed = _same_sample(student, teacher)
         student_to_teacher = _attention(scores, allowed)
         return AttentionAlignment(
             student_to_teacher=student_to_teacher,
             teacher_to_student=_attention(scores.transpose(1, 2), allowed.transpose(1, 2)),
-            query=query,
-            key=key,
             student_covered=allowed.any(2),
             teacher_covered=allowed.any(1),
             student_values=student.hidden_states,
-            teacher_values=self._spread(_scored_states(teacher), teacher) + self._spread(target_embeddings, teacher),
+            teacher_values=self._teacher_values(teacher),
             metrics=_metrics(student_to_teacher.detach(), allowed, given),
         )
 
@@ -106,11 +100,57 @@ class CrossModelAttentionModule(AlignerModule):
                 "teacher."
             )
 
-    def _query(self, token_pairs: Tensor) -> Tensor:
-        return F.linear(token_pairs, self.query.weight.to(token_pairs.dtype), self.query.bias.to(token_pairs.dtype))
+    def queries(self, student: LMStates) -> Tensor:
+        """Return ``[B, Ts, 2 dt]``: what each student position asks with."""
+        pairs = _token_pairs(student, "student")
+        return F.linear(pairs, self.query.weight.to(pairs.dtype), self.query.bias.to(pairs.dtype))
 
-    def _spread(self, values: Tensor, states: LMStates) -> Tensor:
-        return divide_by_spread(values, states.scored, states.samples, self.std)
+    def keys(self, teacher: LMStates) -> Tensor:
+        """Return ``[B, Tt, 2 dt]``: what each teacher position answers with, a constant."""
+        return _token_pairs(teacher, "teacher") / self._spread_of_keys(teacher)[..., None]
+
+    def _scores(self, student: LMStates, teacher: LMStates) -> Tensor:
+        """Return ``[B, Ts, Tt]``.
+
+        Queries and keys are wide. So they are made for a few samples at a time, and once more when their gradient is
+        due.
+        """
+        spreads = self._spread_of_keys(teacher)
+
+        def of_some(rows: slice) -> Tensor:
+            key = _token_pairs(teacher.rows(rows), "teacher") / spreads[rows, :, None]
+            query = self.queries(student.rows(rows))
+            return query @ key.to(query.dtype).transpose(1, 2) / math.sqrt(key.shape[-1])
+
+        longest = max(student.targets.shape[1], teacher.targets.shape[1])
+        chunks = batch_chunks(len(student.targets), longest * self.query.out_features)
+        return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
+
+    def _spread_of_keys(self, teacher: LMStates) -> Tensor:
+        return spread(
+            lambda rows: _token_pairs(teacher.rows(rows), "teacher"),
+            self.query.out_features,
+            teacher.scored,
+            teacher.samples,
+            self.std,
+        )
+
+    def _teacher_values(self, teacher: LMStates) -> Tensor:
+        """Return ``[B, Tt, dt]``: states and embeddings of the targets, each divided by its spread."""
+        width = teacher.hidden_states.shape[-1]
+
+        def spread_of(values: Callable[[LMStates], Tensor]) -> Tensor:
+            return spread(lambda rows: values(teacher.rows(rows)), width, teacher.scored, teacher.samples, self.std)
+
+        of_states, of_targets = spread_of(_scored_states)[..., None], spread_of(_target_embeddings)[..., None]
+        chunks = batch_chunks(len(teacher.targets), teacher.targets.shape[1] * width)
+        return torch.cat(
+            [
+                _scored_states(teacher.rows(rows)) / of_states[rows]
+                + _target_embeddings(teacher.rows(rows)) / of_targets[rows]
+                for rows in chunks
+            ]
+        )
 
 
 class CrossModelAttention(Aligner):
@@ -141,6 +181,10 @@ def _token_pairs(states: LMStates, side: Side) -> Tensor:
 def _scored_states(states: LMStates) -> Tensor:
     """Return the hidden states with zeros at unscored positions, whose content must never matter (not even NaN)."""
     return states.hidden_states.masked_fill(~states.scored[..., None], 0.0)
+
+
+def _target_embeddings(states: LMStates) -> Tensor:
+    return states.embedded(states.targets, "teacher")
 
 
 def _same_sample(student: LMStates, teacher: LMStates) -> Tensor:

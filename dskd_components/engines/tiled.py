@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import torch
 from pydantic import Field
 
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.measurement import Measurement
-from dskd_components.engines.tiling.known_gradient import with_known_gradient
 from dskd_components.engines.tiling.plan import Plan
 from dskd_components.engines.tiling.predictions import teacher_predictions
+from dskd_components.engines.tiling.row_bytes import row_bytes
 from dskd_components.engines.tiling.side_pass import SidePass, SideResult
 from dskd_components.engines.tiling.side_rows import SideRows
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from dskd_components.reduction import Reduction
 
     Value = TypeVar("Value")
+
+RECOMPUTE_SHARE: Final = 8
+"""Projected states are computed twice rather than kept where they would take more than this part of the budget."""
 
 
 class Tiled(Engine):
@@ -38,9 +41,10 @@ class Tiled(Engine):
     """
 
     name: Literal["tiled"] = "tiled"
-    memory_budget_mib: Annotated[float, Field(gt=0)] = 256.0
-    """Memory for logits and all that is computed from them, in MiB. Tiles are cut to fit, but have a row at least.
-    Hidden states, their gradients and that of the head come on top."""
+    memory_budget_mib: Annotated[float, Field(gt=0)] = 384.0
+    """Memory that the loss may take above its inputs and their gradients, in MiB. Tiles of logits are cut to fit:
+    beside the tensors of hidden size that a large batch needs they have half of the budget still, and a row at
+    least."""
 
     def measure(self, meeting: Meeting, reduction: Reduction) -> Measurement:
         """Return loss and terms of a batch."""
@@ -52,19 +56,21 @@ class Tiled(Engine):
 
 
 def _measure(meeting: Meeting, reduction: Reduction, budget: int) -> Measurement:
+    recompute = row_bytes(meeting, recomputed=False) > budget // RECOMPUTE_SHARE
+    # Whatever the batch, logits have half of the budget at least: slow tiles would save little memory.
+    budget = max(budget // 2, budget - row_bytes(meeting, recomputed=recompute))
     needs_choice = any(space.needs_teacher_choice for space in meeting.spaces)
     results, choice = [], None
     if any(space.side == "teacher" for space in meeting.spaces):
-        rows = SideRows.of(meeting, "teacher", budget=budget)
+        rows = SideRows.of(meeting, "teacher", budget=budget, recompute=recompute)
         results.append(_passed(rows, meeting, reduction, budget, predicts=needs_choice))
         del rows  # what it holds makes room for the other side
     if needs_choice:
         choice = meeting.teacher_choice(teacher_predictions(meeting, results, budget))
-    rows = SideRows.of(meeting, "student", budget=budget, teacher_choice=choice)
+    rows = SideRows.of(meeting, "student", budget=budget, recompute=recompute, teacher_choice=choice)
     results.insert(0, _passed(rows, meeting, reduction, budget))
-    learned = [pair for result in results for pair in result.learned]
     return Measurement(
-        loss=with_known_gradient(torch.stack([result.loss for result in results]).sum(), learned),
+        loss=torch.stack([result.loss for result in results]).sum(),
         values=_merged(result.totals.values for result in results),
         counts=_merged(result.totals.counts for result in results),
         metrics=_merged(result.totals.metrics for result in results),
@@ -80,6 +86,7 @@ def _passed(
         vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
         itemsize=rows.dtype.itemsize,
         widens=any(stream.head.weight.dtype != rows.dtype for stream in rows.streams),
+        has_cache=rows.targets.device.type == "cpu",
     )
     return SidePass(rows, plan, reduction, kd_rate=meeting.kd_rate, predicts=predicts).run()
 

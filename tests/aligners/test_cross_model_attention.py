@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, make_batch
 
 from dskd_components import Tally, TokenGroups, get_aligner
-from dskd_components.aligners.spread import divide_by_spread
+from dskd_components.aligners.spread import spread
 
 
 @given(seed=SEEDS)
@@ -59,17 +59,33 @@ def test_spread_is_the_standard_deviation_of_the_scored_entries(seed: int, scope
     values = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
     scored = torch.rand(2, 6, generator=generator) < 0.6
     samples = torch.tensor([[0, 0, 0, 1, 1, 1], [2, 2, 2, 2, 2, 2]])
-    found = divide_by_spread(values, scored, samples, scope)  # type: ignore[arg-type]
+    found = spread(lambda rows: values[rows], 3, scored, samples, scope)  # type: ignore[arg-type]
     for sample in range(3):
         own = scored & (samples == sample)
         group = scored if scope == "batch" else own
         if own.any():
-            torch.testing.assert_close(found[own], values[own] / values[group].std())
-    assert (found[~scored] == 0).all()
+            torch.testing.assert_close(found[own], values[group].std().expand(int(own.sum())))
+    assert (found[~scored] == 1).all()
 
 
 @pytest.mark.parametrize("scope", ["sample", "batch"])
 def test_entries_without_spread_are_not_divided(scope: str) -> None:
     values = torch.full((1, 2, 3), 4.0)
-    found = divide_by_spread(values, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2).long(), scope)  # type: ignore[arg-type]
-    assert torch.equal(found, values)
+    scored, samples = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2).long()
+    found = spread(lambda rows: values[rows], 3, scored, samples, scope)  # type: ignore[arg-type]
+    assert torch.equal(found, torch.ones(1, 2))
+
+
+def test_samples_are_attended_to_a_few_at_a_time_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = make_batch(3, same_tokenizer=False, batch=5)
+    torch.manual_seed(0)
+    module = get_aligner("cma").build(student_embedding_size=5, teacher_embedding_size=7).double()
+
+    def outcome() -> list[torch.Tensor]:
+        found = module(batch.student, batch.teacher, None)
+        picked = found.student_to_teacher * torch.arange(8)
+        return [found.teacher_values, *torch.autograd.grad(picked.square().sum(), list(module.parameters()))]
+
+    together = outcome()
+    monkeypatch.setattr("dskd_components.aligners.spread.CHUNK", 1)
+    torch.testing.assert_close(outcome(), together)

@@ -17,7 +17,7 @@ from dskd_components import DSKDLoss, DSKDOutput, DSKDSpec, Head
 ALL = specs()
 every_spec = pytest.mark.parametrize("spec", ALL.values(), ids=ALL.keys())
 # From a row at a time to everything in one tile; some budgets make tiles of several blocks.
-BUDGETS = st.sampled_from([1e-6, 1e-3, 4e-3, 256.0])
+BUDGETS = st.sampled_from([1e-6, 1e-3, 4e-3, 384.0])
 
 
 @st.composite

@@ -50,14 +50,13 @@ class HeadStack:
         views = self._views(rows)
         if not views:
             return
-        learning = [stream for stream in views if stream.states_gradient is not None]
+        learning = [stream for stream in views if stream.states_learn]
         if len(learning) == len(views):
             gradients = self._together(self._products.states_gradient(self._tile(views, rows)), len(views))
         else:
             gradients = tuple(self._products.states_gradient(views[stream]) for stream in learning)
         for stream, gradient in zip(learning, gradients, strict=True):
-            assert stream.states_gradient is not None, "it learns"
-            stream.states_gradient[rows] = gradient
+            stream.set_gradient(rows, gradient)
         for stream, gradient in views.items():
             if stream.head_gradient is not None and stream.head_gradient.wanted:
                 stream.head_gradient.add(gradient, self._states([stream], rows))
@@ -67,7 +66,7 @@ class HeadStack:
         return dict(zip(active, self._together(self._tile(active, rows), len(active)), strict=True)) if active else {}
 
     def _states(self, streams: list[Stream], rows: slice) -> Tensor:
-        parts = [stream.states[rows].to(self._dtype) for stream in streams]
+        parts = [stream.states(rows).to(self._dtype) for stream in streams]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _tile(self, streams: Collection[Stream], rows: slice) -> Tensor:

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BLOCK_SHARE: Final = 4
-"""One part in so many of the budget is for the temporaries of a block, and one for a widened part of a weight."""
-
-BLOCK_TENSORS: Final = 12
+BLOCK_TENSORS: Final = 8
 """How many tensors of a block's size a comparison holds at once: log-probabilities, probabilities, gradients. Distances
 that go through autograd may hold some more."""
+
+CACHED_BLOCK: Final = 4 * 2**20
+"""Bytes of one such tensor on a CPU, where the operations on single entries are as fast as the cache that it stays in.
+From 1 to 8 MiB it makes little difference; above, each block's memory comes anew from the system."""
+
+SHARE: Final = 4
+"""One part in so many of the budget is the most that blocks get, and what a widened part of a weight gets."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Plan:
     part_bytes: int
 
     @classmethod
-    def of(cls, *, budget: int, rows: int, vocabularies: list[int], itemsize: int, widens: bool) -> Plan:
+    def of(
+        cls, *, budget: int, rows: int, vocabularies: list[int], itemsize: int, widens: bool, has_cache: bool
+    ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
         Args:
@@ -44,13 +50,15 @@ class Plan:
             vocabularies: for each stream, the number of its logits.
             itemsize: bytes of a logit.
             widens: whether a weight is stored in half precision.
+            has_cache: whether small blocks are faster, as on a CPU, rather than large ones.
         """
-        share = budget // BLOCK_SHARE
-        for_tile = budget - share * (2 if widens else 1)
+        share = budget // SHARE
+        for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
+        for_tile = budget - for_blocks - (share if widens else 0)
         most = max(1, for_tile // (sum(vocabularies) * itemsize))
         # Tiles of one size: a small one at the end would cost nearly as much as a full one.
         tile_rows = math.ceil(rows / math.ceil(rows / most)) if rows else 1
-        block_rows = max(1, share // (max(vocabularies) * itemsize * BLOCK_TENSORS))
+        block_rows = max(1, for_blocks // (max(vocabularies) * itemsize * BLOCK_TENSORS))
         return cls(tile_rows=tile_rows, block_rows=min(block_rows, tile_rows), part_bytes=share)
 
     def tiles(self, start: int, stop: int) -> Iterator[slice]:

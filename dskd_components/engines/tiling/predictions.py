@@ -35,18 +35,21 @@ def teacher_predictions(meeting: Meeting, results: Sequence[SideResult], budget:
             predicted[result.positions] = result.predicted
     missing = (meeting.choosing.flatten() & (predicted < 0)).nonzero().squeeze(1)
     if len(missing):
-        predicted[missing] = _argmax(Stream(teacher.hidden_states.flatten(0, 1)[missing], teacher.head), budget)
+        predicted[missing] = _argmax(
+            Stream(teacher.hidden_states.flatten(0, 1), teacher.head, positions=missing), budget
+        )
     return predicted.reshape(teacher.targets.shape)
 
 
 def _argmax(stream: Stream, budget: int) -> Tensor:
-    dtype = stream.states.dtype
+    dtype = stream.dtype
     plan = Plan.of(
         budget=budget,
         rows=len(stream),
         vocabularies=[stream.head.vocabulary_size],
         itemsize=dtype.itemsize,
         widens=stream.head.weight.dtype != dtype,
+        has_cache=stream.head.weight.device.type == "cpu",
     )
     stack = HeadStack([stream], plan, dtype)
     return torch.cat([stack.logits(tile)[stream].argmax(-1) for tile in plan.tiles(0, len(stream))])

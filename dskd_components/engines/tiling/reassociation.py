@@ -19,30 +19,31 @@ if TYPE_CHECKING:
     from dskd_components.states import LMStates
 
 
-def visiting_stream(meeting: Meeting, space: Space, budget: int) -> Stream:
+def visiting_stream(meeting: Meeting, space: Space, budget: int, *, recompute: bool) -> Stream:
     """Return the states that come to a space as a stream, by the cheapest way round.
 
     Args:
         meeting: the states of both models.
         space: where they come to.
         budget: bytes; half of it at most is for a joint matrix.
+        recompute: as in `Meeting.visitors`.
     """
     head = meeting.side(space.side).head.detach()
     if not _may_pay(meeting, space, head, budget):
-        return Stream(*meeting.visitors(space))
+        return Stream(*meeting.visitors(space, recompute=recompute))
     unprojected = meeting.unprojected(space)
     if unprojected is None:
-        return Stream(*meeting.visitors(space))
+        return Stream(*meeting.visitors(space, recompute=recompute))
     states = torch.cat([unprojected.states, unprojected.weights], 1)
     held = _bytes(meeting, space, head)
     if not _learns(unprojected):
         # The projection need not be in the graph: gradients go the short way too.
         return Stream(states, _joint(head, unprojected, states), held_bytes=held)
     if _saved(meeting, space, head, products=1) <= 0:
-        return Stream(*meeting.visitors(space))
+        return Stream(*meeting.visitors(space, recompute=recompute))
     # A projection that learns needs the gradient to its outcome, so only the logits go the short way.
     shortcut = Stream(states.detach(), _joint(head, unprojected, states))
-    return Stream(*meeting.visitors(space), shortcut=shortcut, held_bytes=held)
+    return Stream(*meeting.visitors(space, recompute=recompute), shortcut=shortcut, held_bytes=held)
 
 
 def _may_pay(meeting: Meeting, space: Space, head: Head, budget: int) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dskd_components.contracts.terms import TokenTerm
 from dskd_components.engines.tiling.head_stack import HeadStack
+from dskd_components.engines.tiling.known_gradient import with_known_gradient
 from dskd_components.engines.tiling.logit_block import LogitBlock
 from dskd_components.engines.tiling.tiled_rows import TiledRows
 from dskd_components.engines.tiling.totals import Totals
@@ -30,16 +31,14 @@ class SideResult(NamedTuple):
     """What a pass over one side came to.
 
     Args:
-        loss: scalar: the side's part of the loss.
+        loss: scalar, part of the graph: the side's part of the loss.
         totals: terms and metrics.
-        learned: the tensors that a gradient was wanted for, each with its gradient.
         positions: ``[N]``, int64: where the rows are among all positions.
         predicted: ``[N]``, int64: the side's own most likely token of each row, if wanted.
     """
 
     loss: Tensor
     totals: Totals
-    learned: list[tuple[Tensor, Tensor]]
     positions: Tensor
     predicted: Tensor | None
 
@@ -67,9 +66,15 @@ class SidePass:
         self._loss = torch.zeros((), dtype=rows.dtype, device=rows.targets.device)
         self._predicted = torch.empty_like(rows.targets) if predicts else None
 
-    @torch.no_grad()
     def run(self) -> SideResult:
-        """Go through all tiles, and fill the streams' gradients on the way."""
+        """Go through all tiles, and return what they came to."""
+        self._run()
+        learned = [pair for stream in self._rows.streams for pair in stream.learned]
+        loss = with_known_gradient(self._loss, learned)
+        return SideResult(loss, self._totals, self._rows.positions, self._predicted)
+
+    @torch.no_grad()
+    def _run(self) -> None:
         for tile in self._tiles():
             logits = self._logits(tile)
             if tile.start == 0 and self._looks_at_the_whole_batch(tile, logits):
@@ -80,8 +85,6 @@ class SidePass:
             if self._rows.learns:
                 for stack in self._stacks:
                     stack.backward(tile)
-        learned = [pair for stream in self._rows.streams for pair in stream.learned]
-        return SideResult(self._loss, self._totals, learned, self._rows.positions, self._predicted)
 
     def _covered_tiles(self) -> Iterator[slice]:
         # Without a covered position the spaces still give their terms, of no rows.

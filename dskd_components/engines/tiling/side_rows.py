@@ -47,13 +47,16 @@ class SideRows:
     shared_tokens: SharedTokens | None
 
     @classmethod
-    def of(cls, meeting: Meeting, side: Side, *, budget: int, teacher_choice: Tensor | None = None) -> SideRows:
+    def of(
+        cls, meeting: Meeting, side: Side, *, budget: int, recompute: bool, teacher_choice: Tensor | None = None
+    ) -> SideRows:
         """Gather the rows of a side.
 
         Args:
             meeting: the states of both models.
             side: whose positions.
             budget: bytes, for what may be made to save time.
+            recompute: as in `Meeting.visitors`.
             teacher_choice: ``[B, T]``: as in `Meeting.teacher_choice`.
         """
         states, covered = meeting.side(side), meeting.covered(side).flatten()
@@ -64,12 +67,14 @@ class SideRows:
             positions = torch.cat([positions, (states.scored.flatten() & ~covered).nonzero().squeeze(1)])
         return cls(
             side=side,
-            own=Stream(states.hidden_states.flatten(0, 1)[positions], states.head),
+            own=Stream(states.hidden_states.flatten(0, 1), states.head, positions=positions),
             targets=states.targets.flatten()[positions],
             positions=positions,
             covered=count,
             spaces=tuple(
-                (space, visiting_stream(meeting, space, budget)) for space in meeting.spaces if space.side == side
+                (space, visiting_stream(meeting, space, budget, recompute=recompute))
+                for space in meeting.spaces
+                if space.side == side
             ),
             teacher_choice=None if teacher_choice is None else teacher_choice.flatten()[positions],
             measure=meeting.measure,
@@ -110,5 +115,5 @@ class SideRows:
     @cached_property
     def dtype(self) -> torch.dtype:
         """What is computed in."""
-        dtypes = {stream.states.dtype for stream in self.streams}
+        dtypes = {stream.dtype for stream in self.streams}
         return torch.float64 if torch.float64 in dtypes else torch.float32

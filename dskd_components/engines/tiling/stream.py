@@ -19,37 +19,68 @@ class Stream:
     """One model's states at some positions of a side, the head that reads them, and the gradients to both.
 
     Args:
-        states: ``[N, d]``, part of the graph.
+        states: ``[P, d]``, part of the graph.
         head: the head.
+        positions: ``[N]``, int64: which of the states, in their order. None: all.
         shortcut: other states and another head that give the same logits at less cost; gradients go the long way.
         held_bytes: memory of a matrix that was made for the stream.
     """
 
-    def __init__(self, states: Tensor, head: Head, *, shortcut: Stream | None = None, held_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        states: Tensor,
+        head: Head,
+        *,
+        positions: Tensor | None = None,
+        shortcut: Stream | None = None,
+        held_bytes: int = 0,
+    ) -> None:
         learning = torch.is_grad_enabled()
         self._states = upcast(states)
+        self._positions = positions
+        self._gradient: Tensor | None = None
+        if learning and states.requires_grad:
+            # States that are at none of the positions get nothing.
+            self._gradient = torch.empty_like(self._states) if positions is None else torch.zeros_like(self._states)
         self.head = head
+        self.head_gradient = HeadGradient(head, self._states.dtype) if learning else None
         self.shortcut = shortcut
         self.held_bytes = held_bytes
-        self.states = self._states.detach()
         self.complete = head.bias is None or not bool(head.bias.detach().isinf().any())
         """Whether no logit can be ``-inf``."""
-        self.states_gradient = torch.empty_like(self.states) if learning and states.requires_grad else None
-        """``[N, d]``, filled by tiles, where one is wanted."""
-        self.head_gradient = HeadGradient(head, self.states.dtype) if learning else None
 
     def __len__(self) -> int:
-        return len(self.states)
+        return len(self._states) if self._positions is None else len(self._positions)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states, in full precision."""
+        return self._states.dtype
+
+    def states(self, rows: slice) -> Tensor:
+        """Return ``[n, d]``: the states of some rows."""
+        states = self._states.detach()
+        return states[rows] if self._positions is None else states[self._positions[rows]]
+
+    def set_gradient(self, rows: slice, gradient: Tensor) -> None:
+        """Take the gradient to the states of some rows, ``[n, d]``."""
+        assert self._gradient is not None, "a stream whose states learn"
+        self._gradient[rows if self._positions is None else self._positions[rows]] = gradient
+
+    @property
+    def states_learn(self) -> bool:
+        """Whether a gradient to the states is wanted."""
+        return self._gradient is not None
 
     @property
     def wanted(self) -> bool:
         """Whether any gradient is wanted."""
-        return self.states_gradient is not None or (self.head_gradient is not None and self.head_gradient.wanted)
+        return self.states_learn or (self.head_gradient is not None and self.head_gradient.wanted)
 
     @property
     def learned(self) -> list[tuple[Tensor, Tensor]]:
         """The tensors that a gradient was wanted for, each with its gradient."""
-        pairs = [] if self.states_gradient is None else [(self._states, self.states_gradient)]
+        pairs = [] if self._gradient is None else [(self._states, self._gradient)]
         return pairs + ([] if self.head_gradient is None else self.head_gradient.learned)
 
     def reads_like(self, other: Stream) -> bool:

@@ -45,8 +45,9 @@ def built(**fields: Any) -> DSKDLoss:
 
 def vectors(loss_fn: DSKDLoss) -> tuple[list[Tensor], list[Tensor]]:
     """Queries and keys of the two samples that both sides have."""
-    found: Any = loss_fn.align(STUDENT, TEACHER)
-    sides = (found.query, found.student_covered), (found.key, found.teacher_covered)
+    aligner: Any = loss_fn.aligner
+    found = loss_fn.align(STUDENT, TEACHER)
+    sides = (aligner.queries(STUDENT), found.student_covered), (aligner.keys(TEACHER), found.teacher_covered)
     queries, keys = ([side[row][covered[row]] for row in range(2)] for side, covered in sides)
     return queries, keys
 
@@ -70,7 +71,7 @@ def test_the_discriminator_descends_and_the_queries_ascend() -> None:
     found = aligner(STUDENT, TEACHER, None)
     query, discriminator = aligner.query.weight, aligner.discriminator.output.weight
     ours = torch.autograd.grad(found.terms["kq"].values.sum(), (query, discriminator), retain_graph=True)
-    plainly = F.softplus(aligner.discriminator(found.query[found.student_covered])).sum()
+    plainly = F.softplus(aligner.discriminator(aligner.queries(STUDENT)[found.student_covered])).sum()
     (of_query,) = torch.autograd.grad(plainly, query)
     torch.testing.assert_close(ours[0], -of_query)
     stronger = built(aligner=KQ.model_copy(update={"reversal": 3.0})).aligner

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dskd_components import Aligner, AlignerModule, LMStates, Tally, TokenGroups, TokenTerm
-from dskd_components.aligners import AttentionAlignment, CrossModelAttentionModule
+from dskd_components import Aligner, AlignerModule, Alignment, LMStates, Tally, TokenGroups, TokenTerm
+from dskd_components.aligners import CrossModelAttentionModule
 from dskd_components.aligners.spread import Scope
 from dskd_kq.discriminator import Discriminator
 from dskd_kq.gradient_reversal import reversed_gradient
@@ -73,11 +73,12 @@ class KeyQueryModule(CrossModelAttentionModule):
         """Return that of the discriminator."""
         return {"discriminator": self.discriminator_lr}
 
-    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> AttentionAlignment:
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch, with the term ``kq``."""
         found = super().forward(student, teacher, given)
-        of_queries = self.discriminator(reversed_gradient(found.query[found.student_covered], self.reversal))
-        of_keys = self.discriminator(found.key[found.teacher_covered].to(of_queries.dtype))
+        queries = self.queries(student)[found.student_covered]
+        of_queries = self.discriminator(reversed_gradient(queries, self.reversal))
+        of_keys = self.discriminator(self.keys(teacher)[found.teacher_covered].to(of_queries.dtype))
         # Cross entropies of the two answers, from log-odds: log(1 + e^x) where "a query" is right.
         values = F.softplus(of_queries) + _mean_of_sample(
             F.softplus(-of_keys), teacher.samples[found.teacher_covered], student.samples[found.student_covered]
