@@ -99,3 +99,12 @@ def test_any_number_of_shared_tokens_will_do(name: str, seed: int, shared: int) 
     )
     projection = get_projector(name).build(source_size=5, target_size=3, heads=heads)
     assert projection(torch.randn(4, 5, generator=generator), heads).isfinite().all()
+
+
+@given(seed=SEEDS)
+def test_an_affine_projection_is_what_it_says(name: str, seed: int) -> None:
+    projection, hidden_states, heads = setting(name, seed)
+    affine = projection.affine(heads)
+    if affine is not None:
+        expected = torch.nn.functional.linear(hidden_states, affine.weight, affine.bias)
+        torch.testing.assert_close(projection(hidden_states, heads), expected)

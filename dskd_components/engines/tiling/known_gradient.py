@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +21,12 @@ class _KnownGradient(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise InputError(
+                "The gradient of the tiled engine's loss is a constant, so it has no gradient of its own: leave out "
+                'create_graph=True, or build the spec with engine="eager" to differentiate twice.'
+            )
         # The usual upstream gradient is 1, and a product would double the memory of the head's gradient.
         unscaled = bool(upstream == 1)
         scaled = (gradient if unscaled else gradient * upstream for gradient in ctx.saved_tensors)
@@ -32,7 +37,7 @@ def with_known_gradient(value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -
     """Return the value, with a graph through which each tensor gets its gradient, times what comes from above.
 
     Gradients are scaled in full precision and narrowed last, so that a gradient scaler works as it should. They are
-    constants: the loss cannot be differentiated twice.
+    constants: a backward pass with ``create_graph=True`` raises an InputError.
 
     Args:
         value: scalar.

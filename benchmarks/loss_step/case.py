@@ -1,0 +1,78 @@
+"""`Case`: the shapes of one comparison, and the inputs made from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
+
+Method = Literal["dskd", "dskd-cma", "js"]
+STUDENT_WIDTH, TEACHER_WIDTH = 768, 2048
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Args:
+        method: a preset, or ``js``: cross entropy and JS over one vocabulary, which Liger has too.
+        tokens: positions of the batch, in samples of 256.
+        vocabularies: of student and teacher.
+        scored: share of each sample's positions that are scored, the last ones.
+        dtype: of hidden states and heads.
+        budget: of the tiled engine, in MiB; None: its default.
+    """
+
+    method: Method
+    tokens: int
+    vocabularies: tuple[int, int]
+    scored: float = 1.0
+    dtype: torch.dtype = torch.float32
+    budget: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Method and shapes in a few words."""
+        student, teacher = (f"{size // 1000}k" for size in self.vocabularies)
+        dtype = str(self.dtype).removeprefix("torch.")
+        budget = "" if self.budget is None else f", {self.budget:.0f} MiB"
+        return f"{self.method} {student}/{teacher}, {self.tokens} tokens, {self.scored:.0%} scored, {dtype}{budget}"
+
+    def states(self) -> tuple[LMStates, LMStates]:
+        """Random states of student and teacher; the student's hidden states and head are leaves."""
+        generator = torch.Generator().manual_seed(0)
+        student = self._side(generator, STUDENT_WIDTH, self.vocabularies[0], learns=True)
+        teacher = self._side(generator, TEACHER_WIDTH, self.vocabularies[1], learns=False)
+        if self.method != "dskd-cma":
+            teacher = replace(teacher, targets=student.targets, input_ids=student.input_ids)
+        return student, teacher
+
+    def _side(self, generator: torch.Generator, width: int, vocabulary: int, *, learns: bool) -> LMStates:
+        length = min(256, self.tokens)
+        samples = self.tokens // length
+        targets = torch.randint(0, vocabulary, (samples, length), generator=generator)
+        targets[:, : round(length * (1 - self.scored))] = -100
+        hidden = torch.randn(samples, length, width, generator=generator).to(self.dtype)
+        weight = (torch.randn(vocabulary, width, generator=generator) * width**-0.5).to(self.dtype)
+        return LMStates(
+            hidden_states=hidden.requires_grad_(learns),
+            targets=targets,
+            head=Head(weight.requires_grad_(learns)),
+            input_ids=torch.randint(0, vocabulary, targets.shape, generator=generator),
+            embedding=weight.detach(),
+        )
+
+    def loss(self, engine: str) -> DSKDLoss:
+        """The library's loss, with seeded projectors."""
+        options: object = engine
+        if engine == "tiled" and self.budget is not None:
+            options = {"name": "tiled", "memory_budget_mib": self.budget}
+        if self.method == "js":
+            spec = DSKDSpec(spaces=("shared_vocabulary",), distance="js", engine=options)
+        else:
+            spec = DSKDSpec.preset(self.method, engine=options)
+        torch.manual_seed(0)
+        return DSKDLoss(spec, student_hidden_size=STUDENT_WIDTH, teacher_hidden_size=TEACHER_WIDTH)

@@ -1,0 +1,82 @@
+"""Tables, JSON and plots of the results."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    versions = {"python": sys.version.split()[0]}
+    for name in ("torch", "liger-kernel", "dskd-components"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "versions": versions}
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def print_tables(results: dict[str, Any]) -> None:
+    """Print what was measured."""
+    console = Console()
+    timed = Table(title="Time of a step over that of its bare matrix products (scored positions, float32)")
+    columns = ("tiled", "eager", "textbook", "Liger eager", "Liger compiled")
+    for heading in ("case", "bare, s", *columns):
+        timed.add_column(heading)
+    for row in results.get("time", []):
+        ratios = row["ratio_to_bare"]
+        cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in columns]
+        timed.add_row(row["case"], f"{row['bare_seconds']:.2f}", *cells)
+    if results.get("time"):
+        console.print(timed)
+    peaks = Table(title="Peak memory of a step above inputs and gradients, MiB")
+    names = sorted({name for row in results.get("memory", []) for name in row["peak_mib"]}, reverse=True)
+    for heading in ("case", *names):
+        peaks.add_column(heading)
+    for row in results.get("memory", []):
+        cells = [row["peak_mib"].get(name) for name in names]
+        peaks.add_row(row["case"], *("" if cell is None else f"{cell:.0f}" for cell in cells))
+    if results.get("memory"):
+        console.print(peaks)
+    if results.get("bf16"):
+        console.print(results["bf16"])
+    console.print(results["machine"])
+
+
+def plot(results: dict[str, Any], folder: Path) -> None:
+    """Draw peak memory against tokens and against vocabulary."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for ax, series, label in zip(
+        axes,
+        ("tokens", "vocabulary"),
+        ("tokens (dskd-cma, 50k/152k)", "vocabulary (dskd, 512 tokens)"),
+        strict=True,
+    ):
+        rows = [row for row in results["memory"] if row["series"] == series]
+        for name, style in (("textbook", "o--"), ("tiled", "o-")):
+            points = [(row[series], row["peak_mib"][name]) for row in rows if row["peak_mib"].get(name)]
+            ax.plot(*zip(*points, strict=True), style, label=name)
+        ax.set(xlabel=label, yscale="log", ylabel="peak memory above inputs and gradients, MiB")
+        ax.legend()
+        ax.grid(alpha=0.3)
+    figure.savefig(folder / "loss_step_memory.png", dpi=110)
+    plt.close(figure)

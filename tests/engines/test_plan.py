@@ -1,0 +1,29 @@
+"""Tiles and blocks keep to the budget and leave no row out."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dskd_components.engines.tiling.plan import Plan
+
+
+@given(
+    budget=st.integers(1, 2**30),
+    rows=st.integers(0, 5000),
+    vocabularies=st.lists(st.integers(1, 300_000), min_size=1, max_size=3),
+    widens=st.booleans(),
+    has_cache=st.booleans(),
+)
+def test_a_plan(budget: int, rows: int, vocabularies: list[int], widens: bool, has_cache: bool) -> None:
+    plan = Plan.of(budget=budget, rows=rows, vocabularies=vocabularies, itemsize=4, widens=widens, has_cache=has_cache)
+    tiles = list(plan.tiles(0, rows))
+    assert [row for tile in tiles for row in range(tile.start, tile.stop)] == list(range(rows))
+    for tile in tiles[:2]:
+        blocks = list(plan.blocks(tile))
+        assert [row for block in blocks for row in range(block.start, block.stop)] == list(
+            range(tile.stop - tile.start)
+        )
+    buffer = plan.tile_rows * sum(vocabularies) * 4
+    assert plan.tile_rows == 1 or buffer + (plan.part_bytes if widens else 0) <= budget
+    assert max((tile.stop - tile.start for tile in tiles), default=1) - plan.tile_rows <= 0
