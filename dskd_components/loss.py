@@ -20,6 +20,7 @@ from dskd_components.meeting import Meeting
 from dskd_components.model_states import groups_of_batch, input_embedding, require_fingerprints, run_model
 from dskd_components.non_finite import require_finite
 from dskd_components.output import DSKDOutput
+from dskd_components.parameter_groups import parameter_groups
 from dskd_components.precision import without_autocast
 from dskd_components.reduction import Reduction
 from dskd_components.vocabularies import Vocabularies
@@ -298,10 +299,11 @@ class DSKDLoss(nn.Module):
             weight_decay: weight decay.
 
         Returns:
-            One group, or none if the spec has no parameters.
+            One group, or several if parts of the aligner learn at rates of their own, or none if the spec has no
+            parameters.
         """
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [{"params": parameters, "lr": lr, "weight_decay": weight_decay}] if parameters else []
+        factors = {f"aligner.{name}": factor for name, factor in self.aligner.learning_rate_factors().items()}
+        return parameter_groups(self, factors, lr=lr, weight_decay=weight_decay)
 
     def extra_repr(self) -> str:
         """Return the spec, for printing."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from dskd_components.contracts.shared_tokens import SharedTokens
 from dskd_components.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -83,6 +84,18 @@ class Meeting:
     def covered(self, side: Side) -> Tensor:
         """Return ``[B, T]``, bool: the scored positions of a side that something on the other side belongs to."""
         return self.alignment.student_covered if side == "student" else self.alignment.teacher_covered
+
+    @cached_property
+    def shared_tokens(self) -> SharedTokens | None:
+        """The tokens that both heads read, one to one; None if no space asks for them."""
+        if not any(space.needs_shared_tokens for space in self.spaces):
+            return None
+        heads = self.heads["t2s"]
+        if heads.source_ids is None or heads.target_ids is None:
+            size = min(heads.source.vocabulary_size, heads.target.vocabulary_size)
+            ids = torch.arange(size, device=heads.source.weight.device)
+            return SharedTokens(student_ids=ids, teacher_ids=ids)
+        return SharedTokens.one_to_one(heads.target_ids, heads.source_ids)
 
     def visitors(self, space: Space, *, recompute: bool = False) -> Visitors:
         """Return the other model's states, projected and aligned, and the head that reads them.

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from models import FAMILIES, byte_level_tokenizer, encode, groups, metaspace_tokenizer, tiny_model
+from registered import names
 from torch import nn
 
 from dskd_components import (
@@ -192,6 +193,15 @@ def test_one_tokenizer_means_one() -> None:
         DSKDLoss.from_models(DSKDSpec(), model, model, metaspace_tokenizer(), byte_level_tokenizer())
 
 
+def test_a_space_for_one_vocabulary_is_not_for_two_of_one_size() -> None:
+    tokenizers = metaspace_tokenizer(55), metaspace_tokenizer(60)
+    models = [tiny_model("Llama", vocabulary=60), tiny_model("Llama", vocabulary=60)]
+    spec = DSKDSpec(spaces=["shared_vocabulary"], aligner="span")
+    with pytest.raises(ConfigurationError, match=r"'shared_vocabulary'.*share a tokenizer"):
+        DSKDLoss.from_models(spec, *models, *tokenizers)
+    DSKDLoss.from_models(spec, *models, tokenizers[1], tokenizers[1])
+
+
 def test_a_batch_of_other_tokenizers_is_refused() -> None:
     loss_fn, student, teacher, batch = two_tokenizers(DSKDSpec.preset("dskd-cma"))
     own = {
@@ -210,6 +220,19 @@ def test_param_groups_carry_the_options_and_may_be_none() -> None:
     assert (
         DSKDLoss(DSKDSpec.preset("vanilla-kd"), student_hidden_size=2, teacher_hidden_size=3).param_groups(lr=1) == []
     )
+
+
+@pytest.mark.parametrize("aligner", names("aligner"))
+def test_param_groups_have_each_parameter_once_at_its_rate(aligner: str) -> None:
+    loss_fn = DSKDLoss(DSKDSpec(aligner=aligner), student_hidden_size=2, teacher_hidden_size=3)
+    groups = loss_fn.param_groups(lr=2.0, weight_decay=0.1)
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(found) == sorted(id(parameter) for parameter in loss_fn.parameters())
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    factors = loss_fn.aligner.learning_rate_factors()
+    assert len(groups) == 1 + len(set(factors.values()) - {1.0})
+    for name, parameter in loss_fn.aligner.named_parameters():
+        assert rates[id(parameter)] == 2.0 * factors.get(name.partition(".")[0], 1.0)
 
 
 def test_two_tokenizers_need_the_teachers_own_tokens() -> None:

@@ -10,6 +10,8 @@ from torch import nn
 from dskd_components.contracts.component import Component
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dskd_components.contracts.alignment import Alignment
     from dskd_components.contracts.groups import TokenGroups
     from dskd_components.states import LMStates
@@ -38,6 +40,13 @@ class AlignerModule(nn.Module, ABC):
         Raises:
             InputError: the states lack something that the aligner needs.
         """
+
+    def learning_rate_factors(self) -> Mapping[str, float]:
+        """Return, by name of a submodule, what its learning rate is multiplied with in `DSKDLoss.param_groups`.
+
+        For parts that must not learn as fast as the rest, as one of two adversaries. None has a factor as it stands.
+        """
+        return {}
 
     def __call__(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch; see `forward`."""

@@ -152,6 +152,7 @@ class SidePass:
                 targets=self._rows.targets[rows],
                 teacher_choice=choice[rows] if choice is not None and space.needs_teacher_choice else None,
                 measure=self._rows.measure,
+                shared_tokens=self._rows.shared_tokens if space.needs_shared_tokens else None,
             )
         )
 

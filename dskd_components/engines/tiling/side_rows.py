@@ -14,6 +14,7 @@ from dskd_components.engines.tiling.stream import Stream
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.contracts.shared_tokens import SharedTokens
     from dskd_components.contracts.space import Measure, Space
     from dskd_components.meeting import Meeting
     from dskd_components.states import Side
@@ -32,6 +33,7 @@ class SideRows:
         spaces: the spaces that work on this side, each with the states that come to it.
         teacher_choice: ``[covered]``, int64: the teacher's choices, where a space needs them.
         measure: how distributions are measured.
+        shared_tokens: the tokens that both vocabularies have, where a space needs them.
     """
 
     side: Side
@@ -42,6 +44,7 @@ class SideRows:
     spaces: tuple[tuple[Space, Stream], ...]
     teacher_choice: Tensor | None
     measure: Measure
+    shared_tokens: SharedTokens | None
 
     @classmethod
     def of(
@@ -75,6 +78,7 @@ class SideRows:
             ),
             teacher_choice=None if teacher_choice is None else teacher_choice.flatten()[positions],
             measure=meeting.measure,
+            shared_tokens=meeting.shared_tokens,
         )
 
     @property
