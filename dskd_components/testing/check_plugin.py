@@ -24,9 +24,7 @@ PLUGIN_LOADS = "The plugin can be imported, and its hooks return component class
 NAME_IS_ITS_OWN = "No other installed distribution registers the same name."
 
 
-def check_plugin(
-    distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None
-) -> CheckReport:
+def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> CheckReport:
     """Try every law on everything that an installed distribution registers.
 
     Each component is tried with its defaults, and with other values of one option at a time on fewer cases.
@@ -81,7 +79,7 @@ def _of_class(info: ComponentInfo, max_examples: int, seed: int | None) -> list[
         law = "options_are_understood"
         return [LawResult(info.kind, info.name, law, OPTIONS_ARE_UNDERSTOOD, "failed", message)]
     # Other options run through the same code, so fewer cases show what they change.
-    fewer = max(1, max_examples // 3)
+    fewer = max(1, max_examples // 5)
     return [
         result
         for number, component in enumerate(components)
@@ -103,7 +101,9 @@ def _taken(registry: Registry, infos: list[ComponentInfo]) -> Iterator[LawResult
             for other in registry.components(info.kind)
             if other.name == info.name and other.component is not info.component
         ]
-        message = f"{info.kind} {info.name!r} cannot be asked for.\nthe name is also taken by {' and by '.join(others)}."
+        message = (
+            f"{info.kind} {info.name!r} cannot be asked for.\nthe name is also taken by {' and by '.join(others)}."
+        )
         if others:
             yield LawResult(info.kind, info.name, "the_name_is_its_own", NAME_IS_ITS_OWN, "failed", message)
 

@@ -45,9 +45,7 @@ def check_distance(
     return _report("distance", distance, max_examples, seed)
 
 
-def check_aligner(
-    aligner: Aligner, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None
-) -> CheckReport:
+def check_aligner(aligner: Aligner, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> CheckReport:
     """Try every law of aligners on one; arguments as in `check_distance`.
 
     Examples:

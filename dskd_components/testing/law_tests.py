@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, Final
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from dskd_components.testing.checks import kind_of
 from dskd_components.testing.laws import laws_about
@@ -14,13 +11,12 @@ from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, req
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pytest
+
     from dskd_components.testing.law import Law
 
-MAX_EXAMPLES_VARIABLE: Final = "DSKD_MAX_EXAMPLES"
-"""What the option ``--dskd-max-examples`` of pytest sets."""
 
-
-def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[[Any, Law], None]:
+def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[..., None]:
     """Return a test function for pytest, with one test for each law that a component claims.
 
     Give it a name that pytest collects. A failure shows the law, the smallest values that break it, and what was
@@ -41,11 +37,10 @@ def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[
         >>> from dskd_components.distances import KL
         >>> test_forward_kl = laws_of(KL())
     """
-    if not components:
-        raise TypeError("laws_of: expected at least one component, got none.")
-    for component in components:
-        if isinstance(component, type):
-            raise TypeError(f"laws_of: expected an instance, got the class {component.__name__}; write laws_of({component.__name__}()).")
+    # The rest of the kit works without pytest.
+    import pytest
+
+    _require_instances(components)
     cases = [
         pytest.param(component, law, id=f"{component_label(component)}-{law.name}")
         for component in components
@@ -54,9 +49,18 @@ def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[
     ]
 
     @pytest.mark.parametrize(("component", "law"), cases)
-    def test_law(component: Any, law: Law) -> None:
+    def test_law(component: Any, law: Law, request: pytest.FixtureRequest) -> None:
         __tracebackhide__ = True
-        examples = int(os.environ.get(MAX_EXAMPLES_VARIABLE) or max_examples)
-        require_law(law, component, max_examples=examples)
+        asked = request.config.getoption("--dskd-max-examples", default=None)
+        require_law(law, component, max_examples=asked or max_examples)
 
     return test_law
+
+
+def _require_instances(components: tuple[Any, ...]) -> None:
+    if not components:
+        raise TypeError("laws_of: expected at least one component, got none.")
+    for component in components:
+        if isinstance(component, type):
+            name = component.__name__
+            raise TypeError(f"laws_of: expected an instance, got the class {name}; write laws_of({name}()).")

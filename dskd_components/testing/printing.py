@@ -56,7 +56,11 @@ def _lines(name: str, value: Any, indent: str) -> list[str]:
     if is_dataclass(value) and any(isinstance(getattr(value, field.name), Tensor) for field in fields(value)):
         return [f"{indent}{name}.{part} = {tensor_as_text(found)}" for part, found in _small_tensors(value)]
     if is_dataclass(value):
-        return [line for field in fields(value) for line in _lines(f"{name}.{field.name}", getattr(value, field.name), indent)]
+        return [
+            line
+            for field in fields(value)
+            for line in _lines(f"{name}.{field.name}", getattr(value, field.name), indent)
+        ]
     shown = number(value) if isinstance(value, float) else repr(value)
     return [f"{indent}{name} = {shown}"]
 
@@ -83,4 +87,3 @@ def digits_are_left_out(case: Mapping[str, Any]) -> bool:
     return any(
         float(number(entry)) != entry.item() for tensor in tensors for entry in tensor[tensor.isfinite()].flatten()
     ) or any(is_dataclass(value) for value in case.values())
-

@@ -46,9 +46,7 @@ def require_law(law: Law, component: Any, *, max_examples: int = DEFAULT_EXAMPLE
         raise LawViolation(_described(law, component, case, error, max_examples, seed)) from cause
 
 
-def result_of(
-    law: Law, component: Any, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None
-) -> LawResult:
+def result_of(law: Law, component: Any, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> LawResult:
     """Return what comes of a law for a component; arguments as in `require_law`."""
     found = LawResult(law.kind, component_label(component), law.name, law.claim, "passed")
     if not law.claimed_by(component):

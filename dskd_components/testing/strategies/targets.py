@@ -49,7 +49,5 @@ def targets(batch: int, length: int, vocabulary: int, *, at_least: int = 0) -> s
         >>> test_shape()
     """
     return SEEDS.map(
-        lambda seed: ragged_targets(
-            torch.Generator().manual_seed(seed), batch, length, vocabulary, at_least=at_least
-        )
+        lambda seed: ragged_targets(torch.Generator().manual_seed(seed), batch, length, vocabulary, at_least=at_least)
     )

@@ -53,7 +53,9 @@ def pairs_of_single_positions_are_covered(aligner: Aligner, batch: Batch, seed: 
     ):
         missing = expected & ~covered
         if missing.any():
-            expect(False, f"{side}_covered: expected {missing.nonzero()[0].tolist()} to be covered, found that it is not.")
+            expect(
+                False, f"{side}_covered: expected {missing.nonzero()[0].tolist()} to be covered, found that it is not."
+            )
 
 
 def single_pairs(batch: Batch) -> tuple[Tensor, Tensor]:

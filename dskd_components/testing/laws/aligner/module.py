@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
+from dskd_components.testing.expectation import expect, expect_equal, expect_finite
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.aligner.evaluation import (
     aligned,

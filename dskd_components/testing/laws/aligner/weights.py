@@ -44,7 +44,10 @@ def bringing_over_is_linear(aligner: Aligner, batch: Batch, seed: int) -> None:
     Projection and alignment can then change places, and one alignment serves hidden states of any width.
     """
     found = aligned(aligner, batch, seed)
-    for name, side, bring in (("student", batch.teacher, found.to_student), ("teacher", batch.student, found.to_teacher)):
+    for name, side, bring in (
+        ("student", batch.teacher, found.to_student),
+        ("teacher", batch.student, found.to_teacher),
+    ):
         first, second = normal(seed, 2, *side.targets.shape, 2).masked_fill(~side.scored[..., None], 0.0)
         expect_close(
             bring(2 * first - second),

@@ -59,7 +59,9 @@ def the_student_learns(distance: DistanceFunction, student_logits: Tensor, teach
     _, gradient, _ = values_and_gradients(distance, student_logits, teacher_logits)
     silent = apart(student_logits, teacher_logits) & (gradient.abs().sum(-1) < 1e-12)
     if silent.any():
-        expect(False, f"the gradient of the student's logits: expected some, found none in row {int(silent.nonzero()[0])}.")
+        expect(
+            False, f"the gradient of the student's logits: expected some, found none in row {int(silent.nonzero()[0])}."
+        )
 
 
 @law(
@@ -115,8 +117,12 @@ def closed_form_is_the_gradient(
     for wants in ((True, True), (True, False), (False, True)):
         found = distance.value_and_gradients(*sides, student_gradient=wants[0], teacher_gradient=wants[1])
         expect_close(found.values, values, "the value in closed form", **tolerance)
-        asked = zip(wants, (found.student, found.teacher), (of_student, of_teacher), ("student", "teacher"), strict=True)
+        asked = zip(
+            wants, (found.student, found.teacher), (of_student, of_teacher), ("student", "teacher"), strict=True
+        )
         for wanted, gradient, expected, side in asked:
-            expect((gradient is not None) == wanted, f"the gradient of the {side}: given if and only if it is asked for.")
+            expect(
+                (gradient is not None) == wanted, f"the gradient of the {side}: given if and only if it is asked for."
+            )
             if wanted:
                 expect_close(gradient, expected, f"the gradient of the {side}'s logits in closed form", **tolerance)

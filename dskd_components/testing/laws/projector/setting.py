@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from hypothesis import strategies as st
@@ -54,11 +54,12 @@ class Ends:
 
 
 @st.composite
-def ends(draw: st.DrawFn, *, different_vocabularies: bool = False) -> Ends:
+def ends(draw: st.DrawFn, *, narrowest: int = 1, different_vocabularies: bool = False) -> Ends:
     """Ends of one width or another, float64.
 
     Args:
         draw: given by hypothesis.
+        narrowest: the least width.
         different_vocabularies: whether the heads share some tokens only, at least one; else all of them.
     """
     generator = torch.Generator().manual_seed(draw(SEEDS))
@@ -66,7 +67,7 @@ def ends(draw: st.DrawFn, *, different_vocabularies: bool = False) -> Ends:
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    source_size, target_size = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    source_size, target_size = draw(st.integers(narrowest, 5)), draw(st.integers(narrowest, 5))
     source_vocabulary = draw(st.integers(6, 9))
     target_vocabulary = draw(st.integers(6, 9)) if different_vocabularies else source_vocabulary
     shared = draw(st.integers(1, 6))
@@ -80,15 +81,20 @@ def ends(draw: st.DrawFn, *, different_vocabularies: bool = False) -> Ends:
     return Ends(random(draw(st.integers(1, 2)), draw(st.integers(1, 3)), source_size), heads)
 
 
-def end_cases(*, different_vocabularies: bool = False, **others: st.SearchStrategy[Any]) -> Cases:
+def end_cases(*, narrowest: int = 1, different_vocabularies: bool = False, **others: st.SearchStrategy[Any]) -> Cases:
     """Cases of ``ends``, a ``seed`` for the parameters, and further arguments.
 
     Args:
+        narrowest: as in `ends`.
         different_vocabularies: as in `ends`.
         **others: strategies of the further arguments.
     """
-    drawn = ends(different_vocabularies=different_vocabularies)
+    drawn = ends(narrowest=narrowest, different_vocabularies=different_vocabularies)
     return lambda _projector: st.fixed_dictionaries({"ends": drawn, "seed": SEEDS, **others})
+
+
+TRIES: Final = 12
+"""How many projections of other seeds are looked at before something counts as dead: an activation may be flat."""
 
 
 def built(projector: Projector, ends: Ends, seed: int) -> Projection:

@@ -31,10 +31,14 @@ def terms_are_one_finite_number_a_row(space: Space, rows: ComparedRows) -> None:
     expect(bool(result.terms), "terms: expected at least one, found none.")
     for name, term in result.terms.items():
         expect(name != "ce", "terms: the name 'ce' is the student's own cross entropy; expected another.")
-        expect(term.values.shape == (count,), f"the term {name!r}: expected [{count}], found {list(term.values.shape)}.")
+        expect(
+            term.values.shape == (count,), f"the term {name!r}: expected [{count}], found {list(term.values.shape)}."
+        )
         expect_finite(term.values, f"the term {name!r}")
         expect(term.values >= 0, f"the term {name!r}: expected no negative numbers, found {term.values.min():.4g}.")
-        expect(term.denominator in get_args(Denominator), f"the term {name!r}: unknown denominator {term.denominator!r}.")
+        expect(
+            term.denominator in get_args(Denominator), f"the term {name!r}: unknown denominator {term.denominator!r}."
+        )
         expect(term.weight >= 0, f"the term {name!r}: expected a weight of 0 or more, found {term.weight}.")
         for part in PER_ROW[1:]:
             flags: Tensor | None = getattr(term, part)
@@ -51,7 +55,9 @@ def rows_know_nothing_of_one_another(space: Space, rows: ComparedRows) -> None:
     together = space.compare(rows)
     for row in range(len(rows.targets)):
         alone = space.compare(some_rows(rows, slice(row, row + 1)))
-        expect(alone.terms.keys() == together.terms.keys(), f"terms: expected {list(together.terms)} for one row as well.")
+        expect(
+            alone.terms.keys() == together.terms.keys(), f"terms: expected {list(together.terms)} for one row as well."
+        )
         for name, term in together.terms.items():
             for part in PER_ROW:
                 found, expected = getattr(alone.terms[name], part), getattr(term, part)
@@ -101,11 +107,7 @@ def rows_are_not_changed(space: Space, rows: ComparedRows) -> None:
 
     The other spaces read them next.
     """
-    tensors = {
-        name: tensor
-        for name, tensor in vars(rows).items()
-        if isinstance(tensor, torch.Tensor)
-    }
+    tensors = {name: tensor for name, tensor in vars(rows).items() if isinstance(tensor, torch.Tensor)}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     space.compare(rows)
     for name, tensor in tensors.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from hypothesis import strategies as st
@@ -12,7 +12,11 @@ from dskd_components.loss import DSKDLoss
 from dskd_components.spec import DSKDSpec
 from dskd_components.testing.expectation import expect, expect_close, expect_finite
 from dskd_components.testing.law import law
-from dskd_components.testing.strategies.batches import batches
+from dskd_components.testing.strategies.batches import batches, make_batch
+from dskd_components.testing.strategies.logits import SEEDS
+
+TRIES: Final = 10
+"""How many batches are looked at before a gradient counts as missing: a filter may leave out all of one batch."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,21 +26,20 @@ if TYPE_CHECKING:
     from dskd_components.testing.strategies.batches import Batch
 
 
-@law(
-    "space",
-    cases=lambda _: st.fixed_dictionaries({"batch": batches(same_tokenizer=True, at_least=2)}),
-    at_most=10,
-)
-def the_student_learns_in_the_loss(space: Space, batch: Batch) -> None:
+@law("space", cases=lambda _: st.fixed_dictionaries({"seed": SEEDS}), at_most=5)
+def the_student_learns_in_the_loss(space: Space, seed: int) -> None:
     """In a loss of this space alone, the student's hidden states have finite gradients, some of them not zero.
 
     With one tokenizer and the default distance.
     """
-    out, hidden_states = _loss(space, batch)
-    (gradient,) = torch.autograd.grad(out.loss, hidden_states)
-    expect_finite(gradient, "the gradient of the student's hidden states")
-    if _weight_of(space) > 0:
-        expect(bool(gradient.any()), "the gradient of the student's hidden states: expected some, found zeros.")
+    for number in range(TRIES):
+        batch = make_batch(seed + number, same_tokenizer=True, student_vocabulary=4)
+        out, hidden_states = _loss(space, batch)
+        (gradient,) = torch.autograd.grad(out.loss, hidden_states)
+        expect_finite(gradient, "the gradient of the student's hidden states")
+        if gradient.any():
+            return
+    expect(False, "the gradient of the student's hidden states: expected some, found zeros in several batches.")
 
 
 @law(
@@ -72,9 +75,3 @@ def _loss(space: Space, batch: Batch) -> tuple[DSKDOutput, Tensor]:
         ).double()
     hidden_states = student.hidden_states.clone().requires_grad_()
     return replace(batch, student=replace(student, hidden_states=hidden_states)).loss(loss_fn), hidden_states
-
-
-def _weight_of(space: Space) -> float:
-    """The least of a space's weights: options that can silence a term are tested for their effect elsewhere."""
-    weights = [value for name, value in space if name.endswith("weight") and isinstance(value, float)]
-    return min(weights, default=1.0)
