@@ -1,19 +1,14 @@
 """`Distance`: how far the student's next-token distribution is from the teacher's."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from dskd_components.contracts.component import Component
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dskd_components.contracts.distribution import Distribution
+from dskd_components.contracts.distribution import Distribution
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

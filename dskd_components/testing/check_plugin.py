@@ -55,8 +55,8 @@ def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, see
     return CheckReport(tuple(results))
 
 
-def registered_variants(kind: str | None = None) -> Iterator[Component]:
-    """Yield everything that is registered, with its defaults and with other options.
+def registered_variants(kind: str | None = None) -> tuple[Component, ...]:
+    """Return everything that is registered, with its defaults and with other options.
 
     Args:
         kind: one kind of component; None: all.
@@ -65,8 +65,7 @@ def registered_variants(kind: str | None = None) -> Iterator[Component]:
         >>> sorted({component.kind for component in registered_variants()})
         ['aligner', 'distance', 'projector', 'space']
     """
-    for info in default_registry().components(kind):
-        yield from variants(info.component)
+    return tuple(made for info in default_registry().components(kind) for made in variants(info.component))
 
 
 def _of_class(info: ComponentInfo, max_examples: int, seed: int | None) -> list[LawResult]:
