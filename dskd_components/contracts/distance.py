@@ -69,7 +69,7 @@ class Distance(Component, ABC):
     """Whether it is symmetric, zero only at equality, and obeys the triangle inequality."""
 
     refinement_invariant: ClassVar[bool] = False
-    """Whether splitting every token into equally likely parts changes nothing, as for every f-divergence."""
+    """Whether splitting a token into equally likely parts changes nothing, as for every f-divergence."""
 
     @property
     def upper_bound(self) -> float | None:

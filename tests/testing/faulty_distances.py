@@ -68,7 +68,7 @@ def masked_by_a_number(student: Tensor, teacher: Tensor) -> Tensor:
     return relative_entropy(teacher, student) + (student.clamp_min(-50) + 50).eq(0).sum(-1) * 1e-3
 
 
-@fault("a temperature of its own inside", "splitting_tokens_changes_nothing")
+@fault("a temperature of its own inside", "splitting_a_token_changes_nothing")
 class TemperatureInside(KL):
     name: Literal["temperature_inside"] = "temperature_inside"
 
@@ -82,7 +82,7 @@ class TemperatureOption(KL):
     temperature: float = 1.0
 
 
-@fault("an epsilon inside the logarithms", "splitting_tokens_changes_nothing")
+@fault("an epsilon inside the logarithms", "splitting_a_token_changes_nothing")
 class Epsilon(Distance):
     refinement_invariant: ClassVar[bool] = True
 

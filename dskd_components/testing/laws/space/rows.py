@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dskd_components.contracts.space import ComparedRows, Measure
 from dskd_components.distances.kl import KL
 from dskd_components.states import IGNORE_INDEX
-from dskd_components.testing.strategies.logits import pairs_of_logits
+from dskd_components.testing.strategies.logits import FINITE, Temper, pairs_of_logits
 
 if TYPE_CHECKING:
     from dskd_components.contracts.space import Space, SpaceResult
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 
 @st.composite
-def compared_rows(draw: st.DrawFn, *, teacher_choice: bool) -> ComparedRows:
+def compared_rows(
+    draw: st.DrawFn, *, teacher_choice: bool, tempers: tuple[Temper, ...] = FINITE
+) -> ComparedRows:
     """Rows with logits over one vocabulary, float64, at a temperature of 1 or 2.
 
     Args:
         draw: given by hypothesis.
         teacher_choice: whether the teacher's own choice is given.
+        tempers: as in `logits`.
     """
-    student, teacher = draw(pairs_of_logits())
+    student, teacher = draw(pairs_of_logits(tempers=tempers))
     rows, vocabulary = student.shape
     tokens = st.lists(st.integers(0, vocabulary - 1), min_size=rows, max_size=rows)
     choices = st.lists(st.sampled_from([*range(vocabulary), IGNORE_INDEX]), min_size=rows, max_size=rows)
@@ -43,14 +46,15 @@ def compared_rows(draw: st.DrawFn, *, teacher_choice: bool) -> ComparedRows:
     )
 
 
-def row_cases(**others: st.SearchStrategy[Any]) -> Cases:
+def row_cases(*, tempers: tuple[Temper, ...] = FINITE, **others: st.SearchStrategy[Any]) -> Cases:
     """Cases of ``rows`` that the space can be given, and further arguments.
 
     Args:
+        tempers: as in `logits`.
         **others: strategies of the further arguments.
     """
     return lambda space: st.fixed_dictionaries(
-        {"rows": compared_rows(teacher_choice=space.needs_teacher_choice), **others}
+        {"rows": compared_rows(teacher_choice=space.needs_teacher_choice, tempers=tempers), **others}
     )
 
 
