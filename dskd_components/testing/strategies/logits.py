@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Temper = Literal["ordinary", "generic", "peaked", "tied", "huge", "flat", "one_hot", "ruled_out"]
-"""What a row is like: a few tenths apart; normally distributed to the last digit; ten times that; with many equal
+"""What a row is like: some tenths apart; different to the last digit; ten times that; with many equal
 entries; plus or minus ten thousand; nearly uniform; all but one token at no probability; with entries of -inf."""
 
 FINITE: Final[tuple[Temper, ...]] = tuple(temper for temper in get_args(Temper) if temper != "ruled_out")
@@ -101,11 +101,11 @@ def sets_of_logits(
 def _row(vocabulary: int, temper: Temper) -> st.SearchStrategy[Tensor]:
     if temper in ("generic", "peaked", "flat"):
         factor = {"generic": 1.0, "peaked": 10.0, "flat": 1e-4}[temper]
-        return SEEDS.map(lambda seed: factor * normal(seed, vocabulary))
+        return _entries(st.integers(-(2**40), 2**40), vocabulary).map(lambda row: factor * _tensor(row) / 2**38)
     if temper == "huge":
         return _entries(st.sampled_from([0.0, 1e4, -1e4]), vocabulary).map(_tensor)
     if temper == "one_hot":
-        return st.integers(0, vocabulary - 1).map(lambda token: one_hot(token, vocabulary))
+        return _entries(st.integers(0, 9), vocabulary).map(lambda row: one_hot(row.index(max(row)), vocabulary))
     if temper == "ruled_out":
         entries = _entries(st.sampled_from([0.0, -math.inf, 1.0]), vocabulary)
         return entries.filter(lambda row: max(row) > -math.inf).map(_tensor)

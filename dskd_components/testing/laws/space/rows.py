@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 @st.composite
-def compared_rows(
-    draw: st.DrawFn, *, teacher_choice: bool, tempers: tuple[Temper, ...] = FINITE
-) -> ComparedRows:
+def compared_rows(draw: st.DrawFn, *, teacher_choice: bool, tempers: tuple[Temper, ...] = FINITE) -> ComparedRows:
     """Rows with logits over one vocabulary, float64, at a temperature of 1 or 2.
 
     Args:
