@@ -6,13 +6,14 @@ from dskd_components.contracts.component import Component
 from dskd_components.contracts.distance import Distance, DistanceGradients
 from dskd_components.contracts.distribution import Distribution
 from dskd_components.contracts.hookspecs import hookimpl
-from dskd_components.contracts.projector import Projection, Projector, ProjectorHeads
+from dskd_components.contracts.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.contracts.shared_tokens import SharedTokens
 from dskd_components.contracts.space import ComparedRows, Direction, Measure, Space, SpaceResult
 from dskd_components.contracts.terms import Denominator, Tally, TokenTerm
 from dskd_components.states import Side
 
 __all__ = [
+    "Affine",
     "Aligner",
     "AlignerModule",
     "Alignment",

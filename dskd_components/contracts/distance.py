@@ -1,19 +1,14 @@
 """`Distance`: how far the student's next-token distribution is from the teacher's."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from dskd_components.contracts.component import Component
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dskd_components.contracts.distribution import Distribution
+from dskd_components.contracts.distribution import Distribution
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,9 +34,10 @@ class Distance(Component, ABC):
     one vocabulary, ``log_softmax`` in float32. What is done after it: masking, weighting, summing, dividing. None of
     these belongs inside.
 
-    Laws that the test suite holds every distance to: rows are independent; values are non-negative, finite for
-    finite log-probabilities, and 0 where the two rows are equal; gradients are finite; a common reordering of the
-    vocabulary changes nothing; an entry of ``-inf`` on both sides counts for nothing; inputs are not changed.
+    Laws that every distance is held to (`dskd_components.testing`, ``docs/laws.md``): rows are independent; values are
+    non-negative, finite for finite log-probabilities, and 0 where the two rows are equal; gradients are finite; a
+    common reordering of the vocabulary changes nothing; an entry of ``-inf`` on both sides counts for nothing; inputs
+    are not changed. What else it claims, it declares: ``symmetric``, ``upper_bound`` and so on.
 
     Examples:
         A complete distance:
@@ -62,6 +58,23 @@ class Distance(Component, ABC):
 
     gradient_is_derivative: ClassVar[bool] = True
     """False for a distance that holds a part of its value constant in the gradient, as a weight it computes."""
+
+    symmetric: ClassVar[bool] = False
+    """Whether student and teacher can be exchanged. A property where it depends on the options."""
+
+    zero_iff_equal: ClassVar[bool] = True
+    """Whether the distance of two different distributions is never 0."""
+
+    is_metric: ClassVar[bool] = False
+    """Whether it is symmetric, zero only at equality, and obeys the triangle inequality."""
+
+    refinement_invariant: ClassVar[bool] = False
+    """Whether splitting a token into equally likely parts changes nothing, as for every f-divergence."""
+
+    @property
+    def upper_bound(self) -> float | None:
+        """The least upper bound, in nats, reached where the two have nothing in common; None if there is none."""
+        return None
 
     @abstractmethod
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class TotalVariation(Distance):
     source: ClassVar[str] = "Wen et al. 2023 (f-DISTILL), arXiv 2307.15190, section 3"
     symmetric: ClassVar[bool] = True
     is_metric: ClassVar[bool] = True
+    refinement_invariant: ClassVar[bool] = True
 
     name: Literal["tvd"] = "tvd"
 

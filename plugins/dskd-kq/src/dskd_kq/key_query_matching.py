@@ -48,6 +48,11 @@ class KeyQueryMatching(Aligner):
     std: Scope = "sample"
     """As in the aligner ``cma``."""
 
+    @property
+    def split_invariant(self) -> bool:
+        """Whether the standard deviations run over single samples."""
+        return self.std == "sample"
+
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         """Return the module."""
         return KeyQueryModule(student_embedding_size, teacher_embedding_size, self)
