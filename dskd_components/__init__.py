@@ -46,6 +46,7 @@ from dskd_components.registry import (
     get_projector,
     get_space,
     list_components,
+    use_plugins,
 )
 from dskd_components.spec import DSKDSpec
 from dskd_components.states import LMStates
@@ -85,4 +86,5 @@ __all__ = [
     "get_space",
     "hookimpl",
     "list_components",
+    "use_plugins",
 ]
