@@ -49,6 +49,7 @@ from dskd_components.registry import (
     use_plugins,
 )
 from dskd_components.spec import DSKDSpec
+from dskd_components.spec_file import SpecFileError, load_spec
 from dskd_components.states import LMStates
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "ProjectorHeads",
     "Space",
     "SpaceResult",
+    "SpecFileError",
     "Tally",
     "TokenGroups",
     "TokenTerm",
@@ -86,5 +88,6 @@ __all__ = [
     "get_space",
     "hookimpl",
     "list_components",
+    "load_spec",
     "use_plugins",
 ]
