@@ -121,6 +121,11 @@ class CrossModelAttention(Aligner):
     """Over which scored positions the teacher's standard deviations run: those of the position's own sample, so that a
     batch and its micro-batches have the same gradient, or those of the whole batch, as published."""
 
+    @property
+    def split_invariant(self) -> bool:
+        """Whether the standard deviations run over single samples."""
+        return self.std == "sample"
+
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         """Return the module."""
         return CrossModelAttentionModule(student_embedding_size, teacher_embedding_size, self.std)

@@ -57,6 +57,11 @@ class Aligner(Component, ABC):
     """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups.
     None: it is told nothing."""
 
+    @property
+    def split_invariant(self) -> bool:
+        """Whether each sample is aligned as if it were alone, so that micro-batches add up to the batch."""
+        return True
+
     @abstractmethod
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         """Return the module for models with input embeddings of these widths."""

@@ -15,7 +15,7 @@ class Distance(Component, ABC):
     one vocabulary, ``log_softmax`` in float32. What is done after it: masking, weighting, summing, dividing. None of
     these belongs inside.
 
-    Laws that the test suite holds every distance to: rows are independent; values are non-negative, finite for
+    Laws that every distance is held to (`dskd_components.testing`, docs/laws.md): rows are independent; values are non-negative, finite for
     finite log-probabilities, and 0 where the two rows are equal; gradients are finite; a common reordering of the
     vocabulary changes nothing; an entry of ``-inf`` on both sides counts for nothing; inputs are not changed.
 
@@ -38,6 +38,23 @@ class Distance(Component, ABC):
 
     gradient_is_derivative: ClassVar[bool] = True
     """False for a distance that holds a part of its value constant in the gradient, as a weight it computes."""
+
+    symmetric: ClassVar[bool] = False
+    """Whether student and teacher can be exchanged. A property where it depends on the options."""
+
+    zero_iff_equal: ClassVar[bool] = True
+    """Whether the distance of two different distributions is never 0."""
+
+    is_metric: ClassVar[bool] = False
+    """Whether it is symmetric, zero only at equality, and obeys the triangle inequality."""
+
+    refinement_invariant: ClassVar[bool] = False
+    """Whether splitting every token into equally likely parts changes nothing, as for every f-divergence."""
+
+    @property
+    def upper_bound(self) -> float | None:
+        """The least upper bound, in nats, reached where the two have nothing in common; None if there is none."""
+        return None
 
     @abstractmethod
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:

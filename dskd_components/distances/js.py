@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -27,10 +28,21 @@ class JS(Distance):
     """
 
     source: ClassVar[str] = "Agarwal et al. 2024 (GKD), arXiv 2306.13649, section 2"
+    refinement_invariant: ClassVar[bool] = True
 
     name: Literal["js"] = "js"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The teacher's share of the mixture."""
+
+    @property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        """Whether both sides have equal shares."""
+        return self.beta == 0.5
+
+    @property
+    def upper_bound(self) -> float:
+        """The entropy of the two shares: log 2 for equal ones."""
+        return -self.beta * math.log(self.beta) - (1 - self.beta) * math.log1p(-self.beta)
 
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return ``[N]``, nats."""

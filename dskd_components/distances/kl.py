@@ -21,6 +21,7 @@ class KL(Distance):
     """
 
     source: ClassVar[str] = "Hinton et al. 2015, arXiv 1503.02531"
+    refinement_invariant: ClassVar[bool] = True
 
     name: Literal["kl"] = "kl"
 

@@ -21,6 +21,7 @@ class ReverseKL(Distance):
     """
 
     source: ClassVar[str] = "Gu et al. 2024 (MiniLLM), arXiv 2306.08543"
+    refinement_invariant: ClassVar[bool] = True
 
     name: Literal["reverse_kl"] = "reverse_kl"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -23,10 +24,16 @@ class SkewReverseKL(Distance):
     """
 
     source: ClassVar[str] = "Ko et al. 2024 (DistiLLM), arXiv 2402.03898, section 3.1"
+    refinement_invariant: ClassVar[bool] = True
 
     name: Literal["skew_reverse_kl"] = "skew_reverse_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The share of the student that is mixed into the teacher."""
+
+    @property
+    def upper_bound(self) -> float:
+        """``-log(alpha)``."""
+        return -math.log(self.alpha)
 
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return ``[N]``, nats."""

@@ -20,8 +20,16 @@ class TotalVariation(Distance):
     """
 
     source: ClassVar[str] = "Wen et al. 2023 (f-DISTILL), arXiv 2307.15190, section 3"
+    symmetric: ClassVar[bool] = True
+    is_metric: ClassVar[bool] = True
+    refinement_invariant: ClassVar[bool] = True
 
     name: Literal["tvd"] = "tvd"
+
+    @property
+    def upper_bound(self) -> float:
+        """1, where the two have nothing in common."""
+        return 1.0
 
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return ``[N]``, in units of probability."""

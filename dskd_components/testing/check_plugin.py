@@ -1,0 +1,121 @@
+"""`check_plugin`: every law of everything that a distribution registers."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from dskd_components.contracts.component import did_you_mean
+from dskd_components.errors import PluginError
+from dskd_components.registry.lookup import default_registry
+from dskd_components.testing.checks import check_component
+from dskd_components.testing.report import CheckReport, LawResult
+from dskd_components.testing.trial import DEFAULT_EXAMPLES
+from dskd_components.testing.variants import variants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dskd_components.contracts.component import Component
+    from dskd_components.registry.registry import ComponentInfo, Registry
+
+OPTIONS_ARE_UNDERSTOOD = "The component can be made: its options have defaults, or types that values can be chosen for."
+PLUGIN_LOADS = "The plugin can be imported, and its hooks return component classes."
+NAME_IS_ITS_OWN = "No other installed distribution registers the same name."
+
+
+def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> CheckReport:
+    """Try every law on everything that an installed distribution registers.
+
+    Each component is tried with its defaults, and with other values of one option at a time on fewer cases.
+
+    Args:
+        distribution: name of the distribution, as in its ``pyproject.toml``.
+        max_examples: on how many cases each law is tried.
+        seed: draws other cases; None: the same ones each time.
+
+    Returns:
+        A result for each law and component, and for each plugin that could not be loaded.
+
+    Raises:
+        PluginError: no plugin of this distribution is installed.
+
+    Examples:
+        >>> report = check_plugin("dskd-divergences", max_examples=3)
+        >>> report.raise_if_failed()
+    """
+    registry = default_registry()
+    wanted = _canonical(distribution)
+    infos = [info for info in registry.components() if _canonical(info.distribution) == wanted]
+    results = [*_broken(registry, wanted), *_taken(registry, infos)]
+    if not infos and not results:
+        raise PluginError(_nothing_found(registry, distribution))
+    for info in infos:
+        results += _of_class(info, max_examples, seed)
+    return CheckReport(tuple(results))
+
+
+def registered_variants(kind: str | None = None) -> Iterator[Component]:
+    """Yield everything that is registered, with its defaults and with other options.
+
+    Args:
+        kind: one kind of component; None: all.
+
+    Examples:
+        >>> sorted({component.kind for component in registered_variants()})
+        ['aligner', 'distance', 'projector', 'space']
+    """
+    for info in default_registry().components(kind):
+        yield from variants(info.component)
+
+
+def _of_class(info: ComponentInfo, max_examples: int, seed: int | None) -> list[LawResult]:
+    components = variants(info.component)
+    if not components:
+        message = (
+            f"{info.kind} {info.name} was not tested.\nexpected defaults, or options of type bool, int, float or "
+            f"Literal, found {', '.join(info.component.model_fields)}. Check an instance: check_{info.kind}(...)."
+        )
+        law = "options_are_understood"
+        return [LawResult(info.kind, info.name, law, OPTIONS_ARE_UNDERSTOOD, "failed", message)]
+    # Other options run through the same code, so fewer cases show what they change.
+    fewer = max(1, max_examples // 5)
+    return [
+        result
+        for number, component in enumerate(components)
+        for result in check_component(component, max_examples=fewer if number else max_examples, seed=seed).results
+    ]
+
+
+def _broken(registry: Registry, wanted: str) -> Iterator[LawResult]:
+    for broken in registry.broken:
+        if _canonical(broken.origin.distribution) == wanted:
+            message = f"plugin {broken.origin.plugin} was left out.\n{broken.reason}"
+            yield LawResult("plugin", broken.origin.plugin, "the_plugin_loads", PLUGIN_LOADS, "failed", message)
+
+
+def _taken(registry: Registry, infos: list[ComponentInfo]) -> Iterator[LawResult]:
+    for info in infos:
+        others = [
+            str(other.origin)
+            for other in registry.components(info.kind)
+            if other.name == info.name and other.component is not info.component
+        ]
+        message = (
+            f"{info.kind} {info.name!r} cannot be asked for.\nthe name is also taken by {' and by '.join(others)}."
+        )
+        if others:
+            yield LawResult(info.kind, info.name, "the_name_is_its_own", NAME_IS_ITS_OWN, "failed", message)
+
+
+def _nothing_found(registry: Registry, distribution: str) -> str:
+    known = {info.distribution for info in registry.components()} | {b.origin.distribution for b in registry.broken}
+    return (
+        f"no installed plugin belongs to a distribution {distribution!r}{did_you_mean(distribution, sorted(known))}; "
+        f"distributions with plugins: {', '.join(sorted(known))}. A distribution names its plugin in pyproject.toml "
+        "under [project.entry-points.dskd_components], and must be installed."
+    )
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

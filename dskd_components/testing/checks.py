@@ -1,0 +1,98 @@
+"""`check_distance` and its like: every law of a component, as a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dskd_components.contracts.component import Component
+from dskd_components.testing.laws import laws_about
+from dskd_components.testing.report import CheckReport, LawResult
+from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, result_of
+
+if TYPE_CHECKING:
+    from dskd_components.contracts.aligner import Aligner
+    from dskd_components.contracts.distance import Distance
+    from dskd_components.contracts.projector import Projector
+    from dskd_components.contracts.space import Space
+    from dskd_components.testing.laws.distance import DistanceFunction
+
+
+def check_distance(
+    distance: Distance | DistanceFunction, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None
+) -> CheckReport:
+    """Try every law of distances on one.
+
+    Args:
+        distance: a `Distance` with its options, or any function that maps log-probabilities ``[N, V]`` of student and
+            teacher to ``[N]``. A function claims to be zero only at equality and to be differentiated as it is, unless
+            it has attributes that say otherwise (``zero_iff_equal``, ``gradient_is_derivative``, ``symmetric``, ...).
+        max_examples: on how many cases each law is tried; some need fewer.
+        seed: draws other cases; None: the same ones each time.
+
+    Returns:
+        A result for each law.
+
+    Examples:
+        >>> from dskd_components.distances import KL
+        >>> report = check_distance(KL(), max_examples=5)
+        >>> report.passed, [result.law for result in report.results if result.outcome == "not claimed"][:2]
+        (True, ['bounded', 'metric'])
+        >>> def euclidean(student_log_probs, teacher_log_probs):
+        ...     return (student_log_probs.exp() - teacher_log_probs.exp()).norm(dim=-1)
+        >>> [failure.law for failure in check_distance(euclidean, max_examples=5).failures]
+        []
+    """
+    return _report("distance", distance, max_examples, seed)
+
+
+def check_aligner(aligner: Aligner, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> CheckReport:
+    """Try every law of aligners on one; arguments as in `check_distance`.
+
+    Examples:
+        >>> from dskd_components.aligners import Identity
+        >>> check_aligner(Identity(), max_examples=5).passed
+        True
+    """
+    return _report("aligner", aligner, max_examples, seed)
+
+
+def check_projector(
+    projector: Projector, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None
+) -> CheckReport:
+    """Try every law of projectors on one; arguments as in `check_distance`.
+
+    Examples:
+        >>> from dskd_components.projectors import Linear
+        >>> check_projector(Linear(bias=False), max_examples=5).passed
+        True
+    """
+    return _report("projector", projector, max_examples, seed)
+
+
+def check_space(space: Space, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> CheckReport:
+    """Try every law of spaces on one; arguments as in `check_distance`.
+
+    Examples:
+        >>> from dskd_components.spaces import StudentSpace
+        >>> check_space(StudentSpace(filter="correct"), max_examples=5).passed
+        True
+    """
+    return _report("space", space, max_examples, seed)
+
+
+def check_component(
+    component: Component, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None
+) -> CheckReport:
+    """Try every law of a component's kind on it; arguments as in `check_distance`."""
+    return _report(component.kind, component, max_examples, seed)
+
+
+def kind_of(component: Any) -> str:
+    """Return the kind of a component; a function in the place of one is a distance."""
+    return component.kind if isinstance(component, Component) else "distance"
+
+
+def _report(kind: str, component: Any, max_examples: int, seed: int | None) -> CheckReport:
+    found = (result_of(law, component, max_examples=max_examples, seed=seed) for law in laws_about(kind))
+    name = component_label(component)
+    return CheckReport(tuple(LawResult(kind, name, r.law, r.claim, r.outcome, r.message) for r in found))

@@ -1,0 +1,62 @@
+"""Laws of aligners. Each takes an `Aligner`, a `Batch` and a seed for the parameters.
+
+Examples:
+    >>> from dskd_components.aligners import Span
+    >>> from dskd_components.testing import laws, strategies
+    >>> batch = strategies.make_batch(0, same_tokenizer=False)
+    >>> laws.aligner.pairs_do_not_cross(Span(), batch, seed=0)
+"""
+
+from dskd_components.testing.laws.aligner.coverage import (
+    only_scored_positions_are_covered,
+    pairs_of_single_positions_are_covered,
+)
+from dskd_components.testing.laws.aligner.layout import (
+    packed_rows_equal_separate_samples,
+    padding_changes_nothing,
+    samples_know_nothing_of_one_another,
+    unscored_positions_do_not_matter,
+)
+from dskd_components.testing.laws.aligner.module import (
+    a_checkpoint_restores_it,
+    arguments_are_not_changed,
+    every_parameter_learns,
+    finite_gradients,
+    terms_are_finite_numbers,
+    the_dtype_is_kept,
+    the_same_seed_gives_the_same_alignment,
+    values_fit_the_states,
+)
+from dskd_components.testing.laws.aligner.weights import (
+    a_constant_is_brought_over_unchanged,
+    bringing_over_is_linear,
+    groups_are_followed,
+    pairs_do_not_cross,
+    positions_belong_to_themselves,
+    the_index_stays_within_the_sample,
+    weights_stay_within_the_sample,
+)
+
+__all__ = [
+    "a_checkpoint_restores_it",
+    "a_constant_is_brought_over_unchanged",
+    "arguments_are_not_changed",
+    "bringing_over_is_linear",
+    "every_parameter_learns",
+    "finite_gradients",
+    "groups_are_followed",
+    "only_scored_positions_are_covered",
+    "packed_rows_equal_separate_samples",
+    "padding_changes_nothing",
+    "pairs_do_not_cross",
+    "pairs_of_single_positions_are_covered",
+    "positions_belong_to_themselves",
+    "samples_know_nothing_of_one_another",
+    "terms_are_finite_numbers",
+    "the_dtype_is_kept",
+    "the_index_stays_within_the_sample",
+    "the_same_seed_gives_the_same_alignment",
+    "unscored_positions_do_not_matter",
+    "values_fit_the_states",
+    "weights_stay_within_the_sample",
+]

@@ -1,0 +1,170 @@
+"""Laws about an aligner as a module: its parameters, its arguments, its precision, its terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from hypothesis import strategies as st
+
+from dskd_components.testing.expectation import expect, expect_equal, expect_finite
+from dskd_components.testing.law import law
+from dskd_components.testing.laws.aligner.evaluation import (
+    aligned,
+    aligned_by,
+    batch_cases,
+    brought_over,
+    built,
+    by_sample,
+    expect_same_samples,
+)
+from dskd_components.testing.strategies.batches import batches
+from dskd_components.testing.strategies.logits import SEEDS, normal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd_components.contracts.aligner import Aligner
+    from dskd_components.testing.strategies.batches import Batch
+
+
+@law("aligner", cases=batch_cases())
+def values_fit_the_states(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """The values that the projectors read are as wide as the hidden states, one for each position.
+
+    They are finite at scored positions.
+    """
+    found = aligned(aligner, batch, seed)
+    for side, values, states in (
+        ("student", found.student_values, batch.student),
+        ("teacher", found.teacher_values, batch.teacher),
+    ):
+        expected, shape = list(states.hidden_states.shape), list(values.shape)
+        expect(shape == expected, f"{side}_values: expected shape {expected}, found {shape}.")
+        expect_finite(values[states.scored], f"{side}_values at scored positions")
+
+
+@law("aligner", cases=batch_cases())
+def terms_are_finite_numbers(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """Terms of the aligner's own are finite, one number a row, under names that the loss does not use itself.
+
+    Metrics are finite as well.
+    """
+    found = aligned(aligner, batch, seed)
+    for name, term in found.terms.items():
+        expect(name != "ce", "terms: the name 'ce' is the student's own cross entropy; expected another.")
+        expect(term.values.ndim == 1, f"the term {name!r}: expected one number a row, found {list(term.values.shape)}.")
+        expect_finite(term.values, f"the term {name!r}")
+    for name, tally in found.metrics.items():
+        expect_finite(tally.mean(), f"the metric {name!r}")
+
+
+@law("aligner", cases=batch_cases())
+def finite_gradients(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """Gradients of the parameters are finite, also where little or nothing is scored.
+
+    A softmax over nothing is the usual culprit.
+    """
+    module = built(aligner, batch, seed)
+    for name, gradient in _gradients(module, aligner, batch, seed):
+        expect_finite(gradient, f"the gradient of {name}")
+
+
+@law("aligner", cases=batch_cases(min_samples=2, at_least=3), at_most=10)
+def every_parameter_learns(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """A gradient reaches every parameter that asks for one.
+
+    One that none reaches has been cut from the graph, or is not used.
+    """
+    module = built(aligner, batch, seed)
+    for name, gradient in _gradients(module, aligner, batch, seed):
+        expect(bool(gradient.any()), f"the gradient of {name}: expected some, found zeros.")
+
+
+@law("aligner", cases=batch_cases(at_least=1), at_most=20)
+def arguments_are_not_changed(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """The states and groups that an aligner is given are as they were, after bringing over as well.
+
+    The spaces read them next.
+    """
+    names, before = zip(*((name, tensor.clone()) for name, tensor in _tensors(batch)), strict=True)
+    found = aligned(aligner, batch, seed)
+    given = normal(seed, *batch.teacher.targets.shape, 2), normal(seed, *batch.student.targets.shape, 2)
+    copies = given[0].clone(), given[1].clone()
+    found.to_student(given[0])
+    found.to_teacher(given[1])
+    for name, now, then in zip(names, (tensor for _, tensor in _tensors(batch)), before, strict=True):
+        expect_equal(now, then, f"{name} after aligning")
+    for side, now, then in zip(("teacher", "student"), given, copies, strict=True):
+        expect_equal(now, then, f"the {side}'s side after bringing it over")
+
+
+@law("aligner", cases=batch_cases(at_least=1), at_most=20)
+def the_same_seed_gives_the_same_alignment(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """Built with the same seed, an aligner does the same; called twice, too.
+
+    Randomness of its own would make runs that nobody can repeat.
+    """
+    module = built(aligner, batch, seed)
+    first = by_sample(aligned_by(module, aligner, batch), batch)
+    expect_same_samples(by_sample(aligned_by(module, aligner, batch), batch), first, "called again")
+    expect_same_samples(by_sample(aligned(aligner, batch, seed), batch), first, "built again with the same seed")
+
+
+@law(
+    "aligner",
+    cases=lambda aligner: st.fixed_dictionaries(
+        {"batch": batches(same_tokenizer=aligner.same_tokenizer, dtype=torch.float32), "seed": SEEDS}
+    ),
+    at_most=20,
+)
+def the_dtype_is_kept(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """What is brought over has the dtype of what was there; values have the dtype of the hidden states.
+
+    Nothing is narrowed or widened on the way.
+    """
+    found = aligned(aligner, batch, seed)
+    for dtype in (torch.float32, torch.float64):
+        for side, bring in ((batch.teacher, found.to_student), (batch.student, found.to_teacher)):
+            brought = bring(torch.ones(*side.targets.shape, 2, dtype=dtype))
+            expect(brought.dtype == dtype, f"what is brought over: expected {dtype}, as given, found {brought.dtype}.")
+    for side, values in (("student", found.student_values), ("teacher", found.teacher_values)):
+        expect(values.dtype == torch.float32, f"{side}_values: expected float32, as given, found {values.dtype}.")
+
+
+@law("aligner", cases=batch_cases(at_least=1), at_most=10)
+def a_checkpoint_restores_it(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """An aligner that has been trained, saved, and loaded into a new one does what it did.
+
+    State outside of parameters and buffers is lost.
+    """
+    module, other = built(aligner, batch, seed), built(aligner, batch, seed + 1)
+    with torch.no_grad():
+        for number, parameter in enumerate(module.parameters()):
+            parameter.add_(normal(seed + number, *parameter.shape))
+    other.load_state_dict(module.state_dict())
+    before, after = (by_sample(aligned_by(one, aligner, batch), batch) for one in (module, other))
+    expect_same_samples(after, before, "restored from a checkpoint")
+
+
+def _gradients(module: torch.nn.Module, aligner: Aligner, batch: Batch, seed: int) -> list[tuple[str, Tensor]]:
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    if not named:
+        return []
+    total = brought_over(aligned_by(module, aligner, batch), batch, seed)  # type: ignore[arg-type]
+    if not total.requires_grad:
+        return [(name, torch.zeros_like(parameter)) for name, parameter in named]
+    parameters = [parameter for _, parameter in named]
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+    return [(name, gradient) for (name, _), gradient in zip(named, gradients, strict=True)]
+
+
+def _tensors(batch: Batch) -> list[tuple[str, Tensor]]:
+    sides = (("student", batch.student), ("teacher", batch.teacher))
+    found = [
+        (f"{side}.{name}", getattr(states, name))
+        for side, states in sides
+        for name in ("hidden_states", "targets", "input_ids", "embedding")
+    ]
+    heads = [(f"{side}.head.weight", states.head.weight) for side, states in sides]
+    return [*found, *heads, ("groups.student", batch.groups.student), ("groups.teacher", batch.groups.teacher)]

@@ -1,0 +1,101 @@
+"""Laws about a projector as a module: its parameters, its arguments, the heads beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dskd_components.contracts.projector import ProjectorHeads
+from dskd_components.head import Head
+from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
+from dskd_components.testing.law import law
+from dskd_components.testing.laws.projector.setting import TRIES, built, end_cases
+from dskd_components.testing.strategies.logits import normal
+
+if TYPE_CHECKING:
+    from dskd_components.contracts.projector import Projector
+    from dskd_components.testing.laws.projector.setting import Ends
+
+
+@law("projector", cases=end_cases(narrowest=3), at_most=10)
+def every_parameter_learns(projector: Projector, ends: Ends, seed: int) -> None:
+    """A finite gradient reaches every parameter that asks for one.
+
+    One that none reaches has been cut from the graph, or is not used.
+    """
+    idle: set[str] | None = None
+    for number in range(TRIES):
+        found = _parameters_without_gradient(projector, ends, seed + number)
+        idle = found if idle is None else idle & found
+        if not idle:
+            return
+    expect(False, f"the gradient of {', '.join(sorted(idle or ()))}: expected some, found none.")
+
+
+def _parameters_without_gradient(projector: Projector, ends: Ends, seed: int) -> set[str]:
+    projection = built(projector, ends, seed)
+    named = {name: parameter for name, parameter in projection.named_parameters() if parameter.requires_grad}
+    total = projection(normal(seed, 64, ends.source_size), ends.heads).square().sum()
+    if not named or not total.requires_grad:
+        return set(named)
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
+    for name, gradient in zip(named, gradients, strict=True):
+        expect_finite(gradient, f"the gradient of {name}")
+    return {name for name, gradient in zip(named, gradients, strict=True) if not gradient.any()}
+
+
+@law("projector", cases=end_cases(), at_most=20)
+def arguments_are_not_changed(projector: Projector, ends: Ends, seed: int) -> None:
+    """The hidden states and heads that a projector is given are as they were.
+
+    They belong to the models.
+    """
+    tensors = {
+        "hidden_states": ends.hidden_states,
+        "heads.source.weight": ends.heads.source.weight,
+        "heads.target.weight": ends.heads.target.weight,
+    }
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    built(projector, ends, seed)(ends.hidden_states, ends.heads)
+    for name, tensor in tensors.items():
+        expect_equal(tensor, before[name], f"{name} after projecting")
+
+
+@law("projector", cases=end_cases(), at_most=20)
+def gradients_never_reach_the_heads(projector: Projector, ends: Ends, seed: int) -> None:
+    """Nothing is learned by the heads through a projection, and they do not become part of it.
+
+    The teacher is frozen, and the student's head learns from the student's own states.
+    """
+    source, target = (head.weight.clone().requires_grad_() for head in (ends.heads.source, ends.heads.target))
+    heads = ProjectorHeads(
+        source=Head(source), target=Head(target), source_ids=ends.heads.source_ids, target_ids=ends.heads.target_ids
+    )
+    with_leaves = type(ends)(ends.hidden_states.clone().requires_grad_(), heads)
+    projection = built(projector, with_leaves, seed)
+    projection(with_leaves.hidden_states, heads).sum().backward()
+    for side, weight in (("source", source), ("target", target)):
+        expect(weight.grad is None, f"heads.{side}.weight: expected no gradient, found one.")
+        inside = any(parameter is weight for parameter in projection.parameters())
+        expect(
+            not inside, f"heads.{side}.weight: expected it to be no parameter of the projection, found it among them."
+        )
+
+
+@law("projector", cases=end_cases(), at_most=10)
+def a_checkpoint_restores_it(projector: Projector, ends: Ends, seed: int) -> None:
+    """A projector that has been trained, saved, and loaded into a new one does what it did.
+
+    State outside of parameters and buffers is lost.
+    """
+    projection, other = built(projector, ends, seed), built(projector, ends, seed + 1)
+    with torch.no_grad():
+        for number, parameter in enumerate(projection.parameters()):
+            parameter.add_(normal(seed + number, *parameter.shape))
+    other.load_state_dict(projection.state_dict())
+    expect_close(
+        other(ends.hidden_states, ends.heads),
+        projection(ends.hidden_states, ends.heads),
+        "the projected states of one restored from a checkpoint",
+    )

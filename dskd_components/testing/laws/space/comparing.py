@@ -1,0 +1,136 @@
+"""Laws about what a space finds in the rows that it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, get_args
+
+import torch
+
+from dskd_components.contracts.terms import Denominator
+from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
+from dskd_components.testing.law import law
+from dskd_components.testing.laws.space.rows import compared_with_leaves, row_cases, some_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd_components.contracts.space import ComparedRows, Space
+
+PER_ROW: Final = ("values", "keep", "eligible")
+"""The parts of a term that have an entry for each row."""
+
+
+@law("space", cases=row_cases())
+def terms_are_one_finite_number_a_row(space: Space, rows: ComparedRows) -> None:
+    """Each term has a finite number for each row, none of them negative, and flags for each row if it has any.
+
+    Masking, weighting and dividing come after it.
+    """
+    result = space.compare(rows)
+    count = len(rows.targets)
+    expect(bool(result.terms), "terms: expected at least one, found none.")
+    for name, term in result.terms.items():
+        expect(name != "ce", "terms: the name 'ce' is the student's own cross entropy; expected another.")
+        expect(
+            term.values.shape == (count,), f"the term {name!r}: expected [{count}], found {list(term.values.shape)}."
+        )
+        expect_finite(term.values, f"the term {name!r}")
+        expect(term.values >= 0, f"the term {name!r}: expected no negative numbers, found {term.values.min():.4g}.")
+        expect(
+            term.denominator in get_args(Denominator), f"the term {name!r}: unknown denominator {term.denominator!r}."
+        )
+        expect(term.weight >= 0, f"the term {name!r}: expected a weight of 0 or more, found {term.weight}.")
+        for part in PER_ROW[1:]:
+            flags: Tensor | None = getattr(term, part)
+            right = flags is None or (flags.shape == (count,) and flags.dtype == torch.bool)
+            expect(right, f"the term {name!r}: expected {part} to be None or bool [{count}].")
+
+
+@law("space", cases=row_cases())
+def rows_know_nothing_of_one_another(space: Space, rows: ComparedRows) -> None:
+    """A row's numbers are the same whichever rows are beside it.
+
+    The loss may hand a space a few rows at a time; a batch equals its micro-batches.
+    """
+    together = space.compare(rows)
+    for row in range(len(rows.targets)):
+        alone = space.compare(some_rows(rows, slice(row, row + 1)))
+        expect(
+            alone.terms.keys() == together.terms.keys(), f"terms: expected {list(together.terms)} for one row as well."
+        )
+        for name, term in together.terms.items():
+            for part in PER_ROW:
+                found, expected = getattr(alone.terms[name], part), getattr(term, part)
+                if expected is not None:
+                    expect_close(found[0], expected[row], f"{part} of the term {name!r} for row {row} alone")
+
+
+@law("space", cases=row_cases(), at_most=5)
+def no_rows_no_values(space: Space, rows: ComparedRows) -> None:
+    """No rows give terms without values, and no error.
+
+    A batch in which nothing is covered is an ordinary one.
+    """
+    for name, term in space.compare(some_rows(rows, slice(0, 0))).terms.items():
+        expect(term.values.shape == (0,), f"the term {name!r}: expected shape [0], found {list(term.values.shape)}.")
+
+
+@law("space", cases=row_cases())
+def finite_gradients(space: Space, rows: ComparedRows) -> None:
+    """Gradients of both logits are finite.
+
+    A finite value may have a NaN gradient.
+    """
+    result, leaves = compared_with_leaves(space, rows)
+    for name, term in result.terms.items():
+        for side, gradient in _gradients(term.values, leaves).items():
+            expect_finite(gradient, f"the gradient of the {side}'s logits by the term {name!r}")
+
+
+@law("space", cases=row_cases(), at_most=20)
+def a_gradient_reaches_a_model(space: Space, rows: ComparedRows) -> None:
+    """Where both sides differ, some term has a gradient for the logits of a side.
+
+    A space without one measures and trains nothing.
+    """
+    p, q = rows.student_logits.softmax(-1), rows.teacher_logits.softmax(-1)
+    if bool(((p - q).abs().sum(-1) < 0.2).any()) or bool((torch.cat([p, q]) < 1e-6).any()):
+        return
+    result, leaves = compared_with_leaves(space, rows)
+    gradients = [gradient for term in result.terms.values() for gradient in _gradients(term.values, leaves).values()]
+    expect(any(bool(gradient.any()) for gradient in gradients), "gradients: expected some, found zeros in every term.")
+
+
+@law("space", cases=row_cases())
+def rows_are_not_changed(space: Space, rows: ComparedRows) -> None:
+    """The logits, targets and choices that a space is given are as they were.
+
+    The other spaces read them next.
+    """
+    tensors = {name: tensor for name, tensor in vars(rows).items() if isinstance(tensor, torch.Tensor)}
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    space.compare(rows)
+    for name, tensor in tensors.items():
+        expect_equal(tensor, before[name], f"rows.{name} after comparing")
+
+
+@law("space", cases=row_cases())
+def the_same_rows_give_the_same_terms(space: Space, rows: ComparedRows) -> None:
+    """Compared twice, the same rows give the same terms and metrics.
+
+    Randomness inside would make runs that nobody can repeat.
+    """
+    first, second = space.compare(rows), space.compare(rows)
+    for name, term in first.terms.items():
+        expect_equal(second.terms[name].values, term.values, f"the term {name!r} at the second call")
+    for name, tally in first.metrics.items():
+        expect_equal(second.metrics[name].mean(), tally.mean(), f"the metric {name!r} at the second call")
+
+
+def _gradients(values: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not values.requires_grad:
+        return {side: torch.zeros_like(leaf) for side, leaf in leaves.items()}
+    found = torch.autograd.grad(
+        values.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True, retain_graph=True
+    )
+    return dict(zip(leaves, found, strict=True))

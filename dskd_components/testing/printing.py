@@ -1,0 +1,89 @@
+"""Cases as text: few digits, one argument a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+def number(value: Tensor | float) -> str:
+    """Return a number with four significant digits.
+
+    Examples:
+        >>> import torch
+        >>> number(torch.tensor(0.69314718)), number(-2.0), number(float("-inf"))
+        ('0.6931', '-2', '-inf')
+    """
+    plain = value.item() if isinstance(value, Tensor) else value
+    return str(plain) if isinstance(plain, bool | int) else f"{plain:.4g}"
+
+
+def tensor_as_text(tensor: Tensor) -> str:
+    """Return a tensor as nested lists of numbers with four significant digits.
+
+    Examples:
+        >>> import torch
+        >>> tensor_as_text(torch.tensor([[0.5, 2 / 3], [1e4, -float("inf")]]))
+        '[[0.5, 0.6667], [1e+04, -inf]]'
+    """
+    if tensor.ndim == 0:
+        return number(tensor)
+    return "[" + ", ".join(tensor_as_text(row) for row in tensor.detach()) + "]"
+
+
+def case_as_text(case: Mapping[str, Any], *, indent: str = "  ") -> str:
+    """Return a law's further arguments, one a line.
+
+    Args:
+        case: the arguments by name: tensors, numbers, states, batches.
+        indent: what stands before each line.
+
+    Examples:
+        >>> import torch
+        >>> print(case_as_text({"student_logits": torch.tensor([[0.0, 1.0]]), "shift": 3.0}))
+          student_logits = [[0, 1]]
+          shift = 3
+    """
+    return "\n".join(line for name, value in case.items() for line in _lines(name, value, indent))
+
+
+def _lines(name: str, value: Any, indent: str) -> list[str]:
+    if isinstance(value, Tensor):
+        return [f"{indent}{name} = {tensor_as_text(value)}"]
+    if is_dataclass(value) and any(isinstance(getattr(value, field.name), Tensor) for field in fields(value)):
+        return [f"{indent}{name}.{part} = {tensor_as_text(found)}" for part, found in _small_tensors(value)]
+    if is_dataclass(value):
+        return [
+            line
+            for field in fields(value)
+            for line in _lines(f"{name}.{field.name}", getattr(value, field.name), indent)
+        ]
+    shown = number(value) if isinstance(value, float) else repr(value)
+    return [f"{indent}{name} = {shown}"]
+
+
+def _small_tensors(value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors that a reader can take in: those of integers and flags, and short ones of floats."""
+    tensors = [(field.name, getattr(value, field.name)) for field in fields(value)]
+    return [
+        (name, tensor)
+        for name, tensor in tensors
+        if isinstance(tensor, Tensor) and (not tensor.is_floating_point() or tensor.numel() <= 24)
+    ]
+
+
+def digits_are_left_out(case: Mapping[str, Any]) -> bool:
+    """Return whether the text of a case is rounded, so that it may not show what the case itself shows.
+
+    Examples:
+        >>> import torch
+        >>> digits_are_left_out({"x": torch.tensor([0.5])}), digits_are_left_out({"x": torch.tensor([1 / 3])})
+        (False, True)
+    """
+    tensors = [value.double() for value in case.values() if isinstance(value, Tensor)]
+    return any(
+        float(number(entry)) != entry.item() for tensor in tensors for entry in tensor[tensor.isfinite()].flatten()
+    ) or any(is_dataclass(value) for value in case.values())

@@ -1,0 +1,43 @@
+"""Hypothesis strategies: logits of every temper, targets, ragged batches, two tokenizations of one text."""
+
+from dskd_components.testing.strategies.batches import Batch, batches, make_batch
+from dskd_components.testing.strategies.log_probabilities import log_probabilities, pairs_of_log_probabilities
+from dskd_components.testing.strategies.logits import (
+    FINITE,
+    SEEDS,
+    Temper,
+    logits,
+    normal,
+    one_hot,
+    pairs_of_logits,
+    sets_of_logits,
+)
+from dskd_components.testing.strategies.states import make_states, packed, padded, random_groups, rows_of, spoilt
+from dskd_components.testing.strategies.targets import ragged_targets, targets
+from dskd_components.testing.strategies.tokenizations import TwoTokenizations, two_tokenizations
+
+__all__ = [
+    "FINITE",
+    "SEEDS",
+    "Batch",
+    "Temper",
+    "TwoTokenizations",
+    "batches",
+    "log_probabilities",
+    "logits",
+    "make_batch",
+    "make_states",
+    "normal",
+    "one_hot",
+    "packed",
+    "padded",
+    "pairs_of_log_probabilities",
+    "pairs_of_logits",
+    "ragged_targets",
+    "random_groups",
+    "rows_of",
+    "sets_of_logits",
+    "spoilt",
+    "targets",
+    "two_tokenizations",
+]

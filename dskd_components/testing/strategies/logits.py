@@ -1,0 +1,140 @@
+"""Rows of logits of every temper, and pairs of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import torch
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Temper = Literal["ordinary", "generic", "peaked", "tied", "huge", "flat", "one_hot", "ruled_out"]
+"""What a row is like: a few tenths apart; normally distributed to the last digit; ten times that; with many equal
+entries; plus or minus ten thousand; nearly uniform; all but one token at no probability; with entries of -inf."""
+
+FINITE: Final[tuple[Temper, ...]] = tuple(temper for temper in get_args(Temper) if temper != "ruled_out")
+"""The tempers in which every logit is finite."""
+
+SEEDS: Final = st.integers(0, 2**31 - 1)
+"""Seeds for `torch.Generator`."""
+
+
+@st.composite
+def logits(
+    draw: st.DrawFn, rows: int | None = None, vocabulary: int | None = None, *, tempers: tuple[Temper, ...] = FINITE
+) -> Tensor:
+    """Rows of logits, each of a temper of its own; they shrink towards few small round numbers.
+
+    Args:
+        draw: given by hypothesis.
+        rows: N; None: 1 to 3.
+        vocabulary: V; None: 2 to 7.
+        tempers: what the rows may be like; with ``"ruled_out"`` some entries are ``-inf``, never all of a row.
+
+    Returns:
+        ``[N, V]``, float64.
+
+    Examples:
+        >>> from hypothesis import given
+        >>> @given(logits(2, 5))
+        ... def test_probabilities_add_up(rows):
+        ...     assert rows.softmax(-1).sum(-1).allclose(torch.ones(2).double())
+        >>> test_probabilities_add_up()
+    """
+    rows = draw(st.integers(1, 3)) if rows is None else rows
+    vocabulary = draw(st.integers(2, 7)) if vocabulary is None else vocabulary
+    return torch.stack([draw(_row(vocabulary, draw(st.sampled_from(tempers)))) for _ in range(rows)])
+
+
+def pairs_of_logits(
+    rows: int | None = None, vocabulary: int | None = None, *, tempers: tuple[Temper, ...] = FINITE
+) -> st.SearchStrategy[tuple[Tensor, Tensor]]:
+    """Student and teacher logits of one shape; some of their rows are equal or close.
+
+    Args:
+        rows: as in `logits`.
+        vocabulary: as in `logits`.
+        tempers: as in `logits`.
+
+    Returns:
+        A strategy of two tensors ``[N, V]``, float64.
+    """
+    return sets_of_logits(2, rows, vocabulary, tempers=tempers).map(lambda drawn: (drawn[0], drawn[1]))
+
+
+@st.composite
+def sets_of_logits(
+    draw: st.DrawFn,
+    count: int,
+    rows: int | None = None,
+    vocabulary: int | None = None,
+    *,
+    tempers: tuple[Temper, ...] = FINITE,
+) -> list[Tensor]:
+    """Several tensors of logits of one shape, as for the triangle inequality.
+
+    Args:
+        draw: given by hypothesis.
+        count: how many.
+        rows: as in `logits`.
+        vocabulary: as in `logits`.
+        tempers: as in `logits`.
+
+    Returns:
+        ``count`` tensors ``[N, V]``, float64.
+    """
+    rows = draw(st.integers(1, 3)) if rows is None else rows
+    vocabulary = draw(st.integers(2, 7)) if vocabulary is None else vocabulary
+    first = draw(logits(rows, vocabulary, tempers=tempers))
+    others = []
+    for _ in range(count - 1):
+        # Near one another: where rounding decides about the sign of a difference.
+        near = draw(st.sampled_from([None, None, None, 1e-3, 1e-7]))
+        moved = draw(logits(rows, vocabulary, tempers=tempers if near is None else FINITE[:2]))
+        others.append(moved if near is None else first + near * moved)
+    return [first, *others]
+
+
+def _row(vocabulary: int, temper: Temper) -> st.SearchStrategy[Tensor]:
+    size = {"min_size": vocabulary, "max_size": vocabulary}
+    if temper in ("generic", "peaked", "flat"):
+        factor = {"generic": 1.0, "peaked": 10.0, "flat": 1e-4}[temper]
+        return SEEDS.map(lambda seed: factor * normal(seed, vocabulary))
+    if temper == "huge":
+        return st.lists(st.sampled_from([0.0, 1e4, -1e4]), **size).map(_tensor)
+    if temper == "one_hot":
+        return st.integers(0, vocabulary - 1).map(lambda token: one_hot(token, vocabulary))
+    if temper == "ruled_out":
+        allowed = st.lists(st.sampled_from([0.0, -math.inf, 1.0]), **size)
+        return allowed.filter(lambda row: max(row) > -math.inf).map(_tensor)
+    tenths = st.integers(-60, 60) if temper == "ordinary" else st.sampled_from([0, 10, -10])
+    return st.lists(tenths, **size).map(lambda row: _tensor(row) / 10)
+
+
+def one_hot(token: int, vocabulary: int) -> Tensor:
+    """Return ``[V]``, float64: logits of 80 for one token and -80 for all others.
+
+    Examples:
+        >>> one_hot(1, 3).softmax(-1)
+        tensor([0., 1., 0.], dtype=torch.float64)
+    """
+    row = torch.full((vocabulary,), -80.0, dtype=torch.float64)
+    row[token] = 80.0
+    return row
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    """Return a float64 tensor of independent normal numbers, the same for the same seed.
+
+    Examples:
+        >>> normal(0, 2)
+        tensor([-0.4849,  0.2647], dtype=torch.float64)
+    """
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _tensor(row: list[float]) -> Tensor:
+    return torch.tensor(row, dtype=torch.float64)

@@ -1,0 +1,103 @@
+"""Random states of one model, and the ways in which the same states can be laid out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dskd_components.contracts.groups import TokenGroups
+from dskd_components.head import Head
+from dskd_components.states import IGNORE_INDEX, LMStates
+
+
+def make_states(
+    generator: torch.Generator, *, targets: Tensor, hidden: int, vocabulary: int, dtype: torch.dtype = torch.float64
+) -> LMStates:
+    """Return random states of one model with the given targets.
+
+    Args:
+        generator: where the randomness comes from.
+        targets: ``[B, T]``, int64.
+        hidden: width of hidden states and embedding.
+        vocabulary: rows of head and embedding.
+        dtype: of hidden states, head and embedding.
+    """
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return LMStates(
+        hidden_states=random(*targets.shape, hidden),
+        targets=targets,
+        head=Head(random(vocabulary, hidden)),
+        input_ids=torch.randint(0, vocabulary, tuple(targets.shape), generator=generator),
+        embedding=random(vocabulary, hidden),
+    )
+
+
+def random_groups(generator: torch.Generator, batch: int, student_length: int, teacher_length: int) -> TokenGroups:
+    """Return monotone groups of several tokens to several, some on one side only, some tokens in none.
+
+    Args:
+        generator: where the randomness comes from.
+        batch: B.
+        student_length: Ts.
+        teacher_length: Tt.
+    """
+
+    def side(length: int) -> Tensor:
+        numbers = torch.randint(0, 3, (batch, length), generator=generator).cumsum(1)
+        return numbers.masked_fill(torch.rand(batch, length, generator=generator) < 0.2, -1)
+
+    return TokenGroups(side(student_length), side(teacher_length))
+
+
+def packed(states: LMStates) -> LMStates:
+    """Return the samples of a batch in one row."""
+    samples, length = states.targets.shape
+    assert states.input_ids is not None
+    return replace(
+        states,
+        hidden_states=states.hidden_states.reshape(1, samples * length, -1),
+        targets=states.targets.reshape(1, -1),
+        input_ids=states.input_ids.reshape(1, -1),
+        segment_ids=torch.arange(samples).repeat_interleave(length)[None],
+    )
+
+
+def rows_of(states: LMStates, rows: slice | Tensor) -> LMStates:
+    """Return the samples of some rows of a batch."""
+    assert states.input_ids is not None
+    return replace(
+        states,
+        hidden_states=states.hidden_states[rows],
+        targets=states.targets[rows],
+        input_ids=states.input_ids[rows],
+        segment_ids=None if states.segment_ids is None else states.segment_ids[rows],
+    )
+
+
+def padded(states: LMStates, left: int, right: int, *, garbage: float) -> LMStates:
+    """Return the same samples with unscored positions around them that hold garbage."""
+    assert states.input_ids is not None
+    segments = states.segment_ids
+    return replace(
+        states,
+        hidden_states=F.pad(states.hidden_states, (0, 0, left, right), value=garbage),
+        targets=F.pad(states.targets, (left, right), value=IGNORE_INDEX),
+        input_ids=F.pad(states.input_ids, (left, right), value=-1),
+        segment_ids=None if segments is None else F.pad(segments, (left, right), value=-1),
+    )
+
+
+def spoilt(states: LMStates) -> LMStates:
+    """Return the same states with NaN and impossible ids wherever nothing is scored."""
+    assert states.input_ids is not None
+    return replace(
+        states,
+        hidden_states=states.hidden_states.masked_fill(~states.scored[..., None], float("nan")),
+        input_ids=states.input_ids.masked_fill(~states.scored, 10**6),
+    )

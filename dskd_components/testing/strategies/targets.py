@@ -1,0 +1,53 @@
+"""Targets of ragged batches: prompts and padding are not scored."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dskd_components.states import IGNORE_INDEX
+from dskd_components.testing.strategies.logits import SEEDS
+
+
+def ragged_targets(
+    generator: torch.Generator, batch: int, length: int, vocabulary: int, *, at_least: int = 1
+) -> Tensor:
+    """Return targets in which one stretch of every row is scored, of random place and length.
+
+    Args:
+        generator: where the randomness comes from.
+        batch: B.
+        length: T.
+        vocabulary: targets run from 0 to one less than this.
+        at_least: how many positions of each row are scored at least.
+
+    Returns:
+        ``[B, T]``, int64, -100 where no token is scored.
+
+    Examples:
+        >>> ragged_targets(torch.Generator().manual_seed(3), 1, 6, 9)
+        tensor([[-100, -100, -100,    6,    2,    0]])
+    """
+    targets = torch.randint(0, vocabulary, (batch, length), generator=generator)
+    for row in targets:
+        scored = int(torch.randint(at_least, length + 1, (), generator=generator))
+        start = int(torch.randint(0, length - scored + 1, (), generator=generator))
+        row[:start] = IGNORE_INDEX
+        row[start + scored :] = IGNORE_INDEX
+    return targets
+
+
+def targets(batch: int, length: int, vocabulary: int, *, at_least: int = 0) -> st.SearchStrategy[Tensor]:
+    """Targets ``[B, T]``, int64, with ignored positions; arguments as in `ragged_targets`.
+
+    Examples:
+        >>> from hypothesis import given
+        >>> @given(targets(2, 4, 9))
+        ... def test_shape(drawn):
+        ...     assert drawn.shape == (2, 4) and drawn.max() < 9
+        >>> test_shape()
+    """
+    return SEEDS.map(
+        lambda seed: ragged_targets(torch.Generator().manual_seed(seed), batch, length, vocabulary, at_least=at_least)
+    )
