@@ -15,8 +15,6 @@ from dskd_components.arguments import (
     require_vocabulary_map,
 )
 from dskd_components.assembly import build_projectors, projector_heads
-from dskd_components.contracts.terms import TokenTerm
-from dskd_components.cross_entropy import token_cross_entropy
 from dskd_components.head import Head
 from dskd_components.meeting import Meeting
 from dskd_components.model_states import groups_of_batch, input_embedding, require_fingerprints, run_model
@@ -138,7 +136,9 @@ class DSKDLoss(nn.Module):
             student, teacher = self._usable(student, teacher)
             aligned = self.aligner(student, teacher, groups_that_fit(alignment, student, teacher))
             meeting = Meeting(
-                spec=self.spec,
+                spaces=self.spec.spaces,
+                measure=self.spec.measure,
+                kd_rate=self.spec.kd_rate,
                 student=student,
                 teacher=teacher,
                 alignment=aligned,
@@ -146,23 +146,17 @@ class DSKDLoss(nn.Module):
                 heads=projector_heads(student.head, teacher.head, self.teacher_to_student_ids, self.same_token),
                 teacher_to_student_ids=self.teacher_to_student_ids,
             )
-            cross_entropy = token_cross_entropy(meeting.student_logits, student.targets[student.scored])
-            terms, metrics = dict(aligned.terms), dict(aligned.metrics)
-            for space in self.spec.spaces:
-                result = space.compare(meeting.rows(space))
-                terms.update(result.terms)
-                metrics.update(result.metrics)
-
             reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
-            values, counts = reduction.values({"ce": TokenTerm(values=cross_entropy), **terms})
-            distilled = sum(terms[name].weight * values[name] for name in terms)
-            loss = (1 - self.spec.kd_rate) * values["ce"] + self.spec.kd_rate * distilled
+            measured = self.spec.engine.measure(meeting, reduction)
+            values, counts = reduction.values(aligned.terms)
+            loss = measured.loss + self.spec.kd_rate * sum(aligned.terms[name].weight * values[name] for name in values)
+            values, counts = {**measured.values, **values}, {**measured.counts, **counts}
         require_finite(loss, values, meeting)
         return DSKDOutput(
             loss=loss,
             terms={name: value.detach() for name, value in values.items()},
             counts=counts,
-            metrics={name: tally.mean().detach() for name, tally in metrics.items()},
+            metrics={name: tally.mean().detach() for name, tally in {**aligned.metrics, **measured.metrics}.items()},
         )
 
     @classmethod

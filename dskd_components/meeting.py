@@ -1,15 +1,14 @@
-"""`Meeting`: one batch, aligned, and the logits of both models brought together row by row."""
+"""`Meeting`: one batch, aligned, with the hidden states of either model brought to where the other's are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dskd_components.contracts.space import ComparedRows, Direction, Space
 from dskd_components.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -17,18 +16,33 @@ if TYPE_CHECKING:
 
     from dskd_components.contracts.alignment import Alignment
     from dskd_components.contracts.projector import Projection, ProjectorHeads
-    from dskd_components.spec import DSKDSpec
+    from dskd_components.contracts.space import Direction, Measure, Space
+    from dskd_components.head import Head
     from dskd_components.states import LMStates, Side
+
+
+class Visitors(NamedTuple):
+    """The other model's states at the covered positions of a side, and the head that reads them.
+
+    Args:
+        states: ``[N, d]``, part of the graph.
+        head: the head; detached where it reads projected states.
+    """
+
+    states: Tensor
+    head: Head
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Meeting:
     """Both models' states of one batch, their alignment, and the projections between them.
 
-    Logits are made once and for scored positions only, and each model's own logits serve all spaces.
+    It has no logits: these are the engine's matter.
 
     Args:
-        spec: the choices.
+        spaces: where distributions are compared.
+        measure: how they are compared.
+        kd_rate: share of the spaces' terms in the loss.
         student: the student's states.
         teacher: the teacher's states, detached.
         alignment: which positions belong together.
@@ -37,7 +51,9 @@ class Meeting:
         teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
     """
 
-    spec: DSKDSpec
+    spaces: tuple[Space, ...]
+    measure: Measure
+    kd_rate: float
     student: LMStates
     teacher: LMStates
     alignment: Alignment
@@ -45,75 +61,67 @@ class Meeting:
     heads: Mapping[Direction, ProjectorHeads]
     teacher_to_student_ids: Tensor | None
 
-    @cached_property
-    def student_logits(self) -> Tensor:
-        """``[N, Vs]``: the student's own logits at its scored positions."""
-        return self.student.head.logits(self.student.hidden_states[self.student.scored])
+    def side(self, side: Side) -> LMStates:
+        """Return the states of one model."""
+        return self.student if side == "student" else self.teacher
 
-    @cached_property
-    def teacher_logits(self) -> Tensor:
-        """``[M, Vt]``: the teacher's own logits at its scored positions, without graph."""
-        with torch.no_grad():
-            return self.teacher.head.logits(self.teacher.hidden_states[self.teacher.scored])
+    def covered(self, side: Side) -> Tensor:
+        """Return ``[B, T]``, bool: the scored positions of a side that something on the other side belongs to."""
+        return self.alignment.student_covered if side == "student" else self.alignment.teacher_covered
 
-    @cached_property
-    def teacher_choice(self) -> Tensor:
-        """``[B, Ts]``: the teacher's most likely token at each covered student position, as a student id or -100."""
-        choice = torch.full_like(self.teacher.targets, IGNORE_INDEX)
-        choice[self.teacher.scored] = self._student_ids(self.teacher_logits.argmax(-1))
-        return choice.gather(1, self.alignment.teacher_index().clamp_min(0))
-
-    def rows(self, space: Space) -> ComparedRows:
-        """Return what a space compares: the covered positions of its side, with logits from both models."""
-        own, covered = self._own_side(space.side)
-        own_logits = self.student_logits if space.side == "student" else self.teacher_logits
-        reached = covered[own.scored]
-        own_logits = own_logits if reached.all() else own_logits[reached]
-        visiting_logits = self._visiting_logits(space, covered)
-        student_logits, teacher_logits = (
-            (own_logits, visiting_logits) if space.side == "student" else (visiting_logits, own_logits)
-        )
-        temperature = self.spec.temperature
-        return ComparedRows(
-            student_logits=student_logits,
-            teacher_logits=teacher_logits,
-            targets=own.targets[covered],
-            teacher_choice=self.teacher_choice[covered] if space.needs_teacher_choice else None,
-            distance=self.spec.distance,
-            temperature=temperature,
-            teacher_temperature=temperature * self.spec.teacher_temperature,
-            scale=temperature**2 if self.spec.temperature_squared else 1.0,
-        )
-
-    def _own_side(self, side: Side) -> tuple[LMStates, Tensor]:
-        if side == "student":
-            return self.student, self.alignment.student_covered
-        return self.teacher, self.alignment.teacher_covered
-
-    def _visiting_logits(self, space: Space, covered: Tensor) -> Tensor:
-        """Return ``[N, V]``: the other model's states, projected, aligned, and read by a head.
+    def visitors(self, space: Space) -> Visitors:
+        """Return the other model's states, projected and aligned, and the head that reads them.
 
         A projected state is read by the head of the space that it has come to. The student's head is a constant for
         it: what it learns, it learns from the student's own states.
         """
-        from_teacher = space.side == "student"
-        visitor = self.teacher if from_teacher else self.student
-        values, head = visitor.hidden_states, visitor.head
-        if space.projector is not None:
-            values = self.alignment.teacher_values if from_teacher else self.alignment.student_values
+        values, visitor = self._arriving(space)
         # Only scored rows are touched: the others may hold NaN, which a weight of zero would not stop.
-        rows = values[visitor.scored]
+        rows, head = values[visitor.scored], visitor.head
         if space.projector is not None:
             heads = self.heads[space.projector]
-            rows = self.projections[space.projector](rows, heads)
-            head = heads.target.detach()
+            rows, head = self.projections[space.projector](rows, heads), heads.target.detach()
+        return Visitors(self._aligned(rows, space.side), head)
+
+    def teacher_choice(self, predicted: Tensor) -> Tensor:
+        """Return ``[B, Ts]``: the teacher's most likely token for each covered student position.
+
+        Args:
+            predicted: ``[B, Tt]``, int64: the teacher's most likely token at the positions of `choosing`, -1 elsewhere.
+
+        Returns:
+            Student ids, -100 where the student has no such token.
+        """
+        mapping = self.teacher_to_student_ids
+        ids = predicted if mapping is None else mapping[predicted.clamp_min(0)]
+        known = (predicted >= 0) & (ids >= 0) & (ids < self.student.head.vocabulary_size)
+        ids = ids.where(known, IGNORE_INDEX)
+        return ids.gather(1, self._chosen_positions.clamp_min(0)).where(self.covered("student"), IGNORE_INDEX)
+
+    @cached_property
+    def choosing(self) -> Tensor:
+        """``[B, Tt]``, bool: the teacher positions whose prediction `teacher_choice` looks at."""
+        reached = self._chosen_positions
+        times = torch.zeros_like(self.teacher.targets).scatter_add(1, reached.clamp_min(0), (reached >= 0).long())
+        return (times > 0) & self.teacher.scored
+
+    @cached_property
+    def _chosen_positions(self) -> Tensor:
+        return self.alignment.teacher_index().where(self.covered("student"), -1)
+
+    def _arriving(self, space: Space) -> tuple[Tensor, LMStates]:
+        """Return what of the other model comes to a space, before projection, and that model's states."""
+        from_teacher = space.side == "student"
+        visitor = self.teacher if from_teacher else self.student
+        if space.projector is None:
+            return visitor.hidden_states, visitor
+        return (self.alignment.teacher_values if from_teacher else self.alignment.student_values), visitor
+
+    def _aligned(self, rows: Tensor, side: Side) -> Tensor:
+        """Bring rows of the scored positions of the other side to the covered positions of this one."""
+        from_teacher = side == "student"
+        visitor = self.teacher if from_teacher else self.student
         states = rows.new_zeros(*visitor.targets.shape, rows.shape[-1])
         states[visitor.scored] = rows
         aligned = self.alignment.to_student(states) if from_teacher else self.alignment.to_teacher(states)
-        return head.logits(aligned[covered])
-
-    def _student_ids(self, teacher_ids: Tensor) -> Tensor:
-        """Return the student's ids of teacher tokens, -100 where the student has no such token."""
-        mapping = self.teacher_to_student_ids
-        ids = teacher_ids if mapping is None else mapping[teacher_ids]
-        return ids.where((ids >= 0) & (ids < self.student.head.vocabulary_size), IGNORE_INDEX)
+        return aligned[self.covered(side)]

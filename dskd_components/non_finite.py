@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import torch
 
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
     from dskd_components.meeting import Meeting
     from dskd_components.states import LMStates
+
+ROWS: Final = 16
+"""How many positions are looked at together."""
 
 
 def require_finite(loss: Tensor, values: Mapping[str, Tensor], meeting: Meeting) -> None:
@@ -34,23 +39,29 @@ def require_finite(loss: Tensor, values: Mapping[str, Tensor], meeting: Meeting)
 
 
 def _reason(meeting: Meeting) -> str:
-    student, teacher = meeting.student, meeting.teacher
-    for side, states, logits in (
-        ("student", student, meeting.student_logits),
-        ("teacher", teacher, meeting.teacher_logits),
-    ):
+    sides = (("student", meeting.student), ("teacher", meeting.teacher))
+    for side, states in sides:
         damaged = _damaged(states)
         if damaged:
             return f"{side}.{damaged}."
-        if (logits.isnan() | (logits == math.inf)).any():
+    for side, states in sides:
+        if any((logits.isnan() | (logits == math.inf)).any() for logits, _ in _logits(states)):
             return f"the {side}'s logits overflow."
-    targets = student.targets[student.scored]
-    if (meeting.student_logits.gather(1, targets[:, None]) == -math.inf).any():
-        return "a target is a token that the student's head rules out (its logit is -inf)."
+    for logits, targets in _logits(meeting.student):
+        if (logits.gather(1, targets[:, None]) == -math.inf).any():
+            return "a target is a token that the student's head rules out (its logit is -inf)."
     return (
         "a parameter of a projector or of the aligner is NaN or infinite, or a token that one side asks for has "
         "probability 0 (a logit of -inf) on the other side."
     )
+
+
+@torch.no_grad()
+def _logits(states: LMStates) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits and targets of a few scored positions at a time: there may be no memory for all."""
+    hidden_states, targets = states.hidden_states[states.scored], states.targets[states.scored]
+    for rows in torch.arange(len(targets), device=targets.device).split(ROWS):
+        yield states.head.logits(hidden_states[rows]), targets[rows]
 
 
 def _damaged(states: LMStates) -> str | None:

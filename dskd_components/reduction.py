@@ -13,8 +13,9 @@ from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
 
-    from dskd_components.contracts.terms import TokenTerm
+    from dskd_components.contracts.terms import Denominator, TokenTerm
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,29 +60,80 @@ class Reduction:
             )
         return cls(kind, scored, num_items.reshape(()))
 
-    def value(self, term: TokenTerm) -> tuple[Tensor, Tensor]:
-        """Return a term's value, part of the graph, and the number of tokens that count in it."""
-        tally = _sum_of_kept(term)
+    def reduced(self, total: Tensor, denominator: Denominator, count: Tensor) -> Tensor:
+        """Return a term's value, or the part of it that a part of its sum makes.
+
+        Args:
+            total: scalar: the sum of the values of the tokens that count, or of some of them.
+            denominator: what the term's mean divides by.
+            count: scalar, integer: how many tokens count in the whole batch.
+        """
         if self.kind == "sum":
-            return tally.total, tally.count
+            return total
         # Nothing scored anywhere leaves 0 / 1: a zero that keeps its graph.
-        mean = tally.total / self.num_items.clamp_min(1)
-        if term.denominator == "kept":
-            mean = tally.mean() * (self.scored / self.num_items.clamp_min(1))
-        return mean, tally.count
+        if denominator == "scored":
+            return total / self.num_items.clamp_min(1)
+        return total / count.clamp_min(1) * (self.scored / self.num_items.clamp_min(1))
 
     def values(self, terms: Mapping[str, TokenTerm]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the values of all terms and the numbers of tokens that count in them, by name."""
-        pairs = {name: self.value(term) for name, term in terms.items()}
-        return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+        """Return the values of all terms, part of the graph, and the numbers of tokens that count in them, by name."""
+        values, counts = {}, {}
+        for name, term in terms.items():
+            tally = Kept.of(term).tally(term)
+            values[name] = self.reduced(tally.total, term.denominator, tally.count)
+            counts[name] = tally.count
+        return values, counts
 
 
-def _sum_of_kept(term: TokenTerm) -> Tally:
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """How many rows of a term count, of all rows that its batch has.
+
+    Args:
+        kept: scalar, integer: the eligible rows that are kept.
+        eligible: scalar, integer: the rows among which they are chosen.
+        widen_above: the fraction of the eligible rows above which all of them count; None: never.
+    """
+
+    kept: Tensor
+    eligible: Tensor
+    widen_above: float | None
+
+    @classmethod
+    def of(cls, term: TokenTerm) -> Self:
+        """Return the numbers of one term's rows."""
+        keep, eligible = masks(term)
+        return cls(keep.sum(), eligible.sum(), term.widen_above)
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.kept + other.kept, self.eligible + other.eligible, self.widen_above)
+
+    @property
+    def widened(self) -> Tensor:
+        """Scalar, bool: whether all eligible rows count."""
+        if self.widen_above is None:
+            return torch.zeros_like(self.kept, dtype=torch.bool)
+        # Compared strictly, and in float64: at the threshold itself the filter still holds.
+        return self.kept.double() / self.eligible.clamp_min(1) > self.widen_above
+
+    @property
+    def count(self) -> Tensor:
+        """Scalar, integer: the rows that count."""
+        return self.eligible.where(self.widened, self.kept)
+
+    def tally(self, term: TokenTerm) -> Tally:
+        """Return the sum of a term's values over those of its rows that count, with their number.
+
+        Args:
+            term: all rows of the batch or a part of them.
+        """
+        keep, eligible = masks(term)
+        counting = keep if self.widen_above is None else keep | (eligible & self.widened)
+        return Tally(term.values.where(counting, 0.0).sum(), counting.sum())
+
+
+def masks(term: TokenTerm) -> tuple[Tensor, Tensor]:
+    """Return ``[N]`` and ``[N]``, bool: the rows that a term keeps, and those among which it chooses."""
     everything = torch.ones_like(term.values, dtype=torch.bool)
     eligible = everything if term.eligible is None else term.eligible
-    keep = eligible if term.keep is None else term.keep & eligible
-    if term.widen_above is not None:
-        # Compared strictly, and in float64: at the threshold itself the filter still holds.
-        share = keep.sum().double() / eligible.sum().clamp_min(1)
-        keep = eligible & (keep | (share > term.widen_above))
-    return Tally(term.values.where(keep, 0.0).sum(), keep.sum())
+    return (eligible if term.keep is None else term.keep & eligible), eligible

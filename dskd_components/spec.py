@@ -8,8 +8,10 @@ from pydantic import Field
 
 from dskd_components.aligners.identity import Identity
 from dskd_components.contracts.component import FrozenModel
-from dskd_components.contracts.space import Direction
+from dskd_components.contracts.space import Direction, Measure
 from dskd_components.distances.kl import KL
+from dskd_components.engines.field import AnyEngine
+from dskd_components.engines.tiled import Tiled
 from dskd_components.presets import preset_fields
 from dskd_components.projectors.linear import Linear
 from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpaces
@@ -60,6 +62,8 @@ class DSKDSpec(FrozenModel):
     reduction: Literal["mean", "sum"] = "mean"
     """``mean``: divided by ``num_items_in_batch``, or the scored student tokens if the caller gives none. ``sum``: not
     divided."""
+    engine: AnyEngine = Tiled()
+    """How it is computed, which changes but time and memory: ``tiled``, within a memory budget, or ``eager``."""
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
@@ -85,6 +89,16 @@ class DSKDSpec(FrozenModel):
             pydantic.ValidationError: a field is unknown or out of range.
         """
         return type(self)(**(dict(self) | changes))
+
+    @property
+    def measure(self) -> Measure:
+        """How distributions are measured in the spaces."""
+        return Measure(
+            distance=self.distance,
+            temperature=self.temperature,
+            teacher_temperature=self.temperature * self.teacher_temperature,
+            scale=self.temperature**2 if self.temperature_squared else 1.0,
+        )
 
     @property
     def directions(self) -> tuple[Direction, ...]:

@@ -43,7 +43,7 @@ def pytest_runtest_makereport(
     report = yield
     error = None if call.excinfo is None else call.excinfo.value
     # By name: importing the class would import torch into every run of pytest.
-    if type(error).__name__ == "LawViolation" and type(error).__module__.startswith("dskd_components."):
+    if type(error).__name__ == "LawViolationError" and type(error).__module__.startswith("dskd_components."):
         assert error is not None
         cause = error.__cause__
         shown = [] if cause is None else ["", *"".join(traceback.format_exception(cause)).splitlines()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dskd_components.contracts.component import Component
+from dskd_components.cross_entropy import token_cross_entropy
 from dskd_components.states import Side
 
 if TYPE_CHECKING:
@@ -23,8 +24,28 @@ Direction = Literal["t2s", "s2t"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Measure:
+    """How a spec measures two distributions.
+
+    Args:
+        distance: the spec's distance, for spaces that do not name one.
+        temperature: what the student's logits are divided by.
+        teacher_temperature: what the teacher's logits are divided by.
+        scale: what a distance is multiplied with (the square of the temperature, if so asked).
+    """
+
+    distance: Distance
+    temperature: float = 1.0
+    teacher_temperature: float = 1.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ComparedRows:
     """The positions at which a space compares, one a row; rows know nothing of one another.
+
+    They may be all of a batch or a few of it. A space asks for `divergence`, `cross_entropy` and `predicted`, which
+    an engine computes as it knows best; for anything else it may use the logits themselves, through autograd.
 
     Args:
         student_logits: ``[N, V]``, float32: what comes from the student's hidden states.
@@ -32,20 +53,14 @@ class ComparedRows:
         targets: ``[N]``, int64: the token that is right at each row, in the vocabulary of the space's own side.
         teacher_choice: ``[N]``, int64, or None: the teacher's own most likely token in the student's vocabulary, -100
             where it has none; only for spaces with ``needs_teacher_choice``.
-        distance: the spec's distance, for spaces that do not name one.
-        temperature: what the student's logits are divided by.
-        teacher_temperature: what the teacher's logits are divided by.
-        scale: what a distance is multiplied with (the square of the temperature, if so asked).
+        measure: how distributions are measured.
     """
 
     student_logits: Tensor
     teacher_logits: Tensor
     targets: Tensor
     teacher_choice: Tensor | None
-    distance: Distance
-    temperature: float
-    teacher_temperature: float
-    scale: float
+    measure: Measure
 
     def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
         """Return ``[N]``: the distance of each row at the spec's temperatures, in nats.
@@ -54,10 +69,31 @@ class ComparedRows:
             distance: the space's own choice, or None for the spec's.
             detach_teacher: keep the gradient from the teacher's side.
         """
+        measure = self.measure
         teacher_logits = self.teacher_logits.detach() if detach_teacher else self.teacher_logits
-        student_log_probs = (self.student_logits / self.temperature).log_softmax(-1)
-        teacher_log_probs = (teacher_logits / self.teacher_temperature).log_softmax(-1)
-        return self.scale * (distance or self.distance)(student_log_probs, teacher_log_probs)
+        student_log_probs = (self.student_logits / measure.temperature).log_softmax(-1)
+        teacher_log_probs = (teacher_logits / measure.teacher_temperature).log_softmax(-1)
+        return measure.scale * (distance or measure.distance)(student_log_probs, teacher_log_probs)
+
+    def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
+        """Return ``[N]``: the cross entropy of one side's logits at temperature 1, in nats; 0 where there is no target.
+
+        Args:
+            side: whose logits.
+            targets: ``[N]``, int64, -100 for none.
+        """
+        return token_cross_entropy(self._logits(side), targets)
+
+    def predicted(self, side: Side) -> Tensor:
+        """Return ``[N]``, int64: the most likely token of one side's logits.
+
+        Args:
+            side: whose logits.
+        """
+        return self._logits(side).detach().argmax(-1)
+
+    def _logits(self, side: Side) -> Tensor:
+        return self.student_logits if side == "student" else self.teacher_logits
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -33,6 +33,12 @@ class TokenTerm:
     denominator: Denominator = "scored"
     weight: float = 1.0
 
+    @property
+    def needs_counts(self) -> bool:
+        """Whether what a row is worth depends on how many rows of the whole batch are kept."""
+        chooses = self.keep is not None or self.eligible is not None
+        return self.widen_above is not None or (self.denominator == "kept" and chooses)
+
 
 @dataclass(frozen=True, eq=False)
 class Tally:

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.contracts.distance import Distance
-from dskd_components.distances.log_space import relative_entropy
+from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.distances.log_space import (
+    expectation,
+    log_ratio,
+    relative_entropy,
+    through_log_softmax,
+    without_negative_rounding,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dskd_components.contracts.distribution import Distribution
 
 BORDER: Final = 1e-6
 """Keeps round cumulative probabilities (0.5, say), which rounding puts now on this side of alpha and now on that, on
@@ -45,6 +53,25 @@ class AdaptiveKL(Distance):
         forward = relative_entropy(teacher_log_probs, student_log_probs)
         reverse = relative_entropy(student_log_probs, teacher_log_probs)
         return weight * forward + (1 - weight) * reverse
+
+    def value_and_gradients(
+        self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
+    ) -> DistanceGradients:
+        """Return values and gradients in closed form."""
+        weight = self._forward_weight(student.log_probs, teacher.log_probs)
+        excess, shortfall = log_ratio(student, teacher), log_ratio(teacher, student)
+        forward = without_negative_rounding(expectation(teacher.probs, shortfall))
+        reverse = without_negative_rounding(expectation(student.probs, excess))
+        of_student = of_teacher = None
+        if student_gradient:
+            of_student = (student.probs - teacher.probs).mul_(weight[:, None])
+            of_student.addcmul_(through_log_softmax(student.probs, excess), 1 - weight[:, None])
+        if teacher_gradient:
+            of_teacher = (teacher.probs - student.probs).mul_(1 - weight[:, None])
+            of_teacher.addcmul_(through_log_softmax(teacher.probs, shortfall), weight[:, None])
+        return DistanceGradients(
+            values=weight * forward + (1 - weight) * reverse, student=of_student, teacher=of_teacher
+        )
 
     def _forward_weight(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return ``[N]``: the head's share of the gap; a half where there is no gap to share."""

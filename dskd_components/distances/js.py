@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
-from dskd_components.contracts.distance import Distance
-from dskd_components.distances.log_space import log_mixture, relative_entropy
+from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.distances.log_space import (
+    expectation,
+    log_mixture,
+    log_ratio_to_mixture,
+    relative_entropy,
+    through_log_softmax,
+    without_negative_rounding,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dskd_components.contracts.distribution import Distribution
 
 
 class JS(Distance):
@@ -50,3 +60,18 @@ class JS(Distance):
         of_teacher = relative_entropy(teacher_log_probs, mixture)
         of_student = relative_entropy(student_log_probs, mixture)
         return self.beta * of_teacher + (1 - self.beta) * of_student
+
+    def value_and_gradients(
+        self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
+    ) -> DistanceGradients:
+        """Return values and gradients in closed form."""
+        mixture = torch.lerp(student.probs, teacher.probs, self.beta)
+        of_teacher = log_ratio_to_mixture(teacher, mixture.clone())
+        of_student = log_ratio_to_mixture(student, mixture)
+        values = self.beta * without_negative_rounding(expectation(teacher.probs, of_teacher))
+        values += (1 - self.beta) * without_negative_rounding(expectation(student.probs, of_student))
+        return DistanceGradients(
+            values=values,
+            student=through_log_softmax(student.probs, of_student).mul_(1 - self.beta) if student_gradient else None,
+            teacher=through_log_softmax(teacher.probs, of_teacher).mul_(self.beta) if teacher_gradient else None,
+        )

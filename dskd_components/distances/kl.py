@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dskd_components.contracts.distance import Distance
-from dskd_components.distances.log_space import relative_entropy
+from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.distances.log_space import (
+    expectation,
+    log_ratio,
+    relative_entropy,
+    through_log_softmax,
+    without_negative_rounding,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dskd_components.contracts.distribution import Distribution
 
 
 class KL(Distance):
@@ -28,3 +36,14 @@ class KL(Distance):
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return ``[N]``, nats."""
         return relative_entropy(teacher_log_probs, student_log_probs)
+
+    def value_and_gradients(
+        self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
+    ) -> DistanceGradients:
+        """Return values and gradients in closed form."""
+        ratio = log_ratio(teacher, student)
+        return DistanceGradients(
+            values=without_negative_rounding(expectation(teacher.probs, ratio)),
+            student=student.probs - teacher.probs if student_gradient else None,
+            teacher=through_log_softmax(teacher.probs, ratio) if teacher_gradient else None,
+        )

@@ -1,4 +1,4 @@
-"""The two operations from which the built-in distances are made, safe at probability zero.
+"""The operations from which the built-in distances and their gradients are made, safe at probability zero.
 
 Both keep values and gradients finite where an entry is ``-inf`` on both sides (padded vocabulary), where a naive
 ``p * (log p - log q)`` is ``0 * nan``.
@@ -9,8 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dskd_components.contracts.distribution import Distribution
 
 
 def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -62,3 +66,61 @@ def without_negative_rounding(divergence: Tensor) -> Tensor:
         divergence: ``[...]``, non-negative but for rounding.
     """
     return divergence - divergence.clamp_max(0.0).detach()
+
+
+def log_ratio(p: Distribution, q: Distribution) -> Tensor:
+    """Return ``log p - log q``, and 0 where p rules a token out.
+
+    Args:
+        p: ``[N, V]``.
+        q: ``[N, V]``.
+    """
+    ratio = p.log_probs - q.log_probs
+    return ratio if p.complete else ratio.masked_fill_(p.log_probs == -math.inf, 0.0)
+
+
+def log_ratio_to_mixture(p: Distribution, mixture: Tensor) -> Tensor:
+    """Return ``log p - log m`` for a mixture that p has a share in, and 0 where p rules a token out.
+
+    Args:
+        p: ``[N, V]``.
+        mixture: ``[N, V]``, probabilities, overwritten.
+    """
+    # Where both have underflowed to 0 the ratio is wrong but finite, and p weighs it with 0.
+    ratio = p.log_probs - mixture.clamp_min_(torch.finfo(mixture.dtype).tiny).log_()
+    return ratio if p.complete else ratio.masked_fill_(p.log_probs == -math.inf, 0.0)
+
+
+def expectation(probs: Tensor, values: Tensor) -> Tensor:
+    """Return ``sum p x`` of each row.
+
+    Args:
+        probs: ``[N, V]``.
+        values: ``[N, V]``, finite.
+
+    Examples:
+        >>> expectation(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
+        tensor([2.])
+    """
+    expected: Tensor = torch.linalg.vecdot(probs, values)
+    return expected
+
+
+def through_log_softmax(probs: Tensor, derivative: Tensor) -> Tensor:
+    """Turn derivatives with respect to probabilities into derivatives with respect to logits: ``p (x - sum p x)``.
+
+    Derivatives with respect to log-probabilities are ``p x`` here: divide them by p, or leave p out.
+
+    Args:
+        probs: ``[N, V]``, what the logits' softmax is.
+        derivative: ``[N, V]``, finite; the derivative x with respect to each probability. A constant added to a row
+            changes nothing.
+
+    Returns:
+        ``[N, V]``, a new tensor.
+
+    Examples:
+        >>> through_log_softmax(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
+        tensor([[-0.5000,  0.5000]])
+    """
+    return (derivative - expectation(probs, derivative)[:, None]).mul_(probs)

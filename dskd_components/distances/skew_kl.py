@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dskd_components.contracts.distance import Distance
+from dskd_components.contracts.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import log_mixture, relative_entropy
+from dskd_components.distances.skewed import skewed_relative_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dskd_components.contracts.distribution import Distribution
 
 
 class SkewKL(Distance):
@@ -39,3 +42,12 @@ class SkewKL(Distance):
         """Return ``[N]``, nats."""
         mixture = log_mixture(teacher_log_probs, student_log_probs, self.alpha)
         return relative_entropy(teacher_log_probs, mixture)
+
+    def value_and_gradients(
+        self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
+    ) -> DistanceGradients:
+        """Return values and gradients in closed form."""
+        values, of_teacher, of_student = skewed_relative_entropy(
+            teacher, student, self.alpha, p_gradient=teacher_gradient, q_gradient=student_gradient
+        )
+        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)

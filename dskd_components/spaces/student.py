@@ -9,7 +9,6 @@ from pydantic import Field
 
 from dskd_components.contracts.space import ComparedRows, Direction, Space, SpaceResult
 from dskd_components.contracts.terms import Denominator, Tally, TokenTerm
-from dskd_components.cross_entropy import token_cross_entropy
 from dskd_components.registry.fields import AnyDistance
 from dskd_components.states import Side
 
@@ -61,7 +60,7 @@ class StudentSpace(Space):
 
     def compare(self, rows: ComparedRows) -> SpaceResult:
         """Return ``t2s_ce`` and ``t2s_kd``."""
-        predicted = rows.teacher_logits.detach().argmax(-1)
+        predicted = rows.predicted("teacher")
         targets = rows.targets if self.targets == "labels" else _choice(rows)
         keep = self._keep(rows, predicted)
         hits = {"t2s_accuracy": rows.targets}
@@ -70,7 +69,7 @@ class StudentSpace(Space):
         return SpaceResult(
             terms={
                 "t2s_ce": TokenTerm(
-                    values=token_cross_entropy(rows.teacher_logits, targets),
+                    values=rows.cross_entropy("teacher", targets),
                     keep=targets >= 0,
                     denominator=self.ce_denominator,
                     weight=self.ce_weight,

@@ -22,14 +22,14 @@ from dskd_components.testing.law import Law
 from dskd_components.testing.law_tests import laws_of
 from dskd_components.testing.laws import laws_about
 from dskd_components.testing.report import CheckReport, LawResult
-from dskd_components.testing.trial import LawViolation, require_law
+from dskd_components.testing.trial import LawViolationError, require_law
 from dskd_components.testing.variants import variants
 
 __all__ = [
     "CheckReport",
     "Law",
     "LawResult",
-    "LawViolation",
+    "LawViolationError",
     "check_aligner",
     "check_component",
     "check_distance",

@@ -62,7 +62,7 @@ def law(
     kind: str,
     *,
     cases: Cases,
-    claimed_by: Callable[[Any], bool] = lambda component: True,
+    claimed_by: Callable[[Any], bool] = lambda _component: True,
     at_most: int | None = None,
 ) -> Callable[[AnyCheck], AnyCheck]:
     """Enter a function into the catalogue of laws, and leave it as it is, to be called by anybody.

@@ -48,13 +48,13 @@ def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[
         if law.claimed_by(component)
     ]
 
-    @pytest.mark.parametrize(("component", "law"), cases)
     def test_law(component: Any, law: Law, request: pytest.FixtureRequest) -> None:
         __tracebackhide__ = True
         asked = request.config.getoption("--dskd-max-examples", default=None)
         require_law(law, component, max_examples=asked or max_examples)
 
-    return test_law
+    parametrised: Callable[..., None] = pytest.mark.parametrize(("component", "law"), cases)(test_law)
+    return parametrised
 
 
 def _require_instances(components: tuple[Any, ...]) -> None:

@@ -21,7 +21,7 @@ DEFAULT_EXAMPLES = 50
 """How many cases each law is tried on, if nobody says otherwise."""
 
 
-class LawViolation(AssertionError):
+class LawViolationError(AssertionError):
     """A law does not hold; the message says which, on what values, and how to repeat it."""
 
 
@@ -35,7 +35,7 @@ def require_law(law: Law, component: Any, *, max_examples: int = DEFAULT_EXAMPLE
         seed: draws other cases; None: the same ones each time.
 
     Raises:
-        LawViolation: it does not hold.
+        LawViolationError: it does not hold.
     """
     __tracebackhide__ = True
     failure = _smallest_failure(law, component, max_examples, seed)
@@ -43,7 +43,7 @@ def require_law(law: Law, component: Any, *, max_examples: int = DEFAULT_EXAMPLE
         case, error = failure
         # The expectation says it all; what the component itself raised is kept with its traceback.
         cause = None if type(error) is AssertionError else error
-        raise LawViolation(_described(law, component, case, error, max_examples, seed)) from cause
+        raise LawViolationError(_described(law, component, case, error, max_examples, seed)) from cause
 
 
 def result_of(law: Law, component: Any, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> LawResult:
@@ -53,7 +53,7 @@ def result_of(law: Law, component: Any, *, max_examples: int = DEFAULT_EXAMPLES,
         return LawResult(found.kind, found.component, found.law, found.claim, "not claimed")
     try:
         require_law(law, component, max_examples=max_examples, seed=seed)
-    except LawViolation as violation:
+    except LawViolationError as violation:
         return LawResult(found.kind, found.component, found.law, found.claim, "failed", str(violation))
     return found
 

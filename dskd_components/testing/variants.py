@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from dskd_components.contracts.component import Component
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from pydantic.fields import FieldInfo
+
+    from dskd_components.contracts.component import Component
 
 UNBOUNDED: Final = 3.0
 """How far above a lower bound (or below an upper one) options are tried where the other bound is missing."""

@@ -99,19 +99,22 @@ def sets_of_logits(
 
 
 def _row(vocabulary: int, temper: Temper) -> st.SearchStrategy[Tensor]:
-    size = {"min_size": vocabulary, "max_size": vocabulary}
     if temper in ("generic", "peaked", "flat"):
         factor = {"generic": 1.0, "peaked": 10.0, "flat": 1e-4}[temper]
         return SEEDS.map(lambda seed: factor * normal(seed, vocabulary))
     if temper == "huge":
-        return st.lists(st.sampled_from([0.0, 1e4, -1e4]), **size).map(_tensor)
+        return _entries(st.sampled_from([0.0, 1e4, -1e4]), vocabulary).map(_tensor)
     if temper == "one_hot":
         return st.integers(0, vocabulary - 1).map(lambda token: one_hot(token, vocabulary))
     if temper == "ruled_out":
-        allowed = st.lists(st.sampled_from([0.0, -math.inf, 1.0]), **size)
-        return allowed.filter(lambda row: max(row) > -math.inf).map(_tensor)
+        entries = _entries(st.sampled_from([0.0, -math.inf, 1.0]), vocabulary)
+        return entries.filter(lambda row: max(row) > -math.inf).map(_tensor)
     tenths = st.integers(-60, 60) if temper == "ordinary" else st.sampled_from([0, 10, -10])
-    return st.lists(tenths, **size).map(lambda row: _tensor(row) / 10)
+    return _entries(tenths.map(lambda tenth: tenth / 10), vocabulary).map(_tensor)
+
+
+def _entries(entry: st.SearchStrategy[float], vocabulary: int) -> st.SearchStrategy[list[float]]:
+    return st.lists(entry, min_size=vocabulary, max_size=vocabulary)
 
 
 def one_hot(token: int, vocabulary: int) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 from dskd_components.states import IGNORE_INDEX
 from dskd_components.testing.strategies.logits import SEEDS
+
+if TYPE_CHECKING:
+    from hypothesis import strategies as st
 
 
 def ragged_targets(

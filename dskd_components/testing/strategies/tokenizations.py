@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from hypothesis import strategies as st
@@ -47,7 +47,7 @@ class TwoTokenizations:
         shared = [border for border in student if border in teacher]
         return [
             ((student.index(start), student.index(stop)), (teacher.index(start), teacher.index(stop)))
-            for start, stop in zip(shared[:-1], shared[1:], strict=True)
+            for start, stop in pairwise(shared)
         ]
 
     def equal_tokens(self) -> list[tuple[int, int]]:

@@ -128,8 +128,8 @@ def the_dtype_is_kept(aligner: Aligner, batch: Batch, seed: int) -> None:
         for side, bring in ((batch.teacher, found.to_student), (batch.student, found.to_teacher)):
             brought = bring(torch.ones(*side.targets.shape, 2, dtype=dtype))
             expect(brought.dtype == dtype, f"what is brought over: expected {dtype}, as given, found {brought.dtype}.")
-    for side, values in (("student", found.student_values), ("teacher", found.teacher_values)):
-        expect(values.dtype == torch.float32, f"{side}_values: expected float32, as given, found {values.dtype}.")
+    for name, values in (("student", found.student_values), ("teacher", found.teacher_values)):
+        expect(values.dtype == torch.float32, f"{name}_values: expected float32, as given, found {values.dtype}.")
 
 
 @law("aligner", cases=batch_cases(at_least=1), at_most=10)

@@ -16,9 +16,12 @@ from dskd_components.testing.laws.distance.calls import (
     the_same_arguments_give_the_same_value,
 )
 from dskd_components.testing.laws.distance.claims import bounded, metric, symmetric, the_bound_is_reached
+from dskd_components.testing.laws.distance.closed_form import (
+    closed_form_is_the_gradient,
+    closed_form_leaves_its_arguments_alone,
+)
 from dskd_components.testing.laws.distance.evaluation import DistanceFunction, values_and_gradients, values_at
 from dskd_components.testing.laws.distance.gradients import (
-    closed_form_is_the_gradient,
     finite_gradients,
     gradient_is_the_derivative,
     the_student_learns,
@@ -46,6 +49,7 @@ __all__ = [
     "arguments_are_not_changed",
     "bounded",
     "closed_form_is_the_gradient",
+    "closed_form_leaves_its_arguments_alone",
     "finite",
     "finite_gradients",
     "float32_is_near_float64",

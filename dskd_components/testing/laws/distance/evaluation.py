@@ -73,9 +73,9 @@ def apart(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def without_ties(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return ``[N]``, bool: rows without a token that is equally likely on both sides, where a distance may have a kink.
+    """Return ``[N]``, bool: rows without a token that is equally likely on both sides.
 
-    Total variation is one that has.
+    Where there is one, a distance may have a kink, as total variation has.
     """
     p, q = student_logits.softmax(-1), teacher_logits.softmax(-1)
     return ~(((p - q).abs() < 1e-9) & (p > 1e-9)).any(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import torch
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ from dskd_components.testing.strategies.logits import logits
 if TYPE_CHECKING:
     from torch import Tensor
 
-STEP = 1e-6
+STEP: Final = 1e-6
 """How far a logit is moved to measure a derivative."""
 
 
@@ -92,37 +92,5 @@ def _measured_gradient(distance: DistanceFunction, student_logits: Tensor, teach
     flat = (moved[name].reshape(-1, vocabulary).log_softmax(-1) for name in ("student", "teacher"))
     with torch.no_grad():
         ahead, behind = distance(*flat).reshape(2, vocabulary, rows)
-    return ((ahead - behind) / (2 * STEP)).T
-
-
-def _offers_closed_form(distance: Any) -> bool:
-    offers = getattr(type(distance), "has_closed_form", None)
-    return offers is not None and bool(offers())
-
-
-@law("distance", cases=pairs(dtype=DTYPES), claimed_by=_offers_closed_form)
-def closed_form_is_the_gradient(
-    distance: Any, student_logits: Tensor, teacher_logits: Tensor, dtype: torch.dtype
-) -> None:
-    """``value_and_gradients`` gives the values and the gradients that differentiating the distance gives.
-
-    Claimed by overriding it. The loss takes the faster way, so the two must not part.
-    """
-    from dskd_components.contracts.distribution import Distribution
-
-    student_logits, teacher_logits = student_logits.to(dtype), teacher_logits.to(dtype)
-    values, of_student, of_teacher = values_and_gradients(distance, student_logits, teacher_logits)
-    sides = [Distribution(side.log_softmax(-1)) for side in (student_logits, teacher_logits)]
-    tolerance = {"rtol": 1e-7, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 2e-5}
-    for wants in ((True, True), (True, False), (False, True)):
-        found = distance.value_and_gradients(*sides, student_gradient=wants[0], teacher_gradient=wants[1])
-        expect_close(found.values, values, "the value in closed form", **tolerance)
-        asked = zip(
-            wants, (found.student, found.teacher), (of_student, of_teacher), ("student", "teacher"), strict=True
-        )
-        for wanted, gradient, expected, side in asked:
-            expect(
-                (gradient is not None) == wanted, f"the gradient of the {side}: given if and only if it is asked for."
-            )
-            if wanted:
-                expect_close(gradient, expected, f"the gradient of the {side}'s logits in closed form", **tolerance)
+    measured: Tensor = ((ahead - behind) / (2 * STEP)).T
+    return measured

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.contracts.space import ComparedRows
+from dskd_components.contracts.space import ComparedRows, Measure
 from dskd_components.distances.kl import KL
 from dskd_components.states import IGNORE_INDEX
 from dskd_components.testing.strategies.logits import pairs_of_logits
@@ -35,10 +35,11 @@ def compared_rows(draw: st.DrawFn, *, teacher_choice: bool) -> ComparedRows:
         teacher_logits=teacher,
         targets=torch.tensor(draw(tokens)),
         teacher_choice=torch.tensor(draw(choices)) if teacher_choice else None,
-        distance=KL(),
-        temperature=draw(st.sampled_from([1.0, 2.0])),
-        teacher_temperature=draw(st.sampled_from([1.0, 2.0])),
-        scale=1.0,
+        measure=Measure(
+            distance=KL(),
+            temperature=draw(st.sampled_from([1.0, 2.0])),
+            teacher_temperature=draw(st.sampled_from([1.0, 2.0])),
+        ),
     )
 
 

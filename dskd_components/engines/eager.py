@@ -1,0 +1,98 @@
+"""The engine that computes everything at once, as the method is written down: the oracle of the other."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from dskd_components.contracts.space import ComparedRows
+from dskd_components.contracts.terms import TokenTerm
+from dskd_components.cross_entropy import token_cross_entropy
+from dskd_components.engines.engine import Engine
+from dskd_components.engines.measurement import Measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd_components.contracts.space import Space
+    from dskd_components.contracts.terms import Tally
+    from dskd_components.meeting import Meeting
+    from dskd_components.reduction import Reduction
+
+
+class Eager(Engine):
+    """All logits at once, gradients by autograd: plain to read and to step through, and it takes the memory.
+
+    Besides checking the tiled engine, it is the one whose loss can be differentiated twice.
+
+    Examples:
+        >>> from dskd_components import DSKDSpec
+        >>> DSKDSpec(engine="eager").engine
+        Eager(name='eager')
+    """
+
+    name: Literal["eager"] = "eager"
+
+    def measure(self, meeting: Meeting, reduction: Reduction) -> Measurement:
+        """Return loss and terms of a batch."""
+        logits = AllLogits(meeting)
+        student = meeting.student
+        terms = {"ce": TokenTerm(values=token_cross_entropy(logits.student, student.targets[student.scored]))}
+        metrics: dict[str, Tally] = {}
+        for space in meeting.spaces:
+            found = space.compare(logits.rows(space))
+            terms |= found.terms
+            metrics |= found.metrics
+        values, counts = reduction.values(terms)
+        distilled = sum(terms[name].weight * values[name] for name in terms if name != "ce")
+        loss = (1 - meeting.kd_rate) * values["ce"] + meeting.kd_rate * distilled
+        return Measurement(loss=loss, values=values, counts=counts, metrics=metrics)
+
+
+class AllLogits:
+    """The logits of all scored positions of a batch, made once for all spaces.
+
+    Args:
+        meeting: the states of both models.
+    """
+
+    def __init__(self, meeting: Meeting) -> None:
+        self._meeting = meeting
+
+    @cached_property
+    def student(self) -> Tensor:
+        """``[N, Vs]``: the student's own logits at its scored positions."""
+        student = self._meeting.student
+        return student.head.logits(student.hidden_states[student.scored])
+
+    @cached_property
+    def teacher(self) -> Tensor:
+        """``[M, Vt]``: the teacher's own logits at its scored positions, without graph."""
+        teacher = self._meeting.teacher
+        with torch.no_grad():
+            return teacher.head.logits(teacher.hidden_states[teacher.scored])
+
+    @cached_property
+    def teacher_choice(self) -> Tensor:
+        """``[B, Ts]``: the teacher's most likely token at each covered student position, as a student id or -100."""
+        predicted = torch.full_like(self._meeting.teacher.targets, -1)
+        predicted[self._meeting.teacher.scored] = self.teacher.argmax(-1)
+        return self._meeting.teacher_choice(predicted)
+
+    def rows(self, space: Space) -> ComparedRows:
+        """Return what a space compares: the covered positions of its side, with logits from both models."""
+        meeting = self._meeting
+        side, covered = meeting.side(space.side), meeting.covered(space.side)
+        own = self.student if space.side == "student" else self.teacher
+        own = own[covered[side.scored]]
+        visitors = meeting.visitors(space)
+        visiting = visitors.head.logits(visitors.states)
+        return ComparedRows(
+            student_logits=own if space.side == "student" else visiting,
+            teacher_logits=visiting if space.side == "student" else own,
+            targets=side.targets[covered],
+            teacher_choice=self.teacher_choice[covered] if space.needs_teacher_choice else None,
+            measure=meeting.measure,
+        )

@@ -1,0 +1,89 @@
+"""The engine that computes in tiles: at the speed of its matrix products, in memory that a budget limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from dskd_components.engines.engine import Engine
+from dskd_components.engines.measurement import Measurement
+from dskd_components.engines.tiling.known_gradient import with_known_gradient
+from dskd_components.engines.tiling.plan import Plan
+from dskd_components.engines.tiling.predictions import teacher_predictions
+from dskd_components.engines.tiling.side_pass import SidePass, SideResult
+from dskd_components.engines.tiling.side_rows import SideRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import TypeVar
+
+    from dskd_components.meeting import Meeting
+    from dskd_components.reduction import Reduction
+
+    Value = TypeVar("Value")
+
+
+class Tiled(Engine):
+    """Logits in tiles: loss and gradients in one pass over the scored positions, never all logits at once.
+
+    Gradients are computed along with the loss, distances give theirs in closed form where they have one, and
+    ``backward`` only hands them on. So the loss can be differentiated once, not twice.
+
+    Examples:
+        >>> from dskd_components import DSKDSpec
+        >>> DSKDSpec(engine=Tiled(memory_budget_mib=64)).engine.memory_budget_mib
+        64.0
+    """
+
+    name: Literal["tiled"] = "tiled"
+    memory_budget_mib: Annotated[float, Field(gt=0)] = 256.0
+    """Memory for logits and all that is computed from them, in MiB. Tiles are cut to fit, but have a row at least.
+    Hidden states, their gradients and that of the head come on top."""
+
+    def measure(self, meeting: Meeting, reduction: Reduction) -> Measurement:
+        """Return loss and terms of a batch."""
+        measure = _measure
+        if torch.compiler.is_compiling():
+            # Tiles are cut by the number of scored tokens, which changes with each batch: a compiler gains nothing.
+            measure = torch.compiler.disable(_measure)
+        return measure(meeting, reduction, int(self.memory_budget_mib * 2**20))
+
+
+def _measure(meeting: Meeting, reduction: Reduction, budget: int) -> Measurement:
+    needs_choice = any(space.needs_teacher_choice for space in meeting.spaces)
+    results, choice = [], None
+    if any(space.side == "teacher" for space in meeting.spaces):
+        results.append(_passed(SideRows.of(meeting, "teacher"), meeting, reduction, budget, predicts=needs_choice))
+    if needs_choice:
+        choice = meeting.teacher_choice(teacher_predictions(meeting, results, budget))
+    rows = SideRows.of(meeting, "student", teacher_choice=choice)
+    results.insert(0, _passed(rows, meeting, reduction, budget))
+    learned = [pair for result in results for stream in result.rows.streams for pair in stream.learned]
+    return Measurement(
+        loss=with_known_gradient(torch.stack([result.loss for result in results]).sum(), learned),
+        values=_merged(result.totals.values for result in results),
+        counts=_merged(result.totals.counts for result in results),
+        metrics=_merged(result.totals.metrics for result in results),
+    )
+
+
+def _passed(
+    rows: SideRows, meeting: Meeting, reduction: Reduction, budget: int, *, predicts: bool = False
+) -> SideResult:
+    plan = Plan.of(
+        budget=budget,
+        rows=max(rows.covered, len(rows.own) - rows.covered),
+        vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
+        itemsize=rows.dtype.itemsize,
+        widens=any(stream.head.weight.dtype != rows.dtype for stream in rows.streams),
+    )
+    return SidePass(rows, plan, reduction, kd_rate=meeting.kd_rate, predicts=predicts).run()
+
+
+def _merged(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
+    merged: dict[str, Value] = {}
+    for part in parts:
+        merged |= part
+    return merged

@@ -1,0 +1,106 @@
+"""`HeadProducts`: the matrix products of one head, tile by tile, in full precision whatever the head is stored in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dskd_components.head import Head
+
+
+class HeadProducts:
+    """Logits of a tile, and what their gradient is to hidden states, weight and bias.
+
+    A weight in half precision is widened a part at a time: a wide copy of all of it would outweigh the tile.
+
+    Args:
+        head: the head.
+        dtype: what is computed in, float32 or float64.
+        part_bytes: how much memory a widened part of the weight may take.
+    """
+
+    def __init__(self, head: Head, dtype: torch.dtype, part_bytes: int) -> None:
+        self._head = head
+        self._dtype = dtype
+        self._weight = head.valid_weight.detach()
+        self._bias = None if head.bias is None else head.bias.detach()[: head.vocabulary_size].to(dtype)
+        rows = len(self._weight)
+        fitting = part_bytes // (self._weight.shape[1] * dtype.itemsize)
+        self._part_rows = rows if self._weight.dtype == dtype else min(rows, max(1, fitting))
+
+    def logits(self, states: Tensor, out: Tensor) -> None:
+        """Write the logits of ``[n, d]`` states to ``[n, V]``."""
+        for columns, part in self._parts():
+            if self._bias is None:
+                torch.mm(states, part.T, out=out[:, columns])
+            else:
+                torch.addmm(self._bias[columns], states, part.T, out=out[:, columns])
+        if self._head.scale != 1.0:
+            out.mul_(self._head.scale)
+        if self._head.softcap is not None:
+            out.div_(self._head.softcap).tanh_().mul_(self._head.softcap)
+
+    def states_gradient(self, gradient: Tensor) -> Tensor:
+        """Return ``[n, d]``: the gradient to the states, from ``[n, V]``, that of their product with the weight."""
+        found: Tensor | None = None
+        for columns, part in self._parts():
+            if found is None:
+                found = gradient[:, columns] @ part
+            else:
+                found.addmm_(gradient[:, columns], part)
+        assert found is not None, "a head has at least one row"
+        return found
+
+    def _parts(self) -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, len(self._weight), self._part_rows):
+            columns = slice(start, start + self._part_rows)
+            yield columns, self._weight[columns].to(self._dtype)
+
+
+class HeadGradient:
+    """The gradient to a head's own tensors, summed over tiles in full precision.
+
+    Args:
+        head: the head.
+        dtype: what is summed in.
+    """
+
+    def __init__(self, head: Head, dtype: torch.dtype) -> None:
+        self._head = head
+        self._weight = torch.zeros_like(head.weight, dtype=dtype) if head.weight.requires_grad else None
+        self._bias: Tensor | None = None
+        if head.bias is not None and head.bias.requires_grad:
+            self._bias = torch.zeros_like(head.bias, dtype=dtype)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any of the head's tensors learns."""
+        return self._weight is not None or self._bias is not None
+
+    @property
+    def learned(self) -> list[tuple[Tensor, Tensor]]:
+        """The tensors that learn, each with its gradient."""
+        pairs = []
+        if self._weight is not None:
+            pairs.append((self._head.weight, self._weight))
+        if self._head.bias is not None and self._bias is not None:
+            pairs.append((self._head.bias, self._bias))
+        return pairs
+
+    def add(self, gradient: Tensor, states: Tensor) -> None:
+        """Add what a tile gives.
+
+        Args:
+            gradient: ``[n, V]``: the gradient to the product of states and weight, plus bias.
+            states: ``[n, d]``: the hidden states of the tile.
+        """
+        vocabulary = self._head.vocabulary_size
+        if self._weight is not None:
+            self._weight[:vocabulary].addmm_(gradient.T, states)
+        if self._bias is not None:
+            self._bias[:vocabulary].add_(gradient.sum(0))

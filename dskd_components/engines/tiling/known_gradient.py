@@ -1,0 +1,52 @@
+"""A number whose gradient is known already, as a part of the graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _KnownGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [tensor.dtype for tensor in inputs]
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        # The usual upstream gradient is 1, and a product would double the memory of the head's gradient.
+        unscaled = bool(upstream == 1)
+        scaled = (gradient if unscaled else gradient * upstream for gradient in ctx.saved_tensors)
+        return None, None, *(gradient.to(dtype) for gradient, dtype in zip(scaled, ctx.dtypes, strict=True))
+
+
+def with_known_gradient(value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the value, with a graph through which each tensor gets its gradient, times what comes from above.
+
+    Gradients are scaled in full precision and narrowed last, so that a gradient scaler works as it should. They are
+    constants: the loss cannot be differentiated twice.
+
+    Args:
+        value: scalar.
+        pairs: tensors of the graph, each with the value's gradient to it.
+
+    Examples:
+        >>> import torch
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> (2 * with_known_gradient(torch.tensor(9.0), [(x, torch.tensor([6.0]))])).backward()
+        >>> x.grad
+        tensor([12.])
+    """
+    if not pairs:
+        return value
+    inputs, gradients = zip(*pairs, strict=True)
+    found: Tensor = _KnownGradient.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
+    return found

@@ -1,0 +1,52 @@
+"""The teacher's most likely tokens, from a pass that is made anyway or from one of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dskd_components.engines.tiling.head_stack import HeadStack
+from dskd_components.engines.tiling.plan import Plan
+from dskd_components.engines.tiling.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from dskd_components.engines.tiling.side_pass import SideResult
+    from dskd_components.meeting import Meeting
+
+
+@torch.no_grad()
+def teacher_predictions(meeting: Meeting, results: Sequence[SideResult], budget: int) -> Tensor:
+    """Return ``[B, Tt]``, int64: the teacher's most likely token where its choice is asked for, -1 elsewhere.
+
+    Args:
+        meeting: the states of both models.
+        results: passes that were made already; what they predicted is not computed again.
+        budget: bytes.
+    """
+    teacher = meeting.teacher
+    predicted = torch.full_like(teacher.targets, -1).flatten()
+    for result in results:
+        if result.predicted is not None:
+            predicted[result.rows.positions] = result.predicted
+    missing = (meeting.choosing.flatten() & (predicted < 0)).nonzero().squeeze(1)
+    if len(missing):
+        predicted[missing] = _argmax(Stream(teacher.hidden_states.flatten(0, 1)[missing], teacher.head), budget)
+    return predicted.reshape(teacher.targets.shape)
+
+
+def _argmax(stream: Stream, budget: int) -> Tensor:
+    dtype = stream.states.dtype
+    plan = Plan.of(
+        budget=budget,
+        rows=len(stream),
+        vocabularies=[stream.head.vocabulary_size],
+        itemsize=dtype.itemsize,
+        widens=stream.head.weight.dtype != dtype,
+    )
+    stack = HeadStack([stream], plan, dtype)
+    return torch.cat([stack.logits(tile)[stream].argmax(-1) for tile in plan.tiles(0, len(stream))])

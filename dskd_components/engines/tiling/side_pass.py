@@ -1,0 +1,180 @@
+"""`SidePass`: one way through the positions of a side, tile by tile, for cross entropy, spaces and all gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dskd_components.contracts.terms import TokenTerm
+from dskd_components.engines.tiling.head_stack import HeadStack
+from dskd_components.engines.tiling.logit_block import LogitBlock
+from dskd_components.engines.tiling.tiled_rows import TiledRows
+from dskd_components.engines.tiling.totals import Totals
+from dskd_components.reduction import Kept
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dskd_components.contracts.space import Space, SpaceResult
+    from dskd_components.engines.tiling.plan import Plan
+    from dskd_components.engines.tiling.side_rows import SideRows
+    from dskd_components.engines.tiling.stream import Stream
+    from dskd_components.reduction import Reduction
+
+Blocks = dict["Stream", LogitBlock]
+
+
+class SideResult(NamedTuple):
+    """What a pass over one side came to.
+
+    Args:
+        rows: the rows, with the gradients that their streams now have.
+        loss: scalar: the side's part of the loss.
+        totals: terms and metrics.
+        predicted: ``[N]``, int64: the side's own most likely token of each row, if wanted.
+    """
+
+    rows: SideRows
+    loss: Tensor
+    totals: Totals
+    predicted: Tensor | None
+
+
+class SidePass:
+    """The terms whose rows are the positions of one side.
+
+    Args:
+        rows: the positions and the streams of states that meet there.
+        plan: how they are cut.
+        reduction: how token values become terms.
+        kd_rate: share of the spaces' terms in the loss.
+        predicts: whether the side's own most likely tokens are wanted.
+    """
+
+    def __init__(
+        self, rows: SideRows, plan: Plan, reduction: Reduction, *, kd_rate: float, predicts: bool = False
+    ) -> None:
+        self._rows = rows
+        self._plan = plan
+        self._kd_rate = kd_rate
+        self._stacks = [HeadStack(streams, plan, rows.dtype) for streams in rows.streams_by_head()]
+        self._surveyed: Mapping[str, Kept] = {}
+        self._totals = Totals(reduction)
+        self._loss = torch.zeros((), dtype=rows.dtype, device=rows.targets.device)
+        self._predicted = torch.empty_like(rows.targets) if predicts else None
+
+    @torch.no_grad()
+    def run(self) -> SideResult:
+        """Go through all tiles, and fill the streams' gradients on the way."""
+        for tile in self._tiles():
+            logits = self._logits(tile)
+            if tile.start == 0 and self._looks_at_the_whole_batch(tile, logits):
+                self._surveyed = self._survey()
+                logits = self._logits(tile)
+            for block in self._plan.blocks(tile):
+                self._measure(tile, block, logits)
+            if self._rows.learns:
+                for stack in self._stacks:
+                    stack.backward(tile)
+        return SideResult(self._rows, self._loss, self._totals, self._predicted)
+
+    def _covered_tiles(self) -> Iterator[slice]:
+        # Without a covered position the spaces still give their terms, of no rows.
+        yield from self._plan.tiles(0, self._rows.covered) if self._rows.covered else [slice(0, 0)]
+
+    def _tiles(self) -> Iterator[slice]:
+        yield from self._covered_tiles()
+        yield from self._plan.tiles(self._rows.covered, len(self._rows.own))
+
+    def _logits(self, tile: slice) -> dict[Stream, Tensor]:
+        logits: dict[Stream, Tensor] = {}
+        for stack in self._stacks:
+            logits |= stack.logits(tile)
+        return logits
+
+    def _measure(self, tile: slice, block: slice, logits: Mapping[Stream, Tensor]) -> None:
+        """Add a block's part of loss and terms, and write the loss's gradient over its logits."""
+        rows = slice(tile.start + block.start, tile.start + block.stop)
+        blocks = self._blocks(block, logits, wanted=True)
+        if self._predicted is not None:
+            self._predicted[rows] = blocks[self._rows.own].predicted()
+        with torch.enable_grad():
+            loss = self._loss_of(rows, blocks)
+        self._loss += loss.detach()
+        if self._rows.learns:
+            leaves = list({id(leaf): leaf for part in blocks.values() for leaf in part.leaves}.values())
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else []
+            of_leaves = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=bool(gradients))}
+            for part in blocks.values():
+                part.write_gradient(of_leaves)
+
+    def _loss_of(self, rows: slice, blocks: Blocks) -> Tensor:
+        """Return the part of the loss that some rows make, with a graph down to the blocks' leaves."""
+        loss = self._loss.new_zeros(())
+        if self._rows.scores:
+            term = TokenTerm(values=blocks[self._rows.own].cross_entropy(self._rows.targets[rows]))
+            loss = loss + (1 - self._kd_rate) * self._totals.add("ce", term, Kept.of(term))
+        for space, visitors in self._meeting_in(blocks):
+            found = self._compare(space, visitors, rows, blocks)
+            self._totals.add_metrics(found)
+            for name, term in found.terms.items():
+                loss = loss + self._kd_rate * term.weight * self._totals.add(name, term, self._kept(name, term))
+        return loss
+
+    def _blocks(self, block: slice, logits: Mapping[Stream, Tensor], *, wanted: bool) -> Blocks:
+        return {
+            stream: LogitBlock(tile[block], head=stream.head, complete=stream.complete, wanted=wanted and stream.wanted)
+            for stream, tile in logits.items()
+        }
+
+    def _meeting_in(self, blocks: Blocks) -> list[tuple[Space, Stream]]:
+        """Return the spaces whose visitors have come to some rows: beyond the covered ones there are none."""
+        return [(space, visitors) for space, visitors in self._rows.spaces if visitors in blocks]
+
+    def _compare(self, space: Space, visitors: Stream, rows: slice, blocks: Blocks) -> SpaceResult:
+        own, visiting = blocks[self._rows.own], blocks[visitors]
+        student, teacher = (own, visiting) if self._rows.side == "student" else (visiting, own)
+        choice = self._rows.teacher_choice
+        return space.compare(
+            TiledRows(
+                student_logits=student.leaf,
+                teacher_logits=teacher.leaf,
+                student=student,
+                teacher=teacher,
+                targets=self._rows.targets[rows],
+                teacher_choice=choice[rows] if choice is not None and space.needs_teacher_choice else None,
+                measure=self._rows.measure,
+            )
+        )
+
+    def _kept(self, name: str, term: TokenTerm) -> Kept:
+        """Return how many rows of the batch count in a term."""
+        if name in self._surveyed:
+            return self._surveyed[name]
+        if term.denominator == "scored":
+            return Kept.of(term)  # the term's value does not depend on it
+        everything = torch.tensor(self._rows.covered, device=term.values.device)
+        return Kept(everything, everything, None)
+
+    def _looks_at_the_whole_batch(self, tile: slice, logits: Mapping[Stream, Tensor]) -> bool:
+        """Return whether a term needs counts of the whole batch before its gradient can be known."""
+        block = next(self._plan.blocks(tile))
+        return any(term.needs_counts for _, term in self._terms(block, self._blocks(block, logits, wanted=False)))
+
+    def _survey(self) -> dict[str, Kept]:
+        """Count the rows of such terms, in a pass of its own that has no gradients."""
+        counts: dict[str, Kept] = {}
+        for tile in self._covered_tiles():
+            logits = self._logits(tile)
+            for block in self._plan.blocks(tile):
+                rows = slice(tile.start + block.start, tile.start + block.stop)
+                for name, term in self._terms(rows, self._blocks(block, logits, wanted=False)):
+                    if term.needs_counts:
+                        counts[name] = counts[name] + Kept.of(term) if name in counts else Kept.of(term)
+        return counts
+
+    def _terms(self, rows: slice, blocks: Blocks) -> Iterator[tuple[str, TokenTerm]]:
+        for space, visitors in self._meeting_in(blocks):
+            yield from self._compare(space, visitors, rows, blocks).terms.items()

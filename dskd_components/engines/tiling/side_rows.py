@@ -1,0 +1,102 @@
+"""`SideRows`: the positions of one side as rows, and the streams of states that meet there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from dskd_components.engines.tiling.stream import Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd_components.contracts.space import Measure, Space
+    from dskd_components.meeting import Meeting
+    from dskd_components.states import Side
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SideRows:
+    """Rows of one side: first the covered positions, then, on the student's side, the other scored ones.
+
+    Args:
+        side: whose positions they are.
+        own: the side's own states, of all rows.
+        targets: ``[N]``, int64.
+        positions: ``[N]``, int64: where the rows are among the ``B * T`` positions.
+        covered: how many rows are covered; the spaces compare these.
+        spaces: the spaces that work on this side, each with the states that come to it.
+        teacher_choice: ``[covered]``, int64: the teacher's choices, where a space needs them.
+        measure: how distributions are measured.
+    """
+
+    side: Side
+    own: Stream
+    targets: Tensor
+    positions: Tensor
+    covered: int
+    spaces: tuple[tuple[Space, Stream], ...]
+    teacher_choice: Tensor | None
+    measure: Measure
+
+    @classmethod
+    def of(cls, meeting: Meeting, side: Side, *, teacher_choice: Tensor | None = None) -> SideRows:
+        """Gather the rows of a side.
+
+        Args:
+            meeting: the states of both models.
+            side: whose positions.
+            teacher_choice: ``[B, T]``: as in `Meeting.teacher_choice`.
+        """
+        states, covered = meeting.side(side), meeting.covered(side).flatten()
+        positions = covered.nonzero().squeeze(1)
+        count = len(positions)
+        if side == "student":
+            # The cross entropy runs over all scored positions.
+            positions = torch.cat([positions, (states.scored.flatten() & ~covered).nonzero().squeeze(1)])
+        visitors = [(space, meeting.visitors(space)) for space in meeting.spaces if space.side == side]
+        return cls(
+            side=side,
+            own=Stream(states.hidden_states.flatten(0, 1)[positions], states.head),
+            targets=states.targets.flatten()[positions],
+            positions=positions,
+            covered=count,
+            spaces=tuple((space, Stream(found.states, found.head)) for space, found in visitors),
+            teacher_choice=None if teacher_choice is None else teacher_choice.flatten()[positions],
+            measure=meeting.measure,
+        )
+
+    @property
+    def streams(self) -> list[Stream]:
+        """All streams, the side's own first."""
+        return [self.own, *(stream for _, stream in self.spaces)]
+
+    def streams_by_head(self) -> list[list[Stream]]:
+        """Return the streams, those together that one product can serve."""
+        groups: list[list[Stream]] = []
+        for stream in self.streams:
+            like = next((group for group in groups if group[0].reads_like(stream)), None)
+            if like is None:
+                groups.append([stream])
+            else:
+                like.append(stream)
+        return groups
+
+    @property
+    def scores(self) -> bool:
+        """Whether the side's own cross entropy is a term of the loss."""
+        return self.side == "student"
+
+    @cached_property
+    def learns(self) -> bool:
+        """Whether a gradient is wanted for anything."""
+        return any(stream.wanted for stream in self.streams)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What is computed in."""
+        dtypes = {stream.states.dtype for stream in self.streams}
+        return torch.float64 if torch.float64 in dtypes else torch.float32

@@ -1,0 +1,83 @@
+"""Laws about gradients that a distance offers in closed form."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hypothesis import strategies as st
+
+from dskd_components.contracts.distance import Distance
+from dskd_components.contracts.distribution import Distribution
+from dskd_components.testing.expectation import expect, expect_close, expect_equal
+from dskd_components.testing.law import law
+from dskd_components.testing.laws.distance.evaluation import DTYPES, pairs, values_and_gradients, without_ties
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _offers_closed_form(distance: Any) -> bool:
+    return isinstance(distance, Distance) and distance.has_closed_form()
+
+
+@law("distance", cases=pairs(columns=st.integers(0, 2), dtype=DTYPES), claimed_by=_offers_closed_form)
+def closed_form_is_the_gradient(
+    distance: Distance, student_logits: Tensor, teacher_logits: Tensor, columns: int, dtype: torch.dtype
+) -> None:
+    """``value_and_gradients`` gives the values and gradients that differentiating the distance gives.
+
+    Claimed by overriding it. The tiled engine takes this way, so the two must not part; with tokens that are ruled
+    out on both sides, and for either side alone, as well.
+    """
+    student_logits, teacher_logits = (_widened(side.to(dtype), columns) for side in (student_logits, teacher_logits))
+    values, *gradients = values_and_gradients(distance, student_logits, teacher_logits)
+    tolerance = 1e-9 if dtype == torch.float64 else 2e-5
+    # A divergence of huge logits is huge, and so is its rounding.
+    scale = 1 + float(values.abs().max().clamp_min(1))
+    rows = without_ties(student_logits.double(), teacher_logits.double())
+    for asked in ((True, True), (True, False), (False, True), (False, False)):
+        found = distance.value_and_gradients(
+            *_distributions(student_logits, teacher_logits, complete=columns == 0),
+            student_gradient=asked[0],
+            teacher_gradient=asked[1],
+        )
+        expect_close(found.values, values, "the value in closed form", rtol=tolerance, atol=tolerance * scale)
+        expect(found.values >= 0, f"the value in closed form: expected 0 or more, found {found.values.tolist()}.")
+        for side, wanted, gradient, expected in zip(
+            ("student", "teacher"), asked, (found.student, found.teacher), gradients, strict=True
+        ):
+            given = gradient is not None
+            expect(given == wanted, f"the {side}'s gradient: asked for is {wanted}, found that given is {given}.")
+            if gradient is not None:
+                what = f"the gradient of the {side}'s logits in closed form"
+                expect_close(gradient[rows], expected[rows], what, rtol=tolerance, atol=tolerance * scale)
+
+
+@law("distance", cases=pairs(), claimed_by=_offers_closed_form)
+def closed_form_leaves_its_arguments_alone(distance: Distance, student_logits: Tensor, teacher_logits: Tensor) -> None:
+    """``value_and_gradients`` changes no argument, and its gradients are new tensors that the caller may overwrite.
+
+    Claimed by overriding it. Distributions are shared by several terms.
+    """
+    sides = _distributions(student_logits, teacher_logits, complete=True)
+    before = [part.clone() for side in sides for part in (side.log_probs, side.probs)]
+    found = distance.value_and_gradients(*sides, student_gradient=True, teacher_gradient=True)
+    for gradient in (found.student, found.teacher):
+        if gradient is not None:
+            gradient.fill_(math.nan)
+    names = [f"{side}.{part}" for side in ("student", "teacher") for part in ("log_probs", "probs")]
+    now = [part for side in sides for part in (side.log_probs, side.probs)]
+    for name, after, original in zip(names, now, before, strict=True):
+        expect_equal(after, original, f"{name} after the call, its gradients overwritten")
+
+
+def _widened(logits: Tensor, columns: int) -> Tensor:
+    return torch.cat([logits, torch.full((len(logits), columns), -math.inf, dtype=logits.dtype)], 1)
+
+
+def _distributions(student_logits: Tensor, teacher_logits: Tensor, *, complete: bool) -> list[Distribution]:
+    return [
+        Distribution(log_probs=side.log_softmax(-1), complete=complete) for side in (student_logits, teacher_logits)
+    ]
