@@ -52,8 +52,8 @@ class ComponentInfo:
 
     @property
     def summary(self) -> str:
-        """First line of its docstring."""
-        return (inspect.getdoc(self.component) or "").partition("\n")[0]
+        """First line of its own docstring."""
+        return inspect.cleandoc(self.component.__doc__ or "").partition("\n")[0]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r} ({self.distribution} {self.version}): {self.summary}"
@@ -84,6 +84,7 @@ class Registry:
     """
 
     def __init__(self, plugins: Iterable[EntryPoint], policy: PluginPolicy = NO_RULES) -> None:
+        self.policy = policy
         self._found: dict[tuple[str, str], list[ComponentInfo]] = {}
         self._broken: list[BrokenPlugin] = []
         self._disabled: list[DisabledPlugin] = []
@@ -129,6 +130,12 @@ class Registry:
         return tuple(self._disabled)
 
     @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Every plugin that is installed, whether it is used or not."""
+        used = {claim.origin: None for claims in self._found.values() for claim in claims}
+        return (*used, *(broken.origin for broken in self._broken), *(found.origin for found in self._disabled))
+
+    @property
     def taken_twice(self) -> tuple[tuple[ComponentInfo, ...], ...]:
         """The components that share kind and name, and so cannot be had by name; one tuple for each name."""
         return tuple(tuple(claims) for claims in self._found.values() if len(claims) > 1)
@@ -163,9 +170,27 @@ class Registry:
             raise UnknownComponentError(self._unknown(kind, name))
         return claims[0].component
 
-    def _unknown(self, kind: str, name: str) -> str:
-        known = sorted(known_name for known_kind, known_name in self._found if known_kind == kind)
-        message = f"unknown {kind} {name!r}{did_you_mean(name, known)}; installed: {', '.join(known) or 'none'}."
+    def find(self, name: str, kind: str | None = None) -> tuple[ComponentInfo, ...]:
+        """Return whatever is registered under a name, of one kind or of any.
+
+        Args:
+            name: the name that specs use.
+            kind: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"``, or None for all.
+
+        Raises:
+            UnknownComponentError: there is nothing; the message is that of `component_class`.
+        """
+        found = tuple(info for info in self.components(kind) if info.name == name)
+        if not found:
+            raise UnknownComponentError(self._unknown(kind, name))
+        return found
+
+    def _unknown(self, kind: str | None, name: str) -> str:
+        known = sorted({known_name for known_kind, known_name in self._found if kind in (None, known_kind)})
+        message = (
+            f"unknown {kind or 'component'} {name!r}{did_you_mean(name, known)}; installed: "
+            f"{', '.join(known) or 'none'}."
+        )
         elsewhere = [KINDS[other].noun for other, other_name in self._found if other_name == name and other != kind]
         if elsewhere:
             message += f" {name!r} is the name of {' and of '.join(elsewhere)}."

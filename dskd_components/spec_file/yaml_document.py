@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PREFIX: Final = "tag:yaml.org,2002:"
-CONTAINERS: Final = {"map": yaml.MappingNode, "seq": yaml.SequenceNode}
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -82,11 +81,11 @@ class _Reader:
         name = node.tag.removeprefix(PREFIX)
         if isinstance(node, yaml.ScalarNode) and name in WORDS:
             return self._word(node, name, path)
-        if not (name in CONTAINERS and isinstance(node, CONTAINERS[name])):
-            return self._problem(path, f"expected a plain value, got one with the tag {node.tag!r}; tags are not read")
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode) and name == "seq":
             return [self.value(item, (*path, position)) for position, item in enumerate(node.value)]
-        return self._mapping(node, path)
+        if isinstance(node, yaml.MappingNode) and name == "map":
+            return self._mapping(node, path)
+        return self._problem(path, f"expected a plain value, got one with the tag {node.tag!r}; tags are not read")
 
     def _word(self, node: yaml.ScalarNode, name: str, path: tuple[object, ...]) -> Any:
         pattern, _, meaning = WORDS[name]

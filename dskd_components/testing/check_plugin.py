@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dskd_components.contracts.component import did_you_mean
@@ -11,10 +12,10 @@ from dskd_components.registry.lookup import default_registry
 from dskd_components.testing.checks import check_component
 from dskd_components.testing.report import CheckReport, LawResult
 from dskd_components.testing.trial import DEFAULT_EXAMPLES
-from dskd_components.testing.variants import variants
+from dskd_components.testing.variants import label, variants
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from dskd_components.contracts.component import Component
     from dskd_components.registry.registry import ComponentInfo, Registry
@@ -24,7 +25,13 @@ PLUGIN_LOADS = "The plugin can be imported, and its hooks return component class
 NAME_IS_ITS_OWN = "No other installed distribution registers the same name."
 
 
-def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> CheckReport:
+Watch = Callable[[str, int, int], None]
+"""Told what is tried next, how much is done, and how much there is to do."""
+
+
+def check_plugin(
+    distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None, watch: Watch | None = None
+) -> CheckReport:
     """Try every law on everything that an installed distribution registers.
 
     Each component is tried with its defaults, and with other values of one option at a time on fewer cases.
@@ -33,6 +40,7 @@ def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, see
         distribution: name of the distribution, as in its ``pyproject.toml``.
         max_examples: on how many cases each law is tried.
         seed: draws other cases; None: the same ones each time.
+        watch: called before each component, for a progress bar.
 
     Returns:
         A result for each law and component, and for each plugin that could not be loaded.
@@ -50,9 +58,43 @@ def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, see
     results = [*_broken(registry, wanted), *_taken(registry, infos)]
     if not infos and not results:
         raise PluginError(_nothing_found(registry, distribution))
-    for info in infos:
-        results += _of_class(info, max_examples, seed)
+    results += check_classes([info.component for info in infos], max_examples=max_examples, seed=seed, watch=watch)
     return CheckReport(tuple(results))
+
+
+def check_classes(
+    classes: Iterable[type[Component]],
+    *,
+    max_examples: int = DEFAULT_EXAMPLES,
+    seed: int | None = None,
+    watch: Watch | None = None,
+) -> Iterator[LawResult]:
+    """Yield a result for each law of each class, tried as in `check_plugin`.
+
+    Args:
+        classes: concrete component classes, registered or not.
+        max_examples: as in `check_plugin`.
+        seed: as in `check_plugin`.
+        watch: as in `check_plugin`.
+
+    Examples:
+        >>> from dskd_components.distances import KL
+        >>> {result.outcome for result in check_classes([KL], max_examples=3)} <= {"passed", "not claimed"}
+        True
+    """
+    tried = [(cls, variants(cls)) for cls in classes]
+    yield from (_not_understood(cls) for cls, components in tried if not components)
+    # Other options run through the same code, so fewer cases show what they change.
+    fewer = max(1, max_examples // 5)
+    cases = [
+        (component, fewer if number else max_examples)
+        for _, components in tried
+        for number, component in enumerate(components)
+    ]
+    for number, (component, examples) in enumerate(cases):
+        if watch is not None:
+            watch(label(component), number, len(cases))
+        yield from check_component(component, max_examples=examples, seed=seed).results
 
 
 def registered_variants(kind: str | None = None) -> Iterator[Component]:
@@ -69,22 +111,13 @@ def registered_variants(kind: str | None = None) -> Iterator[Component]:
         yield from variants(info.component)
 
 
-def _of_class(info: ComponentInfo, max_examples: int, seed: int | None) -> list[LawResult]:
-    components = variants(info.component)
-    if not components:
-        message = (
-            f"{info.kind} {info.name} was not tested.\nexpected defaults, or options of type bool, int, float or "
-            f"Literal, found {', '.join(info.component.model_fields)}. Check an instance: check_{info.kind}(...)."
-        )
-        law = "options_are_understood"
-        return [LawResult(info.kind, info.name, law, OPTIONS_ARE_UNDERSTOOD, "failed", message)]
-    # Other options run through the same code, so fewer cases show what they change.
-    fewer = max(1, max_examples // 5)
-    return [
-        result
-        for number, component in enumerate(components)
-        for result in check_component(component, max_examples=fewer if number else max_examples, seed=seed).results
-    ]
+def _not_understood(component: type[Component]) -> LawResult:
+    name = component.component_name()
+    message = (
+        f"{component.kind} {name} was not tested.\nexpected defaults, or options of type bool, int, float or "
+        f"Literal, found {', '.join(component.model_fields)}. Check an instance: check_{component.kind}(...)."
+    )
+    return LawResult(component.kind, name, "options_are_understood", OPTIONS_ARE_UNDERSTOOD, "failed", message)
 
 
 def _broken(registry: Registry, wanted: str) -> Iterator[LawResult]:
@@ -109,7 +142,7 @@ def _taken(registry: Registry, infos: list[ComponentInfo]) -> Iterator[LawResult
 
 
 def _nothing_found(registry: Registry, distribution: str) -> str:
-    known = {info.distribution for info in registry.components()} | {b.origin.distribution for b in registry.broken}
+    known = {origin.distribution for origin in registry.origins}
     return (
         f"no installed plugin belongs to a distribution {distribution!r}{did_you_mean(distribution, sorted(known))}; "
         f"distributions with plugins: {', '.join(sorted(known))}. A distribution names its plugin in pyproject.toml "
