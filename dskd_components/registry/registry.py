@@ -138,7 +138,8 @@ class Registry:
     @property
     def taken_twice(self) -> tuple[tuple[ComponentInfo, ...], ...]:
         """The components that share kind and name, and so cannot be had by name; one tuple for each name."""
-        return tuple(tuple(claims) for claims in self._found.values() if len(claims) > 1)
+        takers = (sorted(claims, key=lambda info: info.distribution) for claims in self._found.values())
+        return tuple(tuple(claims) for claims in takers if len(claims) > 1)
 
     def components(self, kind: str | None = None) -> tuple[ComponentInfo, ...]:
         """Return what is registered, by kind and then by name; a name taken twice appears once for each taker."""

@@ -103,10 +103,15 @@ def _spec(document: Document) -> tuple[DSKDSpec | None, list[SpecProblem]]:
         except (UnknownComponentError, TypeError) as error:
             line = line_of((PRESET,), document.lines)
             problems.append(SpecProblem((PRESET,), in_one_line(str(error)), line))
-    try:
-        return DSKDSpec.model_validate(preset | fields), problems
-    except ValidationError as error:
-        return None, [*problems, *_problems(error, document)]
+    # Apart, because an unknown field would hide what is wrong with the others.
+    unknown = {key: fields.pop(key) for key in list(fields) if key not in DSKDSpec.model_fields}
+    spec = None
+    for part in (unknown, preset | fields):
+        try:
+            spec = DSKDSpec.model_validate(part)
+        except ValidationError as error:
+            problems += _problems(error, document)
+    return spec, problems
 
 
 def _preset_name(value: object) -> str:

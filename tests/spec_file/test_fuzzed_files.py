@@ -56,10 +56,15 @@ def test_a_file_is_read_exactly_if_it_is_a_spec_and_problems_have_the_paths_of_p
 ) -> None:
     found = read(*form(document))
     try:
-        expected: Any = DSKDSpec.model_validate(document)
+        assert found == DSKDSpec.model_validate(document)
+        return
     except ValidationError as error:
         expected = [details["loc"] for details in error.errors()]
-    assert ([problem.path for problem in found] if isinstance(found, tuple) else found) == expected
+    assert isinstance(found, tuple)
+    paths = [problem.path for problem in found]
+    # An unknown field hides the problems of the others from pydantic, but not from the reader of a file.
+    assert paths[: len(expected)] == expected
+    assert paths == expected or set(document) - set(DSKDSpec.model_fields)
 
 
 @forms
