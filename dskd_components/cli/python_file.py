@@ -38,6 +38,11 @@ def components_in_file(path: Path) -> list[type[Component]]:
         raise ConfigurationError(
             f"{path} defines no component: expected a subclass of Distance, Aligner, Projector or Space.{unfinished}"
         )
+    for cls in concrete:
+        try:
+            cls.component_name()
+        except TypeError as error:
+            raise ConfigurationError(f"{path}: {error}") from error
     return concrete
 
 

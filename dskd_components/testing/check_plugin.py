@@ -142,6 +142,9 @@ def _taken(registry: Registry, infos: list[ComponentInfo]) -> Iterator[LawResult
 
 
 def _nothing_found(registry: Registry, distribution: str) -> str:
+    for disabled in registry.disabled:
+        if _canonical(disabled.origin.distribution) == _canonical(distribution):
+            return f"{disabled.origin} is disabled by {disabled.rule.author}, so it was not imported."
     known = {origin.distribution for origin in registry.origins}
     return (
         f"no installed plugin belongs to a distribution {distribution!r}{did_you_mean(distribution, sorted(known))}; "
