@@ -66,10 +66,12 @@ def test_it_keeps_every_law_and_the_style_of_this_repository(dskd: Callable[...,
     dskd("new-plugin", "hello-distance", "-d", tmp_path)
     ran = dskd("check", tmp_path / "hello-distance/src/hello_distance/hello.py", "--max-examples", 10)
     assert (ran.code, ran.err) == (0, "")
-    root = Path(__file__).parents[2]
+    configuration = Path(__file__).parents[2] / "pyproject.toml"
     for command in (["check"], ["format", "--check"]):
         subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--config", root / "pyproject.toml", tmp_path], check=True
+            [sys.executable, "-m", "ruff", *command, "--config", configuration, "."],
+            cwd=tmp_path / "hello-distance",
+            check=True,
         )
 
 
