@@ -1,6 +1,7 @@
 # make demo   trains a teacher, then distils it into a student that has another tokenizer
 # make test   lint, types, architecture, documentation examples, tests
 # make bench  speed, as ratios in one run
+# make mutation  changes distances and aligners in every small way, and counts what the laws do not notice; half an hour
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: test demo lint types architecture tests wheel-check bench format clean
+.PHONY: test demo lint types architecture tests wheel-check bench mutation format clean
 
 test: lint types architecture tests
 
@@ -44,9 +45,14 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.alignment
 	$(BIN)/python -m benchmarks.collation
 
+# Interrupted, it goes on where it stopped. `mutmut browse` shows what has survived.
+mutation: $(READY)
+	$(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist output .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants

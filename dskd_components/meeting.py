@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from dskd_components.contracts.shared_tokens import SharedTokens
 from dskd_components.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dskd_components.contracts.alignment import Alignment
-    from dskd_components.contracts.projector import Projection, ProjectorHeads
+    from dskd_components.contracts.projector import Affine, Projection, ProjectorHeads
     from dskd_components.contracts.space import Direction, Measure, Space
     from dskd_components.head import Head
     from dskd_components.states import LMStates, Side
@@ -31,6 +32,20 @@ class Visitors(NamedTuple):
 
     states: Tensor
     head: Head
+
+
+class Unprojected(NamedTuple):
+    """Visitors before an affine projection.
+
+    Args:
+        states: ``[N, d]``, aligned.
+        weights: ``[N, 1]``: the sum of the alignment's weights, by which a bias is multiplied.
+        affine: the projection.
+    """
+
+    states: Tensor
+    weights: Tensor
+    affine: Affine
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,6 +84,18 @@ class Meeting:
         """Return ``[B, T]``, bool: the scored positions of a side that something on the other side belongs to."""
         return self.alignment.student_covered if side == "student" else self.alignment.teacher_covered
 
+    @cached_property
+    def shared_tokens(self) -> SharedTokens | None:
+        """The tokens that both heads read, one to one; None if no space asks for them."""
+        if not any(space.needs_shared_tokens for space in self.spaces):
+            return None
+        heads = self.heads["t2s"]
+        if heads.source_ids is None or heads.target_ids is None:
+            size = min(heads.source.vocabulary_size, heads.target.vocabulary_size)
+            ids = torch.arange(size, device=heads.source.weight.device)
+            return SharedTokens(student_ids=ids, teacher_ids=ids)
+        return SharedTokens.one_to_one(heads.target_ids, heads.source_ids)
+
     def visitors(self, space: Space) -> Visitors:
         """Return the other model's states, projected and aligned, and the head that reads them.
 
@@ -82,6 +109,21 @@ class Meeting:
             heads = self.heads[space.projector]
             rows, head = self.projections[space.projector](rows, heads), heads.target.detach()
         return Visitors(self._aligned(rows, space.side), head)
+
+    def unprojected(self, space: Space) -> Unprojected | None:
+        """Return what `visitors` would project, aligned, if the projection is affine; None if it is not.
+
+        Alignment and projection can change places then, but for the bias, which comes with each row's weight.
+        """
+        if space.projector is None:
+            return None
+        affine = self.projections[space.projector].affine(self.heads[space.projector])
+        if affine is None:
+            return None
+        values, visitor = self._arriving(space)
+        rows = values[visitor.scored]
+        weights = self._aligned(rows.new_ones(len(rows), 1), space.side)
+        return Unprojected(self._aligned(rows, space.side), weights, affine)
 
     def teacher_choice(self, predicted: Tensor) -> Tensor:
         """Return ``[B, Ts]``: the teacher's most likely token for each covered student position.

@@ -114,7 +114,11 @@ class DSKDSpec(FrozenModel):
     @property
     def comparing_vocabularies(self) -> tuple[str, ...]:
         """What looks at tokens across vocabularies, in words."""
-        spaces = [f"the space {space.name!r}" for space in self.spaces if space.needs_teacher_choice]
+        spaces = [
+            f"the space {space.name!r}"
+            for space in self.spaces
+            if space.needs_teacher_choice or space.needs_shared_tokens
+        ]
         projectors = [
             f"{direction}_projector {self.projector_for(direction).name!r}"
             for direction in self.directions

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd_components.contracts.component import Component
     from dskd_components.spec import DSKDSpec
     from dskd_components.states import Side
     from dskd_components.tokenization.vocabulary_map import MapMethod
@@ -59,15 +60,16 @@ class Vocabularies:
 
         Raises:
             InputError: a tokenizer does not fit its model.
-            ConfigurationError: the spec presumes one tokenizer, and these are two.
+            ConfigurationError: a component of the spec presumes one tokenizer, and these are two.
         """
         sizes = {side: _size(tokenizer, head_rows[side], side) for side, tokenizer in tokenizers.items()}
         fingerprints = {side: _fingerprint(tokenizer) for side, tokenizer in tokenizers.items()}
         student, teacher = tokenizers["student"], tokenizers["teacher"]
         if student is None or teacher is None:
             return cls(sizes=sizes, fingerprints=fingerprints)
+        for component in _presuming_one_vocabulary(spec):
+            _require_one_vocabulary(student, teacher, component)
         if spec.aligner.same_tokenizer:
-            _require_one_vocabulary(student, teacher, spec)
             return cls(sizes=sizes, fingerprints=fingerprints)
         if not spec.needs_vocabulary_map:
             return cls(sizes=sizes, fingerprints=fingerprints)
@@ -101,13 +103,18 @@ def _fingerprint(tokenizer: Any) -> int | None:
         return None
 
 
-def _require_one_vocabulary(student: Any, teacher: Any, spec: DSKDSpec) -> None:
+def _presuming_one_vocabulary(spec: DSKDSpec) -> list[Component]:
+    spaces = [space for space in spec.spaces if space.one_vocabulary]
+    return [spec.aligner, *spaces] if spec.aligner.same_tokenizer else [*spaces]
+
+
+def _require_one_vocabulary(student: Any, teacher: Any, component: Component) -> None:
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     different = [token for token, number in ours.items() if theirs.get(token) != number]
     if different or len(ours) != len(theirs):
         example = f", for example {different[0]!r}" if different else ""
         raise ConfigurationError(
-            f"The aligner {spec.aligner.name!r} is for models that share a tokenizer, but these are two: of the "
+            f"The {component.kind} {component.name!r} is for models that share a tokenizer, but these are two: of the "
             f"student's {len(ours)} tokens, {len(different)} are not among the teacher's {len(theirs)}{example}. Use "
             "the preset 'dskd-cma' or 'dskd-v2-eta'."
         )

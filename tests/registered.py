@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dskd_components import DSKDLoss, DSKDSpec, Head, list_components
+from dskd_components import DSKDLoss, DSKDSpec, Head, get_space, list_components
 from dskd_components.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ def specs(*, split_invariant: bool = False) -> dict[str, DSKDSpec]:
     for name in names("projector"):
         found[f"projector {name}"] = DSKDSpec(t2s_projector=name, s2t_projector=name)
         found[f"projector {name} with cma"] = DSKDSpec(t2s_projector=name, s2t_projector=name, aligner="cma")
-    found.update({f"space {name}": DSKDSpec(spaces=(name,)) for name in names("space")})
+    for name in names("space"):
+        found[f"space {name}"] = DSKDSpec(spaces=(name,))
+        if not get_space(name).one_vocabulary:
+            found[f"space {name} of two tokenizers"] = DSKDSpec(spaces=(name,), aligner="span")
     for targets in ("labels", "teacher_argmax"):
         for kept in ("none", "correct", "agreement"):
             space: dict[str, Any] = {"name": "student", "targets": targets, "filter": kept}

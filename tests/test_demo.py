@@ -9,9 +9,13 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from registered import names
 
-from examples.distil_two_tokenizers import main
+from dskd_components import DSKDLoss, DSKDSpec, get_aligner, get_space
+from examples.distil_two_tokenizers import distil, main
 from examples.two_tokenizers.batches import true_correspondence
+from examples.two_tokenizers.models import new_student, new_teacher
 from examples.two_tokenizers.preparation import Preparation, prepare
 from examples.two_tokenizers.settings import Settings
 from examples.two_tokenizers.text import load_corpus, normalised
@@ -112,3 +116,34 @@ def test_true_correspondence_pairs_equal_characters(prepared: Preparation) -> No
         assert pairs == sorted(pairs, key=lambda pair: pair[1])
         for student_position, teacher_position in pairs:
             assert example.student.spans[student_position + 1] == example.teacher.spans[teacher_position + 1]
+
+
+TRAINED = {
+    **{
+        f"aligner {name}": DSKDSpec.preset("dskd-cma", aligner=name)
+        for name in names("aligner")
+        if not get_aligner(name).same_tokenizer
+    },
+    **{
+        f"space {name}": DSKDSpec(spaces=[name], aligner="span")
+        for name in names("space")
+        if not get_space(name).one_vocabulary
+    },
+}
+
+
+@pytest.mark.parametrize("spec", TRAINED.values(), ids=TRAINED.keys())
+def test_everything_registered_for_two_tokenizers_trains_in_the_loop(spec: DSKDSpec, prepared: Preparation) -> None:
+    settings = Settings.quick()
+    size = {"layers": 1, "max_length": settings.max_length, "seed": 0}
+    tokenizers = prepared.student_tokenizer, prepared.teacher_tokenizer
+    student = new_student(tokenizers[0], width=settings.student_width, **size)
+    teacher = new_teacher(tokenizers[1], width=settings.teacher_width, **size).requires_grad_(False)
+    loss_fn = DSKDLoss.from_models(spec, student, teacher, *tokenizers)
+    before = [parameter.detach().clone() for parameter in (*student.parameters(), *loss_fn.parameters())]
+    batches = prepared.training_batches("student", settings.batch_size, 12, seed=0)
+    log = list(distil(student, teacher, loss_fn, batches, lr=settings.student_lr, projector_lr=settings.projector_lr))
+    assert all(value.isfinite() for step in log for value in step.values())
+    assert log[-1]["ce"] < log[0]["ce"]
+    after = [*student.parameters(), *loss_fn.parameters()]
+    assert not any(torch.equal(ours, theirs) for ours, theirs in zip(after, before, strict=True))

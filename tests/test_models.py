@@ -192,6 +192,15 @@ def test_one_tokenizer_means_one() -> None:
         DSKDLoss.from_models(DSKDSpec(), model, model, metaspace_tokenizer(), byte_level_tokenizer())
 
 
+def test_a_space_for_one_vocabulary_is_not_for_two_of_one_size() -> None:
+    tokenizers = metaspace_tokenizer(55), metaspace_tokenizer(60)
+    models = [tiny_model("Llama", vocabulary=60), tiny_model("Llama", vocabulary=60)]
+    spec = DSKDSpec(spaces=["shared_vocabulary"], aligner="span")
+    with pytest.raises(ConfigurationError, match=r"'shared_vocabulary'.*share a tokenizer"):
+        DSKDLoss.from_models(spec, *models, *tokenizers)
+    DSKDLoss.from_models(spec, *models, tokenizers[1], tokenizers[1])
+
+
 def test_a_batch_of_other_tokenizers_is_refused() -> None:
     loss_fn, student, teacher, batch = two_tokenizers(DSKDSpec.preset("dskd-cma"))
     own = {

@@ -83,7 +83,7 @@ def sources(folder: Path) -> set[str]:
 
 def test_the_wheel_has_the_package_and_nothing_else(library: Built) -> None:
     package = {name for name in library.wheel_files if not name.startswith(f"dskd_components-{__version__}.dist-info/")}
-    assert package == sources(ROOT / "dskd_components")
+    assert package == sources(ROOT / "dskd_components") | sources(ROOT / "pytest_dskd")
     assert "dskd_components/py.typed" in package
     assert library.in_wheel(".dist-info/licenses/LICENSE") == (ROOT / "LICENSE").read_text()
     assert library.in_wheel(".dist-info/entry_points.txt").split() == [
@@ -91,12 +91,16 @@ def test_the_wheel_has_the_package_and_nothing_else(library: Built) -> None:
         "builtin",
         "=",
         "dskd_components.builtin",
+        "[pytest11]",
+        "dskd",
+        "=",
+        "pytest_dskd",
     ]
 
 
 def test_the_sdist_has_what_building_and_testing_need(library: Built) -> None:
     files = library.sdist_files
-    assert sources(ROOT / "dskd_components") <= files
+    assert sources(ROOT / "dskd_components") | sources(ROOT / "pytest_dskd") <= files
     assert {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", "Makefile", "tests/conftest.py"} <= files
     left_behind = {"__pycache__", ".venv", "output", "dist", "build", ".mypy_cache", ".hypothesis", ".git", ".ci"}
     assert not [name for name in files if left_behind & set(name.split("/"))]

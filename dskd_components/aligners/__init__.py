@@ -1,11 +1,28 @@
 """Built-in aligners between the token positions of two models, one concept a file."""
 
-from dskd_components.aligners.cross_model_attention import CrossModelAttention
+from dskd_components.aligners.cross_model_attention import (
+    AttentionAlignment,
+    CrossModelAttention,
+    CrossModelAttentionModule,
+)
 from dskd_components.aligners.exact_match import ExactMatch
+from dskd_components.aligners.grouped import GroupedAlignment, GroupedModule
 from dskd_components.aligners.identity import Identity
 from dskd_components.aligners.min_edit import MinEdit
 from dskd_components.aligners.span import Span
 from dskd_components.tokenization.align_text import align_text
 from dskd_components.tokenization.min_edit import min_edit_path
 
-__all__ = ["CrossModelAttention", "ExactMatch", "Identity", "MinEdit", "Span", "align_text", "min_edit_path"]
+__all__ = [
+    "AttentionAlignment",
+    "CrossModelAttention",
+    "CrossModelAttentionModule",
+    "ExactMatch",
+    "GroupedAlignment",
+    "GroupedModule",
+    "Identity",
+    "MinEdit",
+    "Span",
+    "align_text",
+    "min_edit_path",
+]

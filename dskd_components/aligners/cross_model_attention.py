@@ -29,10 +29,14 @@ class AttentionAlignment(Alignment):
         student_to_teacher: ``[B, Ts, Tt]``: weights of the teacher's positions for each student position; rows of
             uncovered positions are zero.
         teacher_to_student: ``[B, Tt, Ts]``: likewise from the teacher's positions.
+        query: ``[B, Ts, 2 dt]``: what each student position asks with; arbitrary where it is not scored.
+        key: ``[B, Tt, 2 dt]``: what each teacher position answers with, a constant.
     """
 
     student_to_teacher: Tensor
     teacher_to_student: Tensor
+    query: Tensor
+    key: Tensor
 
     def to_student(self, teacher_side: Tensor) -> Tensor:
         """Return ``[B, Ts, d]``: the weighted mean of the teacher's positions."""
@@ -61,7 +65,7 @@ class CrossModelAttentionModule(AlignerModule):
         self.query = nn.Linear(2 * student_embedding_size, 2 * teacher_embedding_size)
         self.std: Scope = std
 
-    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> AttentionAlignment:
         """Align one batch (arXiv 2406.17328, equations 7 to 10)."""
         self._check_widths(student, teacher)
         target_embeddings = teacher.embedded(teacher.targets, "teacher")
@@ -73,6 +77,8 @@ class CrossModelAttentionModule(AlignerModule):
         return AttentionAlignment(
             student_to_teacher=student_to_teacher,
             teacher_to_student=_attention(scores.transpose(1, 2), allowed.transpose(1, 2)),
+            query=query,
+            key=key,
             student_covered=allowed.any(2),
             teacher_covered=allowed.any(1),
             student_values=student.hidden_states,

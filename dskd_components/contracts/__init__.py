@@ -3,11 +3,14 @@
 from dskd_components.contracts.aligner import Aligner, AlignerModule
 from dskd_components.contracts.alignment import Alignment
 from dskd_components.contracts.component import Component
-from dskd_components.contracts.distance import Distance
+from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.contracts.distribution import Distribution
 from dskd_components.contracts.hookspecs import hookimpl
 from dskd_components.contracts.projector import Projection, Projector, ProjectorHeads
-from dskd_components.contracts.space import ComparedRows, Space
-from dskd_components.contracts.terms import Tally, TokenTerm
+from dskd_components.contracts.shared_tokens import SharedTokens
+from dskd_components.contracts.space import ComparedRows, Direction, Measure, Space, SpaceResult
+from dskd_components.contracts.terms import Denominator, Tally, TokenTerm
+from dskd_components.states import Side
 
 __all__ = [
     "Aligner",
@@ -15,11 +18,19 @@ __all__ = [
     "Alignment",
     "ComparedRows",
     "Component",
+    "Denominator",
+    "Direction",
     "Distance",
+    "DistanceGradients",
+    "Distribution",
+    "Measure",
     "Projection",
     "Projector",
     "ProjectorHeads",
+    "SharedTokens",
+    "Side",
     "Space",
+    "SpaceResult",
     "Tally",
     "TokenTerm",
     "hookimpl",

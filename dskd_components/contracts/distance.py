@@ -1,19 +1,14 @@
 """`Distance`: how far the student's next-token distribution is from the teacher's."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from dskd_components.contracts.component import Component
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dskd_components.contracts.distribution import Distribution
+from dskd_components.contracts.distribution import Distribution
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +69,7 @@ class Distance(Component, ABC):
     """Whether it is symmetric, zero only at equality, and obeys the triangle inequality."""
 
     refinement_invariant: ClassVar[bool] = False
-    """Whether splitting every token into equally likely parts changes nothing, as for every f-divergence."""
+    """Whether splitting a token into equally likely parts changes nothing, as for every f-divergence."""
 
     @property
     def upper_bound(self) -> float | None:

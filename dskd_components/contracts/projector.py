@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -41,6 +41,18 @@ class ProjectorHeads:
         return source[self.source_ids], target[self.target_ids]
 
 
+class Affine(NamedTuple):
+    """An affine map ``h W^T + b``.
+
+    Args:
+        weight: ``[d_target, d_source]``, part of the graph.
+        bias: ``[d_target]``, part of the graph, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
 class Projection(nn.Module, ABC):
     """The built projector, a part of the loss module; its parameters are trained and saved with it."""
 
@@ -55,6 +67,18 @@ class Projection(nn.Module, ABC):
         Returns:
             ``[..., d_target]``, same dtype.
         """
+
+    def affine(self, heads: ProjectorHeads) -> Affine | None:
+        """Return weight and bias if this projection is ``h W^T + b``, None if it is anything else.
+
+        An engine that knows them may join the projection with the head behind it, where that is cheaper. It costs
+        nothing to leave this out.
+
+        Args:
+            heads: as in `forward`.
+        """
+        del heads
+        return None
 
     def __call__(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
         """Project hidden states; see `forward`."""

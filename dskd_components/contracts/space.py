@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dskd_components.contracts.component import Component
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.contracts.distance import Distance
+    from dskd_components.contracts.shared_tokens import SharedTokens
     from dskd_components.contracts.terms import Tally, TokenTerm
 
 
@@ -48,12 +50,14 @@ class ComparedRows:
     an engine computes as it knows best; for anything else it may use the logits themselves, through autograd.
 
     Args:
-        student_logits: ``[N, V]``, float32: what comes from the student's hidden states.
-        teacher_logits: ``[N, V]``, float32: what comes from the teacher's hidden states.
+        student_logits: ``[N, Vs]``, float32: what comes from the student's hidden states.
+        teacher_logits: ``[N, Vt]``, float32: what comes from the teacher's hidden states. The two vocabularies are one,
+            unless nothing is projected and the models have different ones.
         targets: ``[N]``, int64: the token that is right at each row, in the vocabulary of the space's own side.
         teacher_choice: ``[N]``, int64, or None: the teacher's own most likely token in the student's vocabulary, -100
             where it has none; only for spaces with ``needs_teacher_choice``.
         measure: how distributions are measured.
+        shared_tokens: the tokens that both vocabularies have, or None; only for spaces with ``needs_shared_tokens``.
     """
 
     student_logits: Tensor
@@ -61,6 +65,18 @@ class ComparedRows:
     targets: Tensor
     teacher_choice: Tensor | None
     measure: Measure
+    shared_tokens: SharedTokens | None = None
+
+    @cached_property
+    def log_probs(self) -> tuple[Tensor, Tensor]:
+        """``[N, Vs]`` and ``[N, Vt]``: log-probabilities of student and teacher at the spec's temperatures.
+
+        For comparisons that `divergence` does not make, as over a part of two vocabularies; multiply what comes of
+        them by ``measure.scale``. They go through autograd in every engine.
+        """
+        measure = self.measure
+        student, teacher = self.student_logits / measure.temperature, self.teacher_logits / measure.teacher_temperature
+        return student.log_softmax(-1), teacher.log_softmax(-1)
 
     def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
         """Return ``[N]``: the distance of each row at the spec's temperatures, in nats.
@@ -119,9 +135,17 @@ class Space(Component, ABC):
     projector: ClassVar[Direction | None] = None
     """Which projection the visiting states pass; None leaves them in their own space, read by their own head."""
 
+    one_vocabulary: ClassVar[bool] = False
+    """Whether it compares two models' own logits token by token, which presumes that they share a vocabulary."""
+
     @property
     def needs_teacher_choice(self) -> bool:
         """Whether `compare` reads ``rows.teacher_choice``."""
+        return False
+
+    @property
+    def needs_shared_tokens(self) -> bool:
+        """Whether `compare` reads ``rows.shared_tokens``. With two tokenizers it needs a map between vocabularies."""
         return False
 
     @abstractmethod

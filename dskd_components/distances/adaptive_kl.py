@@ -41,7 +41,6 @@ class AdaptiveKL(Distance):
 
     source: ClassVar[str] = "Wu et al. 2025, arXiv 2404.02657, section 4"
     gradient_is_derivative: ClassVar[bool] = False
-    refinement_invariant: ClassVar[bool] = True
 
     name: Literal["adaptive_kl"] = "adaptive_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5

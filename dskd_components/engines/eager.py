@@ -95,4 +95,5 @@ class AllLogits:
             targets=side.targets[covered],
             teacher_choice=self.teacher_choice[covered] if space.needs_teacher_choice else None,
             measure=meeting.measure,
+            shared_tokens=meeting.shared_tokens if space.needs_shared_tokens else None,
         )

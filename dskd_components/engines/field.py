@@ -12,7 +12,7 @@ from dskd_components.engines.eager import Eager
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.tiled import Tiled
 
-ENGINES: Final[Mapping[str, type[Engine]]] = {"tiled": Tiled, "eager": Eager}
+ENGINES: Final[Mapping[str, type[Tiled | Eager]]] = {"tiled": Tiled, "eager": Eager}
 
 
 def _read(value: object) -> Engine:
@@ -25,7 +25,7 @@ def _read(value: object) -> Engine:
     raise ValueError(f"expected an engine: an instance, a name, or a mapping with a name and options, got {value!r}")
 
 
-def _engine_class(name: str) -> type[Engine]:
+def _engine_class(name: str) -> type[Tiled | Eager]:
     if name not in ENGINES:
         hint = did_you_mean(name, list(ENGINES))
         raise ValueError(f"unknown engine {name!r}{hint}; the engines are {', '.join(ENGINES)}.")

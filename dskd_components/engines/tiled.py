@@ -55,12 +55,14 @@ def _measure(meeting: Meeting, reduction: Reduction, budget: int) -> Measurement
     needs_choice = any(space.needs_teacher_choice for space in meeting.spaces)
     results, choice = [], None
     if any(space.side == "teacher" for space in meeting.spaces):
-        results.append(_passed(SideRows.of(meeting, "teacher"), meeting, reduction, budget, predicts=needs_choice))
+        rows = SideRows.of(meeting, "teacher", budget=budget)
+        results.append(_passed(rows, meeting, reduction, budget, predicts=needs_choice))
+        del rows  # what it holds makes room for the other side
     if needs_choice:
         choice = meeting.teacher_choice(teacher_predictions(meeting, results, budget))
-    rows = SideRows.of(meeting, "student", teacher_choice=choice)
+    rows = SideRows.of(meeting, "student", budget=budget, teacher_choice=choice)
     results.insert(0, _passed(rows, meeting, reduction, budget))
-    learned = [pair for result in results for stream in result.rows.streams for pair in stream.learned]
+    learned = [pair for result in results for pair in result.learned]
     return Measurement(
         loss=with_known_gradient(torch.stack([result.loss for result in results]).sum(), learned),
         values=_merged(result.totals.values for result in results),
@@ -73,7 +75,7 @@ def _passed(
     rows: SideRows, meeting: Meeting, reduction: Reduction, budget: int, *, predicts: bool = False
 ) -> SideResult:
     plan = Plan.of(
-        budget=budget,
+        budget=budget - rows.held_bytes,
         rows=max(rows.covered, len(rows.own) - rows.covered),
         vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
         itemsize=rows.dtype.itemsize,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import nn
 from torch.nn import functional as F
 
-from dskd_components.contracts.projector import Projection, Projector, ProjectorHeads
+from dskd_components.contracts.projector import Affine, Projection, Projector, ProjectorHeads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,10 @@ class LinearProjection(Projection):
         """Return ``[..., d_target]``."""
         bias = None if self.bias is None else self.bias.to(hidden_states.dtype)
         return F.linear(hidden_states, self.weight.to(hidden_states.dtype), bias)
+
+    def affine(self, heads: ProjectorHeads | None = None) -> Affine:  # noqa: ARG002
+        """Return weight and bias."""
+        return Affine(self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Return the widths, for printing."""

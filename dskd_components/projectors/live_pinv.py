@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dskd_components.contracts.projector import Projection, Projector, ProjectorHeads
+from dskd_components.contracts.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.errors import InputError
 from dskd_components.projectors.pseudo_inverse import pseudo_inverse
 
@@ -46,6 +46,10 @@ class LivePinvProjection(Projection):
                 f"{len(source_weight)}. Build DSKDLoss with the heads that are used in training."
             )
         return source_weight.detach().T.to(dtype) @ self.inverse.T.to(dtype)
+
+    def affine(self, heads: ProjectorHeads) -> Affine:
+        """Return the map at this step, which has no bias."""
+        return Affine(self.matrix(heads, self.inverse.dtype).T, None)
 
     def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
         """Return ``[..., d_target]``."""

@@ -25,6 +25,7 @@ class SharedVocabularySpace(Space):
 
     side: ClassVar[Side] = "student"
     projector: ClassVar[Direction | None] = None
+    one_vocabulary: ClassVar[bool] = True
     source: ClassVar[str] = "Hinton et al. 2015, arXiv 1503.02531"
 
     name: Literal["shared_vocabulary"] = "shared_vocabulary"

@@ -97,8 +97,8 @@ def check_classes(
         yield from check_component(component, max_examples=examples, seed=seed).results
 
 
-def registered_variants(kind: str | None = None) -> Iterator[Component]:
-    """Yield everything that is registered, with its defaults and with other options.
+def registered_variants(kind: str | None = None) -> tuple[Component, ...]:
+    """Return everything that is registered, with its defaults and with other options.
 
     Args:
         kind: one kind of component; None: all.
@@ -107,8 +107,7 @@ def registered_variants(kind: str | None = None) -> Iterator[Component]:
         >>> sorted({component.kind for component in registered_variants()})
         ['aligner', 'distance', 'projector', 'space']
     """
-    for info in default_registry().components(kind):
-        yield from variants(info.component)
+    return tuple(made for info in default_registry().components(kind) for made in variants(info.component))
 
 
 def _not_understood(component: type[Component]) -> LawResult:

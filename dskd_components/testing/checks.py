@@ -36,7 +36,7 @@ def check_distance(
         >>> from dskd_components.distances import KL
         >>> report = check_distance(KL(), max_examples=5)
         >>> report.passed, [result.law for result in report.results if result.outcome == "not claimed"][:2]
-        (True, ['bounded', 'metric'])
+        (True, ['symmetric', 'bounded'])
         >>> def euclidean(student_log_probs, teacher_log_probs):
         ...     return (student_log_probs.exp() - teacher_log_probs.exp()).norm(dim=-1)
         >>> [failure.law for failure in check_distance(euclidean, max_examples=5).failures]

@@ -14,6 +14,7 @@ from dskd_components.testing.variants import label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
     from dskd_components.testing.law import Law
 
@@ -72,8 +73,8 @@ def component_label(component: Any) -> str:
 
 def _smallest_failure(
     law: Law, component: Any, max_examples: int, seed: int | None
-) -> tuple[Mapping[str, Any], BaseException] | None:
-    last: list[tuple[Mapping[str, Any], BaseException]] = []
+) -> tuple[Mapping[str, Any], Exception] | None:
+    last: list[tuple[Mapping[str, Any], Exception, TracebackType | None]] = []
 
     @settings(
         max_examples=min(max_examples, law.at_most or max_examples),
@@ -90,15 +91,24 @@ def _smallest_failure(
         try:
             law.check(component, **case)
         except Exception as error:
-            last.append((case, error))
+            last.append((case, error, _inside_the_law(error)))
             raise
 
     try:
         (attempt if seed is None else seeded(seed)(attempt))()
     except Exception as error:
+        if not last:  # the cases themselves could not be drawn
+            return {}, error
         # The last failure is the smallest one: it is tried once more at the end.
-        return last[-1] if last else ({}, error)
+        case, smallest, inside = last[-1]
+        return case, smallest.with_traceback(inside)
     return None
+
+
+def _inside_the_law(error: Exception) -> TracebackType | None:
+    """Return the traceback from the law on, without the machinery around it, and drop what that has noted."""
+    error.__notes__ = []
+    return None if error.__traceback__ is None else error.__traceback__.tb_next
 
 
 def _described(

@@ -30,7 +30,9 @@ class HeadStack:
         self._streams = streams
         self._dtype = dtype
         head = streams[0].head
-        self._products = HeadProducts(head, dtype, plan.part_bytes)
+        self._products = self._forward_products = HeadProducts(head, dtype, plan.part_bytes)
+        if streams[0].shortcut is not None:
+            self._forward_products = HeadProducts(streams[0].shortcut.head, dtype, plan.part_bytes)
         self._buffer = torch.empty(
             len(streams) * plan.tile_rows, head.vocabulary_size, dtype=dtype, device=head.weight.device
         )
@@ -39,7 +41,8 @@ class HeadStack:
         """Return ``[n, V]`` for each stream that has these rows: its logits, in the buffer until the next tile."""
         views = self._views(rows)
         if views:
-            self._products.logits(self._states(list(views), rows), self._tile(views, rows))
+            sources = [stream.shortcut or stream for stream in views]
+            self._forward_products.logits(self._states(sources, rows), self._tile(views, rows))
         return views
 
     def backward(self, rows: slice) -> None:

@@ -95,8 +95,8 @@ class LogitBlock:
     @property
     def leaves(self) -> list[Tensor]:
         """What the loss may depend on: the logits, and the values computed from them."""
-        noted = [*self._dense, *self._cross_entropies]
-        return [self.leaf, *(entry.values for entry in noted)] if self.wanted else []
+        values = [dense.values for dense in self._dense] + [noted.values for noted in self._cross_entropies]
+        return [self.leaf, *values] if self.wanted else []
 
     @torch.no_grad()
     def write_gradient(self, of_leaves: Mapping[int, Tensor | None]) -> None:

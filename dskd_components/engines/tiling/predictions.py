@@ -32,7 +32,7 @@ def teacher_predictions(meeting: Meeting, results: Sequence[SideResult], budget:
     predicted = torch.full_like(teacher.targets, -1).flatten()
     for result in results:
         if result.predicted is not None:
-            predicted[result.rows.positions] = result.predicted
+            predicted[result.positions] = result.predicted
     missing = (meeting.choosing.flatten() & (predicted < 0)).nonzero().squeeze(1)
     if len(missing):
         predicted[missing] = _argmax(Stream(teacher.hidden_states.flatten(0, 1)[missing], teacher.head), budget)

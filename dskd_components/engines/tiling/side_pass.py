@@ -30,15 +30,17 @@ class SideResult(NamedTuple):
     """What a pass over one side came to.
 
     Args:
-        rows: the rows, with the gradients that their streams now have.
         loss: scalar: the side's part of the loss.
         totals: terms and metrics.
+        learned: the tensors that a gradient was wanted for, each with its gradient.
+        positions: ``[N]``, int64: where the rows are among all positions.
         predicted: ``[N]``, int64: the side's own most likely token of each row, if wanted.
     """
 
-    rows: SideRows
     loss: Tensor
     totals: Totals
+    learned: list[tuple[Tensor, Tensor]]
+    positions: Tensor
     predicted: Tensor | None
 
 
@@ -78,7 +80,8 @@ class SidePass:
             if self._rows.learns:
                 for stack in self._stacks:
                     stack.backward(tile)
-        return SideResult(self._rows, self._loss, self._totals, self._predicted)
+        learned = [pair for stream in self._rows.streams for pair in stream.learned]
+        return SideResult(self._loss, self._totals, learned, self._rows.positions, self._predicted)
 
     def _covered_tiles(self) -> Iterator[slice]:
         # Without a covered position the spaces still give their terms, of no rows.
@@ -146,6 +149,7 @@ class SidePass:
                 targets=self._rows.targets[rows],
                 teacher_choice=choice[rows] if choice is not None and space.needs_teacher_choice else None,
                 measure=self._rows.measure,
+                shared_tokens=self._rows.shared_tokens if space.needs_shared_tokens else None,
             )
         )
 

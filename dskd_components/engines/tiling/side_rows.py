@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd_components.engines.tiling.reassociation import visiting_stream
 from dskd_components.engines.tiling.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.contracts.shared_tokens import SharedTokens
     from dskd_components.contracts.space import Measure, Space
     from dskd_components.meeting import Meeting
     from dskd_components.states import Side
@@ -31,6 +33,7 @@ class SideRows:
         spaces: the spaces that work on this side, each with the states that come to it.
         teacher_choice: ``[covered]``, int64: the teacher's choices, where a space needs them.
         measure: how distributions are measured.
+        shared_tokens: the tokens that both vocabularies have, where a space needs them.
     """
 
     side: Side
@@ -41,14 +44,16 @@ class SideRows:
     spaces: tuple[tuple[Space, Stream], ...]
     teacher_choice: Tensor | None
     measure: Measure
+    shared_tokens: SharedTokens | None
 
     @classmethod
-    def of(cls, meeting: Meeting, side: Side, *, teacher_choice: Tensor | None = None) -> SideRows:
+    def of(cls, meeting: Meeting, side: Side, *, budget: int, teacher_choice: Tensor | None = None) -> SideRows:
         """Gather the rows of a side.
 
         Args:
             meeting: the states of both models.
             side: whose positions.
+            budget: bytes, for what may be made to save time.
             teacher_choice: ``[B, T]``: as in `Meeting.teacher_choice`.
         """
         states, covered = meeting.side(side), meeting.covered(side).flatten()
@@ -57,16 +62,18 @@ class SideRows:
         if side == "student":
             # The cross entropy runs over all scored positions.
             positions = torch.cat([positions, (states.scored.flatten() & ~covered).nonzero().squeeze(1)])
-        visitors = [(space, meeting.visitors(space)) for space in meeting.spaces if space.side == side]
         return cls(
             side=side,
             own=Stream(states.hidden_states.flatten(0, 1)[positions], states.head),
             targets=states.targets.flatten()[positions],
             positions=positions,
             covered=count,
-            spaces=tuple((space, Stream(found.states, found.head)) for space, found in visitors),
+            spaces=tuple(
+                (space, visiting_stream(meeting, space, budget)) for space in meeting.spaces if space.side == side
+            ),
             teacher_choice=None if teacher_choice is None else teacher_choice.flatten()[positions],
             measure=meeting.measure,
+            shared_tokens=meeting.shared_tokens,
         )
 
     @property
@@ -84,6 +91,11 @@ class SideRows:
             else:
                 like.append(stream)
         return groups
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the matrices that were made for the streams."""
+        return sum(stream.held_bytes for stream in self.streams)
 
     @property
     def scores(self) -> bool:

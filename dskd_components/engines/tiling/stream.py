@@ -21,12 +21,16 @@ class Stream:
     Args:
         states: ``[N, d]``, part of the graph.
         head: the head.
+        shortcut: other states and another head that give the same logits at less cost; gradients go the long way.
+        held_bytes: memory of a matrix that was made for the stream.
     """
 
-    def __init__(self, states: Tensor, head: Head) -> None:
+    def __init__(self, states: Tensor, head: Head, *, shortcut: Stream | None = None, held_bytes: int = 0) -> None:
         learning = torch.is_grad_enabled()
         self._states = upcast(states)
         self.head = head
+        self.shortcut = shortcut
+        self.held_bytes = held_bytes
         self.states = self._states.detach()
         self.complete = head.bias is None or not bool(head.bias.detach().isinf().any())
         """Whether no logit can be ``-inf``."""
@@ -52,7 +56,8 @@ class Stream:
         """Return whether both pass through the same tensors in the same way, so that one product serves them."""
         ours, theirs = self.head, other.head
         return (
-            ours.weight.data_ptr() == theirs.weight.data_ptr()
+            self.shortcut is other.shortcut is None
+            and ours.weight.data_ptr() == theirs.weight.data_ptr()
             and ours.valid_weight.shape == theirs.valid_weight.shape
             and (ours.scale, ours.softcap) == (theirs.scale, theirs.softcap)
             and (None if ours.bias is None else ours.bias.data_ptr())

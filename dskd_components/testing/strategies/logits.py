@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Temper = Literal["ordinary", "generic", "peaked", "tied", "huge", "flat", "one_hot", "ruled_out"]
-"""What a row is like: a few tenths apart; normally distributed to the last digit; ten times that; with many equal
+"""What a row is like: some tenths apart; different to the last digit; ten times that; with many equal
 entries; plus or minus ten thousand; nearly uniform; all but one token at no probability; with entries of -inf."""
 
 FINITE: Final[tuple[Temper, ...]] = tuple(temper for temper in get_args(Temper) if temper != "ruled_out")
@@ -101,11 +101,11 @@ def sets_of_logits(
 def _row(vocabulary: int, temper: Temper) -> st.SearchStrategy[Tensor]:
     if temper in ("generic", "peaked", "flat"):
         factor = {"generic": 1.0, "peaked": 10.0, "flat": 1e-4}[temper]
-        return SEEDS.map(lambda seed: factor * normal(seed, vocabulary))
+        return _entries(st.integers(-(2**40), 2**40), vocabulary).map(lambda row: factor * _tensor(row) / 2**38)
     if temper == "huge":
         return _entries(st.sampled_from([0.0, 1e4, -1e4]), vocabulary).map(_tensor)
     if temper == "one_hot":
-        return st.integers(0, vocabulary - 1).map(lambda token: one_hot(token, vocabulary))
+        return _entries(st.integers(0, 9), vocabulary).map(lambda row: one_hot(row.index(max(row)), vocabulary))
     if temper == "ruled_out":
         entries = _entries(st.sampled_from([0.0, -math.inf, 1.0]), vocabulary)
         return entries.filter(lambda row: max(row) > -math.inf).map(_tensor)
@@ -121,8 +121,8 @@ def one_hot(token: int, vocabulary: int) -> Tensor:
     """Return ``[V]``, float64: logits of 80 for one token and -80 for all others.
 
     Examples:
-        >>> one_hot(1, 3).softmax(-1)
-        tensor([0., 1., 0.], dtype=torch.float64)
+        >>> one_hot(1, 3)
+        tensor([-80.,  80., -80.], dtype=torch.float64)
     """
     row = torch.full((vocabulary,), -80.0, dtype=torch.float64)
     row[token] = 80.0
@@ -134,7 +134,7 @@ def normal(seed: int, *shape: int) -> Tensor:
 
     Examples:
         >>> normal(0, 2)
-        tensor([-0.4849,  0.2647], dtype=torch.float64)
+        tensor([ 1.5410, -0.2934], dtype=torch.float64)
     """
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 

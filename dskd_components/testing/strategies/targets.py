@@ -31,7 +31,7 @@ def ragged_targets(
 
     Examples:
         >>> ragged_targets(torch.Generator().manual_seed(3), 1, 6, 9)
-        tensor([[-100, -100, -100,    6,    2,    0]])
+        tensor([[-100, -100, -100, -100, -100,    3]])
     """
     targets = torch.randint(0, vocabulary, (batch, length), generator=generator)
     for row in targets:

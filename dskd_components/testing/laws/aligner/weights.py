@@ -79,6 +79,8 @@ def the_index_stays_within_the_sample(aligner: Aligner, batch: Batch, seed: int)
     index = found.teacher_index()
     expect(index.dtype == torch.int64, f"teacher_index: expected dtype int64, found {index.dtype}.")
     expect_close(index >= 0, found.student_covered, "whether teacher_index points anywhere, against student_covered")
+    nowhere = index[~found.student_covered]
+    expect_close(nowhere, torch.full_like(nowhere, -1), "teacher_index where nothing is covered")
     theirs = index[found.student_covered]
     expect(row.teacher.scored[0, theirs], f"teacher_index: expected scored positions, found {theirs.tolist()}.")
     same = row.teacher.samples[0, theirs] == row.student.samples[found.student_covered]

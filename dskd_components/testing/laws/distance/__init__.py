@@ -38,7 +38,7 @@ from dskd_components.testing.laws.distance.values import (
 )
 from dskd_components.testing.laws.distance.vocabulary import (
     a_constant_added_to_logits_changes_nothing,
-    splitting_tokens_changes_nothing,
+    splitting_a_token_changes_nothing,
     token_numbers_do_not_matter,
     tokens_ruled_out_on_both_sides_count_for_nothing,
 )
@@ -63,7 +63,7 @@ __all__ = [
     "positive_where_different",
     "precision_is_kept_inside",
     "rows_know_nothing_of_one_another",
-    "splitting_tokens_changes_nothing",
+    "splitting_a_token_changes_nothing",
     "symmetric",
     "the_bound_is_reached",
     "the_same_arguments_give_the_same_value",

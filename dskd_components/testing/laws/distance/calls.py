@@ -78,13 +78,14 @@ def float32_is_near_float64(distance: DistanceFunction, student_logits: Tensor, 
 
     Differences of nearly equal numbers, and logarithms of numbers near 1, lose digits there.
     """
-    # The same rounded logits on both sides: what is compared is the arithmetic, not the rounding of the input.
-    student, teacher = student_logits.float(), teacher_logits.float()
-    exact = values_at(distance, student.double(), teacher.double())
-    largest = student.abs().max().clamp_min(1).log()
+    # The same rounded log-probabilities on both sides: what is compared is the arithmetic, not the rounding before it.
+    student, teacher = (side.float().log_softmax(-1) for side in (student_logits, teacher_logits))
+    with torch.no_grad():
+        found, exact = distance(student, teacher), distance(student.double(), teacher.double())
+    largest = student_logits.abs().max().clamp_min(1).log()
     expect_close(
-        values_at(distance, student, teacher),
-        exact,
+        found,
+        exact.float(),
         "the distance in float32",
         rtol=1e-5,
         atol=5e-6 * (1 + float(largest)),

@@ -11,7 +11,6 @@ from dskd_components.testing.laws.space.comparing import (
 )
 from dskd_components.testing.laws.space.rows import compared_rows
 from dskd_components.testing.laws.space.training import (
-    padding_changes_nothing_in_the_loss,
     the_student_learns_in_the_loss,
 )
 
@@ -20,7 +19,6 @@ __all__ = [
     "compared_rows",
     "finite_gradients",
     "no_rows_no_values",
-    "padding_changes_nothing_in_the_loss",
     "rows_are_not_changed",
     "rows_know_nothing_of_one_another",
     "terms_are_one_finite_number_a_row",

@@ -87,14 +87,14 @@ def finite_gradients(space: Space, rows: ComparedRows) -> None:
             expect_finite(gradient, f"the gradient of the {side}'s logits by the term {name!r}")
 
 
-@law("space", cases=row_cases(), at_most=20)
+@law("space", cases=row_cases(tempers=("generic",)), at_most=20)
 def a_gradient_reaches_a_model(space: Space, rows: ComparedRows) -> None:
     """Where both sides differ, some term has a gradient for the logits of a side.
 
     A space without one measures and trains nothing.
     """
     p, q = rows.student_logits.softmax(-1), rows.teacher_logits.softmax(-1)
-    if bool(((p - q).abs().sum(-1) < 0.2).any()) or bool((torch.cat([p, q]) < 1e-6).any()):
+    if p.shape == q.shape and bool(((p - q).abs().sum(-1) < 0.2).any()):
         return
     result, leaves = compared_with_leaves(space, rows)
     gradients = [gradient for term in result.terms.values() for gradient in _gradients(term.values, leaves).values()]

@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from hypothesis import strategies as st
 
+from dskd_components.contracts.shared_tokens import SharedTokens
 from dskd_components.contracts.space import ComparedRows, Measure
 from dskd_components.distances.kl import KL
 from dskd_components.states import IGNORE_INDEX
-from dskd_components.testing.strategies.logits import pairs_of_logits
+from dskd_components.testing.strategies.logits import FINITE, Temper, logits, pairs_of_logits
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dskd_components.contracts.space import Space, SpaceResult
     from dskd_components.testing.law import Cases
 
 
 @st.composite
-def compared_rows(draw: st.DrawFn, *, teacher_choice: bool) -> ComparedRows:
+def compared_rows(draw: st.DrawFn, *, teacher_choice: bool, tempers: tuple[Temper, ...] = FINITE) -> ComparedRows:
     """Rows with logits over one vocabulary, float64, at a temperature of 1 or 2.
 
     Args:
         draw: given by hypothesis.
         teacher_choice: whether the teacher's own choice is given.
+        tempers: as in `logits`.
     """
-    student, teacher = draw(pairs_of_logits())
+    student, teacher = draw(pairs_of_logits(tempers=tempers))
     rows, vocabulary = student.shape
     tokens = st.lists(st.integers(0, vocabulary - 1), min_size=rows, max_size=rows)
     choices = st.lists(st.sampled_from([*range(vocabulary), IGNORE_INDEX]), min_size=rows, max_size=rows)
@@ -43,15 +47,47 @@ def compared_rows(draw: st.DrawFn, *, teacher_choice: bool) -> ComparedRows:
     )
 
 
-def row_cases(**others: st.SearchStrategy[Any]) -> Cases:
+@st.composite
+def rows_of_two_vocabularies(draw: st.DrawFn, *, tempers: tuple[Temper, ...] = FINITE) -> ComparedRows:
+    """Rows with logits over two vocabularies that share some tokens, one at least.
+
+    Args:
+        draw: given by hypothesis.
+        tempers: as in `logits`.
+    """
+    rows, student_size, teacher_size = draw(st.integers(1, 3)), draw(st.integers(3, 6)), draw(st.integers(3, 6))
+    shared = draw(st.integers(1, min(student_size, teacher_size)))
+    student_ids, teacher_ids = (
+        torch.tensor(draw(st.permutations(range(size)))[:shared]) for size in (student_size, teacher_size)
+    )
+    tokens = st.lists(st.integers(0, student_size - 1), min_size=rows, max_size=rows)
+    return ComparedRows(
+        student_logits=draw(logits(rows, student_size, tempers=tempers)),
+        teacher_logits=draw(logits(rows, teacher_size, tempers=tempers)),
+        targets=torch.tensor(draw(tokens)),
+        teacher_choice=None,
+        measure=Measure(distance=KL()),
+        shared_tokens=SharedTokens(student_ids=student_ids, teacher_ids=teacher_ids),
+    )
+
+
+def row_cases(*, tempers: tuple[Temper, ...] = FINITE, **others: st.SearchStrategy[Any]) -> Cases:
     """Cases of ``rows`` that the space can be given, and further arguments.
 
     Args:
+        tempers: as in `logits`.
         **others: strategies of the further arguments.
     """
-    return lambda space: st.fixed_dictionaries(
-        {"rows": compared_rows(teacher_choice=space.needs_teacher_choice), **others}
-    )
+
+    def of(space: Space) -> st.SearchStrategy[Mapping[str, Any]]:
+        rows = (
+            rows_of_two_vocabularies(tempers=tempers)
+            if space.needs_shared_tokens
+            else compared_rows(teacher_choice=space.needs_teacher_choice, tempers=tempers)
+        )
+        return st.fixed_dictionaries({"rows": rows, **others})
+
+    return of
 
 
 def some_rows(rows: ComparedRows, which: slice) -> ComparedRows:

@@ -27,8 +27,8 @@ class TotalVariation(Distance):
     name: Literal["tvd"] = "tvd"
 
     @property
-    def upper_bound(self) -> float:
-        """1, where the two have nothing in common."""
+    def upper_bound(self) -> float | None:
+        """1, where nothing is in common."""
         return 1.0
 
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:

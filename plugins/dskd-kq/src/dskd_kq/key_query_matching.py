@@ -1,0 +1,101 @@
+"""Cross-model attention with key-query matching: an aligner with a term and parameters of its own."""
+
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from dskd_components import Aligner, AlignerModule, LMStates, Tally, TokenGroups, TokenTerm
+from dskd_components.aligners import AttentionAlignment, CrossModelAttentionModule
+from dskd_components.aligners.spread import Scope
+from dskd_kq.discriminator import Discriminator
+from dskd_kq.gradient_reversal import reversed_gradient
+
+
+class KeyQueryMatching(Aligner):
+    """Cross-model attention whose queries are made to look like keys.
+
+    Queries are a projection of the student's embeddings, keys are the teacher's own embeddings, so the two may lie far
+    apart and the attention between them say little. A discriminator learns to tell them apart by the term ``kq``, and
+    the query projection, through a reversed gradient, learns to keep it from doing so. At log 4 nats the discriminator
+    can do no better than guess.
+
+    The term belongs to the student's positions: each has the discriminator's cross entropy for its query, and the mean
+    of that for its sample's keys. So padding, micro-batches and packing change nothing.
+
+    Examples:
+        >>> from dskd_components import DSKDSpec
+        >>> DSKDSpec.preset("dskd-cma", aligner={"name": "kq", "weight": 0.5}).aligner.weight
+        0.5
+    """
+
+    source: ClassVar[str] = "Tsiapali et al. 2026 (DSKD-CMA-GA), arXiv 2603.22056"
+
+    name: Literal["kq"] = "kq"
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of ``kq`` among the terms that the spec's ``kd_rate`` multiplies. The release adds its own at full rate:
+    with a ``kd_rate`` of 0.5 that is a weight of 2 here."""
+    reversal: Annotated[float, Field(gt=0)] = 1.0
+    """What the gradient is multiplied with as it is reversed: how hard the queries are pushed."""
+    hidden_size: Annotated[int, Field(gt=0)] = 768
+    """Of the discriminator."""
+    std: Scope = "sample"
+    """As in the aligner ``cma``."""
+
+    @property
+    def split_invariant(self) -> bool:
+        """Whether the standard deviations run over single samples."""
+        return self.std == "sample"
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+        """Return the module."""
+        return KeyQueryModule(student_embedding_size, teacher_embedding_size, self)
+
+
+class KeyQueryModule(CrossModelAttentionModule):
+    """Cross-model attention and a discriminator. Weights of a trained ``cma`` fit; the discriminator's come on top.
+
+    Args:
+        student_embedding_size: width ds of the student's input embedding.
+        teacher_embedding_size: width dt of the teacher's.
+        options: of the aligner.
+    """
+
+    def __init__(self, student_embedding_size: int, teacher_embedding_size: int, options: KeyQueryMatching) -> None:
+        super().__init__(student_embedding_size, teacher_embedding_size, options.std)
+        self.discriminator = Discriminator(2 * teacher_embedding_size, options.hidden_size)
+        self.weight = options.weight
+        self.reversal = options.reversal
+
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> AttentionAlignment:
+        """Align one batch, with the term ``kq``."""
+        found = super().forward(student, teacher, given)
+        of_queries = self.discriminator(reversed_gradient(found.query[found.student_covered], self.reversal))
+        of_keys = self.discriminator(found.key[found.teacher_covered].to(of_queries.dtype))
+        # Cross entropies of the two answers, from log-odds: log(1 + e^x) where "a query" is right.
+        values = F.softplus(of_queries) + _mean_of_sample(
+            F.softplus(-of_keys), teacher.samples[found.teacher_covered], student.samples[found.student_covered]
+        )
+        hits = (of_queries <= 0).sum() + (of_keys > 0).sum()
+        guesses = torch.tensor(len(of_queries) + len(of_keys), device=hits.device)
+        return replace(
+            found,
+            terms={"kq": TokenTerm(values=values, weight=self.weight)},
+            metrics={**found.metrics, "discriminator_accuracy": Tally(hits, guesses)},
+        )
+
+
+def _mean_of_sample(values: Tensor, samples: Tensor, wanted: Tensor) -> Tensor:
+    """Return ``[N]``: for each wanted sample the mean of its values.
+
+    Args:
+        values: ``[M]``.
+        samples: ``[M]``, int64: the sample of each value.
+        wanted: ``[N]``, int64: samples that have a value at least.
+    """
+    known, sample = torch.unique(samples, return_inverse=True)
+    sums = values.new_zeros(len(known)).index_add(0, sample, values)
+    return (sums / torch.bincount(sample, minlength=len(known)))[torch.searchsorted(known, wanted)]

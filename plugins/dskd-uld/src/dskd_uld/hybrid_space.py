@@ -1,0 +1,99 @@
+"""The hybrid form of Universal Logit Distillation: shared tokens by a distance, the others sorted."""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dskd_components import ComparedRows, InputError, Space, SpaceResult, TokenTerm
+from dskd_components.contracts import Denominator, SharedTokens, Side
+from dskd_components.registry import AnyDistance
+from dskd_uld.sorted_difference import sorted_difference
+
+
+class HybridSpace(Space):
+    """The two models' own logits meet: tokens that both vocabularies have by a distance, all others sorted by size.
+
+    Two terms. ``uld_matched``: the distance between what either side makes of the shared tokens, once it is known to be
+    one of them, weighted by the teacher's probability that it is, as the chain rule of KL has it; so it is a distance
+    of proper distributions, never negative, and quiet where the teacher speaks of other tokens. ``uld_unmatched``:
+    ``sum abs(p - q)`` over the sorted probabilities of the tokens that only one side has. Both are 0 only where the
+    shared tokens are equally likely on both sides.
+
+    Examples:
+        >>> HybridSpace(distance="js").needs_shared_tokens
+        True
+    """
+
+    side: ClassVar[Side] = "student"
+    source: ClassVar[str] = (
+        "Patiño et al. 2025 (GOLD), Unlocking On-Policy Distillation for Any Model Family; Boizard et al. 2024 (ULD), "
+        "arXiv 2402.12030"
+    )
+
+    name: Literal["uld_hybrid"] = "uld_hybrid"
+    distance: AnyDistance | None = None
+    """Distance of ``uld_matched``; None: the spec's."""
+    denominator: Denominator = "scored"
+    """What the means divide by: the scored student tokens, or the tokens that they run over."""
+    matched_weight: Annotated[float, Field(ge=0)] | None = 1.0
+    """Weight of ``uld_matched``; None: the share of the teacher's vocabulary that is shared, as released."""
+    unmatched_weight: Annotated[float, Field(ge=0)] | None = 1.0
+    """Weight of ``uld_unmatched``; None: the share of the teacher's vocabulary that is not shared, as released."""
+
+    @property
+    def needs_shared_tokens(self) -> bool:
+        """Always: it treats these tokens apart."""
+        return True
+
+    def compare(self, rows: ComparedRows) -> SpaceResult:
+        """Return ``uld_matched`` and ``uld_unmatched``.
+
+        Raises:
+            InputError: the vocabularies have no token in common.
+        """
+        shared = rows.shared_tokens
+        assert shared is not None, "needs_shared_tokens promises it"
+        share = _share(shared, rows.teacher_logits.shape[-1])
+        weights = {
+            "uld_matched": share if self.matched_weight is None else self.matched_weight,
+            "uld_unmatched": 1 - share if self.unmatched_weight is None else self.unmatched_weight,
+        }
+        values = {"uld_matched": self._matched(rows, shared), "uld_unmatched": _unmatched(rows, shared)}
+        return SpaceResult(
+            terms={
+                name: TokenTerm(
+                    values=rows.measure.scale * values[name], denominator=self.denominator, weight=weights[name]
+                )
+                for name in values
+            }
+        )
+
+    def _matched(self, rows: ComparedRows, shared: SharedTokens) -> Tensor:
+        student, teacher = rows.log_probs
+        student, teacher = student[:, shared.student_ids], teacher[:, shared.teacher_ids]
+        probability = teacher.detach().logsumexp(-1).exp()
+        distance = self.distance or rows.measure.distance
+        return probability * distance(student.log_softmax(-1), teacher.log_softmax(-1))
+
+
+def _unmatched(rows: ComparedRows, shared: SharedTokens) -> Tensor:
+    student, teacher = rows.log_probs
+    return sorted_difference(_without(student, shared.student_ids).exp(), _without(teacher, shared.teacher_ids).exp())
+
+
+def _without(log_probs: Tensor, ids: Tensor) -> Tensor:
+    """Return ``[N, V - K]``: the columns of all other tokens."""
+    other = torch.ones(log_probs.shape[-1], dtype=torch.bool, device=log_probs.device)
+    other[ids] = False
+    return log_probs[:, other]
+
+
+def _share(shared: SharedTokens, teacher_vocabulary: int) -> float:
+    if len(shared.teacher_ids) == 0:
+        raise InputError(
+            "The space 'uld_hybrid' compares the tokens that both vocabularies have, but these have none in common. "
+            "Use the space 'uld', or check teacher_to_student_ids."
+        )
+    return len(shared.teacher_ids) / teacher_vocabulary

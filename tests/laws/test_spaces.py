@@ -1,0 +1,7 @@
+"""The laws of spaces, for everything that is registered, with every option. Nothing is named here."""
+
+from __future__ import annotations
+
+from dskd_components.testing import laws_of, registered_variants
+
+test_every_space = laws_of(*registered_variants("space"), max_examples=20)

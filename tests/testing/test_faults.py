@@ -1,0 +1,48 @@
+"""The kit catches faults: each one by the law that is meant to. And it flags nothing that is right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from faulty_aligners import ALIGNER_FAULTS
+from faulty_distances import DISTANCE_FAULTS
+from faulty_projectors import PROJECTOR_FAULTS
+from faulty_spaces import SPACE_FAULTS
+
+from dskd_components.testing import laws_about, registered_variants
+from dskd_components.testing.checks import kind_of
+from dskd_components.testing.trial import result_of
+
+if TYPE_CHECKING:
+    from fault import Fault
+
+FAULTS = [*DISTANCE_FAULTS, *ALIGNER_FAULTS, *PROJECTOR_FAULTS, *SPACE_FAULTS]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.what} ({fault.law})")
+def test_a_fault_is_caught_by_the_law_meant_for_it(fault: Fault) -> None:
+    [law] = [law for law in laws_about(kind_of(fault.faulty)) if law.name == fault.law]
+    result = result_of(law, fault.faulty)
+    assert result.outcome == "failed", f"{fault.what}: {result}"
+    assert fault.law in result.message.splitlines()[0]
+
+
+def test_every_law_catches_a_fault() -> None:
+    """A law that catches nothing here is not known to catch anything."""
+    caught = {(kind_of(fault.faulty), fault.law) for fault in FAULTS}
+    of_components = {law for kind, law in caught}
+    idle = [
+        f"{kind}: {law.name}"
+        for kind in ("distance", "aligner", "projector", "space")
+        for law in laws_about(kind)
+        if (kind, law.name) not in caught and not (law.kind == "component" and law.name in of_components)
+    ]
+    assert idle == []
+
+
+@pytest.mark.parametrize("component", registered_variants(), ids=str)
+def test_nothing_right_is_flagged_on_other_cases(component: object) -> None:
+    for law in laws_about(kind_of(component)):
+        result = result_of(law, component, max_examples=8, seed=20261124)
+        assert result.outcome != "failed", result.message
