@@ -103,7 +103,7 @@ def _paper(source: str, width: int) -> str:
     """Return as much of the paper as there is room for; ``dskd show`` has section and equation."""
     authors_too = r".*?arXiv \d{4}\.\d{4,5}"
     found = re.search(authors_too if width >= AUTHORS_WIDTH else r"arXiv \d{4}\.\d{4,5}", source)
-    return found.group() if found else source
+    return found.group() if found else re.split("[;,]", source)[0]
 
 
 def _print_unused(out: Console, registry: Registry) -> None:
