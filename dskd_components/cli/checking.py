@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from dskd_components.cli.laws_table import print_report
@@ -40,8 +41,8 @@ def check(
     _require_testing_extra()
     errors = console(stderr=True)
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
@@ -75,7 +76,8 @@ def _require_testing_extra() -> None:
 
 
 def _report(target: str, max_examples: int, seed: int | None, watch: Callable[[str, int, int], None]) -> CheckReport:
-    from dskd_components.testing import CheckReport, check_classes, check_plugin
+    from dskd_components.testing.check_plugin import check_classes, check_plugin
+    from dskd_components.testing.report import CheckReport
 
     path = Path(target)
     if path.suffix != ".py" and not path.is_file():

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dskd_components.contracts.component import did_you_mean
 from dskd_components.errors import PluginError
 from dskd_components.registry.lookup import default_registry
-from dskd_components.testing.checks import check_component
+from dskd_components.testing.laws import laws_about
 from dskd_components.testing.report import CheckReport, LawResult
-from dskd_components.testing.trial import DEFAULT_EXAMPLES
-from dskd_components.testing.variants import label, variants
+from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, result_of
+from dskd_components.testing.variants import variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from dskd_components.contracts.component import Component
     from dskd_components.registry.registry import ComponentInfo, Registry
+    from dskd_components.testing.law import Law
 
 OPTIONS_ARE_UNDERSTOOD = "The component can be made: its options have defaults, or types that values can be chosen for."
 PLUGIN_LOADS = "The plugin can be imported, and its hooks return component classes."
@@ -40,7 +42,7 @@ def check_plugin(
         distribution: name of the distribution, as in its ``pyproject.toml``.
         max_examples: on how many cases each law is tried.
         seed: draws other cases; None: the same ones each time.
-        watch: called before each component, for a progress bar.
+        watch: called before each law of each component, for a progress bar.
 
     Returns:
         A result for each law and component, and for each plugin that could not be loaded.
@@ -82,19 +84,27 @@ def check_classes(
         >>> {result.outcome for result in check_classes([KL], max_examples=3)} <= {"passed", "not claimed"}
         True
     """
-    tried = [(cls, variants(cls)) for cls in classes]
-    yield from (_not_understood(cls) for cls, components in tried if not components)
     # Other options run through the same code, so fewer cases show what they change.
     fewer = max(1, max_examples // 5)
-    cases = [
-        (component, fewer if number else max_examples)
-        for _, components in tried
-        for number, component in enumerate(components)
-    ]
-    for number, (component, examples) in enumerate(cases):
+    cases: list[tuple[Component, Law, int]] = []
+    for cls in classes:
+        try:
+            components = variants(cls)
+        except Exception as error:
+            yield _not_made(cls, f"its constructor failed: {type(error).__name__}: {error}")
+            continue
+        if not components:
+            yield _not_made(
+                cls,
+                "expected defaults, or options of type bool, int, float or Literal, found "
+                f"{', '.join(cls.model_fields)}. Check an instance: check_{cls.kind}(...).",
+            )
+        for number, component in enumerate(components):
+            cases += [(component, law, fewer if number else max_examples) for law in laws_about(cls.kind)]
+    for number, (component, law, examples) in enumerate(cases):
         if watch is not None:
-            watch(label(component), number, len(cases))
-        yield from check_component(component, max_examples=examples, seed=seed).results
+            watch(f"{component_label(component)}: {law.name}", number, len(cases))
+        yield replace(result_of(law, component, max_examples=examples, seed=seed), kind=component.kind)
 
 
 def registered_variants(kind: str | None = None) -> tuple[Component, ...]:
@@ -110,12 +120,9 @@ def registered_variants(kind: str | None = None) -> tuple[Component, ...]:
     return tuple(made for info in default_registry().components(kind) for made in variants(info.component))
 
 
-def _not_understood(component: type[Component]) -> LawResult:
+def _not_made(component: type[Component], why: str) -> LawResult:
     name = component.component_name()
-    message = (
-        f"{component.kind} {name} was not tested.\nexpected defaults, or options of type bool, int, float or "
-        f"Literal, found {', '.join(component.model_fields)}. Check an instance: check_{component.kind}(...)."
-    )
+    message = f"{component.kind} {name} was not tested.\n{why}"
     return LawResult(component.kind, name, "options_are_understood", OPTIONS_ARE_UNDERSTOOD, "failed", message)
 
 

@@ -112,6 +112,13 @@ def test_a_file_without_a_component(
     assert message in ran.err
 
 
+def test_a_component_that_cannot_be_made(dskd: Callable[..., Ran], write: Callable[[str], Path]) -> None:
+    fragile = GOOD + "    def model_post_init(self, context):\n        raise ZeroDivisionError('alpha')\n"
+    ran = dskd("check", write(fragile))
+    assert ran.code == 1
+    assert "its constructor failed: ZeroDivisionError: alpha" in ran.out
+
+
 def test_no_file(dskd: Callable[..., Ran], tmp_path: Path) -> None:
     ran = dskd("check", tmp_path / "absent.py")
     assert ran.err == f"error: {tmp_path / 'absent.py'} is not a file.\n"
