@@ -56,7 +56,10 @@ def _lines(name: str, value: Any, indent: str) -> list[str]:
     if isinstance(value, Tensor):
         return [f"{indent}{name} = {tensor_as_text(value)}"]
     if is_dataclass(value) and any(isinstance(getattr(value, field.name), Tensor) for field in fields(value)):
-        return [f"{indent}{name}.{part} = {tensor_as_text(found)}" for part, found in _small_tensors(value)]
+        return [
+            f"{indent}{name}.{part} = {tensor_as_text(found)}"
+            for part, found in _small_tensors(value, deep="." in name)
+        ]
     if is_dataclass(value):
         return [
             line
@@ -67,13 +70,13 @@ def _lines(name: str, value: Any, indent: str) -> list[str]:
     return [f"{indent}{name} = {shown}"]
 
 
-def _small_tensors(value: Any) -> list[tuple[str, Tensor]]:
-    """The tensors that a reader can take in: those of integers and flags, and short ones of floats."""
+def _small_tensors(value: Any, *, deep: bool) -> list[tuple[str, Tensor]]:
+    """The tensors that a reader can take in: those of integers and flags, and short ones of floats, not too deep."""
     tensors = [(field.name, getattr(value, field.name)) for field in fields(value)]
     return [
         (name, tensor)
         for name, tensor in tensors
-        if isinstance(tensor, Tensor) and (not tensor.is_floating_point() or tensor.numel() <= 24)
+        if isinstance(tensor, Tensor) and (not tensor.is_floating_point() or (tensor.numel() <= 24 and not deep))
     ]
 
 

@@ -294,6 +294,22 @@ class RootOfWeights(ChangedAttention):
         return replace(found, student_to_teacher=root / root.sum(-1, keepdim=True).clamp_min(1e-9))
 
 
+class UncastModule(CrossModelAttentionModule):
+    def __init__(self, student_size: int, teacher_size: int) -> None:
+        super().__init__(student_size, teacher_size, "sample")
+
+    def _query(self, token_pairs: Tensor) -> Tensor:
+        return self.query(token_pairs)
+
+
+@fault("parameters are used in the dtype that they have", "parameters_of_another_dtype_will_do")
+class Uncast(CrossModelAttention):
+    name: Literal["uncast"] = "uncast"
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+        return UncastModule(student_embedding_size, teacher_embedding_size)
+
+
 class ForgetfulModule(CrossModelAttentionModule):
     """Scales by numbers that are drawn when it is built, and are in no checkpoint."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.testing.expectation import expect, expect_equal, expect_finite
+from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.aligner.evaluation import (
     aligned,
@@ -130,6 +130,22 @@ def the_dtype_is_kept(aligner: Aligner, batch: Batch, seed: int) -> None:
             expect(brought.dtype == dtype, f"what is brought over: expected {dtype}, as given, found {brought.dtype}.")
     for name, values in (("student", found.student_values), ("teacher", found.teacher_values)):
         expect(values.dtype == torch.float32, f"{name}_values: expected float32, as given, found {values.dtype}.")
+
+
+@law("aligner", cases=batch_cases(at_least=1), at_most=5)
+def parameters_of_another_dtype_will_do(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """With parameters in float32, states in float64 are aligned in float64, to nearly the same outcome.
+
+    Whoever casts a model to another dtype casts the aligner with it; the states decide in which one is computed.
+    """
+    module = built(aligner, batch, seed)
+    exact = by_sample(aligned_by(module, aligner, batch), batch)
+    found = by_sample(aligned_by(module.float(), aligner, batch), batch)
+    for sample, expected in zip(found, exact, strict=True):
+        for name, tensor in expected.parts.items():
+            expect(sample.parts[name].dtype == tensor.dtype, f"{name}: expected {tensor.dtype} as well.")
+            if tensor.is_floating_point():
+                expect_close(sample.parts[name], tensor, f"{name}, of parameters in float32", rtol=1e-4, atol=1e-4)
 
 
 @law("aligner", cases=batch_cases(at_least=1), at_most=10)
