@@ -36,7 +36,8 @@ WORDS: Final[dict[str, tuple[str, str, Callable[[str], Any]]]] = {
         "-+.0123456789",
         lambda text: float(re.sub(r"\.(?=[inIN])", "", text)),
     ),
-    "str": (r"(?!)", "", str),
+    # JSON writes some characters as two escapes, which YAML keeps apart.
+    "str": (r"(?!)", "", lambda text: text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")),
 }
 """Of each type: what it looks like, how it begins, and what it means."""
 
