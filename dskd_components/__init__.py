@@ -46,8 +46,10 @@ from dskd_components.registry import (
     get_projector,
     get_space,
     list_components,
+    use_plugins,
 )
 from dskd_components.spec import DSKDSpec
+from dskd_components.spec_file import SpecFileError, load_spec
 from dskd_components.states import LMStates
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "ProjectorHeads",
     "Space",
     "SpaceResult",
+    "SpecFileError",
     "Tally",
     "TokenGroups",
     "TokenTerm",
@@ -85,4 +88,6 @@ __all__ = [
     "get_space",
     "hookimpl",
     "list_components",
+    "load_spec",
+    "use_plugins",
 ]

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dskd_components import Aligner, Distance, DSKDSpec, Projector, Space, list_components
+from dskd_components.engines.eager import Eager
+from dskd_components.engines.engine import Engine
+from dskd_components.engines.tiled import Tiled
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -66,6 +69,7 @@ def spec_field(name: str) -> st.SearchStrategy[Any]:
 
 for base in (Distance, Aligner, Projector, Space):
     st.register_type_strategy(base, lambda _, kind=base.kind: components(kind))
+st.register_type_strategy(Engine, st.sampled_from([Tiled, Eager]).flatmap(models))
 
 
 @st.composite

@@ -86,15 +86,16 @@ def test_the_wheel_has_the_package_and_nothing_else(library: Built) -> None:
     assert package == sources(ROOT / "dskd_components") | sources(ROOT / "pytest_dskd")
     assert "dskd_components/py.typed" in package
     assert library.in_wheel(".dist-info/licenses/LICENSE") == (ROOT / "LICENSE").read_text()
-    assert library.in_wheel(".dist-info/entry_points.txt").split() == [
+    assert library.in_wheel(".dist-info/entry_points.txt").split("\n") == [
+        "[console_scripts]",
+        "dskd = dskd_components.cli:main",
+        "",
         "[dskd_components]",
-        "builtin",
-        "=",
-        "dskd_components.builtin",
+        "builtin = dskd_components.builtin",
+        "",
         "[pytest11]",
-        "dskd",
-        "=",
-        "pytest_dskd",
+        "dskd = pytest_dskd",
+        "",
     ]
 
 
@@ -206,6 +207,19 @@ for info in dskd_components.list_components():
 def test_the_wheel_alone_lists_its_components(environment: Environment) -> None:
     expected = [f"{info.kind} {info.name}" for info in list_components() if info.distribution == "dskd-components"]
     assert environment.run("-W", "error", "-c", LIST_COMPONENTS).splitlines() == expected
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_has_the_command_line(environment: Environment) -> None:
+    program = "from dskd_components.cli import main; main({!r})"
+    listed = environment.run("-W", "error", "-c", program.format(["list", "distance"]))
+    assert "kl" in listed.split()
+    environment.run("-W", "error", "-c", program.format(["new-plugin", "wheel-distance"]))
+    assert (environment.folder / "wheel-distance" / "src" / "wheel_distance" / "py.typed").is_file()
+    without_the_extra = (
+        f"try: {program.format(['check', 'dskd-components'])}\nexcept SystemExit as left: print(left.code)"
+    )
+    assert environment.run("-c", without_the_extra).strip() == "1"
 
 
 @pytest.mark.slow

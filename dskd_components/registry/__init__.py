@@ -8,8 +8,10 @@ from dskd_components.registry.lookup import (
     get_projector,
     get_space,
     list_components,
+    use_plugins,
 )
-from dskd_components.registry.registry import BrokenPlugin, ComponentInfo, Registry
+from dskd_components.registry.policy import PluginPolicy
+from dskd_components.registry.registry import BrokenPlugin, ComponentInfo, DisabledPlugin, Registry
 
 __all__ = [
     "AnyAligner",
@@ -19,6 +21,8 @@ __all__ = [
     "AnySpaces",
     "BrokenPlugin",
     "ComponentInfo",
+    "DisabledPlugin",
+    "PluginPolicy",
     "Registry",
     "default_registry",
     "get_aligner",
@@ -26,4 +30,5 @@ __all__ = [
     "get_projector",
     "get_space",
     "list_components",
+    "use_plugins",
 ]

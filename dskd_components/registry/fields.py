@@ -65,7 +65,7 @@ class ComponentField:
         if isinstance(value, kind.base):
             return value
         if isinstance(value, str):
-            return default_registry().component_class(self.kind, value).model_validate({})
+            return _made(default_registry().component_class(self.kind, value), {})
         if isinstance(value, Mapping):
             return self._from_mapping(value)
         raise ValueError(
@@ -84,7 +84,7 @@ class ComponentField:
             raise ValidationError.from_exception_data(
                 self.kind, [InitErrorDetails(type=described, loc=("name",), input=name)]
             ) from error
-        return component.model_validate(value)
+        return _made(component, value)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,19 @@ class DifferentComponents:
         if twice:
             raise ValueError(f"expected different {self.kind}s, got {twice[0]!r} twice; their terms would share a name")
         return components
+
+
+def _made(component: type[Component], options: Mapping[Any, Any]) -> Component:
+    """Read a component's options; a validator of a plugin that fails is an error of this field like any other."""
+    try:
+        return component.model_validate(options)
+    except (ValueError, AssertionError):  # what validators are meant to raise, pydantic's own errors among them
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the {component.kind} {component.component_name()!r} ({component.__module__}.{component.__qualname__}) "
+            f"failed while it read its options: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _named(name: str) -> JsonSchemaValue:

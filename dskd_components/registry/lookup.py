@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dskd_components.errors import PluginError
+from dskd_components.registry.policy import NO_RULES, PluginPolicy
 from dskd_components.registry.registry import ComponentInfo, Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dskd_components.contracts.aligner import Aligner
     from dskd_components.contracts.component import Component
     from dskd_components.contracts.distance import Distance
@@ -20,6 +24,32 @@ if TYPE_CHECKING:
 
 
 _loading: ContextVar[bool] = ContextVar("_loading", default=False)
+_asked_for = NO_RULES
+
+
+def use_plugins(*, allow: Iterable[str] | None = None, disable: Iterable[str] = ()) -> None:
+    """Say which distributions' plugins may be imported, before the first look-up by name.
+
+    The built-in components always are there. ``DSKD_DISABLE_PLUGINS`` and ``DSKD_ALLOW_PLUGINS`` stay in force: a
+    plugin is imported if neither they nor this call forbid it. Each call replaces the one before; without arguments
+    it lifts it. What was imported already stays imported, but is no longer found by name.
+
+    Args:
+        allow: names of the only distributions whose plugins may be imported; ``[]``: none; None: all.
+        disable: names of distributions whose plugins must not be imported.
+
+    Raises:
+        ConfigurationError: an argument is not a list of names.
+
+    Examples:
+        >>> use_plugins(allow=[])
+        >>> sorted({info.distribution for info in list_components()})
+        ['dskd-components']
+        >>> use_plugins()
+    """
+    global _asked_for
+    _asked_for = PluginPolicy.of_arguments(allow=allow, disable=disable)
+    default_registry.cache_clear()
 
 
 @cache
@@ -33,7 +63,7 @@ def default_registry() -> Registry:
         raise PluginError("a component was looked up by name while plugins are being loaded; do it in a function.")
     token = _loading.set(True)
     try:
-        return Registry.of_installed_plugins()
+        return Registry.of_installed_plugins(PluginPolicy.of_environment(os.environ) + _asked_for)
     finally:
         _loading.reset(token)
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pluggy
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
+from dskd_components._version import __version__
 from dskd_components.contracts import hookspecs
 from dskd_components.contracts.component import did_you_mean
 from dskd_components.contracts.hookspecs import PROJECT_NAME
 from dskd_components.errors import PluginError
 from dskd_components.registry.kinds import KINDS, Kind
+from dskd_components.registry.requirements import LIBRARY, unmet_requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
 
     from dskd_components.contracts.component import Component
 
@@ -39,14 +44,20 @@ class Origin:
     @classmethod
     def of(cls, entry_point: EntryPoint) -> Origin:
         """Return the origin that an entry point declares."""
-        distribution = entry_point.dist
-        # A distribution that was removed by half may have lost its metadata.
-        if distribution is None or not {"Name", "Version"} <= set(distribution.metadata):
+        distribution = _distribution(entry_point)
+        if distribution is None:
             return cls(entry_point.name, "unknown", "unknown")
         return cls(entry_point.name, distribution.name, distribution.version)
 
     def __str__(self) -> str:
         return f"plugin {self.plugin!r} of distribution {self.distribution} {self.version}"
+
+
+def _distribution(entry_point: EntryPoint) -> Distribution | None:
+    """Return the distribution, unless it was removed by half and has lost its metadata."""
+    distribution = entry_point.dist
+    known = distribution is not None and {"Name", "Version"} <= set(distribution.metadata)
+    return distribution if known else None
 
 
 def load_plugin(entry_point: EntryPoint) -> list[tuple[Kind, type[Component]]]:
@@ -56,19 +67,37 @@ def load_plugin(entry_point: EntryPoint) -> list[tuple[Kind, type[Component]]]:
         entry_point: an entry point of the group ``dskd_components``.
 
     Raises:
-        PluginError: the plugin cannot be imported, implements a hook that does not exist or with arguments that it
-            does not have, fails in a hook, or returns something that is not a component of that kind.
+        PluginError: the plugin needs another version of this library, cannot be imported, implements a hook that does
+            not exist or with arguments that it does not have, fails in a hook, or returns something that is not a
+            component of that kind.
     """
     origin = Origin.of(entry_point)
-    try:
-        plugin = entry_point.load()
-    # A plugin may fail in any way while it is imported, even by leaving the interpreter; it must not take the user's
-    # program along.
-    except (Exception, SystemExit) as error:
+    distribution = _distribution(entry_point)
+    unmet = distribution and unmet_requirement(distribution)
+    if unmet:
         raise PluginError(
-            f"{origin} cannot be imported from {entry_point.value!r}: {type(error).__name__}: {error}"
-        ) from error
-    return list(_components(plugin, origin))
+            f"{origin} needs {unmet}, and {LIBRARY} {__version__} is installed. Install a version of either that fits "
+            "the other."
+        )
+    with _failures(f"{origin} cannot be imported from {entry_point.value!r}"):
+        plugin = entry_point.load()
+    with _failures(f"{origin} cannot be inspected", let_through=PluginError):
+        return list(_components(plugin, origin))
+
+
+@contextmanager
+def _failures(what: str, *, let_through: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
+    """Turn every way in which a plugin's own code can fail into a `PluginError`.
+
+    It may even leave the interpreter, or raise what is meant for a test runner; neither must take the user's program
+    along. A user may still interrupt.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, let_through):
+        raise
+    except BaseException as error:
+        raise PluginError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Component]]]:
@@ -78,8 +107,6 @@ def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Compon
         manager.register(plugin, name=origin.plugin)
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{origin} has a hook with the wrong signature: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{origin} cannot be inspected: {type(error).__name__}: {error}") from error
     known = [kind.hook for kind in KINDS.values()]
     implemented = [caller.name for caller in manager.get_hookcallers(plugin) or []]
     for name in implemented:
@@ -98,13 +125,11 @@ def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Compon
 
 
 def _call(manager: pluggy.PluginManager, kind: Kind, origin: Origin) -> list[type[Component]]:
-    try:
+    with _failures(f"{origin}: its hook {kind.hook} failed"):
         # pluggy leaves out a hook that returns None.
         [returned] = getattr(manager.hook, kind.hook)() or [None]
         listed = isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping))
         components = list(returned) if listed else None
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{origin}: its hook {kind.hook} failed: {type(error).__name__}: {error}") from error
     if components is None:
         raise PluginError(f"{origin}: its hook {kind.hook} returned {returned!r}; expected a list of classes.")
     return [_checked(component, kind, origin) for component in components]
@@ -120,7 +145,17 @@ def _checked(component: object, kind: Kind, origin: Origin) -> type[Component]:
         missing = ", ".join(sorted(component.__abstractmethods__))
         raise PluginError(f"{where}, which is abstract; it must define {missing}.")
     try:
-        component.component_name()
+        name = component.component_name()
     except TypeError as error:
         raise PluginError(f"{where}: {error}") from error
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name, re.ASCII):
+        raise PluginError(f"{where}, whose name is {name!r}; expected a letter, then letters, digits, '_' and '-'.")
+    try:
+        # A class whose options have types that pydantic could not find yet fails only when it is used.
+        component.model_rebuild()
+    except (PydanticUndefinedAnnotation, PydanticUserError) as error:
+        raise PluginError(
+            f"{where}, which has an option of a type that cannot be found: {error.message}; import it at run time, not "
+            "under TYPE_CHECKING."
+        ) from error
     return component

@@ -10,7 +10,7 @@ Without a component, without the registry, any function of that shape will do::
 """
 
 from dskd_components.testing import laws, strategies
-from dskd_components.testing.check_plugin import check_plugin, registered_variants
+from dskd_components.testing.check_plugin import check_classes, check_plugin, registered_variants
 from dskd_components.testing.checks import (
     check_aligner,
     check_component,
@@ -31,6 +31,7 @@ __all__ = [
     "LawResult",
     "LawViolationError",
     "check_aligner",
+    "check_classes",
     "check_component",
     "check_distance",
     "check_plugin",

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dskd_components.contracts.component import did_you_mean
 from dskd_components.errors import PluginError
 from dskd_components.registry.lookup import default_registry
-from dskd_components.testing.checks import check_component
+from dskd_components.testing.laws import laws_about
 from dskd_components.testing.report import CheckReport, LawResult
-from dskd_components.testing.trial import DEFAULT_EXAMPLES
+from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, result_of
 from dskd_components.testing.variants import variants
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from dskd_components.contracts.component import Component
     from dskd_components.registry.registry import ComponentInfo, Registry
+    from dskd_components.testing.law import Law
 
 OPTIONS_ARE_UNDERSTOOD = "The component can be made: its options have defaults, or types that values can be chosen for."
 PLUGIN_LOADS = "The plugin can be imported, and its hooks return component classes."
 NAME_IS_ITS_OWN = "No other installed distribution registers the same name."
 
 
-def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> CheckReport:
+Watch = Callable[[str, int, int], None]
+"""Told what is tried next, how much is done, and how much there is to do."""
+
+
+def check_plugin(
+    distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None, watch: Watch | None = None
+) -> CheckReport:
     """Try every law on everything that an installed distribution registers.
 
     Each component is tried with its defaults, and with other values of one option at a time on fewer cases.
@@ -33,6 +42,7 @@ def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, see
         distribution: name of the distribution, as in its ``pyproject.toml``.
         max_examples: on how many cases each law is tried.
         seed: draws other cases; None: the same ones each time.
+        watch: called before each law of each component, for a progress bar.
 
     Returns:
         A result for each law and component, and for each plugin that could not be loaded.
@@ -50,9 +60,51 @@ def check_plugin(distribution: str, *, max_examples: int = DEFAULT_EXAMPLES, see
     results = [*_broken(registry, wanted), *_taken(registry, infos)]
     if not infos and not results:
         raise PluginError(_nothing_found(registry, distribution))
-    for info in infos:
-        results += _of_class(info, max_examples, seed)
+    results += check_classes([info.component for info in infos], max_examples=max_examples, seed=seed, watch=watch)
     return CheckReport(tuple(results))
+
+
+def check_classes(
+    classes: Iterable[type[Component]],
+    *,
+    max_examples: int = DEFAULT_EXAMPLES,
+    seed: int | None = None,
+    watch: Watch | None = None,
+) -> Iterator[LawResult]:
+    """Yield a result for each law of each class, tried as in `check_plugin`.
+
+    Args:
+        classes: concrete component classes, registered or not.
+        max_examples: as in `check_plugin`.
+        seed: as in `check_plugin`.
+        watch: as in `check_plugin`.
+
+    Examples:
+        >>> from dskd_components.distances import KL
+        >>> {result.outcome for result in check_classes([KL], max_examples=3)} <= {"passed", "not claimed"}
+        True
+    """
+    # Other options run through the same code, so fewer cases show what they change.
+    fewer = max(1, max_examples // 5)
+    cases: list[tuple[Component, Law, int]] = []
+    for cls in classes:
+        try:
+            components = variants(cls)
+        except Exception as error:
+            yield _not_made(cls, f"its constructor failed: {type(error).__name__}: {error}")
+            continue
+        if not components:
+            yield _not_made(
+                cls,
+                "expected defaults, or options of type bool, int, float or Literal, found "
+                f"{', '.join(cls.model_fields)}. Check an instance: check_{cls.kind}(...).",
+            )
+        for number, component in enumerate(components):
+            cases += [(component, law, fewer if number else max_examples) for law in laws_about(cls.kind)]
+    for number, (component, law, examples) in enumerate(cases):
+        if watch is not None:
+            watch(f"{component_label(component)}: {law.name}", number, len(cases))
+        yield replace(result_of(law, component, max_examples=examples, seed=seed), kind=component.kind)
 
 
 def registered_variants(kind: str | None = None) -> tuple[Component, ...]:
@@ -68,22 +120,10 @@ def registered_variants(kind: str | None = None) -> tuple[Component, ...]:
     return tuple(made for info in default_registry().components(kind) for made in variants(info.component))
 
 
-def _of_class(info: ComponentInfo, max_examples: int, seed: int | None) -> list[LawResult]:
-    components = variants(info.component)
-    if not components:
-        message = (
-            f"{info.kind} {info.name} was not tested.\nexpected defaults, or options of type bool, int, float or "
-            f"Literal, found {', '.join(info.component.model_fields)}. Check an instance: check_{info.kind}(...)."
-        )
-        law = "options_are_understood"
-        return [LawResult(info.kind, info.name, law, OPTIONS_ARE_UNDERSTOOD, "failed", message)]
-    # Other options run through the same code, so fewer cases show what they change.
-    fewer = max(1, max_examples // 5)
-    return [
-        result
-        for number, component in enumerate(components)
-        for result in check_component(component, max_examples=fewer if number else max_examples, seed=seed).results
-    ]
+def _not_made(component: type[Component], why: str) -> LawResult:
+    name = component.component_name()
+    message = f"{component.kind} {name} was not tested.\n{why}"
+    return LawResult(component.kind, name, "options_are_understood", OPTIONS_ARE_UNDERSTOOD, "failed", message)
 
 
 def _broken(registry: Registry, wanted: str) -> Iterator[LawResult]:
@@ -108,7 +148,10 @@ def _taken(registry: Registry, infos: list[ComponentInfo]) -> Iterator[LawResult
 
 
 def _nothing_found(registry: Registry, distribution: str) -> str:
-    known = {info.distribution for info in registry.components()} | {b.origin.distribution for b in registry.broken}
+    for disabled in registry.disabled:
+        if _canonical(disabled.origin.distribution) == _canonical(distribution):
+            return f"{disabled.origin} is disabled by {disabled.rule.author}, so it was not imported."
+    known = {origin.distribution for origin in registry.origins}
     return (
         f"no installed plugin belongs to a distribution {distribution!r}{did_you_mean(distribution, sorted(known))}; "
         f"distributions with plugins: {', '.join(sorted(known))}. A distribution names its plugin in pyproject.toml "

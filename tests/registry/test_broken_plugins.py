@@ -7,13 +7,22 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from fake_distributions import FakeDistribution, offering
 from pydantic import ValidationError
 
-from dskd_components import DSKDSpec, PluginError, PluginWarning, UnknownComponentError, get_distance, list_components
+from dskd_components import (
+    DSKDSpec,
+    PluginError,
+    PluginWarning,
+    UnknownComponentError,
+    __version__,
+    get_distance,
+    list_components,
+)
 from dskd_components.registry import default_registry
 
 if TYPE_CHECKING:
@@ -28,6 +37,10 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
         ["cannot be imported", "No module named 'not_there_at_all'"],
     ),
     "is not Python": ("def (:", ["cannot be imported", "SyntaxError"]),
+    "skips, as a test would": (
+        "import pytest\npytest.skip('no GPU', allow_module_level=True)",
+        ["cannot be imported", "Skipped: no GPU"],
+    ),
     "leaves the interpreter": ("raise SystemExit('good bye')", ["cannot be imported", "SystemExit: good bye"]),
     "looks a component up on import": (
         "from dskd_components import get_distance\nget_distance('kl')",
@@ -180,6 +193,43 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
         """,
         ["dskd_distances", "Nameless has no name", 'Literal["my_name"]'],
     ),
+    "class with an empty name": (
+        """
+        @hookimpl
+        def dskd_distances():
+            return [distance_class("")]
+        """,
+        ["dskd_distances", "Some", "whose name is ''", "expected a letter"],
+    ),
+    "class with a name that no list can show": (
+        """
+        @hookimpl
+        def dskd_distances():
+            return [distance_class("bro\\nken")]
+        """,
+        ["dskd_distances", "Some", r"whose name is 'bro\nken'"],
+    ),
+    "class with an option of an unknown type": (
+        """
+        class Unresolved(distance_class("broken")):
+            path: "Path | None" = None
+        @hookimpl
+        def dskd_distances():
+            return [Unresolved]
+        """,
+        ["dskd_distances", "Unresolved", "name 'Path' is not defined", "TYPE_CHECKING"],
+    ),
+    "object that cannot be shown": (
+        """
+        class Nonsense:
+            def __repr__(self):
+                raise RuntimeError("not shown")
+        @hookimpl
+        def dskd_distances():
+            return [Nonsense()]
+        """,
+        ["cannot be inspected", "RuntimeError: not shown"],
+    ),
     "one bad class among good ones": (
         """
         @hookimpl
@@ -203,6 +253,16 @@ BROKEN = {
         ["cannot be imported from 'not a module!'"],
     ),
 }
+
+METADATA = "Metadata-Version: 2.4\nName: broken-plugin\nVersion: 2.7.1\nRequires-Dist: {}\n"
+for case, requirement in {
+    "wants a newer library": "dskd-components>=99",
+    "wants an older library": "DSKD_Components <0.0.1 ; python_version >= '3'",
+}.items():
+    BROKEN[case] = (
+        FakeDistribution("broken-plugin", "raise RuntimeError", "2.7.1", metadata=METADATA.format(requirement)),
+        [f"and dskd-components {__version__} is installed", "needs dskd-components"],
+    )
 
 HEALTHY = offering("healthy-plugin", "healthy")
 
@@ -253,6 +313,53 @@ def test_an_installation_without_metadata_is_not_an_error(install: Callable[...,
     assert get_distance("kl").name == "kl"
 
 
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        f"dskd-components>={__version__}",
+        "dskd-components",
+        "dskd-components>=99; extra == 'test'",
+        "another-distribution>=99",
+        "dskd-components or so",
+    ],
+)
+def test_a_requirement_that_is_met_or_is_none_of_ours_is_no_reason(
+    install: Callable[..., None], requirement: str
+) -> None:
+    metadata = f"Metadata-Version: 2.4\nName: healthy-plugin\nVersion: 1.0\nRequires-Dist: {requirement}\n"
+    install(FakeDistribution("healthy-plugin", HEALTHY.source, metadata=metadata))
+    assert get_distance("healthy").name == "healthy"
+
+
+def test_a_requirement_is_checked_before_anything_is_imported(install: Callable[..., None]) -> None:
+    distribution, _ = BROKEN["wants a newer library"]
+    install(distribution)
+    with pytest.warns(PluginWarning, match=r"needs dskd-components>=99, and .* fits the other\. It is left out"):
+        get_distance("kl")
+    assert distribution.module not in sys.modules
+
+
+def test_a_validator_that_fails_is_an_error_of_its_field(install: Callable[..., None]) -> None:
+    source = """
+    from pydantic import model_validator
+    class Fragile(distance_class("fragile")):
+        alpha: float = 0.5
+        @model_validator(mode="after")
+        def fail(self):
+            raise ZeroDivisionError("alpha")
+    @hookimpl
+    def dskd_distances():
+        return [Fragile]
+    """
+    install(FakeDistribution("fragile-plugin", source))
+    for distance in ("fragile", {"name": "fragile", "alpha": 0.1}):
+        with pytest.raises(
+            ValidationError, match=r"'fragile' \(fragile_plugin.Fragile\) failed.*ZeroDivisionError: alpha"
+        ) as e:
+            DSKDSpec(distance=distance)
+        assert e.value.errors()[0]["loc"] == ("distance",)
+
+
 def test_a_user_may_still_interrupt(install: Callable[..., None]) -> None:
     install(FakeDistribution("slow-plugin", "raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
@@ -276,9 +383,8 @@ def test_all_at_once_in_a_program_of_their_own(tmp_path: Path) -> None:
     """Nothing that the test runner does can make the difference: a program finds them all installed."""
     for number, (distribution, _) in enumerate(BROKEN.values()):
         value = distribution.value and distribution.value.replace("broken_plugin", f"broken_{number}")
-        FakeDistribution(f"broken-{number}", distribution.source, value=value, preamble=distribution.preamble).install(
-            tmp_path
-        )
+        metadata = distribution.metadata and distribution.metadata.replace("broken-plugin", f"broken-{number}")
+        replace(distribution, name=f"broken-{number}", value=value, metadata=metadata).install(tmp_path)
     HEALTHY.install(tmp_path)
     program = """
 import json, warnings

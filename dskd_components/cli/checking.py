@@ -1,0 +1,86 @@
+"""``dskd check``: every law of everything that a distribution registers or a file defines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from dskd_components.cli.laws_table import print_report
+from dskd_components.cli.python_file import components_in_file
+from dskd_components.cli.terminal import console
+from dskd_components.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dskd_components.testing import CheckReport
+
+
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="An installed distribution, or a Python file, which is run to find the components that it defines.",
+            metavar="DISTRIBUTION_OR_FILE",
+            show_default=False,
+        ),
+    ],
+    max_examples: Annotated[
+        int, typer.Option("--max-examples", "-n", min=1, help="On how many cases each law is tried.")
+    ] = 50,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Draw other cases; without it they are the same ones each time.")
+    ] = None,
+) -> None:
+    """Try every law on a plugin's components. The exit code is 1 if one does not hold."""
+    _require_testing_extra()
+    errors = console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("looking", total=None)
+
+        def watch(label: str, number: int, total: int) -> None:
+            progress.update(task, description=label, completed=number, total=total)
+
+        report = _report(target, max_examples, seed, watch)
+    out = console()
+    print_report(out, report)
+    laws = sum(result.outcome != "not claimed" for result in report.results)
+    if not report.passed:
+        failed = sum(result.outcome == "failed" for result in report.results)
+        out.print(Text(f"{target}: {failed} of {laws} results are failures.", "bold red"), soft_wrap=True)
+        raise typer.Exit(1)
+    out.print(Text(f"{target}: every law holds ({laws} results).", "bold green"), soft_wrap=True)
+
+
+def _require_testing_extra() -> None:
+    try:
+        import dskd_components.testing  # noqa: F401
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("dskd_components"):
+            raise
+        raise ConfigurationError(
+            f"`dskd check` needs {error.name!r}, which is not installed: "
+            'pip install "dskd-components[testing]" brings it along.'
+        ) from error
+
+
+def _report(target: str, max_examples: int, seed: int | None, watch: Callable[[str, int, int], None]) -> CheckReport:
+    from dskd_components.testing.check_plugin import check_classes, check_plugin
+    from dskd_components.testing.report import CheckReport
+
+    path = Path(target)
+    if path.suffix != ".py" and not path.is_file():
+        return check_plugin(target, max_examples=max_examples, seed=seed, watch=watch)
+    classes = components_in_file(path)
+    return CheckReport(tuple(check_classes(classes, max_examples=max_examples, seed=seed, watch=watch)))

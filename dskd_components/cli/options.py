@@ -1,0 +1,102 @@
+"""The options of a component, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+from dskd_components.contracts.component import Component
+from dskd_components.registry.fields import ComponentField
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic.fields import FieldInfo
+
+BOUNDS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+WORDS: Final = ((None, "none"), (True, "yes"), (False, "no"))
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a component.
+
+    Args:
+        name: of the field.
+        type: what it takes, with its bounds.
+        default: what it is otherwise, or ``"required"``.
+        meaning: its description.
+    """
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+def options_of(component: type[Component]) -> list[Option]:
+    """Return every option of a component class; its name is none.
+
+    Args:
+        component: a registered class.
+
+    Examples:
+        >>> from dskd_components.distances import SkewKL
+        >>> [option] = options_of(SkewKL)
+        >>> option.name, option.type, option.default
+        ('alpha', 'float (above 0, below 1)', '0.1')
+    """
+    fields = {name: field for name, field in component.model_fields.items() if name != "name"}
+    return [
+        Option(name, _type(field), _default(field), " ".join((field.description or "").split()))
+        for name, field in fields.items()
+    ]
+
+
+def _type(field: FieldInfo) -> str:
+    return _with_bounds(_type_text(field.annotation), field.metadata)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=False)
+    if field.default_factory is not None:
+        return "made anew"
+    if isinstance(default, Component):
+        return default.name
+    return next((word for value, word in WORDS if default is value), str(default))
+
+
+def _type_text(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin is Annotated:
+        return _with_bounds(_type_text(arguments[0]), arguments[1:])
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type_text, arguments))
+    if annotation is NoneType:
+        return "none"
+    if annotation is bool:
+        return "yes or no"
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    inner = [_type_text(argument) for argument in arguments if argument is not ...]
+    return f"{name} of {', '.join(inner)}" if inner else name
+
+
+def _with_bounds(text: str, metadata: Iterable[Any]) -> str:
+    """Add the bounds that pydantic keeps beside a type, or the kind of component that the type stands for."""
+    bounds = []
+    for item in metadata:
+        if isinstance(item, ComponentField):
+            return item.kind
+        for bound in [item, *getattr(item, "metadata", [])]:
+            bounds += [f"{word} {getattr(bound, end):g}" for end, word in BOUNDS.items() if _has(bound, end)]
+    return f"{text} ({', '.join(bounds)})" if bounds else text
+
+
+def _has(bound: Any, end: str) -> bool:
+    return isinstance(getattr(bound, end, None), int | float)

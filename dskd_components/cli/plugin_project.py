@@ -1,0 +1,137 @@
+"""The files of a new plugin distribution, made from the templates beside this file."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from string import Template
+from typing import TYPE_CHECKING, Final
+
+from packaging.utils import canonicalize_name
+
+from dskd_components._version import __version__
+from dskd_components.errors import ConfigurationError
+from dskd_components.registry.lookup import default_registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEMPLATES: Final = {
+    "pyproject.toml": "pyproject.toml",
+    "README.md": "README.md",
+    "src/{package}/__init__.py": "init.py",
+    "src/{package}/{module}.py": "distance.py",
+    "src/{package}/plugin.py": "plugin.py",
+    "src/{package}/py.typed": "py.typed",
+    "tests/test_{module}.py": "test_distance.py",
+}
+"""Where each file of the distribution comes from; names of templates end in ``.template`` besides."""
+
+
+@dataclass(frozen=True)
+class PluginProject:
+    """A distribution to be written.
+
+    Args:
+        distribution: its name, as installers know it.
+        component: the name of its distance, as specs know it.
+    """
+
+    distribution: str
+    component: str
+
+    @classmethod
+    def named(cls, name: str) -> PluginProject:
+        """Return the project for a name: ``hello-distance`` has the distance ``hello``.
+
+        Args:
+            name: name of the distribution.
+
+        Raises:
+            ConfigurationError: the name is not one, or something installed has it or what follows from it.
+
+        Examples:
+            >>> PluginProject.named("hello-distance")
+            PluginProject(distribution='hello-distance', component='hello')
+        """
+        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+            likely = re.sub(r"[^a-z0-9]+", "-", canonicalize_name(name)).strip("-0123456789")
+            hint = f"; did you mean {likely!r}?" if re.fullmatch(r"[a-z].*", likely) else ""
+            raise ConfigurationError(
+                "expected the name of a distribution in small letters, digits and single '-', beginning with a letter, "
+                f"got {name!r}{hint}"
+            )
+        component = re.sub(r"^dskd-|-(distance|divergence|loss|plugin)s?$", "", name).replace("-", "_")
+        project = cls(name, component)
+        project._require_free_names()
+        return project
+
+    @property
+    def package(self) -> str:
+        """Name of the package that is imported."""
+        return self.distribution.replace("-", "_")
+
+    @property
+    def class_name(self) -> str:
+        """Name of the distance's class."""
+        return "".join(part.capitalize() for part in self.component.split("_"))
+
+    def files(self) -> dict[str, str]:
+        """Return the text of every file by its path in the distribution."""
+        folder = files("dskd_components.cli") / "plugin_template"
+        words = {
+            "distribution": self.distribution,
+            "package": self.package,
+            "component": self.component,
+            "class_name": self.class_name,
+            "library_version": ".".join(__version__.split(".")[:2]),
+        }
+        return {
+            path.format(package=self.package, module=self.component): Template(
+                (folder / f"{template}.template").read_text(encoding="utf-8")
+            ).substitute(words)
+            for path, template in TEMPLATES.items()
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write all files into a folder that does not exist yet, or is empty.
+
+        Args:
+            folder: where to.
+
+        Raises:
+            ConfigurationError: there is something already, or the folder cannot be made.
+        """
+        try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise ConfigurationError(
+                    f"{folder} exists already; nothing was written. Remove it or choose another name."
+                )
+            for path, text in self.files().items():
+                file = folder / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+    def _require_free_names(self) -> None:
+        for name in (self.package, self.component):
+            if keyword.iskeyword(name) or not name.isidentifier():
+                raise ConfigurationError(
+                    f"{self.distribution!r} would need a module {name!r}, which Python cannot import."
+                )
+        if self.package in sys.stdlib_module_names or find_spec(self.package) is not None:
+            raise ConfigurationError(
+                f"{self.distribution!r} would need the package {self.package!r}, which exists already; choose another "
+                "name."
+            )
+        takers = [info for info in default_registry().components("distance") if info.name == self.component]
+        if takers:
+            raise ConfigurationError(
+                f"{self.distribution!r} would have the distance {self.component!r}, which {takers[0].distribution} has "
+                "already; choose another name."
+            )

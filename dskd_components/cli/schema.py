@@ -1,0 +1,26 @@
+"""``dskd schema``: the JSON Schema of specs, installed plugins included."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from dskd_components.cli.terminal import plain
+from dskd_components.presets import PRESETS
+from dskd_components.spec import DSKDSpec
+from dskd_components.spec_file.reading import PRESET
+
+
+def print_schema(
+    for_files: Annotated[
+        bool, typer.Option("--for-files", help="Of spec files, which may also have a preset; for editors.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a spec, with every installed component and its options."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **DSKDSpec.model_json_schema()}
+    if for_files:
+        preset = {"enum": list(PRESETS), "description": "The published method whose fields the others replace."}
+        schema["properties"] = {PRESET: preset, **schema["properties"]}
+    plain(json.dumps(schema, indent=2, ensure_ascii=False))

@@ -1,0 +1,84 @@
+"""How the command line writes: with colour and within the width on a terminal, plain and unbroken into a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+PIPE_WIDTH: Final = 10_000
+"""Into a pipe a row of a table is a line, however long, so that grep finds it whole."""
+
+STYLES: Final = {"error": "bold red", "warning": "bold yellow"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for one of the two streams; ``NO_COLOR`` and ``COLUMNS`` are respected.
+
+    Args:
+        stderr: whether it is the stream for errors.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+def plain(text: str) -> None:
+    """Write a text for programs: no colour, no wrapping.
+
+    Args:
+        text: what to write.
+    """
+    console().print(Text(text), soft_wrap=True)
+
+
+def complain(kind: str, text: str) -> None:
+    """Write one error or warning to the stream for errors.
+
+    Args:
+        kind: ``"error"`` or ``"warning"``.
+        text: what is wrong and what to do.
+    """
+    console(stderr=True).print(Text.assemble((f"{kind}: ", STYLES[kind]), text), soft_wrap=not sys.stderr.isatty())
+
+
+def code_text(text: str) -> Text:
+    """Return a docstring's text with what it marks as code in colour, without the marks.
+
+    Args:
+        text: words, and ``code`` between backticks.
+    """
+    parts = text.replace("``", "`").split("`")
+    return Text.assemble(*((part, "cyan" if number % 2 else "") for number, part in enumerate(parts)))
+
+
+def table(*columns: str | dict[str, Any]) -> Table:
+    """Return an empty table without a frame.
+
+    Args:
+        *columns: their headers, or arguments of `rich.table.Table.add_column`.
+    """
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(**({"header": column} if isinstance(column, str) else column))
+    return made
+
+
+def row(into: Table, cells: Sequence[RenderableType], *, style: str = "") -> None:
+    """Add a row; strings are taken literally.
+
+    Args:
+        into: the table.
+        cells: one for each column.
+        style: of the whole row.
+    """
+    into.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)

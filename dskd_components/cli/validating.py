@@ -1,0 +1,48 @@
+"""``dskd validate``: whether spec files are valid, and what they come to."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from dskd_components.cli.terminal import console, plain
+from dskd_components.spec_file import SpecFileError, load_spec, parse_spec
+
+
+def validate(
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Spec files, YAML or JSON; - reads YAML from the standard input.", metavar="SPEC..."),
+    ],
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print what each comes to, every default and preset filled in, as JSON.")
+    ] = False,
+) -> None:
+    """Check spec files. Each problem is one line with file, line and path of the field; the exit code is 1."""
+    valid = True
+    for file in files:
+        try:
+            spec = parse_spec(sys.stdin.read(), source="<stdin>") if file == "-" else load_spec(Path(file))
+        except SpecFileError as error:
+            valid = False
+            _print_problems(error)
+            continue
+        if resolved:
+            plain(spec.model_dump_json(indent=2))
+        else:
+            console().print(Text.assemble(f"{file}: ", ("valid", "green")), soft_wrap=True)
+    if not valid:
+        raise typer.Exit(1)
+
+
+def _print_problems(error: SpecFileError) -> None:
+    out = console(stderr=True)
+    for problem in error.problems:
+        text = str(problem)
+        path, colon, message = text.partition(": ") if problem.path else ("", "", text)
+        line = Text.assemble((error.place(problem), "bold"), ": ", (path, "cyan"), colon, message)
+        out.print(line, soft_wrap=True)

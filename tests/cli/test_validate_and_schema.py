@@ -1,0 +1,91 @@
+"""`dskd validate` and `dskd schema`: the same answer to what a spec is."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import yaml
+from hypothesis import HealthCheck, given, settings
+from jsonschema import Draft202012Validator
+from spec_strategies import near_documents
+
+from dskd_components import DSKDSpec
+from dskd_components.presets import PRESETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    import pytest
+
+    from conftest import Ran
+
+
+def test_a_valid_file(dskd: Callable[..., Ran], tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("preset: dskd-cma\nkd_rate: 0.7\n")
+    ran = dskd("validate", file)
+    assert (ran.code, ran.out, ran.err) == (0, f"{file}: valid\n", "")
+    ran = dskd("validate", file, "--resolved", columns=30)
+    assert DSKDSpec.model_validate_json(ran.out) == DSKDSpec.preset("dskd-cma", kd_rate=0.7)
+
+
+def test_each_problem_is_one_line_with_its_path(dskd: Callable[..., Ran], tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("temprature: 2\nspaces:\n  - student\n  - name: teacher\n    distance: {name: js, beta: [1]}\n")
+    ran = dskd("validate", file, columns=40)
+    assert (ran.code, ran.out) == (1, "")
+    first, second = ran.err.splitlines()
+    assert first.startswith(f"{file}:1: temprature: unknown field 'temprature' (did you mean 'temperature'")
+    assert second == f"{file}:5: spaces[1].distance.beta: Input should be a valid number, got [1]"
+
+
+def test_several_files_and_the_standard_input(
+    dskd: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "good.json").write_text("{}")
+    monkeypatch.setattr("sys.stdin", io.StringIO("distance: k1"))
+    ran = dskd("validate", tmp_path / "absent.yaml", "-", tmp_path / "good.json")
+    assert ran.code == 1
+    assert ran.out == f"{tmp_path / 'good.json'}: valid\n"
+    absent, piped = ran.err.splitlines()
+    assert absent == f"{tmp_path / 'absent.yaml'}: cannot be read: No such file or directory"
+    assert piped.startswith("<stdin>:1: distance: unknown distance 'k1' (did you mean 'kl'?)")
+
+
+def test_markup_in_a_file_is_text(dskd: Callable[..., Ran], tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("distance: '[bold]kl[/nothing]'\n'[red]': 1\n")
+    ran = dskd("validate", file)
+    assert "unknown distance '[bold]kl[/nothing]'" in ran.err
+    assert "['[red]']: unknown field '[red]'" in ran.err
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(document=near_documents())
+def test_it_accepts_exactly_what_the_schema_accepts(dskd: Callable[..., Ran], tmp_path: Path, document: Any) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text(yaml.safe_dump(document))
+    ran = dskd("validate", file)
+    assert (ran.code == 0) == Draft202012Validator(DSKDSpec.model_json_schema()).is_valid(document)
+    assert all(line.startswith(f"{file}:") for line in (ran.out + ran.err).splitlines())
+
+
+def test_the_schema(dskd: Callable[..., Ran]) -> None:
+    ran = dskd("schema", columns=20)
+    schema = json.loads(ran.out)
+    Draft202012Validator.check_schema(schema)
+    del schema["$schema"]
+    assert schema == DSKDSpec.model_json_schema()
+
+
+def test_the_schema_of_files_has_presets_besides(dskd: Callable[..., Ran]) -> None:
+    validator = Draft202012Validator(json.loads(dskd("schema", "--for-files").out))
+    for preset in PRESETS:
+        assert validator.is_valid({"preset": preset, "kd_rate": 0.3})
+    assert not validator.is_valid({"preset": "dskd-cm"})
+    assert not validator.is_valid({"preset": "dskd", "temprature": 1})
+    assert validator.is_valid({"distance": "tvd"})
