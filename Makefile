@@ -44,6 +44,7 @@ demo: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.alignment
 	$(BIN)/python -m benchmarks.collation
+	$(BIN)/python -m benchmarks.loss_step
 	$(BIN)/python -m benchmarks.startup
 
 # Interrupted, it goes on where it stopped. `mutmut browse` shows what has survived.

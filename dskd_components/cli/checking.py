@@ -76,7 +76,7 @@ def _require_testing_extra() -> None:
 
 
 def _report(target: str, max_examples: int, seed: int | None, watch: Callable[[str, int, int], None]) -> CheckReport:
-    from dskd_components.testing.check_plugin import check_classes, check_plugin
+    from dskd_components.testing import check_classes, check_plugin
     from dskd_components.testing.report import CheckReport
 
     path = Path(target)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict
 
 from dskd_components.contracts.component import FrozenModel
 
@@ -13,8 +15,14 @@ if TYPE_CHECKING:
     from dskd_components.reduction import Reduction
 
 
+def _require_name(schema: dict[str, Any]) -> None:
+    schema["required"] = ["name", *(field for field in schema.get("required", []) if field != "name")]
+
+
 class Engine(FrozenModel, ABC):
     """Options of an engine, and the way it takes from hidden states to terms."""
+
+    model_config = ConfigDict(json_schema_extra=_require_name)
 
     name: str
 

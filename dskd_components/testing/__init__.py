@@ -10,7 +10,7 @@ Without a component, without the registry, any function of that shape will do::
 """
 
 from dskd_components.testing import laws, strategies
-from dskd_components.testing.check_plugin import check_classes, check_plugin, registered_variants
+from dskd_components.testing.plugin_checks import check_classes, check_plugin, registered_variants
 from dskd_components.testing.checks import (
     check_aligner,
     check_component,
