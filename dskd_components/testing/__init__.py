@@ -10,7 +10,6 @@ Without a component, without the registry, any function of that shape will do::
 """
 
 from dskd_components.testing import laws, strategies
-from dskd_components.testing.plugin_checks import check_classes, check_plugin, registered_variants
 from dskd_components.testing.checks import (
     check_aligner,
     check_component,
@@ -21,6 +20,7 @@ from dskd_components.testing.checks import (
 from dskd_components.testing.law import Law
 from dskd_components.testing.law_tests import laws_of
 from dskd_components.testing.laws import laws_about
+from dskd_components.testing.plugin_checks import check_classes, check_plugin, registered_variants
 from dskd_components.testing.report import CheckReport, LawResult
 from dskd_components.testing.trial import LawViolationError, require_law
 from dskd_components.testing.variants import variants

@@ -114,7 +114,8 @@ class SidePass:
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else []
             of_leaves = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=bool(gradients))}
             for part in blocks.values():
-                part.write_gradient(of_leaves)
+                if part.wanted:
+                    part.write_gradient(of_leaves)
 
     def _loss_of(self, rows: slice, blocks: Blocks) -> Tensor:
         """Return the part of the loss that some rows make, with a graph down to the blocks' leaves."""
