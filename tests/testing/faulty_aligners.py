@@ -298,8 +298,10 @@ class UncastModule(CrossModelAttentionModule):
     def __init__(self, student_size: int, teacher_size: int) -> None:
         super().__init__(student_size, teacher_size, "sample")
 
-    def _query(self, token_pairs: Tensor) -> Tensor:
-        return self.query(token_pairs)
+    def queries(self, student: LMStates) -> Tensor:
+        assert student.input_ids is not None
+        read, predicted = student.embedded(student.input_ids, "student"), student.embedded(student.targets, "student")
+        return self.query(torch.cat([read, predicted], -1))
 
 
 @fault("parameters are used in the dtype that they have", "parameters_of_another_dtype_will_do")
