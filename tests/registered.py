@@ -39,6 +39,10 @@ def specs(*, split_invariant: bool = False) -> dict[str, DSKDSpec]:
                 found[f"t2s {targets} {kept} {aligner}"] = DSKDSpec(
                     spaces=(space, "teacher"), aligner=aligner, temperature_squared=True, temperature=2.0
                 )
+    # Here the teacher's choices do not come from a pass through the teacher's space.
+    alone: dict[str, Any] = {"name": "student", "targets": "teacher_argmax", "filter": "agreement"}
+    for aligner in ("identity", "cma"):
+        found[f"t2s alone {aligner}"] = DSKDSpec(spaces=(alone,), aligner=aligner)
     return found
 
 
