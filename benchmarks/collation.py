@@ -13,7 +13,6 @@ import platform
 import pydoc_data.topics
 import statistics
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.clock import seconds
 from dskd_components import DualTokenizerCollator
 
 if TYPE_CHECKING:
@@ -87,13 +87,6 @@ def as_chat(text: str) -> dict[str, Any]:
     pair = as_pair(text)
     roles = (("user", pair["prompt"]), ("assistant", pair["response"]))
     return {"messages": [{"role": role, "content": content} for role, content in roles]}
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def measure(characters: int, form: str, rounds: int) -> dict[str, Any]:

@@ -81,6 +81,10 @@ class Meeting:
         """Return the states of one model."""
         return self.student if side == "student" else self.teacher
 
+    def visitor(self, space: Space) -> LMStates:
+        """Return the states of the model whose states come to a space."""
+        return self.teacher if space.side == "student" else self.student
+
     def covered(self, side: Side) -> Tensor:
         """Return ``[B, T]``, bool: the scored positions of a side that something on the other side belongs to."""
         return self.alignment.student_covered if side == "student" else self.alignment.teacher_covered
@@ -112,16 +116,14 @@ class Meeting:
         else:
             states = self._visiting_states(space)
         if space.projector is None:
-            return Visitors(states, self._arriving(space)[1].head)
+            return Visitors(states, self.visitor(space).head)
         return Visitors(states, self.heads[space.projector].target.detach())
 
     def _visiting_states(self, space: Space) -> Tensor:
-        values, visitor = self._arriving(space)
-        # Only scored rows are touched: the others may hold NaN, which a weight of zero would not stop.
-        rows = values[visitor.scored]
+        rows = self._arriving(space)
         if space.projector is not None:
             rows = self.projections[space.projector](rows, self.heads[space.projector])
-        return self._aligned(rows, space.side)
+        return self._aligned(rows, space)
 
     def unprojected(self, space: Space) -> Unprojected | None:
         """Return what `visitors` would project, aligned, if the projection is affine; None if it is not.
@@ -133,10 +135,9 @@ class Meeting:
         affine = self.projections[space.projector].affine(self.heads[space.projector])
         if affine is None:
             return None
-        values, visitor = self._arriving(space)
-        rows = values[visitor.scored]
-        weights = self._aligned(rows.new_ones(len(rows), 1), space.side)
-        return Unprojected(self._aligned(rows, space.side), weights, affine)
+        rows = self._arriving(space)
+        weights = self._aligned(rows.new_ones(len(rows), 1), space)
+        return Unprojected(self._aligned(rows, space), weights, affine)
 
     def teacher_choice(self, predicted: Tensor) -> Tensor:
         """Return ``[B, Ts]``: the teacher's most likely token for each covered student position.
@@ -164,19 +165,22 @@ class Meeting:
     def _chosen_positions(self) -> Tensor:
         return self.alignment.teacher_index().where(self.covered("student"), -1)
 
-    def _arriving(self, space: Space) -> tuple[Tensor, LMStates]:
-        """Return what of the other model comes to a space, before projection, and that model's states."""
-        from_teacher = space.side == "student"
-        visitor = self.teacher if from_teacher else self.student
-        if space.projector is None:
-            return visitor.hidden_states, visitor
-        return (self.alignment.teacher_values if from_teacher else self.alignment.student_values), visitor
+    def _arriving(self, space: Space) -> Tensor:
+        """Return ``[M, d]``: what comes to a space from the other model's scored positions, before projection.
 
-    def _aligned(self, rows: Tensor, side: Side) -> Tensor:
-        """Bring rows of the scored positions of the other side to the covered positions of this one."""
-        from_teacher = side == "student"
-        visitor = self.teacher if from_teacher else self.student
+        Only scored rows are touched: the others may hold NaN, which a weight of zero would not stop.
+        """
+        visitor = self.visitor(space)
+        values = visitor.hidden_states
+        if space.projector is not None:
+            alignment = self.alignment
+            values = alignment.teacher_values if space.side == "student" else alignment.student_values
+        return values[visitor.scored]
+
+    def _aligned(self, rows: Tensor, space: Space) -> Tensor:
+        """Bring rows of the visitor's scored positions to the covered positions of a space's side."""
+        visitor = self.visitor(space)
         states = rows.new_zeros(*visitor.targets.shape, rows.shape[-1])
         states[visitor.scored] = rows
-        aligned = self.alignment.to_student(states) if from_teacher else self.alignment.to_teacher(states)
-        return aligned[self.covered(side)]
+        bring = self.alignment.to_student if space.side == "student" else self.alignment.to_teacher
+        return bring(states)[self.covered(space.side)]

@@ -63,7 +63,7 @@ class DSKDSpec(FrozenModel):
     """``mean``: divided by ``num_items_in_batch``, or the scored student tokens if the caller gives none. ``sum``: not
     divided."""
     engine: AnyEngine = Tiled()
-    """How it is computed, which changes but time and memory: ``tiled``, within a memory budget, or ``eager``."""
+    """How it is computed; it changes time and memory only. ``tiled``, within a memory budget, or ``eager``."""
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:

@@ -124,8 +124,12 @@ class LMStates:
         # A fixed stride keeps the two sides comparable, whatever numbers each of them happens to use.
         return rows * 2**32 + self.segment_ids.long()
 
-    def rows(self, rows: slice) -> Self:
-        """Return the states of some rows of the batch."""
+    def rows(self, rows: slice | Tensor) -> Self:
+        """Return the states of some rows of the batch.
+
+        Args:
+            rows: a slice of them, or their numbers ``[b]``, int64.
+        """
         return replace(
             self,
             hidden_states=self.hidden_states[rows],

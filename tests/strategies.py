@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dskd_components.testing.strategies import SEEDS, Batch, logits, make_batch, pairs_of_logits, rows_of
+from dskd_components.testing.strategies import SEEDS, Batch, logits, make_batch, pairs_of_logits
 
-__all__ = ["SEEDS", "Batch", "logits", "make_batch", "pairs_of_logits", "rows_of"]
+__all__ = ["SEEDS", "Batch", "logits", "make_batch", "pairs_of_logits"]

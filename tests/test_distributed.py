@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from registered import build
-from strategies import Batch, make_batch, rows_of
+from strategies import Batch, make_batch
 from torch.nn.parallel import DistributedDataParallel
 
 from dskd_components import DSKDLoss, DSKDSpec, Head
@@ -56,7 +56,7 @@ def run_rank(rank: int, folder: str) -> None:
         loss_fn = build(SPECS[name], batch, seed=rank)  # other initial parameters: wrapping must make them one
         wrapped = DistributedDataParallel(loss_fn)
         own = slice(0, 2) if rank == 0 else slice(2, 3)
-        student, teacher = rows_of(batch.student, own), rows_of(batch.teacher, own)
+        student, teacher = batch.student.rows(own), batch.teacher.rows(own)
         scored = student.scored.sum()
         dist.all_reduce(scored)
         out = wrapped(student, teacher, num_items_in_batch=scored)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import time
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.clock import seconds
 from benchmarks.loss_step import contestants
 
 if TYPE_CHECKING:
@@ -43,10 +43,3 @@ def time_case(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]
             for name in names
         },
     }
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
 Denominator = Literal["scored", "kept"]
@@ -51,6 +53,9 @@ class Tally:
 
     total: Tensor
     count: Tensor
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.total + other.total, self.count + other.count)
 
     def mean(self) -> Tensor:
         """Return total / count, and 0 where nothing was counted."""

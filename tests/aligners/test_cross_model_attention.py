@@ -89,3 +89,19 @@ def test_samples_are_attended_to_a_few_at_a_time_without_a_difference(monkeypatc
     together = outcome()
     monkeypatch.setattr("dskd_components.aligners.spread.CHUNK", 1)
     torch.testing.assert_close(outcome(), together)
+
+
+def test_neither_queries_nor_keys_are_kept_for_the_gradient() -> None:
+    batch = make_batch(3, same_tokenizer=False)
+    module = get_aligner("cma").build(student_embedding_size=5, teacher_embedding_size=7).double()
+    widths = set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        widths.add(tensor.shape[-1])
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = module(batch.student, batch.teacher, None)
+    assert found.student_to_teacher.requires_grad
+    assert widths
+    assert not widths & {2 * 5, 2 * 7}

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components import ComparedRows, DSKDLoss, DSKDSpec, Head, InputError, Space, SpaceResult, TokenTerm
-from dskd_components.states import Side  # noqa: TC001  # pydantic reads it
+from dskd_components.states import IGNORE_INDEX, Side  # pydantic reads it
 
 SMALL = {"name": "tiled", "memory_budget_mib": 1e-3}
 
@@ -62,9 +62,14 @@ def test_it_cannot_be_differentiated_twice_and_says_so() -> None:
     batch, loss_fn = batch_and_loss()
     with pytest.raises(InputError, match='engine="eager"'):
         gradients(batch.loss(loss_fn).loss, batch, loss_fn, create_graph=True)
-    loss_fn.spec = loss_fn.spec.replace(engine="eager")
+
+
+@pytest.mark.parametrize("preset", ["dskd", "dskd-cma"])
+def test_the_eager_engine_can_be_differentiated_twice(preset: str) -> None:
+    batch, loss_fn = batch_and_loss(preset, engine="eager")
     [gradient, *_] = gradients(batch.loss(loss_fn).loss, batch, loss_fn, create_graph=True)
-    gradient.sum().backward()
+    gradient.square().sum().backward()
+    assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in learned(batch, loss_fn)[:2])
 
 
 @pytest.mark.parametrize("preset", ["dskd", "dskd-cma", "dskd-v2", "vanilla-kd"])
@@ -172,7 +177,7 @@ def test_the_same_batch_gives_the_same_bits_and_stays_as_it_is(preset: str) -> N
 
 
 class Watch(TorchDispatchMode):
-    """Notes the size of everything that is made, and the rows that matrix products with a head have."""
+    """Notes the size of what is made in float32 over a vocabulary, and the rows that products with a head have."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -183,7 +188,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for tensor in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(tensor, Tensor) and self.vocabulary in tensor.shape:
+            if isinstance(tensor, Tensor) and self.vocabulary in tensor.shape and tensor.dtype == torch.float32:
                 self.largest = max(self.largest, tensor.untyped_storage().nbytes())
                 if func is torch.ops.aten.mm.out:
                     self.rows += tensor.shape[0]
@@ -205,14 +210,18 @@ def test_no_more_than_a_tile_of_logits_exists_and_unscored_positions_are_never_m
 
 
 class Surprise(Space):
-    """Reads logits itself, keeps rows by what it finds there, and divides by how many it kept."""
+    """Reads logits itself, keeps rows by what it finds there, divides by how many it kept, and lacks some targets."""
 
     side: ClassVar[Side] = "student"
     name: Literal["surprise"] = "surprise"
 
     def compare(self, rows: ComparedRows) -> SpaceResult:
         gap = (rows.student_logits - rows.teacher_logits).square().mean(-1)
-        values = gap * rows.divergence(None) + rows.student_logits[:, 0] + rows.cross_entropy("student", rows.targets)
+        values = (
+            gap * rows.divergence(None)
+            + rows.student_logits[:, 0]
+            + rows.cross_entropy("student", rows.targets.masked_fill(rows.targets % 2 == 0, IGNORE_INDEX))
+        )
         return SpaceResult(terms={"surprise": TokenTerm(values=values, keep=gap > 8, denominator="kept")})
 
 
@@ -223,4 +232,54 @@ def test_a_space_may_read_the_logits_themselves() -> None:
     expected = batch.loss(loss_fn)
     assert 0 < expected.counts["surprise"] < batch.student.scored.sum()
     torch.testing.assert_close(found.loss, expected.loss)
+    torch.testing.assert_close(gradients(found.loss, batch, loss_fn), gradients(expected.loss, batch, loss_fn))
+
+
+def test_a_head_in_half_precision_is_never_widened_as_a_whole() -> None:
+    budget = 0.05
+    spec = DSKDSpec.preset("dskd", engine={"name": "tiled", "memory_budget_mib": budget})
+    shape: dict[str, Any] = {"student_vocabulary": 997, "student_hidden": 60, "teacher_hidden": 60}
+    batch = make_batch(0, same_tokenizer=True, dtype=torch.bfloat16, **shape)
+    loss_fn = build(spec, batch)
+    with Watch(997) as watch:
+        loss = batch.loss(loss_fn).loss
+        loss.backward()
+    assert 0 < watch.largest <= budget * 2**20 < 997 * 60 * 4
+
+
+def saved_numbers(batch: Batch, loss_fn: DSKDLoss, budget: float) -> int:
+    """How many numbers the graph of a loss keeps, but for those that are the caller's or known gradients."""
+    loss_fn.spec = loss_fn.spec.replace(engine={"name": "tiled", "memory_budget_mib": budget})
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.itemsize
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = batch.loss(loss_fn).loss
+    assert loss.requires_grad
+    own = [*learned(batch, loss_fn), batch.teacher.hidden_states]
+    for tensor in own:
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("preset", ["dskd", "dskd-cma"])
+def test_projected_states_of_a_large_batch_are_not_kept(preset: str) -> None:
+    batch, loss_fn = batch_and_loss(preset)
+    assert saved_numbers(batch, loss_fn, 1e-3) < 0.8 * saved_numbers(batch, loss_fn, 384.0)
+
+
+def test_a_mean_over_what_a_space_reaches_divides_by_that() -> None:
+    """Where no row is left out by choice, the covered rows are what counts, not all that the student scores."""
+    batch, loss_fn = batch_and_loss(spaces=({"name": "shared_vocabulary", "denominator": "kept"},))
+    targets = batch.teacher.targets.clone()
+    targets[:, ::2] = IGNORE_INDEX
+    batch = replace(batch, teacher=replace(batch.teacher, targets=targets))
+    found = batch.loss(loss_fn)
+    assert 0 < found.counts["kd"] < batch.student.scored.sum()
+    loss_fn.spec = loss_fn.spec.replace(engine="eager")
+    expected = batch.loss(loss_fn)
+    torch.testing.assert_close(found.terms, expected.terms)
     torch.testing.assert_close(gradients(found.loss, batch, loss_fn), gradients(expected.loss, batch, loss_fn))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDOutput, DSKDSpec, LMStates
 from dskd_components.presets import PRESETS
+from dskd_components.testing.strategies import spoilt
 
 ALL = specs()
 INVARIANT = specs(split_invariant=True)
@@ -66,15 +67,6 @@ def test_padding_never_changes_loss_or_gradients(
 def test_what_unscored_positions_hold_never_matters(spec: DSKDSpec, seed: int) -> None:
     batch, leaves = with_leaves(make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer))
     loss_fn = build(spec, batch)
-
-    def spoilt(states: LMStates) -> LMStates:
-        assert states.input_ids is not None
-        return replace(
-            states,
-            hidden_states=states.hidden_states.masked_fill(~states.scored[..., None], float("nan")),
-            input_ids=states.input_ids.masked_fill(~states.scored, 10**6),
-        )
-
     plain = batch.loss(loss_fn)
     other = replace(batch, student=spoilt(batch.student), teacher=spoilt(batch.teacher)).loss(loss_fn)
     assert torch.equal(other.loss, plain.loss)

@@ -58,7 +58,7 @@ class HeadStack:
         for stream, gradient in zip(learning, gradients, strict=True):
             stream.set_gradient(rows, gradient)
         for stream, gradient in views.items():
-            if stream.head_gradient is not None and stream.head_gradient.wanted:
+            if stream.head_gradient is not None and stream.head_learns:
                 stream.head_gradient.add(gradient, self._states([stream], rows))
 
     def _views(self, rows: slice) -> dict[Stream, Tensor]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from dskd_components.contracts.space import Space
     from dskd_components.meeting import Meeting, Unprojected
-    from dskd_components.states import LMStates
 
 
 def visiting_stream(meeting: Meeting, space: Space, budget: int, *, recompute: bool) -> Stream:
@@ -28,44 +27,41 @@ def visiting_stream(meeting: Meeting, space: Space, budget: int, *, recompute: b
         budget: bytes; half of it at most is for a joint matrix.
         recompute: as in `Meeting.visitors`.
     """
-    head = meeting.side(space.side).head.detach()
-    if not _may_pay(meeting, space, head, budget):
-        return Stream(*meeting.visitors(space, recompute=recompute))
-    unprojected = meeting.unprojected(space)
+    unprojected = _worth_joining(meeting, space, budget)
     if unprojected is None:
         return Stream(*meeting.visitors(space, recompute=recompute))
     states = torch.cat([unprojected.states, unprojected.weights], 1)
-    held = _bytes(meeting, space, head)
+    joint, held = _joint(meeting.side(space.side).head.detach(), unprojected, states), _joint_bytes(meeting, space)
     if not _learns(unprojected):
         # The projection need not be in the graph: gradients go the short way too.
-        return Stream(states, _joint(head, unprojected, states), held_bytes=held)
-    if _saved(meeting, space, head, products=1) <= 0:
-        return Stream(*meeting.visitors(space, recompute=recompute))
+        return Stream(states, joint, held_bytes=held)
     # A projection that learns needs the gradient to its outcome, so only the logits go the short way.
-    shortcut = Stream(states.detach(), _joint(head, unprojected, states))
-    return Stream(*meeting.visitors(space, recompute=recompute), shortcut=shortcut, held_bytes=held)
+    visitors = meeting.visitors(space, recompute=recompute)
+    return Stream(*visitors, shortcut=Stream(states.detach(), joint), held_bytes=held)
 
 
-def _may_pay(meeting: Meeting, space: Space, head: Head, budget: int) -> bool:
-    if space.projector is None:
-        return False
-    return 2 * _bytes(meeting, space, head) <= budget and _saved(meeting, space, head, products=2) > 0
+def _worth_joining(meeting: Meeting, space: Space, budget: int) -> Unprojected | None:
+    """Return the visitors before their projection, if joining it with the head saves more than it costs."""
+    # The most that can be saved first: what comes after it may cost a product itself.
+    if space.projector is None or 2 * _joint_bytes(meeting, space) > budget or _saved(meeting, space, products=2) <= 0:
+        return None
+    unprojected = meeting.unprojected(space)
+    if unprojected is None or not _learns(unprojected):
+        return unprojected
+    return unprojected if _saved(meeting, space, products=1) > 0 else None
 
 
-def _bytes(meeting: Meeting, space: Space, head: Head) -> int:
-    width = _visitor(meeting, space).hidden_states.shape[-1] + 1
-    return head.vocabulary_size * width * _visitor(meeting, space).hidden_states.itemsize
-
-
-def _saved(meeting: Meeting, space: Space, head: Head, *, products: int) -> int:
+def _saved(meeting: Meeting, space: Space, *, products: int) -> int:
     """Return the multiplications saved for each token of the vocabulary, less those that the joint matrix takes."""
-    source = _visitor(meeting, space).hidden_states.shape[-1]
+    source, target = meeting.visitor(space).head.hidden_size, meeting.side(space.side).head.hidden_size
     rows = int(meeting.covered(space.side).sum())
-    return products * rows * (head.hidden_size - source) - head.hidden_size * source
+    return products * rows * (target - source) - target * source
 
 
-def _visitor(meeting: Meeting, space: Space) -> LMStates:
-    return meeting.side("teacher" if space.side == "student" else "student")
+def _joint_bytes(meeting: Meeting, space: Space) -> int:
+    visitor = meeting.visitor(space)
+    numbers = meeting.side(space.side).head.vocabulary_size * (visitor.head.hidden_size + 1)
+    return numbers * visitor.hidden_states.itemsize
 
 
 def _learns(unprojected: Unprojected) -> bool:
@@ -81,7 +77,7 @@ def _joint(head: Head, unprojected: Unprojected, states: Tensor) -> Head:
     # [d_source + 1, d_target], which a head's product takes to [d_source + 1, V].
     projection = torch.cat([weight, column], 1).T.to(states.dtype)
     joint = states.new_empty(len(projection), head.vocabulary_size)
-    rows = Head(head.weight, valid_vocabulary_size=head.valid_vocabulary_size)
-    HeadProducts(rows, states.dtype, part_bytes=joint.numel() * joint.itemsize // 4).logits(projection, joint)
+    plain = Head(head.weight, valid_vocabulary_size=head.valid_vocabulary_size)
+    HeadProducts(plain, states.dtype, part_bytes=joint.numel() * joint.itemsize // 4).logits(projection, joint)
     bias = None if head.bias is None else head.bias[: head.vocabulary_size]
     return replace(head, weight=joint.T, bias=bias, valid_vocabulary_size=None)

@@ -28,7 +28,7 @@ def row_bytes(meeting: Meeting, *, recomputed: bool) -> int:
 
 
 def _travelling(meeting: Meeting, space: Space, recomputed: bool) -> int:
-    here, there = meeting.side(space.side), meeting.side("teacher" if space.side == "student" else "student")
+    here, there = meeting.side(space.side), meeting.visitor(space)
     width = here.head.hidden_size if space.projector else there.head.hidden_size
     numbers = 2 * _positions(here) * width
     if not recomputed:

@@ -31,7 +31,7 @@ class SideRows:
         positions: ``[N]``, int64: where the rows are among the ``B * T`` positions.
         covered: how many rows are covered; the spaces compare these.
         spaces: the spaces that work on this side, each with the states that come to it.
-        teacher_choice: ``[covered]``, int64: the teacher's choices, where a space needs them.
+        teacher_choice: ``[N]``, int64: the teacher's choices, where a space needs them.
         measure: how distributions are measured.
         shared_tokens: the tokens that both vocabularies have, where a space needs them.
     """

@@ -73,9 +73,14 @@ class Stream:
         return self._gradient is not None
 
     @property
+    def head_learns(self) -> bool:
+        """Whether a gradient to the head is wanted."""
+        return self.head_gradient is not None and self.head_gradient.wanted
+
+    @property
     def wanted(self) -> bool:
         """Whether any gradient is wanted."""
-        return self.states_learn or (self.head_gradient is not None and self.head_gradient.wanted)
+        return self.states_learn or self.head_learns
 
     @property
     def learned(self) -> list[tuple[Tensor, Tensor]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dskd_components.contracts.terms import Tally
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.contracts.space import SpaceResult
-    from dskd_components.contracts.terms import TokenTerm
+    from dskd_components.contracts.terms import Tally, TokenTerm
     from dskd_components.reduction import Kept, Reduction
 
 
@@ -44,7 +42,4 @@ class Totals:
     def add_metrics(self, found: SpaceResult) -> None:
         """Add a tile's tallies."""
         for name, tally in found.metrics.items():
-            so_far = self.metrics.get(name)
-            if so_far is not None:
-                tally = Tally(so_far.total + tally.total, so_far.count + tally.count)
-            self.metrics[name] = tally
+            self.metrics[name] = self.metrics[name] + tally if name in self.metrics else tally

@@ -12,7 +12,7 @@ from dskd_components.testing.strategies.logits import (
     pairs_of_logits,
     sets_of_logits,
 )
-from dskd_components.testing.strategies.states import make_states, packed, padded, random_groups, rows_of, spoilt
+from dskd_components.testing.strategies.states import make_states, packed, padded, random_groups, spoilt
 from dskd_components.testing.strategies.targets import ragged_targets, targets
 from dskd_components.testing.strategies.tokenizations import TwoTokenizations, two_tokenizations
 
@@ -35,7 +35,6 @@ __all__ = [
     "pairs_of_logits",
     "ragged_targets",
     "random_groups",
-    "rows_of",
     "sets_of_logits",
     "spoilt",
     "targets",

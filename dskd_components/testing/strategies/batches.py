@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dskd_components.contracts.groups import TokenGroups
 from dskd_components.testing.strategies.logits import SEEDS
-from dskd_components.testing.strategies.states import make_states, packed, padded, random_groups, rows_of, spoilt
+from dskd_components.testing.strategies.states import make_states, packed, padded, random_groups, spoilt
 from dskd_components.testing.strategies.targets import ragged_targets
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Batch:
             rows: which ones.
         """
         return Batch(
-            rows_of(self.student, rows),
-            rows_of(self.teacher, rows),
+            self.student.rows(rows),
+            self.teacher.rows(rows),
             TokenGroups(self.groups.student[rows], self.groups.teacher[rows]),
         )
 

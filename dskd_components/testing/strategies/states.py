@@ -68,18 +68,6 @@ def packed(states: LMStates) -> LMStates:
     )
 
 
-def rows_of(states: LMStates, rows: slice | Tensor) -> LMStates:
-    """Return the samples of some rows of a batch."""
-    assert states.input_ids is not None
-    return replace(
-        states,
-        hidden_states=states.hidden_states[rows],
-        targets=states.targets[rows],
-        input_ids=states.input_ids[rows],
-        segment_ids=None if states.segment_ids is None else states.segment_ids[rows],
-    )
-
-
 def padded(states: LMStates, left: int, right: int, *, garbage: float) -> LMStates:
     """Return the same samples with unscored positions around them that hold garbage."""
     assert states.input_ids is not None
