@@ -25,6 +25,9 @@ def test_a_plan(budget: int, rows: int, vocabularies: list[int], widens: bool, h
             range(tile.stop - tile.start)
         )
     assert all(tile.stop - tile.start <= plan.tile_rows for tile in tiles)
+    if len(tiles) > 1:
+        # One tile fewer would not have fitted into the half that is for tiles at least.
+        assert -(-rows // (len(tiles) - 1)) * sum(vocabularies) * 4 > budget // 2
     # A row at a time may be more than there is room for.
     buffer, widened = plan.tile_rows * sum(vocabularies) * 4, plan.part_bytes if widens else 0
     blocks = plan.block_rows * max(vocabularies) * 4 * BLOCK_TENSORS
