@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
 class Distribution:
-    """Rows of normalised log-probabilities, with their exponentials computed once for all who ask.
+    """Rows of normalised log-probabilities, with what is computed from them computed once for all who ask.
 
     Args:
         log_probs: ``[N, V]``, float32 or float64, normalised.
@@ -25,10 +26,77 @@ class Distribution:
         tensor([[0.2500, 0.7500]])
     """
 
-    log_probs: Tensor
-    complete: bool = False
+    def __init__(self, *, log_probs: Tensor, complete: bool = False) -> None:
+        self.complete = complete
+        """Whether no entry is ``-inf``."""
+        self._logits = log_probs
+        self._is_normalised = True
+
+    @classmethod
+    def of_logits(cls, logits: Tensor, *, complete: bool = False) -> Self:
+        """Return the distributions that logits stand for.
+
+        Args:
+            logits: ``[N, V]``, float32 or float64; referred to, so they must stay as they are while this is in use.
+            complete: as in the class.
+
+        Examples:
+            >>> import torch
+            >>> Distribution.of_logits(torch.tensor([[0.0, 0.0]])).log_probs
+            tensor([[-0.6931, -0.6931]])
+        """
+        found = cls(log_probs=logits, complete=complete)
+        found._is_normalised = False
+        return found
 
     @cached_property
     def probs(self) -> Tensor:
         """``[N, V]``: the probabilities."""
-        return self.log_probs.exp()
+        return self._logits.exp() if self._is_normalised else self._logits.softmax(-1)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """``[N, V]``: their logarithms, at tokens whose probability rounds to 0 too."""
+        return self._logits if self._is_normalised else (self._logits - self._largest).sub_(self._log_sum)
+
+    def log_probs_of(self, tokens: Tensor) -> Tensor:
+        """Return ``[N]``: the log-probability of one token of each row.
+
+        Args:
+            tokens: ``[N]``, int64.
+        """
+        chosen = self._logits.gather(1, tokens[:, None])
+        return (chosen if self._is_normalised else chosen - self._largest - self._log_sum).squeeze(1)
+
+    def log_ratio(self, other: Distribution) -> Tensor:
+        """Return ``[N, V]``, a new tensor: ``log p - log q``, and 0 where this p rules a token out.
+
+        Args:
+            other: q, ``[N, V]``.
+
+        Examples:
+            >>> import torch
+            >>> p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])
+            >>> Distribution(log_probs=p.log()).log_ratio(Distribution(log_probs=q.log()))
+            tensor([[ 0.6931, -0.4055]])
+        """
+        ratio = self._logits - other._logits
+        if not (self._is_normalised and other._is_normalised):
+            # What large logits have in common goes first, so that it takes no digits from the rest.
+            ratio -= (self._largest - other._largest) + (self._log_sum - other._log_sum)
+        return ratio if self.complete else ratio.masked_fill_(self._logits == -math.inf, 0.0)
+
+    @cached_property
+    def _largest(self) -> Tensor:
+        """``[N, 1]``: the largest logit of each row; 0 for log-probabilities."""
+        return self._zeros if self._is_normalised else self._logits.amax(-1, keepdim=True)
+
+    @cached_property
+    def _log_sum(self) -> Tensor:
+        """``[N, 1]``: the logarithm of the sum of exponentials, above the largest logit; 0 for log-probabilities."""
+        # The most likely token never underflows: a sum would cost another pass.
+        return self._zeros if self._is_normalised else self.probs.amax(-1, keepdim=True).log_().neg_()
+
+    @property
+    def _zeros(self) -> Tensor:
+        return self._logits.new_zeros(len(self._logits), 1)

@@ -10,7 +10,6 @@ from pydantic import Field
 from dskd_components.contracts.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
-    log_ratio,
     relative_entropy,
     through_log_softmax,
     without_negative_rounding,
@@ -58,7 +57,7 @@ class AdaptiveKL(Distance):
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
         weight = self._forward_weight(student.log_probs, teacher.log_probs)
-        excess, shortfall = log_ratio(student, teacher), log_ratio(teacher, student)
+        excess, shortfall = student.log_ratio(teacher), teacher.log_ratio(student)
         forward = without_negative_rounding(expectation(teacher.probs, shortfall))
         reverse = without_negative_rounding(expectation(student.probs, excess))
         of_student = of_teacher = None

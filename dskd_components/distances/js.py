@@ -12,6 +12,7 @@ from dskd_components.contracts.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
     log_mixture,
+    log_of_mixture,
     log_ratio_to_mixture,
     relative_entropy,
     through_log_softmax,
@@ -65,9 +66,8 @@ class JS(Distance):
         self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
-        mixture = torch.lerp(student.probs, teacher.probs, self.beta)
-        of_teacher = log_ratio_to_mixture(teacher, mixture.clone())
-        of_student = log_ratio_to_mixture(student, mixture)
+        of_mixture = log_of_mixture(torch.lerp(student.probs, teacher.probs, self.beta))
+        of_teacher, of_student = (log_ratio_to_mixture(side, of_mixture) for side in (teacher, student))
         values = self.beta * without_negative_rounding(expectation(teacher.probs, of_teacher))
         values += (1 - self.beta) * without_negative_rounding(expectation(student.probs, of_student))
         return DistanceGradients(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from dskd_components.contracts.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
-    log_ratio,
     relative_entropy,
     through_log_softmax,
     without_negative_rounding,
@@ -41,7 +40,7 @@ class KL(Distance):
         self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
-        ratio = log_ratio(teacher, student)
+        ratio = teacher.log_ratio(student)
         return DistanceGradients(
             values=without_negative_rounding(expectation(teacher.probs, ratio)),
             student=student.probs - teacher.probs if student_gradient else None,

@@ -68,27 +68,26 @@ def without_negative_rounding(divergence: Tensor) -> Tensor:
     return divergence - divergence.clamp_max(0.0).detach()
 
 
-def log_ratio(p: Distribution, q: Distribution) -> Tensor:
-    """Return ``log p - log q``, and 0 where p rules a token out.
-
-    Args:
-        p: ``[N, V]``.
-        q: ``[N, V]``.
-    """
-    ratio = p.log_probs - q.log_probs
-    return ratio if p.complete else ratio.masked_fill_(p.log_probs == -math.inf, 0.0)
-
-
-def log_ratio_to_mixture(p: Distribution, mixture: Tensor) -> Tensor:
+def log_ratio_to_mixture(p: Distribution, log_mixture: Tensor) -> Tensor:
     """Return ``log p - log m`` for a mixture that p has a share in, and 0 where p rules a token out.
 
     Args:
         p: ``[N, V]``.
-        mixture: ``[N, V]``, probabilities, overwritten.
+        log_mixture: ``[N, V]``, as `log_of_mixture` gives it.
     """
-    # Where both have underflowed to 0 the ratio is wrong but finite, and p weighs it with 0.
-    ratio = p.log_probs - mixture.clamp_min_(torch.finfo(mixture.dtype).tiny).log_()
+    ratio = p.log_probs - log_mixture
     return ratio if p.complete else ratio.masked_fill_(p.log_probs == -math.inf, 0.0)
+
+
+def log_of_mixture(mixture: Tensor) -> Tensor:
+    """Return the logarithm of probabilities, finite where they have underflowed.
+
+    There the logarithm is wrong, but whoever has a share in the mixture weighs it with 0.
+
+    Args:
+        mixture: ``[N, V]``, overwritten.
+    """
+    return mixture.clamp_min_(torch.finfo(mixture.dtype).tiny).log_()
 
 
 def expectation(probs: Tensor, values: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from dskd_components.contracts.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
-    log_ratio,
     relative_entropy,
     through_log_softmax,
     without_negative_rounding,
@@ -41,7 +40,7 @@ class ReverseKL(Distance):
         self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
-        ratio = log_ratio(student, teacher)
+        ratio = student.log_ratio(teacher)
         return DistanceGradients(
             values=without_negative_rounding(expectation(student.probs, ratio)),
             student=through_log_softmax(student.probs, ratio) if student_gradient else None,

@@ -8,6 +8,7 @@ import torch
 
 from dskd_components.distances.log_space import (
     expectation,
+    log_of_mixture,
     log_ratio_to_mixture,
     through_log_softmax,
     without_negative_rounding,
@@ -37,7 +38,7 @@ def skewed_relative_entropy(
     mixture = torch.lerp(q.probs, p.probs, alpha)
     # The derivatives are log(p / m) - alpha p / m with respect to p, and -(1 - alpha) p / m with respect to q.
     share = p.probs / mixture.clamp_min(torch.finfo(mixture.dtype).tiny)
-    ratio = log_ratio_to_mixture(p, mixture)
+    ratio = log_ratio_to_mixture(p, log_of_mixture(mixture))
     values = without_negative_rounding(expectation(p.probs, ratio))
     of_p = through_log_softmax(p.probs, ratio.sub_(share, alpha=alpha)) if p_gradient else None
     of_q = through_log_softmax(q.probs, share).mul_(alpha - 1) if q_gradient else None

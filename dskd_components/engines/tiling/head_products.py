@@ -56,6 +56,13 @@ class HeadProducts:
         assert found is not None, "a head has at least one row"
         return found
 
+    def joined(self, projection: Tensor) -> Tensor:
+        """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``."""
+        joint = projection.new_empty(len(self._weight), projection.shape[1])
+        for rows, part in self._parts():
+            torch.mm(part, projection, out=joint[rows])
+        return joint
+
     def _parts(self) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(self._weight), self._part_rows):
             columns = slice(start, start + self._part_rows)
@@ -72,7 +79,8 @@ class HeadGradient:
 
     def __init__(self, head: Head, dtype: torch.dtype) -> None:
         self._head = head
-        self._weight = torch.zeros_like(head.weight, dtype=dtype) if head.weight.requires_grad else None
+        self._weight = torch.empty_like(head.weight, dtype=dtype) if head.weight.requires_grad else None
+        self._is_empty = True
         self._bias: Tensor | None = None
         if head.bias is not None and head.bias.requires_grad:
             self._bias = torch.zeros_like(head.bias, dtype=dtype)
@@ -87,7 +95,7 @@ class HeadGradient:
         """The tensors that learn, each with its gradient."""
         pairs = []
         if self._weight is not None:
-            pairs.append((self._head.weight, self._weight))
+            pairs.append((self._head.weight, self._weight.zero_() if self._is_empty else self._weight))
         if self._head.bias is not None and self._bias is not None:
             pairs.append((self._head.bias, self._bias))
         return pairs
@@ -100,7 +108,12 @@ class HeadGradient:
             states: ``[n, d]``: the hidden states of the tile.
         """
         vocabulary = self._head.vocabulary_size
-        if self._weight is not None:
+        if self._weight is not None and self._is_empty:
+            # Written rather than added: to fill a large matrix with zeros first takes time.
+            torch.mm(gradient.T, states, out=self._weight[:vocabulary])
+            self._weight[vocabulary:].zero_()
+            self._is_empty = False
+        elif self._weight is not None:
             self._weight[:vocabulary].addmm_(gradient.T, states)
         if self._bias is not None:
             self._bias[:vocabulary].add_(gradient.sum(0))

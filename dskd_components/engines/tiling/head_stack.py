@@ -30,9 +30,8 @@ class HeadStack:
         self._streams = streams
         self._dtype = dtype
         head = streams[0].head
-        self._products = self._forward_products = HeadProducts(head, dtype, plan.part_bytes)
-        if streams[0].shortcut is not None:
-            self._forward_products = HeadProducts(streams[0].shortcut.head, dtype, plan.part_bytes)
+        self._products = HeadProducts(head, dtype, plan.part_bytes)
+        self._forward_products = HeadProducts(streams[0].reading_head, dtype, plan.part_bytes)
         self._buffer = torch.empty(
             len(streams) * plan.tile_rows, head.vocabulary_size, dtype=dtype, device=head.weight.device
         )
@@ -41,8 +40,7 @@ class HeadStack:
         """Return ``[n, V]`` for each stream that has these rows: its logits, in the buffer until the next tile."""
         views = self._views(rows)
         if views:
-            sources = [stream.shortcut or stream for stream in views]
-            self._forward_products.logits(self._states(sources, rows), self._tile(views, rows))
+            self._forward_products.logits(self._states(views, rows), self._tile(views, rows))
         return views
 
     def backward(self, rows: slice) -> None:
@@ -65,7 +63,7 @@ class HeadStack:
         active = [stream for stream in self._streams if len(stream) >= rows.stop]
         return dict(zip(active, self._together(self._tile(active, rows), len(active)), strict=True)) if active else {}
 
-    def _states(self, streams: list[Stream], rows: slice) -> Tensor:
+    def _states(self, streams: Collection[Stream], rows: slice) -> Tensor:
         parts = [stream.states(rows).to(self._dtype) for stream in streams]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from dskd_components.contracts.distribution import Distribution
+from dskd_components.engines.tiling.most_likely import most_likely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,21 +62,19 @@ class LogitBlock:
         """Return the distributions at a temperature, computed once."""
         if temperature not in self._distributions:
             scaled = self._logits if temperature == 1.0 else self._logits / temperature
-            found = Distribution(log_probs=scaled.log_softmax(-1), complete=self._complete)
-            self._distributions[temperature] = found
+            self._distributions[temperature] = Distribution.of_logits(scaled, complete=self._complete)
         return self._distributions[temperature]
 
     @torch.no_grad()
     def predicted(self) -> Tensor:
         """Return ``[n]``, int64: the most likely token of each row."""
-        return self._logits.argmax(-1)
+        return most_likely(self._logits)
 
     def cross_entropy(self, targets: Tensor) -> Tensor:
         """Return ``[n]``: the cross entropy of each row at temperature 1, a leaf; 0 where the target is -100."""
         distribution = self.distribution(1.0)
         scored, targets = targets >= 0, targets.clamp_min(0)
-        chosen = distribution.log_probs.gather(1, targets[:, None]).squeeze(1)
-        values = chosen.neg().where(scored, 0.0).requires_grad_(self.wanted)
+        values = distribution.log_probs_of(targets).neg().where(scored, 0.0).requires_grad_(self.wanted)
         if self.wanted:
             self._cross_entropies.append(CrossEntropyGradient(values, distribution.probs, targets, scored))
         return values

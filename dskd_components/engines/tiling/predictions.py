@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd_components.engines.tiling.head_stack import HeadStack
+from dskd_components.engines.tiling.most_likely import most_likely
 from dskd_components.engines.tiling.plan import Plan
 from dskd_components.engines.tiling.stream import Stream
 
@@ -52,4 +53,4 @@ def _argmax(stream: Stream, budget: int) -> Tensor:
         has_cache=stream.head.weight.device.type == "cpu",
     )
     stack = HeadStack([stream], plan, dtype)
-    return torch.cat([stack.logits(tile)[stream].argmax(-1) for tile in plan.tiles(0, len(stream))])
+    return torch.cat([most_likely(stack.logits(tile)[stream]) for tile in plan.tiles(0, len(stream))])

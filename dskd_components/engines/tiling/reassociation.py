@@ -2,20 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
-from dskd_components.engines.tiling.head_products import HeadProducts
+from dskd_components.engines.tiling.joined_stream import JoinedLogits, JoinedThroughout
+from dskd_components.engines.tiling.plan import SHARE
 from dskd_components.engines.tiling.stream import Stream
-from dskd_components.head import Head
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dskd_components.contracts.space import Space
     from dskd_components.meeting import Meeting, Unprojected
+
+Learner = Literal["nothing", "states", "projection"]
+"""The last of these that a gradient is wanted for; with the projection, the states learn too."""
+
+Way = Literal["apart", "logits", "throughout"]
+"""What goes through the joint matrix: nothing, the logits, or logits and gradients."""
+
+
+class Shapes(NamedTuple):
+    """What decides which way is the cheapest.
+
+    Args:
+        rows: states that are read.
+        source: their width.
+        target: their width once they are projected.
+        vocabulary: logits of a row.
+    """
+
+    rows: int
+    source: int
+    target: int
+    vocabulary: int
+
+    def cheapest(self, learner: Learner, most_numbers: float) -> Way:
+        """Return the way that takes the fewest multiplications.
+
+        Args:
+            learner: what learns.
+            most_numbers: how many numbers may be held in matrices that are made for it.
+        """
+        joint = self.vocabulary * (self.source + 1)
+        held: dict[Way, int] = {"apart": 0, "logits": joint, "throughout": joint}
+        if learner == "projection":
+            held["throughout"] += joint  # its gradient
+        ways: list[Way] = [way for way, numbers in held.items() if numbers <= most_numbers]
+        return min(ways, key=lambda way: self.multiplications(way, learner))
+
+    def multiplications(self, way: Way, learner: Learner) -> int:
+        """Return how many multiplications projection and head take together, forward and backward."""
+        rows, source, target, vocabulary = self
+        read, read_joined = rows * target * vocabulary, rows * source * vocabulary
+        project, join = rows * source * target, vocabulary * source * target
+        forward = project + read if way == "apart" else join + read_joined
+        if learner == "nothing":
+            return forward
+        if way == "throughout":
+            return forward + read_joined + (read_joined + join if learner == "projection" else 0)
+        return forward + read + (2 * project if learner == "projection" else project)
 
 
 def visiting_stream(meeting: Meeting, space: Space, budget: int, *, recompute: bool) -> Stream:
@@ -24,60 +69,32 @@ def visiting_stream(meeting: Meeting, space: Space, budget: int, *, recompute: b
     Args:
         meeting: the states of both models.
         space: where they come to.
-        budget: bytes; half of it at most is for a joint matrix.
+        budget: bytes; half of it at most is for matrices that are made for this.
         recompute: as in `Meeting.visitors`.
     """
-    unprojected = _worth_joining(meeting, space, budget)
-    if unprojected is None:
-        return Stream(*meeting.visitors(space, recompute=recompute))
-    states = torch.cat([unprojected.states, unprojected.weights], 1)
-    joint, held = _joint(meeting.side(space.side).head.detach(), unprojected, states), _joint_bytes(meeting, space)
-    if not _learns(unprojected):
-        # The projection need not be in the graph: gradients go the short way too.
-        return Stream(states, joint, held_bytes=held)
-    # A projection that learns needs the gradient to its outcome, so only the logits go the short way.
-    visitors = meeting.visitors(space, recompute=recompute)
-    return Stream(*visitors, shortcut=Stream(states.detach(), joint), held_bytes=held)
+    here, visitor = meeting.side(space.side), meeting.visitor(space)
+    shapes = Shapes(
+        rows=int(meeting.covered(space.side).sum()),
+        source=visitor.head.hidden_size,
+        target=here.head.hidden_size,
+        vocabulary=here.head.vocabulary_size,
+    )
+    most_numbers = budget / 2 / visitor.hidden_states.itemsize
+    # What learns is known only once the states are aligned, which costs something, too.
+    learners: tuple[Learner, ...] = ("nothing", "states", "projection")
+    if space.projector and any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners):
+        unprojected = meeting.unprojected(space)
+        if unprojected is not None:
+            way = shapes.cheapest(_learner(unprojected), most_numbers)
+            if way != "apart":
+                joined = JoinedLogits if way == "logits" else JoinedThroughout
+                return joined(unprojected, here.head.detach(), budget // SHARE)
+    return Stream(*meeting.visitors(space, recompute=recompute))
 
 
-def _worth_joining(meeting: Meeting, space: Space, budget: int) -> Unprojected | None:
-    """Return the visitors before their projection, if joining it with the head saves more than it costs."""
-    # The most that can be saved first: what comes after it may cost a product itself.
-    if space.projector is None or 2 * _joint_bytes(meeting, space) > budget or _saved(meeting, space, products=2) <= 0:
-        return None
-    unprojected = meeting.unprojected(space)
-    if unprojected is None or not _learns(unprojected):
-        return unprojected
-    return unprojected if _saved(meeting, space, products=1) > 0 else None
-
-
-def _saved(meeting: Meeting, space: Space, *, products: int) -> int:
-    """Return the multiplications saved for each token of the vocabulary, less those that the joint matrix takes."""
-    source, target = meeting.visitor(space).head.hidden_size, meeting.side(space.side).head.hidden_size
-    rows = int(meeting.covered(space.side).sum())
-    return products * rows * (target - source) - target * source
-
-
-def _joint_bytes(meeting: Meeting, space: Space) -> int:
-    visitor = meeting.visitor(space)
-    numbers = meeting.side(space.side).head.vocabulary_size * (visitor.head.hidden_size + 1)
-    return numbers * visitor.hidden_states.itemsize
-
-
-def _learns(unprojected: Unprojected) -> bool:
-    weight, bias = unprojected.affine
-    return torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-
-
-@torch.no_grad()
-def _joint(head: Head, unprojected: Unprojected, states: Tensor) -> Head:
-    """Return the head that reads unprojected states, each with the weight of the projection's bias behind it."""
-    weight, bias = unprojected.affine
-    column = torch.zeros_like(weight[:, :1]) if bias is None else bias[:, None]
-    # [d_source + 1, d_target], which a head's product takes to [d_source + 1, V].
-    projection = torch.cat([weight, column], 1).T.to(states.dtype)
-    joint = states.new_empty(len(projection), head.vocabulary_size)
-    plain = Head(head.weight, valid_vocabulary_size=head.valid_vocabulary_size)
-    HeadProducts(plain, states.dtype, part_bytes=joint.numel() * joint.itemsize // 4).logits(projection, joint)
-    bias = None if head.bias is None else head.bias[: head.vocabulary_size]
-    return replace(head, weight=joint.T, bias=bias, valid_vocabulary_size=None)
+def _learner(unprojected: Unprojected) -> Learner:
+    if not torch.is_grad_enabled():
+        return "nothing"
+    if any(part is not None and part.requires_grad for part in unprojected.affine):
+        return "projection"
+    return "states" if unprojected.states.requires_grad or unprojected.weights.requires_grad else "nothing"

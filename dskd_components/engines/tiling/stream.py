@@ -22,8 +22,6 @@ class Stream:
         states: ``[P, d]``, part of the graph.
         head: the head.
         positions: ``[N]``, int64: which of the states, in their order. None: all.
-        shortcut: other states and another head that give the same logits at less cost; gradients go the long way.
-        held_bytes: memory of a matrix that was made for the stream.
     """
 
     def __init__(
@@ -32,8 +30,6 @@ class Stream:
         head: Head,
         *,
         positions: Tensor | None = None,
-        shortcut: Stream | None = None,
-        held_bytes: int = 0,
     ) -> None:
         learning = torch.is_grad_enabled()
         self._states = upcast(states)
@@ -43,9 +39,11 @@ class Stream:
             # States that are at none of the positions get nothing.
             self._gradient = torch.empty_like(self._states) if positions is None else torch.zeros_like(self._states)
         self.head = head
+        self.reading_head = head
+        """The head that makes logits of `states`."""
         self.head_gradient = HeadGradient(head, self._states.dtype) if learning else None
-        self.shortcut = shortcut
-        self.held_bytes = held_bytes
+        self.held_bytes = 0
+        """Memory of matrices that were made for the stream."""
         self.complete = head.bias is None or not bool(head.bias.detach().isinf().any())
         """Whether no logit can be ``-inf``."""
 
@@ -58,12 +56,12 @@ class Stream:
         return self._states.dtype
 
     def states(self, rows: slice) -> Tensor:
-        """Return ``[n, d]``: the states of some rows."""
+        """Return ``[n, d]``: the states of some rows, as `reading_head` reads them."""
         states = self._states.detach()
         return states[rows] if self._positions is None else states[self._positions[rows]]
 
     def set_gradient(self, rows: slice, gradient: Tensor) -> None:
-        """Take the gradient to the states of some rows, ``[n, d]``."""
+        """Take the gradient to the states of some rows as `head` reads them, ``[n, d]``."""
         assert self._gradient is not None, "a stream whose states learn"
         self._gradient[rows if self._positions is None else self._positions[rows]] = gradient
 
@@ -92,7 +90,8 @@ class Stream:
         """Return whether both pass through the same tensors in the same way, so that one product serves them."""
         ours, theirs = self.head, other.head
         return (
-            self.shortcut is other.shortcut is None
+            self.reading_head is ours
+            and other.reading_head is theirs
             and ours.weight.data_ptr() == theirs.weight.data_ptr()
             and ours.valid_weight.shape == theirs.valid_weight.shape
             and (ours.scale, ours.softcap) == (theirs.scale, theirs.softcap)

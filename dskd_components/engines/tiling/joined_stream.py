@@ -1,0 +1,102 @@
+"""Streams whose projection is joined with the head behind it: logits are read from states that nobody has projected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from dskd_components.engines.tiling.head_products import HeadProducts
+from dskd_components.engines.tiling.projection_gradient import ProjectionGradient
+from dskd_components.engines.tiling.stream import Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd_components.head import Head
+    from dskd_components.meeting import Unprojected
+
+
+class JoinedLogits(Stream):
+    """Logits go the short way, gradients through the projected states' place, though these were never computed.
+
+    Args:
+        unprojected: the states and the projection, parts of the graph.
+        head: the head behind the projection; it learns nothing here.
+        part_bytes: memory for a widened part of the head.
+    """
+
+    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int) -> None:
+        states = _with_weights(unprojected).detach()
+        super().__init__(states, head)
+        self.reading_head = _joint(unprojected, head, self.dtype, part_bytes)
+        self.held_bytes = self.reading_head.weight.nbytes
+        self._projection_gradient = ProjectionGradient(unprojected, self.dtype)
+
+    def set_gradient(self, rows: slice, gradient: Tensor) -> None:
+        """Take the gradient to the projected states of some rows, ``[n, d_target]``."""
+        self._projection_gradient.add(rows, gradient)
+
+    @property
+    def states_learn(self) -> bool:
+        """Whether a gradient to the projected states is wanted."""
+        return bool(self._projection_gradient.learned)
+
+    @property
+    def learned(self) -> list[tuple[Tensor, Tensor]]:
+        """The tensors that a gradient was wanted for, each with its gradient."""
+        return self._projection_gradient.learned
+
+
+class JoinedThroughout(Stream):
+    """Logits and gradients go through the joint matrix; its own gradient becomes the projection's at the end.
+
+    Args:
+        unprojected: as in `JoinedLogits`.
+        head: likewise.
+        part_bytes: likewise.
+    """
+
+    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int) -> None:
+        states = _with_weights(unprojected)
+        joint = _joint(unprojected, head, states.dtype, part_bytes)
+        learns = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in unprojected.affine)
+        super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)))
+        self.held_bytes = joint.weight.nbytes * (2 if learns else 1)
+        self._affine = unprojected.affine
+        self._products = HeadProducts(head, self.dtype, part_bytes)
+
+    @property
+    def learned(self) -> list[tuple[Tensor, Tensor]]:
+        """The tensors that a gradient was wanted for, each with its gradient."""
+        found = []
+        for tensor, gradient in super().learned:
+            if tensor is self.head.weight:
+                of_projection = self._products.states_gradient(gradient.T).T
+                matrix, bias = self._affine
+                width = matrix.shape[1]
+                parts = [(matrix, of_projection[:, :width]), (bias, of_projection[:, width:].squeeze(1))]
+                found += [
+                    (part, part_gradient) for part, part_gradient in parts if part is not None and part.requires_grad
+                ]
+            else:
+                found.append((tensor, gradient))
+        return found
+
+
+def _with_weights(unprojected: Unprojected) -> Tensor:
+    """Return ``[N, k]``: the states, and behind them the weight of the projection's bias, if it has one."""
+    if unprojected.affine.bias is None:
+        return unprojected.states
+    return torch.cat([unprojected.states, unprojected.weights], 1)
+
+
+@torch.no_grad()
+def _joint(unprojected: Unprojected, head: Head, dtype: torch.dtype, part_bytes: int) -> Head:
+    """Return the head that reads states with the weight of the projection's bias behind them."""
+    matrix, bias = unprojected.affine
+    projection = matrix if bias is None else torch.cat([matrix, bias[:, None]], 1)
+    joint = HeadProducts(head, dtype, part_bytes).joined(projection.to(dtype))
+    head_bias = None if head.bias is None else head.bias[: head.vocabulary_size]
+    return replace(head, weight=joint, bias=head_bias, valid_vocabulary_size=None)
