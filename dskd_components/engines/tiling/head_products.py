@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dskd_components.engines.tiling.scratch import scratch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -58,7 +60,7 @@ class HeadProducts:
 
     def joined(self, projection: Tensor) -> Tensor:
         """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``."""
-        joint = projection.new_empty(len(self._weight), projection.shape[1])
+        joint = scratch(len(self._weight), projection.shape[1], dtype=self._dtype, device=projection.device)
         for rows, part in self._parts():
             torch.mm(part, projection, out=joint[rows])
         return joint

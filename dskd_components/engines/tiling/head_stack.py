@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd_components.engines.tiling.head_products import HeadProducts
+from dskd_components.engines.tiling.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,7 +33,7 @@ class HeadStack:
         head = streams[0].head
         self._products = HeadProducts(head, dtype, plan.part_bytes)
         self._forward_products = HeadProducts(streams[0].reading_head, dtype, plan.part_bytes)
-        self._buffer = torch.empty(
+        self._buffer = scratch(
             len(streams) * plan.tile_rows, head.vocabulary_size, dtype=dtype, device=head.weight.device
         )
 

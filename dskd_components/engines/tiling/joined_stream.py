@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
+from torch.nn import functional as F
 
 from dskd_components.engines.tiling.head_products import HeadProducts
 from dskd_components.engines.tiling.projection_gradient import ProjectionGradient
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
     from dskd_components.head import Head
     from dskd_components.meeting import Unprojected
+
+ALIGNED: Final = 16
+"""Numbers in a row of a joint matrix come in multiples of this: products with rows that begin anywhere are slower."""
 
 
 class JoinedLogits(Stream):
@@ -85,18 +90,35 @@ class JoinedThroughout(Stream):
         return found
 
 
+def joint_width(source: int) -> int:
+    """Return the width of a joint matrix for states of some width: room for the bias, and rows that begin aligned.
+
+    Args:
+        source: width of the states.
+
+    Examples:
+        >>> joint_width(768), joint_width(15)
+        (784, 16)
+    """
+    return math.ceil((source + 1) / ALIGNED) * ALIGNED
+
+
 def _with_weights(unprojected: Unprojected) -> Tensor:
-    """Return ``[N, k]``: the states, and behind them the weight of the projection's bias, if it has one."""
-    if unprojected.affine.bias is None:
-        return unprojected.states
-    return torch.cat([unprojected.states, unprojected.weights], 1)
+    """Return ``[N, k]``: the states, behind them the weight of the projection's bias, and zeros."""
+    states, weights, _ = unprojected
+    return _widened(torch.cat([states, weights], 1))
 
 
 @torch.no_grad()
 def _joint(unprojected: Unprojected, head: Head, dtype: torch.dtype, part_bytes: int) -> Head:
     """Return the head that reads states with the weight of the projection's bias behind them."""
     matrix, bias = unprojected.affine
-    projection = matrix if bias is None else torch.cat([matrix, bias[:, None]], 1)
-    joint = HeadProducts(head, dtype, part_bytes).joined(projection.to(dtype))
+    column = torch.zeros_like(matrix[:, :1]) if bias is None else bias[:, None]
+    projection = _widened(torch.cat([matrix, column], 1).to(dtype))
+    joint = HeadProducts(head, dtype, part_bytes).joined(projection)
     head_bias = None if head.bias is None else head.bias[: head.vocabulary_size]
     return replace(head, weight=joint, bias=head_bias, valid_vocabulary_size=None)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return F.pad(tensor, (0, joint_width(tensor.shape[1] - 1) - tensor.shape[1]))

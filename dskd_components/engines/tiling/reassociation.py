@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
-from dskd_components.engines.tiling.joined_stream import JoinedLogits, JoinedThroughout
+from dskd_components.engines.tiling.joined_stream import JoinedLogits, JoinedThroughout, joint_width
 from dskd_components.engines.tiling.plan import SHARE
 from dskd_components.engines.tiling.stream import Stream
 
@@ -43,7 +43,7 @@ class Shapes(NamedTuple):
             learner: what learns.
             most_numbers: how many numbers may be held in matrices that are made for it.
         """
-        joint = self.vocabulary * (self.source + 1)
+        joint = self.vocabulary * joint_width(self.source)
         held: dict[Way, int] = {"apart": 0, "logits": joint, "throughout": joint}
         if learner == "projection":
             held["throughout"] += joint  # its gradient

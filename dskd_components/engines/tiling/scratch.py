@@ -1,0 +1,43 @@
+"""Large scratch tensors whose memory is quick to come by."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HUGE_PAGE: Final = 2 * 2**20
+"""Bytes of a large page, by which Linux may hand out memory instead of by 4 KiB. A system that has other sizes ignores
+the hint."""
+
+
+def scratch(rows: int, columns: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return ``[rows, columns]``, uninitialised, for a matrix that is used for one step and dropped.
+
+    Such a matrix comes from the system anew each step, and on a CPU the first write to each small page of it costs more
+    than several later ones. Large pages are asked for where the system has them.
+
+    Args:
+        rows: rows.
+        columns: columns.
+        dtype: of the entries.
+        device: where it is.
+
+    Examples:
+        >>> import torch
+        >>> tuple(scratch(2, 3, dtype=torch.float32, device=torch.device("cpu")).shape)
+        (2, 3)
+    """
+    size = rows * columns * dtype.itemsize
+    if device.type != "cpu" or size < 2 * HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(rows, columns, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.ceil(size / HUGE_PAGE) * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype, count=rows * columns).view(rows, columns)
