@@ -81,10 +81,10 @@ class JoinedThroughout(Stream):
                 of_projection = self._products.states_gradient(gradient.T).T
                 matrix, bias = self._affine
                 width = matrix.shape[1]
-                parts = [(matrix, of_projection[:, :width]), (bias, of_projection[:, width:].squeeze(1))]
-                found += [
-                    (part, part_gradient) for part, part_gradient in parts if part is not None and part.requires_grad
-                ]
+                if matrix.requires_grad:
+                    found.append((matrix, of_projection[:, :width]))
+                if bias is not None and bias.requires_grad:
+                    found.append((bias, of_projection[:, width]))
             else:
                 found.append((tensor, gradient))
         return found
