@@ -51,7 +51,7 @@ from dskd_components.registry import (
     use_plugins,
 )
 from dskd_components.spec import DSKDSpec
-from dskd_components.spec_file import SpecFileError, load_spec
+from dskd_components.spec_file import SpecFileError, load_multi_teacher_spec, load_spec
 from dskd_components.states import LMStates
 
 __all__ = [
@@ -94,6 +94,7 @@ __all__ = [
     "get_space",
     "hookimpl",
     "list_components",
+    "load_multi_teacher_spec",
     "load_spec",
     "use_plugins",
 ]

@@ -69,6 +69,8 @@ class MultiTeacherLoss(nn.Module):
             raise InputError(f"MultiTeacherLoss: expected a MultiTeacherSpec, got {spec!r}.")
         _require_all(spec, "pairs", pairs, "a DSKDLoss", ConfigurationError)
         for name, pair in pairs.items():
+            if not isinstance(pair, DSKDLoss):
+                raise InputError(f"pairs[{name!r}]: expected a DSKDLoss, got {type(pair).__name__}.")
             if pair.spec != spec.pair(name):
                 raise ConfigurationError(
                     f"pairs[{name!r}]: it was built from another spec than the one that is given. Build it from "

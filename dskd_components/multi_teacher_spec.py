@@ -9,7 +9,7 @@ from pydantic import AfterValidator, field_validator
 from torch import nn
 
 from dskd_components.contracts.component import FrozenModel
-from dskd_components.contracts.frozen_mapping import Frozen
+from dskd_components.contracts.frozen_mapping import Frozen, FrozenMapping
 from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.tiled import Tiled
 from dskd_components.loss_weights import LossWeights
@@ -125,7 +125,10 @@ class MultiTeacherSpec(FrozenModel):
             name: teacher.replace(weight=at_step(teacher.weight, now, "weight"), weights=teacher.term_weights(now))
             for name, teacher in self.teachers.items()
         }
-        return self.replace(teachers=teachers, kd_rate=at_step(self.kd_rate, now, "kd_rate"))
+        # Not validated again: that all weights are 0 at one step is no mistake.
+        return self.model_copy(
+            update={"teachers": FrozenMapping(teachers), "kd_rate": at_step(self.kd_rate, now, "kd_rate")}
+        )
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields set otherwise; the result is validated.

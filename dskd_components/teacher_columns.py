@@ -80,8 +80,8 @@ def columns_of_pair(batch: Mapping[str, Column], name: str, *, same_tokenizer: b
         if column not in own:
             raise InputError(
                 f"The batch has no column {name + column!r}, which the teacher {name!r} needs; it has "
-                f"{', '.join(map(repr, batch)) or 'none'}. Collate with MultiTeacherCollator, which has a tokenizer for "
-                "each teacher of the loss under the same name."
+                f"{', '.join(map(repr, batch)) or 'none'}. Collate with MultiTeacherCollator, which needs "
+                "a tokenizer for each teacher of the loss, under the same name."
             )
     groups = {"student_groups": batch[f"student_groups_{name}"]} if f"student_groups_{name}" in batch else {}
     return student | groups | {f"teacher{column}": value for column, value in own.items()}

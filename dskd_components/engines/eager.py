@@ -48,8 +48,8 @@ class Eager(Engine):
             terms |= found.terms
             metrics |= found.metrics
         values, counts = reduction.values(terms)
-        distilled = sum(weights.of(name, terms[name].weight) * values[name] for name in terms if name != "ce")
-        loss = weights.distillation * distilled
+        first, *others = (weights.of(name, terms[name].weight) * values[name] for name in terms if name != "ce")
+        loss = weights.distillation * sum(others, first)
         if weights.cross_entropy is not None:
             loss = weights.cross_entropy * values["ce"] + loss
         return Measurement(loss=loss, values=values, counts=counts, metrics=metrics)
