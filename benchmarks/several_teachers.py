@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 STUDENT, TEACHERS = 768, {"a": 2048, "b": 2048}
 BASELINE = "one teacher"
+SPACES = {"both spaces": ["student", "teacher"], "the teacher's space": ["teacher"]}
 
 
 def states(tokens: int, width: int, vocabulary: int, targets: torch.Tensor) -> LMStates:
@@ -36,7 +37,7 @@ def states(tokens: int, width: int, vocabulary: int, targets: torch.Tensor) -> L
     return LMStates(hidden_states=hidden, targets=targets, head=head)
 
 
-def contestants(tokens: int, vocabulary: int) -> Mapping[str, Callable[[], object]]:
+def contestants(tokens: int, vocabulary: int, spaces: list[str]) -> Mapping[str, Callable[[], object]]:
     """Return one forward and backward pass of each way."""
     targets = torch.randint(vocabulary, (1, tokens))
     student = states(tokens, STUDENT, vocabulary, targets)
@@ -46,7 +47,7 @@ def contestants(tokens: int, vocabulary: int) -> Mapping[str, Callable[[], objec
         return DSKDLoss(spec.pair(name), student_hidden_size=STUDENT, teacher_hidden_size=TEACHERS[name])
 
     def several(*names: str) -> Callable[[], object]:
-        spec = MultiTeacherSpec.model_validate({"teachers": {name: {} for name in names}})
+        spec = MultiTeacherSpec.model_validate({"teachers": {name: {"spaces": spaces} for name in names}})
         loss_fn = MultiTeacherLoss(spec, {name: pair(spec, name) for name in names})
         given = {name: teachers[name] for name in names}
         return lambda: loss_fn(student, given).loss.backward()
@@ -66,6 +67,21 @@ def processor_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def measured(options: argparse.Namespace, spaces: list[str]) -> dict[str, dict[str, float]]:
+    """Return what each way takes, and its ratio to one teacher over the rounds."""
+    torch.manual_seed(0)
+    ways = contestants(options.tokens, options.vocabulary, spaces)
+    for work in ways.values():
+        work()
+    rounds = [{name: processor_seconds(work) for name, work in ways.items()} for _ in range(options.rounds)]
+    results = {}
+    for name in ways:
+        ratios = sorted(found[name] / found[BASELINE] for found in rounds)
+        median = statistics.median(found[name] for found in rounds)
+        results[name] = {"seconds": median, "ratio": statistics.median(ratios), "from": ratios[0], "to": ratios[-1]}
+    return results
+
+
 def main() -> None:
     """Measure, print a table, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -75,18 +91,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    torch.manual_seed(0)
-    ways = contestants(options.tokens, options.vocabulary)
-    for work in ways.values():
-        work()
-    rounds = [{name: processor_seconds(work) for name, work in ways.items()} for _ in range(options.rounds)]
     table = Table("loss and gradients", "processor seconds", "beside one teacher")
-    results = {}
-    for name in ways:
-        median = statistics.median(found[name] for found in rounds)
-        ratios = sorted(found[name] / found[BASELINE] for found in rounds)
-        results[name] = {"seconds": median, "ratio": statistics.median(ratios), "from": ratios[0], "to": ratios[-1]}
-        table.add_row(name, f"{median:.2f}", f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    results = {where: measured(options, spaces) for where, spaces in SPACES.items()}
+    for where, found in results.items():
+        for name, one in found.items():
+            ratio = f"{one['ratio']:.2f} ({one['from']:.2f} to {one['to']:.2f})"
+            table.add_row(f"{where}: {name}", f"{one['seconds']:.2f}", ratio)
     Console().print(table)
     if options.json:
         shape = {"tokens": options.tokens, "vocabulary": options.vocabulary, "student": STUDENT, "teachers": TEACHERS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from dskd_components.aligners.identity import Identity
 from dskd_components.contracts.component import FrozenModel
@@ -18,6 +18,7 @@ from dskd_components.loss_weights import LossWeights
 from dskd_components.presets import preset_fields
 from dskd_components.projectors.linear import Linear
 from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpaces
+from dskd_components.registry.term_names import ByTermName, require_term_names
 from dskd_components.schedules.field import Share, Weight, at_step, checked_step
 from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
@@ -47,9 +48,7 @@ class PairSpec(FrozenModel):
     """Teacher logits are divided by T times this."""
     temperature_squared: bool = False
     """Whether distances are multiplied by the square of T, as Hinton et al. do and the DSKD papers do not."""
-    weights: Annotated[Mapping[str, Weight], Frozen()] = Field(
-        default_factory=dict, json_schema_extra={"propertyNames": {"not": {"const": "ce"}}}
-    )
+    weights: Annotated[Mapping[str, Weight], Frozen(), ByTermName()] = Field(default_factory=dict)
     """By name of a term, ``t2s_kd`` for example, what it is multiplied with besides the weight that its component gives
     it; a number, or a schedule over the optimizer steps. 1 for terms that are not named."""
 
@@ -69,9 +68,9 @@ class PairSpec(FrozenModel):
 
     @field_validator("weights")
     @classmethod
-    def _without_cross_entropy(cls, weights: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "ce" in weights:
-            raise ValueError("'ce', the student's own cross entropy, has the share 1 - kd_rate; set kd_rate instead")
+    def _of_known_terms(cls, weights: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        if {"spaces", "aligner"} <= info.data.keys():  # else they are wrong themselves
+            require_term_names(weights, info.data["spaces"], info.data["aligner"])
         return weights
 
     def term_weights(self, step: int | None = None) -> dict[str, float]:

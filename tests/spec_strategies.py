@@ -20,12 +20,15 @@ from dskd_components.schedules import CosineSchedule, LinearSchedule, PiecewiseS
 from dskd_components.schedules.field import WeightField
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
     from dskd_components.contracts import Component
+    from dskd_components.spec import PairSpec
 
-TERMS = ["t2s_ce", "t2s_kd", "s2t_kd", "kd"]
+    Pair = TypeVar("Pair", bound=PairSpec)
 
 
 @cache
@@ -40,7 +43,7 @@ def values(field: FieldInfo) -> st.SearchStrategy[Any]:
         if isinstance(marker, WeightField):
             return weights(marker.at_most)
         if isinstance(marker, Frozen):
-            return st.dictionaries(st.sampled_from(TERMS), weights(), max_size=3).map(FrozenMapping)
+            return st.just(FrozenMapping({}))  # which weights there may be depends on the spaces: see `weighted`
     if field.metadata:
         annotation = Annotated[(annotation, *field.metadata)]
     return st.from_type(annotation).filter(lambda value: not isinstance(value, float) or math.isfinite(value))
@@ -91,13 +94,28 @@ def lists_of_spaces() -> st.SearchStrategy[tuple[Component, ...]]:
     return st.lists(components("space"), min_size=1, unique_by=lambda space: space.name).map(tuple)
 
 
+@st.composite
+def weighted(draw: st.DrawFn, pairs: st.SearchStrategy[Pair]) -> Pair:
+    """The same specs with weights for some of the terms that they have."""
+    spec = draw(pairs)
+    return spec.replace(weights=draw(weights_for(spec)))
+
+
+def weights_for(spec: PairSpec) -> st.SearchStrategy[FrozenMapping[float | Schedule]]:
+    """Weights for some of a spec's terms."""
+    names = [*(name for space in spec.spaces for name in space.terms), *spec.aligner.terms]
+    return st.dictionaries(st.sampled_from(names), weights(), max_size=3).map(FrozenMapping)
+
+
 def specs() -> st.SearchStrategy[DSKDSpec]:
     """Specs over everything registered."""
-    return models(DSKDSpec, spaces=lists_of_spaces())
+    return weighted(models(DSKDSpec, spaces=lists_of_spaces()))
 
 
-def spec_field(name: str) -> st.SearchStrategy[Any]:
-    """Values of one field of a spec."""
+def spec_field(name: str, spec: DSKDSpec) -> st.SearchStrategy[Any]:
+    """Values of one field that fit the other fields of a spec."""
+    if name == "weights":
+        return weights_for(spec)
     return lists_of_spaces() if name == "spaces" else values(DSKDSpec.model_fields[name])
 
 
@@ -111,11 +129,14 @@ def near_documents(draw: st.DrawFn) -> Any:
     """JSON documents of specs with one thing changed, so that about half of them are not specs any more.
 
     What pydantic converts is left out: numbers in strings, true and false for numbers, 0 and 1 for true and false. So
-    is what no schema can say: a schedule's greatest number as ``kd_rate``, the order of its points.
+    is what no schema can say: a schedule's greatest number as ``kd_rate``, the order of its points, and that weights
+    are for terms of the spec's own components.
     """
     document = copy.deepcopy(draw(specs()).model_dump(mode="json"))
     anywhere = st.sampled_from([path for path in paths(document) if path])
     *parents, last = draw(anywhere | st.just(("spaces", 0)))
+    if {*parents, last} & {"spaces", "aligner"}:
+        document["weights"] = {}
     container = document
     for step in parents:
         container = container[step]

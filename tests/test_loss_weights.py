@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from strategies import SEEDS, Batch, make_batch
 
 from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, InputError
 from dskd_components.loss_weights import LossWeights
+from dskd_components.spaces import TeacherSpace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,16 +131,41 @@ def test_micro_batches_of_one_step_add_up(seed: int) -> None:
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
-def test_a_weight_for_a_term_that_there_is_not() -> None:
+@pytest.mark.parametrize(
+    ("fields", "name", "message"),
+    [
+        ({}, "t2s_kl", r"unknown term 't2s_kl' \(did you mean 't2s_kd'.*terms are t2s_ce, t2s_kd, s2t_kd"),
+        ({"spaces": ["teacher"]}, "t2s_kd", r"unknown term 't2s_kd'.*this spec's terms are s2t_kd"),
+        ({"aligner": "cma"}, "kq", r"unknown term 'kq'"),
+        ({}, "ce", r"'ce'.*has the share 1 - kd_rate; set kd_rate instead"),
+    ],
+)
+def test_a_weight_for_a_term_that_there_is_not(fields: dict[str, Any], name: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as caught:
+        DSKDSpec(weights={name: 2.0}, **fields)
+    assert [error["loc"] for error in caught.value.errors()] == [("weights", name)]
+
+
+def test_terms_of_aligners_have_weights_too() -> None:
+    batch = make_batch(0, same_tokenizer=False)
+    spec = DSKDSpec(aligner="kq", kd_rate=1.0)
+    plain, weighted = (batch.loss(build(one, batch)) for one in (spec, spec.replace(weights={"kq": 3.0})))
+    torch.testing.assert_close(weighted.loss, plain.loss + 2.0 * plain.terms["kq"])
+
+
+class Undeclared(TeacherSpace):
+    """A space as plugins had them before spaces could declare their terms."""
+
+    terms: ClassVar[tuple[str, ...]] = ()
+
+
+def test_where_terms_are_not_declared_the_first_batch_shows() -> None:
     batch = make_batch(0, same_tokenizer=True)
-    loss_fn = build(DSKDSpec(weights={"t2s_kl": 2.0}), batch)
-    with pytest.raises(ConfigurationError, match=r"weights\['t2s_kl'\].*mean 't2s_kd'.*have t2s_ce, t2s_kd, s2t_kd"):
-        batch.loss(loss_fn)
-
-
-def test_the_cross_entropy_has_no_weight_of_its_own() -> None:
-    with pytest.raises(ValidationError, match=r"'ce'.*has the share 1 - kd_rate; set kd_rate instead"):
-        DSKDSpec(weights={"ce": 2.0})
+    assert batch.loss(build(DSKDSpec(spaces=[Undeclared()], weights={"s2t_kd": 2.0}), batch)).loss.isfinite()
+    with pytest.raises(ConfigurationError, match=r"weights\['s2t_kl'\].*mean 's2t_kd'.*have s2t_kd"):
+        batch.loss(build(DSKDSpec(spaces=[Undeclared()], weights={"s2t_kl": 2.0}), batch))
+    with pytest.raises(ValidationError, match="set kd_rate instead"):
+        DSKDSpec(spaces=[Undeclared()], weights={"ce": 2.0})
 
 
 @pytest.mark.parametrize("fields", [{"kd_rate": 0.5}, {"weights": {"s2t_kd": 1}}])

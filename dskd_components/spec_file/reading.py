@@ -38,7 +38,7 @@ PRESET: Final = "preset"
 TEACHERS: Final = "teachers"
 """The key by which a spec of several teachers is known."""
 
-OURS: Final = frozenset({"unknown_field", "unusable_name", "value_error"})
+OURS: Final = frozenset({"unknown_field", "unknown_term", "unusable_name", "value_error"})
 """Types of errors whose messages say already what came."""
 
 

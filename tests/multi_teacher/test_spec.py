@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
-from spec_strategies import lists_of_spaces, models
+from spec_strategies import lists_of_spaces, models, weighted
 from spec_strategies import weights as weight_strategy
 
 from dskd_components import DSKDSpec, MultiTeacherSpec, TeacherSpec
@@ -23,7 +23,7 @@ SCHEMA = MultiTeacherSpec.model_json_schema()
 
 @st.composite
 def several(draw: st.DrawFn) -> MultiTeacherSpec:
-    one = models(TeacherSpec, spaces=lists_of_spaces())
+    one = weighted(models(TeacherSpec, spaces=lists_of_spaces()))
     teachers = draw(st.dictionaries(NAMES, one, min_size=1, max_size=3))
     certain = {name: teacher.replace(weight=1) for name, teacher in list(teachers.items())[:1]}
     return MultiTeacherSpec(teachers=teachers | certain, kd_rate=draw(weight_strategy(1)))
@@ -76,6 +76,7 @@ def test_the_order_of_teachers_makes_no_difference() -> None:
         ({"a": {"weight": {"name": "linear", "start": 0, "end": 0, "steps": 2}}}, "weight 0 at every step"),
         ({"a": {"kd_rate": 0.5}}, "unknown field 'kd_rate'"),
         ({"a": {"distance": "k1"}}, "unknown distance 'k1'"),
+        ({"a": {"spaces": ["teacher"], "weights": {"t2s_kd": 1}}}, "unknown term 't2s_kd'.* terms are s2t_kd"),
         ({"student": {}}, "cannot be called 'student'"),
         ({"student_2": {}}, "columns of that name are the student's"),
         ({"a.b": {}}, "letters, digits and underscores"),

@@ -61,7 +61,7 @@ def test_the_key_teachers_tells_the_kinds_apart(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(YAML)
     with pytest.raises(SpecFileError, match=r"yaml:3: teachers: this is a spec of several teachers, which load_multi"):
         load_spec(tmp_path / "spec.yaml")
-    assert problems("kd_rate: 0.5") == ["spec.yaml: teachers: Field required"]
+    assert problems("kd_rate: 0.5") == ["spec.yaml:1: teachers: Field required"]
 
 
 @pytest.mark.parametrize(
