@@ -102,8 +102,8 @@ def main() -> None:
         shape = {"tokens": options.tokens, "vocabulary": options.vocabulary, "student": STUDENT, "teachers": TEACHERS}
         versions = {name: version(name) for name in ("dskd-components", "torch")}
         machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-        found = {"machine": machine, "versions": versions, "shape": shape, "results": results}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        report = {"machine": machine, "versions": versions, "shape": shape, "results": results}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,26 +65,35 @@ def columns_of_pair(batch: Mapping[str, Column], name: str, *, same_tokenizer: b
         same_tokenizer: whether the teacher may read the student's columns, if it has none of its own.
 
     Raises:
-        InputError: the teacher's tokens or labels are missing.
+        InputError: tokens or labels of the student or the teacher are missing.
 
     Examples:
-        >>> batch = {"student_labels": 1, "large_labels": 2, "large_input_ids": 3, "code_labels": 4}
+        >>> batch = {"student_input_ids": 1, "student_labels": 2, "large_input_ids": 3, "large_labels": 4}
         >>> columns_of_pair(batch, "large", same_tokenizer=False)
-        {'student_labels': 1, 'teacher_labels': 2, 'teacher_input_ids': 3}
+        {'student_input_ids': 1, 'student_labels': 2, 'teacher_input_ids': 3, 'teacher_labels': 4}
     """
-    student = {column: value for column, value in batch.items() if column.startswith("student_")}
-    own = {column.removeprefix(name): value for column, value in batch.items() if column.startswith(f"{name}_")}
-    if same_tokenizer and not own:
-        own = {column.removeprefix("student"): value for column, value in student.items()}
-    for column in ("_input_ids", "_labels"):
-        if column not in own:
+    student, own = _columns(batch, "student"), _columns(batch, name)
+    _require_tokens(batch, "student", student)
+    if own or not same_tokenizer:
+        _require_tokens(batch, name, own)
+    of_pair = {f"student_{column}": value for column, value in student.items()}
+    if f"groups_{name}" in student:
+        of_pair["student_groups"] = student[f"groups_{name}"]
+    return of_pair | {f"teacher_{column}": value for column, value in (own or student).items()}
+
+
+def _columns(batch: Mapping[str, Column], model: str) -> dict[str, Column]:
+    prefix = f"{model}_"
+    return {column.removeprefix(prefix): value for column, value in batch.items() if column.startswith(prefix)}
+
+
+def _require_tokens(batch: Mapping[str, Column], model: str, columns: Mapping[str, Column]) -> None:
+    for column in ("input_ids", "labels"):
+        if column not in columns:
             raise InputError(
-                f"The batch has no column {name + column!r}, which the teacher {name!r} needs; it has "
-                f"{', '.join(map(repr, batch)) or 'none'}. Collate with MultiTeacherCollator, which needs "
-                "a tokenizer for each teacher of the loss, under the same name."
+                f"The batch has no column '{model}_{column}'; it has {', '.join(map(repr, batch)) or 'none'}. Collate "
+                "with MultiTeacherCollator, which needs a tokenizer for each teacher of the loss, under the same name."
             )
-    groups = {"student_groups": batch[f"student_groups_{name}"]} if f"student_groups_{name}" in batch else {}
-    return student | groups | {f"teacher{column}": value for column, value in own.items()}
 
 
 def _of_several(column: str, name: str) -> str:

@@ -9,7 +9,7 @@ first teacher counts from the beginning, the second is faded in.
 from __future__ import annotations
 
 import argparse
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch.optim import AdamW
@@ -71,7 +71,7 @@ def main(steps: int = 24) -> list[dict[str, float]]:
     aligners = {name: teacher.aligner for name, teacher in spec.teachers.items()}
     collate = MultiTeacherCollator(student_tokenizer, tokenizers, aligners=aligners)
     samples = [{"text": text} for text in TEXTS] * (2 * steps // 3 + 1)
-    loader = DataLoader(samples, batch_size=4, collate_fn=collate)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(samples, batch_size=4, collate_fn=collate)  # type: ignore[arg-type]
     optimizer = AdamW([{"params": student.parameters(), "lr": 3e-3}, *loss_fn.param_groups(lr=1e-2)])
 
     log = []

@@ -29,8 +29,11 @@ def validate(
     valid = True
     for file in files:
         try:
-            text, syntax = (sys.stdin.read(), "yaml") if file == "-" else read_text(file)
-            spec = parse_either_spec(text, syntax=syntax, source="<stdin>" if file == "-" else file)
+            if file == "-":
+                spec = parse_either_spec(sys.stdin.read(), source="<stdin>")
+            else:
+                text, syntax = read_text(file)
+                spec = parse_either_spec(text, syntax=syntax, source=file)
         except SpecFileError as error:
             valid = False
             _print_problems(error)

@@ -76,9 +76,8 @@ def parse_either_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<tex
 
 
 def _either(document: Document) -> Outcome[DSKDSpec | MultiTeacherSpec]:
-    if TEACHERS in document.value:
-        return _multi_teacher_spec(document)
-    return spec_of(DSKDSpec, document.value, document)
+    of_several = TEACHERS in document.value
+    return _multi_teacher_spec(document) if of_several else spec_of(DSKDSpec, document.value, document)
 
 
 def _multi_teacher_spec(document: Document) -> Outcome[MultiTeacherSpec]:
