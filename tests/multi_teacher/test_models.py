@@ -110,9 +110,8 @@ def test_a_single_teacher_may_be_called_so_and_read_the_batch_of_one() -> None:
     tokens = byte_level(), unigram()
     columns = DualTokenizerCollator(*tokens, aligner="span")(SAMPLES)
     torch.manual_seed(0)
-    several = MultiTeacherLoss.from_models(
-        spec, student, {"teacher": teachers["code"]}, tokens[0], {"teacher": tokens[1]}
-    )
+    one, its = {"teacher": teachers["code"]}, {"teacher": tokens[1]}
+    several = MultiTeacherLoss.from_models(spec, student, one, tokens[0], its)
     torch.manual_seed(0)
     alone = DSKDLoss.from_models(DSKDSpec(aligner="span"), student, teachers["code"], *tokens)
     out, expected = several.run(student, one, columns), alone.run(student, teachers["code"], columns)
