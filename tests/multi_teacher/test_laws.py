@@ -255,3 +255,19 @@ def test_schedules_are_the_constants_of_their_step(seed: int, step: int) -> None
     scheduled, constant = run(several(spec, batches), batches, step=step), run(several(now, batches), batches)
     assert torch.equal(scheduled.loss, constant.loss)
     assert scheduled.terms == constant.terms
+
+
+def test_half_precision_states_collect_gradients_in_full_precision() -> None:
+    """The student's states are widened once, so gradients of several teachers are rounded once, when all are added."""
+    options: dict[str, Any] = {"same_tokenizer": False, "dtype": torch.bfloat16, "at_least": 6}
+    given = {name: make_batch(number, **options) for number, name in enumerate(INVARIANT)}
+    found = []
+    for widen in (False, True):
+        student = given["span"].student
+        hidden = student.hidden_states.float() if widen else student.hidden_states.clone()
+        student = replace(student, hidden_states=hidden.requires_grad_())
+        batches = {name: replace(batch, student=student) for name, batch in given.items()}
+        loss = run(several(MultiTeacherSpec(teachers=INVARIANT, engine="eager"), batches), batches).loss
+        found.append(torch.autograd.grad(loss, student.hidden_states)[0])
+    assert found[0].dtype == torch.bfloat16
+    assert torch.equal(found[0], found[1].bfloat16())
