@@ -182,3 +182,14 @@ def test_a_step_that_is_none_is_refused_even_where_nothing_needs_it() -> None:
     batch = make_batch(0, same_tokenizer=True)
     with pytest.raises(InputError, match=r"step: .*got -1"):
         batch.loss(build(DSKDSpec(), batch), step=-1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_without_its_cross_entropy_and_its_space_the_students_head_is_left_alone(engine: str) -> None:
+    spec = DSKDSpec(engine=engine, spaces=["teacher"])
+    batch = batch_for(spec, 0)
+    weights = {"kept": spec.loss_weights(), "left out": LossWeights(cross_entropy=None, distillation=1.0)}
+    for name, given_weights in weights.items():
+        loss = batch.loss(build(spec, batch), weights=given_weights).loss
+        (gradient,) = torch.autograd.grad(loss, [batch.student.head.weight], allow_unused=True)
+        assert (gradient is None) == (name == "left out")
