@@ -56,14 +56,19 @@ def main(steps: int = 24) -> list[dict[str, float]]:
     torch.manual_seed(0)
     student_tokenizer = train_byte_level_bpe(TEXTS, 300)
     tokenizers = {"large": train_metaspace_bpe(TEXTS, 320), "small": train_byte_level_bpe(TEXTS, 280)}
-    student = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, bos_token_id=0))
+    student = GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    )
     teachers = {"large": llama(320, 48).eval(), "small": llama(280, 32).eval()}
 
     spec = MultiTeacherSpec(
         teachers={
             "large": TeacherSpec.preset("dskd-cma", aligner="span", weight=0.7),
             "small": TeacherSpec.model_validate(
-                {"aligner": "exact_match", "weight": {"name": "linear", "start": 0, "end": 0.3, "steps": steps // 2}}
+                {
+                    "aligner": "exact_match",
+                    "weight": {"name": "linear", "start": 0, "end": 0.3, "steps": max(1, steps // 2)},
+                }
             ),
         },
     )
