@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from dskd_components import MultiTeacherCollator, MultiTeacherLoss, MultiTeacherSpec, TeacherSpec
+from dskd_components.aligners import ExactMatch
+from dskd_components.schedules import LinearSchedule
 from examples.two_tokenizers.tokenizers import train_byte_level_bpe, train_metaspace_bpe
 
 TEXTS: Final = [
@@ -61,15 +63,11 @@ def main(steps: int = 24) -> list[dict[str, float]]:
     )
     teachers = {"large": llama(320, 48).eval(), "small": llama(280, 32).eval()}
 
+    fade_in = LinearSchedule(start=0, end=0.3, steps=max(1, steps // 2))
     spec = MultiTeacherSpec(
         teachers={
             "large": TeacherSpec.preset("dskd-cma", aligner="span", weight=0.7),
-            "small": TeacherSpec.model_validate(
-                {
-                    "aligner": "exact_match",
-                    "weight": {"name": "linear", "start": 0, "end": 0.3, "steps": max(1, steps // 2)},
-                }
-            ),
+            "small": TeacherSpec(aligner=ExactMatch(), weight=fade_in),
         },
     )
     loss_fn = MultiTeacherLoss.from_models(spec, student, teachers, student_tokenizer, tokenizers)
