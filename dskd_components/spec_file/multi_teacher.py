@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -72,7 +72,7 @@ def parse_either_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<tex
         >>> type(parse_either_spec("kd_rate: 0.3")).__name__
         'DSKDSpec'
     """
-    return parsed(text, syntax, source, _either)
+    return cast("DSKDSpec | MultiTeacherSpec", parsed(text, syntax, source, _either))
 
 
 def _either(document: Document) -> Outcome[DSKDSpec | MultiTeacherSpec]:
