@@ -193,3 +193,14 @@ def test_without_its_cross_entropy_and_its_space_the_students_head_is_left_alone
         loss = batch.loss(build(spec, batch), weights=given_weights).loss
         (gradient,) = torch.autograd.grad(loss, [batch.student.head.weight], allow_unused=True)
         assert (gradient is None) == (name == "left out")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_multiply_those_of_the_components(engine: str) -> None:
+    spaces = [{"name": "student", "ce_weight": 2.0, "kd_weight": 0.5}, {"name": "teacher", "weight": 3.0}]
+    spec = DSKDSpec(engine=engine, kd_rate=0.25, spaces=spaces, weights={"t2s_ce": 0.5, "s2t_kd": 4.0})
+    batch = batch_for(spec, 1)
+    out = batch.loss(build(spec, batch))
+    terms = out.terms
+    distilled = 2.0 * 0.5 * terms["t2s_ce"] + 0.5 * terms["t2s_kd"] + 3.0 * 4.0 * terms["s2t_kd"]
+    torch.testing.assert_close(out.loss, 0.75 * terms["ce"] + 0.25 * distilled)
