@@ -45,8 +45,10 @@ def test_points_are_joined_by_lines_or_stairs(table: dict[int, float], step: int
     lines = PiecewiseSchedule(points=points)
     assert lines.at(step) == pytest.approx(float(np.interp(step, *zip(*points, strict=True))), rel=1e-9)
     assert all(lines.at(at) == value for at, value in points)
+    stairs = PiecewiseSchedule(points=points, interpolation="stairs")
     earlier = [value for at, value in points if at <= step] or [points[0][1]]
-    assert PiecewiseSchedule(points=points, interpolation="stairs").at(step) == earlier[-1]
+    assert stairs.at(step) == earlier[-1]
+    assert all(stairs.at(at) == value for at, value in points)
 
 
 @given(start=VALUES, end=VALUES, begin=st.integers(0, 50), steps=st.integers(1, 50), step=st.integers(0, 120))
