@@ -11,7 +11,7 @@ Importing this package loads neither `transformers` nor any plugin; plugins are 
 """
 
 from dskd_components._version import __version__
-from dskd_components.collation import DualTokenizerCollator, DualTokenizerPreprocessor
+from dskd_components.collation import DualTokenizerCollator, DualTokenizerPreprocessor, MultiTeacherCollator
 from dskd_components.contracts import (
     Aligner,
     AlignerModule,
@@ -39,6 +39,8 @@ from dskd_components.errors import (
 )
 from dskd_components.head import Head
 from dskd_components.loss import DSKDLoss
+from dskd_components.multi_teacher_loss import MultiTeacherLoss
+from dskd_components.multi_teacher_spec import MultiTeacherSpec, TeacherSpec
 from dskd_components.output import DSKDOutput
 from dskd_components.registry import (
     get_aligner,
@@ -49,7 +51,7 @@ from dskd_components.registry import (
     use_plugins,
 )
 from dskd_components.spec import DSKDSpec
-from dskd_components.spec_file import SpecFileError, load_spec
+from dskd_components.spec_file import SpecFileError, load_multi_teacher_spec, load_spec
 from dskd_components.states import LMStates
 
 __all__ = [
@@ -69,6 +71,9 @@ __all__ = [
     "Head",
     "InputError",
     "LMStates",
+    "MultiTeacherCollator",
+    "MultiTeacherLoss",
+    "MultiTeacherSpec",
     "PluginError",
     "PluginWarning",
     "Projection",
@@ -78,6 +83,7 @@ __all__ = [
     "SpaceResult",
     "SpecFileError",
     "Tally",
+    "TeacherSpec",
     "TokenGroups",
     "TokenTerm",
     "UnknownComponentError",
@@ -88,6 +94,7 @@ __all__ = [
     "get_space",
     "hookimpl",
     "list_components",
+    "load_multi_teacher_spec",
     "load_spec",
     "use_plugins",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dskd_components.contracts.component import did_you_mean
 from dskd_components.contracts.groups import TokenGroups
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.head import describe
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dskd_components.head import Head
+    from dskd_components.loss_weights import LossWeights
     from dskd_components.states import LMStates, Side
 
 
@@ -142,3 +144,22 @@ def groups_that_fit(alignment: Tensor | TokenGroups | None, student: LMStates, t
                 f"{list(found.shape)}."
             )
     return groups
+
+
+def require_known_terms(weights: LossWeights, terms: Mapping[str, Tensor]) -> None:
+    """Refuse weights for terms that there are not.
+
+    Args:
+        weights: of the loss.
+        terms: the terms' values, by name.
+
+    Raises:
+        ConfigurationError: there is no such term; the message names those that there are.
+    """
+    known = [name for name in terms if name != "ce"]
+    for name in weights.by_term:
+        if name not in known:
+            raise ConfigurationError(
+                f"weights[{name!r}]: this spec has no such term{did_you_mean(name, known)}; its spaces and its aligner "
+                f"have {', '.join(known)}."
+            )

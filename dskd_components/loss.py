@@ -11,6 +11,7 @@ from dskd_components.arguments import (
     groups_that_fit,
     require_arguments,
     require_fitting_heads,
+    require_known_terms,
     require_matching_states,
     require_vocabulary_map,
 )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from dskd_components.causal_lm.protocol import CausalLM
     from dskd_components.contracts.alignment import Alignment
     from dskd_components.contracts.groups import TokenGroups
+    from dskd_components.loss_weights import LossWeights
     from dskd_components.spec import DSKDSpec
     from dskd_components.states import LMStates, Side
     from dskd_components.tokenization.vocabulary_map import MapMethod
@@ -115,6 +117,8 @@ class DSKDLoss(nn.Module):
         *,
         alignment: Tensor | TokenGroups | None = None,
         num_items_in_batch: Tensor | float | None = None,
+        step: int | None = None,
+        weights: LossWeights | None = None,
     ) -> DSKDOutput:
         """Compute the loss of one batch.
 
@@ -126,20 +130,25 @@ class DSKDLoss(nn.Module):
                 that it predicts. Cross-model attention only measures itself by it.
             num_items_in_batch: what the mean divides by: the scored student tokens of all micro-batches and ranks that
                 make one optimizer step. None: those of this batch.
+            step: how many optimizer steps have been taken, 0 at the first; for weights that follow a schedule.
+            weights: what the terms are multiplied with in this call, whatever the spec says. None: what it says.
 
         Returns:
             Loss, terms, counts, metrics.
 
         Raises:
-            InputError: a tensor does not fit, or the loss would not be finite; the message names the tensor.
+            InputError: a tensor does not fit, a schedule lacks its step, or the loss would not be finite; the message
+                names the tensor or field.
+            ConfigurationError: a weight is for a term that there is not.
         """
+        weights = self.spec.loss_weights(step) if weights is None else weights
         with without_autocast(student.hidden_states.device):
             student, teacher = self._usable(student, teacher)
             aligned = self.aligner(student, teacher, groups_that_fit(alignment, student, teacher))
             meeting = Meeting(
                 spaces=self.spec.spaces,
                 measure=self.spec.measure,
-                kd_rate=self.spec.kd_rate,
+                weights=weights,
                 student=student,
                 teacher=teacher,
                 alignment=aligned,
@@ -150,8 +159,10 @@ class DSKDLoss(nn.Module):
             reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
             measured = self.spec.engine.measure(meeting, reduction)
             values, counts = reduction.values(aligned.terms)
-            loss = measured.loss + self.spec.kd_rate * sum(aligned.terms[name].weight * values[name] for name in values)
+            distilled = sum(weights.of(name, aligned.terms[name].weight) * values[name] for name in values)
+            loss = measured.loss + weights.distillation * distilled
             values, counts = {**measured.values, **values}, {**measured.counts, **counts}
+        require_known_terms(weights, values)
         require_finite(loss, values, meeting)
         return DSKDOutput(
             loss=loss,
@@ -220,6 +231,7 @@ class DSKDLoss(nn.Module):
         batch: Mapping[str, Tensor],
         *,
         num_items_in_batch: Tensor | float | None = None,
+        step: int | None = None,
     ) -> DSKDOutput:
         """Run both models on a batch and compute the loss. The teacher runs without gradients.
 
@@ -231,6 +243,7 @@ class DSKDLoss(nn.Module):
                 left out. ``student_groups`` and ``teacher_groups`` (`TokenGroups`, by token), or ``alignment`` as in
                 `forward`, go to the aligner.
             num_items_in_batch: as in `forward`.
+            step: as in `forward`.
 
         Returns:
             As `forward`.
@@ -244,6 +257,7 @@ class DSKDLoss(nn.Module):
             self.states(teacher, batch, "teacher"),
             alignment=groups_of_batch(batch),
             num_items_in_batch=num_items_in_batch,
+            step=step,
         )
         return output
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dskd_components.contracts.projector import Affine, Projection, ProjectorHeads
     from dskd_components.contracts.space import Direction, Measure, Space
     from dskd_components.head import Head
+    from dskd_components.loss_weights import LossWeights
     from dskd_components.states import LMStates, Side
 
 
@@ -58,7 +59,7 @@ class Meeting:
     Args:
         spaces: where distributions are compared.
         measure: how they are compared.
-        kd_rate: share of the spaces' terms in the loss.
+        weights: what the terms are multiplied with in the loss.
         student: the student's states.
         teacher: the teacher's states, detached.
         alignment: which positions belong together.
@@ -69,7 +70,7 @@ class Meeting:
 
     spaces: tuple[Space, ...]
     measure: Measure
-    kd_rate: float
+    weights: LossWeights
     student: LMStates
     teacher: LMStates
     alignment: Alignment

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from dskd_components.aligners.identity import Identity
 from dskd_components.contracts.component import FrozenModel
+from dskd_components.contracts.frozen_mapping import Frozen
 from dskd_components.contracts.space import Direction, Measure
 from dskd_components.distances.kl import KL
 from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.tiled import Tiled
+from dskd_components.loss_weights import LossWeights
 from dskd_components.presets import preset_fields
 from dskd_components.projectors.linear import Linear
 from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpaces
+from dskd_components.registry.term_names import ByTermName, require_term_names
+from dskd_components.schedules.field import Share, Weight, at_step, checked_step
 from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
 
@@ -24,22 +29,8 @@ if TYPE_CHECKING:
     from dskd_components.contracts.projector import Projector
 
 
-class DSKDSpec(FrozenModel):
-    """What is computed: ``loss = (1 - kd_rate) ce + kd_rate (weighted sum of the spaces' terms)``.
-
-    A component field takes an instance, a name, or a mapping with a name and options. The spec is frozen, refuses
-    unknown fields, and goes through JSON and back unchanged. Defaults are those choices under which a batch has the
-    same gradient as its micro-batches; the presets are as published.
-
-    Examples:
-        >>> spec = DSKDSpec.preset("dskd-cma", distance="reverse_kl", temperature=2.0)
-        >>> spec.distance
-        ReverseKL(name='reverse_kl')
-        >>> DSKDSpec.model_validate_json(spec.model_dump_json()) == spec
-        True
-        >>> DSKDSpec.preset("dskd", spaces=["student"]).replace(kd_rate=0.9).kd_rate
-        0.9
-    """
+class PairSpec(FrozenModel):
+    """What a student and one teacher have to do with one another: the fields that every teacher has for itself."""
 
     distance: AnyDistance = KL()
     """Distance of every space that does not name its own."""
@@ -57,13 +48,9 @@ class DSKDSpec(FrozenModel):
     """Teacher logits are divided by T times this."""
     temperature_squared: bool = False
     """Whether distances are multiplied by the square of T, as Hinton et al. do and the DSKD papers do not."""
-    kd_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the spaces' terms in the loss; the student's own cross entropy has the rest."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """``mean``: divided by ``num_items_in_batch``, or the scored student tokens if the caller gives none. ``sum``: not
-    divided."""
-    engine: AnyEngine = Tiled()
-    """How it is computed; it changes time and memory only. ``tiled``, within a memory budget, or ``eager``."""
+    weights: Annotated[Mapping[str, Weight], Frozen(), ByTermName()] = Field(default_factory=dict)
+    """By name of a term, ``t2s_kd`` for example, what it is multiplied with besides the weight that its component gives
+    it; a number, or a schedule over the optimizer steps. 1 for terms that are not named."""
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
@@ -78,6 +65,24 @@ class DSKDSpec(FrozenModel):
             pydantic.ValidationError: a field is unknown or out of range.
         """
         return cls(**(preset_fields(name) | overrides))
+
+    @field_validator("weights")
+    @classmethod
+    def _of_known_terms(cls, weights: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        if {"spaces", "aligner"} <= info.data.keys():  # else they are wrong themselves
+            require_term_names(weights, info.data["spaces"], info.data["aligner"])
+        return weights
+
+    def term_weights(self, step: int | None = None) -> dict[str, float]:
+        """Return `weights` as numbers.
+
+        Args:
+            step: how many optimizer steps have been taken; needed if one of them is a schedule.
+
+        Raises:
+            InputError: the step is needed and missing.
+        """
+        return {name: at_step(weight, step, f"weights[{name!r}]") for name, weight in self.weights.items()}
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields set otherwise; the result is validated.
@@ -129,3 +134,58 @@ class DSKDSpec(FrozenModel):
     def projector_for(self, direction: Direction) -> Projector:
         """Return the projector of one direction."""
         return self.t2s_projector if direction == "t2s" else self.s2t_projector
+
+
+class DSKDSpec(PairSpec):
+    """What is computed: ``loss = (1 - kd_rate) ce + kd_rate (weighted sum of the spaces' terms)``.
+
+    A component field takes an instance, a name, or a mapping with a name and options. The spec is frozen, refuses
+    unknown fields, and goes through JSON and back unchanged. Defaults are those choices under which a batch has the
+    same gradient as its micro-batches; the presets are as published.
+
+    Examples:
+        >>> spec = DSKDSpec.preset("dskd-cma", distance="reverse_kl", temperature=2.0)
+        >>> spec.distance
+        ReverseKL(name='reverse_kl')
+        >>> DSKDSpec.model_validate_json(spec.model_dump_json()) == spec
+        True
+        >>> DSKDSpec.preset("dskd", spaces=["student"]).replace(kd_rate=0.9).kd_rate
+        0.9
+        >>> warm_up = DSKDSpec(kd_rate={"name": "linear", "start": 0, "end": 0.5, "steps": 100}, weights={"s2t_kd": 2})
+        >>> warm_up.at(50).kd_rate
+        0.25
+    """
+
+    kd_rate: Share = 0.5
+    """Share of the spaces' terms in the loss; the student's own cross entropy has the rest. A number, or a schedule
+    over the optimizer steps."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """``mean``: divided by ``num_items_in_batch``, or the scored student tokens if the caller gives none. ``sum``: not
+    divided."""
+    engine: AnyEngine = Tiled()
+    """How it is computed; it changes time and memory only. ``tiled``, within a memory budget, or ``eager``."""
+
+    def loss_weights(self, step: int | None = None) -> LossWeights:
+        """Return what the terms are multiplied with.
+
+        Args:
+            step: how many optimizer steps have been taken, 0 at the first; needed if a weight is a schedule.
+
+        Raises:
+            InputError: the step is needed and missing, or it is no step.
+        """
+        step = checked_step(step)
+        kd_rate = at_step(self.kd_rate, step, "kd_rate")
+        return LossWeights(cross_entropy=1 - kd_rate, distillation=kd_rate, by_term=self.term_weights(step))
+
+    def at(self, step: int) -> Self:
+        """Return the spec of one step, in which every schedule has become its number.
+
+        Args:
+            step: how many optimizer steps have been taken, 0 at the first.
+
+        Raises:
+            InputError: it is no step.
+        """
+        weights = self.loss_weights(step)
+        return self.replace(kd_rate=weights.distillation, weights=weights.by_term)

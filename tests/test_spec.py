@@ -104,7 +104,7 @@ def test_a_component_is_frozen(info: ComponentInfo) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @given(field=st.sampled_from(FIELDS), data=st.data())
 def test_a_preset_can_be_overridden_field_by_field(preset: str, field: str, data: st.DataObject) -> None:
-    value = data.draw(spec_field(field))
+    value = data.draw(spec_field(field, DSKDSpec.preset(preset)))
     spec = DSKDSpec.preset(preset, **{field: value})
     assert getattr(spec, field) == value
     assert spec == DSKDSpec.preset(preset).replace(**{field: value})

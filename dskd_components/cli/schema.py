@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dskd_components.cli.terminal import plain
+from dskd_components.multi_teacher_spec import MultiTeacherSpec, TeacherSpec
 from dskd_components.presets import PRESETS
 from dskd_components.spec import DSKDSpec
 from dskd_components.spec_file.reading import PRESET
@@ -17,10 +18,13 @@ def print_schema(
     for_files: Annotated[
         bool, typer.Option("--for-files", help="Of spec files, which may also have a preset; for editors.")
     ] = False,
+    multi_teacher: Annotated[bool, typer.Option("--multi-teacher", help="Of specs with several teachers.")] = False,
 ) -> None:
     """Print the JSON Schema of a spec, with every installed component and its options."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **DSKDSpec.model_json_schema()}
+    described = MultiTeacherSpec.model_json_schema() if multi_teacher else DSKDSpec.model_json_schema()
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
     if for_files:
         preset = {"enum": list(PRESETS), "description": "The published method whose fields the others replace."}
-        schema["properties"] = {PRESET: preset, **schema["properties"]}
+        pair = schema["$defs"][TeacherSpec.__name__] if multi_teacher else schema
+        pair["properties"] = {PRESET: preset, **pair["properties"]}
     plain(json.dumps(schema, indent=2, ensure_ascii=False))

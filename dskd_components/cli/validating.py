@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from dskd_components.cli.terminal import console, plain
-from dskd_components.spec_file import SpecFileError, load_spec, parse_spec
+from dskd_components.spec_file import SpecFileError, parse_either_spec
+from dskd_components.spec_file.reading import read_text
 
 
 def validate(
     files: Annotated[
         list[str],
-        typer.Argument(help="Spec files, YAML or JSON; - reads YAML from the standard input.", metavar="SPEC..."),
+        typer.Argument(
+            help="Spec files of one teacher or several, YAML or JSON; - reads YAML from the standard input.",
+            metavar="SPEC...",
+        ),
     ],
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print what each comes to, every default and preset filled in, as JSON.")
@@ -26,7 +29,11 @@ def validate(
     valid = True
     for file in files:
         try:
-            spec = parse_spec(sys.stdin.read(), source="<stdin>") if file == "-" else load_spec(Path(file))
+            if file == "-":
+                spec = parse_either_spec(sys.stdin.read(), source="<stdin>")
+            else:
+                text, syntax = read_text(file)
+                spec = parse_either_spec(text, syntax=syntax, source=file)
         except SpecFileError as error:
             valid = False
             _print_problems(error)

@@ -91,6 +91,11 @@ class DualTokenizerCollator:
         )
 
     @property
+    def encoder(self) -> DualEncoder:
+        """What turns raw samples into tokens."""
+        return self._encoder
+
+    @property
     def skipped(self) -> Counter[SkipReason]:
         """How many samples this object has skipped, by reason; with workers, add up ``batch["skipped"]`` instead."""
         return self._policy.skipped
@@ -111,16 +116,18 @@ class DualTokenizerCollator:
             SampleError: A sample cannot be used, and is not to be skipped.
         """
         outcomes = self._outcomes(samples)
-        usable = self._policy.usable(outcomes)
-        if not usable:
-            reasons = Counter(str(outcome.reason) for outcome in outcomes if isinstance(outcome, SampleError))
-            raise InputError(
-                f"None of the {len(samples)} samples of the batch can be used: {dict(reasons) or 'there are none'}."
-            )
-        batch = self._packed(usable) if self._packing else self._padded(usable)
+        usable = self._policy.usable_in_batch(outcomes)
+        return self.batch_of(usable) | {"skipped": torch.tensor(len(outcomes) - len(usable))}
+
+    def batch_of(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
+        """Return the columns of samples that are in tokens already, without the number of those skipped.
+
+        Args:
+            samples: One or more.
+        """
+        batch = self._packed(samples) if self._packing else self._padded(samples)
         for side in SIDES:
             batch[f"{side}_fingerprint"] = torch.tensor(self._encoder.fingerprints[side])
-        batch["skipped"] = torch.tensor(len(outcomes) - len(usable))
         return batch
 
     def _outcomes(self, samples: Sequence[Any]) -> list[EncodedSample | SampleError]:

@@ -97,7 +97,17 @@ class DualEncoder:
         Raises:
             InputError: Something is no sample at all.
         """
-        outcomes: list[EncodedSample | SampleError | None] = [None] * len(raws)
+        outcomes = self.prepare(raws)
+        encoded = iter(self.align([outcome for outcome in outcomes if isinstance(outcome, Prepared)]))
+        return [next(encoded) if isinstance(outcome, Prepared) else outcome for outcome in outcomes]
+
+    def prepare(self, raws: Sequence[Any]) -> list[Prepared | SampleError]:
+        """Return each sample's tokens before they are aligned, or what is wrong with it.
+
+        Raises:
+            InputError: Something is no sample at all.
+        """
+        outcomes: list[Prepared | SampleError | None] = [None] * len(raws)
         documents: dict[int, Document] = {}
         for index, raw in enumerate(raws):
             try:
@@ -107,26 +117,34 @@ class DualEncoder:
             except InputError as error:
                 raise InputError(f"Sample {index}: {error}") from error
         read = list(documents.values())
-        prepared: dict[int, Prepared] = {}
         for index, student, teacher in zip(
             documents, self.student.encode(read), self.teacher.encode(read), strict=True
         ):
             try:
-                prepared[index] = self._prepared(student, teacher)
+                outcomes[index] = self._prepared(student, teacher)
             except SampleError as error:
                 outcomes[index] = error.at(index)
-        for index, sample in zip(prepared, self._encoded(list(prepared.values())), strict=True):
-            outcomes[index] = sample
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def shorten(self, sample: Prepared, student_limit: int) -> Prepared:
+        """Return a sample of which no more of the student's tokens are kept than so many.
+
+        Raises:
+            SampleError: No scored token would be left on one of the sides.
+        """
+        return self._cut(sample.student, sample.teacher, student_limit)
 
     def _prepared(self, student: SideTokens, teacher: SideTokens) -> Prepared:
         self.student.check(student)
         self.teacher.check(teacher)
-        kept = keep_within(student, teacher, self.max_lengths["student"], self.max_lengths["teacher"])
+        return self._cut(student, teacher, self.max_lengths["student"])
+
+    def _cut(self, student: SideTokens, teacher: SideTokens, student_limit: int | None) -> Prepared:
+        kept = keep_within(student, teacher, student_limit, self.max_lengths["teacher"])
         stretches = [] if self.method is None else stretches_of(student, teacher, kept)
         return Prepared(student, teacher, kept, stretches)
 
-    def _encoded(self, samples: Sequence[Prepared]) -> list[EncodedSample]:
+    def align(self, samples: Sequence[Prepared]) -> list[EncodedSample]:
         """Align all samples together, then put each one's columns together."""
         stretches = [stretch for sample in samples for stretch in sample.stretches]
         aligned = iter(() if self.method is None else align_stretches(stretches, self.method, self.markers))

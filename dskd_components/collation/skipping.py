@@ -1,12 +1,14 @@
 """What becomes of samples that cannot be used: an error, or a count."""
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
-from dskd_components.collation.encoded import EncodedSample
 from dskd_components.collation.options import OnError, one_of
 from dskd_components.collation.problems import SampleError, SkipReason
+from dskd_components.errors import InputError
+
+Sample = TypeVar("Sample")
 
 
 class SkipPolicy:
@@ -25,7 +27,7 @@ class SkipPolicy:
         """Start copies, in workers and elsewhere, with no counts: a copy has skipped nothing yet."""
         return self.__dict__ | {"skipped": Counter()}
 
-    def usable(self, outcomes: Iterable[EncodedSample | SampleError]) -> list[EncodedSample]:
+    def usable(self, outcomes: Iterable[Sample | SampleError]) -> list[Sample]:
         """Return the samples without errors.
 
         Raises:
@@ -33,10 +35,25 @@ class SkipPolicy:
         """
         samples = []
         for outcome in outcomes:
-            if isinstance(outcome, EncodedSample):
+            if not isinstance(outcome, SampleError):
                 samples.append(outcome)
             elif self.on_error == "raise":
                 raise outcome
             else:
                 self.skipped[outcome.reason] += 1
+        return samples
+
+    def usable_in_batch(self, outcomes: Sequence[Sample | SampleError]) -> list[Sample]:
+        """Return the samples without errors, of which there must be one.
+
+        Raises:
+            SampleError: There is an error, and errors are to be raised.
+            InputError: No sample is left.
+        """
+        samples = self.usable(outcomes)
+        if not samples:
+            reasons = Counter(str(outcome.reason) for outcome in outcomes if isinstance(outcome, SampleError))
+            raise InputError(
+                f"None of the {len(outcomes)} samples of the batch can be used: {dict(reasons) or 'there are none'}."
+            )
         return samples

@@ -66,6 +66,9 @@ class Aligner(Component, ABC):
     """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups.
     None: it is told nothing."""
 
+    terms: ClassVar[tuple[str, ...]] = ()
+    """Names of the terms that its alignments bring along, for aligners that learn by a loss of their own."""
+
     @property
     def split_invariant(self) -> bool:
         """Whether each sample is aligned as if it were alone, so that micro-batches add up to the batch."""

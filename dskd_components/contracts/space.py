@@ -138,6 +138,10 @@ class Space(Component, ABC):
     one_vocabulary: ClassVar[bool] = False
     """Whether it compares two models' own logits token by token, which presumes that they share a vocabulary."""
 
+    terms: ClassVar[tuple[str, ...]] = ()
+    """Names of the terms that `compare` gives, so that a spec which weights another one is known to be wrong. Without
+    them that shows at the first batch."""
+
     @property
     def needs_teacher_choice(self) -> bool:
         """Whether `compare` reads ``rows.teacher_choice``."""

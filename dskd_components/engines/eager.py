@@ -38,16 +38,20 @@ class Eager(Engine):
     def measure(self, meeting: Meeting, reduction: Reduction) -> Measurement:
         """Return loss and terms of a batch."""
         logits = AllLogits(meeting)
-        student = meeting.student
-        terms = {"ce": TokenTerm(values=token_cross_entropy(logits.student, student.targets[student.scored]))}
+        student, weights = meeting.student, meeting.weights
+        terms: dict[str, TokenTerm] = {}
+        if weights.cross_entropy is not None:
+            terms["ce"] = TokenTerm(values=token_cross_entropy(logits.student, student.targets[student.scored]))
         metrics: dict[str, Tally] = {}
         for space in meeting.spaces:
             found = space.compare(logits.rows(space))
             terms |= found.terms
             metrics |= found.metrics
         values, counts = reduction.values(terms)
-        distilled = sum(terms[name].weight * values[name] for name in terms if name != "ce")
-        loss = (1 - meeting.kd_rate) * values["ce"] + meeting.kd_rate * distilled
+        first, *others = (weights.of(name, terms[name].weight) * values[name] for name in terms if name != "ce")
+        loss = weights.distillation * sum(others, first)
+        if weights.cross_entropy is not None:
+            loss = weights.cross_entropy * values["ce"] + loss
         return Measurement(loss=loss, values=values, counts=counts, metrics=metrics)
 
 

@@ -18,8 +18,8 @@ class Measurement:
     """The student's cross entropy and the terms of all spaces, reduced.
 
     Args:
-        loss: scalar, nats, part of the graph: ``(1 - kd_rate) ce + kd_rate (weighted sum of the terms)``.
-        values: each term under the spec's reduction, before its weight, ``ce`` among them.
+        loss: scalar, nats, part of the graph: the weighted sum of the terms, as `LossWeights` has it.
+        values: each term under the spec's reduction, before its weight, ``ce`` among them unless it is not wanted.
         counts: the number of tokens that count in each term.
         metrics: numbers for the log.
     """

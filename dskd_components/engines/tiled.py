@@ -67,8 +67,9 @@ def _measure(meeting: Meeting, reduction: Reduction, budget: int) -> Measurement
         del rows  # what it holds makes room for the other side
     if needs_choice:
         choice = meeting.teacher_choice(teacher_predictions(meeting, results, budget))
-    rows = SideRows.of(meeting, "student", budget=budget, recompute=recompute, teacher_choice=choice)
-    results.insert(0, _passed(rows, meeting, reduction, budget))
+    if meeting.weights.cross_entropy is not None or any(space.side == "student" for space in meeting.spaces):
+        rows = SideRows.of(meeting, "student", budget=budget, recompute=recompute, teacher_choice=choice)
+        results.insert(0, _passed(rows, meeting, reduction, budget))
     return Measurement(
         loss=torch.stack([result.loss for result in results]).sum(),
         values=_merged(result.totals.values for result in results),
@@ -88,7 +89,7 @@ def _passed(
         widens=any(stream.head.weight.dtype != rows.dtype for stream in rows.streams),
         has_cache=rows.targets.device.type == "cpu",
     )
-    return SidePass(rows, plan, reduction, kd_rate=meeting.kd_rate, predicts=predicts).run()
+    return SidePass(rows, plan, reduction, weights=meeting.weights, predicts=predicts).run()
 
 
 def _merged(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,16 +16,29 @@ from dskd_components.spec_file.problems import SpecFileError, SpecProblem, in_on
 from dskd_components.spec_file.yaml_document import read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import TypeAlias
 
     from pydantic_core import ErrorDetails
 
+    from dskd_components.spec import PairSpec
     from dskd_components.spec_file.document import Document
+
+    Spec = TypeVar("Spec")
+    Pair = TypeVar("Pair", bound=PairSpec)
+    Outcome: TypeAlias = tuple[Spec | None, list[SpecProblem]]
+    Place: TypeAlias = tuple[object, ...]
+
+Syntax = Literal["yaml", "json"]
+"""What a file is written in."""
 
 PRESET: Final = "preset"
 """The one key of a file that is no field of the spec."""
 
-OURS: Final = frozenset({"unknown_field", "unusable_name", "value_error"})
+TEACHERS: Final = "teachers"
+"""The key by which a spec of several teachers is known."""
+
+OURS: Final = frozenset({"unknown_field", "unknown_term", "unusable_name", "value_error"})
 """Types of errors whose messages say already what came."""
 
 
@@ -50,6 +63,19 @@ def load_spec(path: str | Path) -> DSKDSpec:
         ...     load_spec(file) == DSKDSpec.preset("dskd-cma", temperature=2)
         True
     """
+    text, syntax = read_text(path)
+    return parse_spec(text, syntax=syntax, source=str(path))
+
+
+def read_text(path: str | Path) -> tuple[str, Syntax]:
+    """Return what a spec file holds, and the syntax that its name speaks of.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SpecFileError: the file cannot be read.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -57,10 +83,10 @@ def load_spec(path: str | Path) -> DSKDSpec:
         raise SpecFileError(str(path), [SpecProblem((), f"cannot be read: {error.strerror or error}")]) from error
     except UnicodeDecodeError as error:
         raise SpecFileError(str(path), [SpecProblem((), "cannot be read: it is not text in UTF-8")]) from error
-    return parse_spec(text, syntax="json" if path.suffix.lower() == ".json" else "yaml", source=str(path))
+    return text, "json" if path.suffix.lower() == ".json" else "yaml"
 
 
-def parse_spec(text: str, *, syntax: Literal["yaml", "json"] = "yaml", source: str = "<text>") -> DSKDSpec:
+def parse_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") -> DSKDSpec:
     r"""Read a spec from a text; see `load_spec`.
 
     Args:
@@ -79,9 +105,30 @@ def parse_spec(text: str, *, syntax: Literal["yaml", "json"] = "yaml", source: s
         ...
         dskd_components.spec_file.problems.SpecFileError: spec.yaml:2: kd_rate: Input should be ...
     """
+    return parsed(text, syntax, source, _spec)
+
+
+def parsed(text: str, syntax: Syntax, source: str, read: Callable[[Document], Outcome[Spec]]) -> Spec:
+    """Return what a text says, or raise every reason why it says nothing.
+
+    Args:
+        text: what a file would hold.
+        syntax: of the text.
+        source: what problems name as the file.
+        read: makes a spec of a document that is a mapping.
+
+    Raises:
+        SpecFileError: the text is not a valid spec.
+    """
     try:
         document = read_json(text) if syntax == "json" else read_yaml(text)
-        spec, problems = _spec(document)
+        if document.problems:
+            raise SpecFileError(source, document.problems)
+        if not isinstance(document.value, dict):
+            got = "nothing" if document.value is None else shown(document.value)
+            message = f"expected the fields of a spec, `temperature: 2` for example, got {got}"
+            raise SpecFileError(source, [SpecProblem((), message, 1)])
+        spec, problems = read(document)
     except RecursionError:
         raise SpecFileError(source, [SpecProblem((), "nested more deeply than any spec is")]) from None
     if spec is None or problems:
@@ -89,52 +136,75 @@ def parse_spec(text: str, *, syntax: Literal["yaml", "json"] = "yaml", source: s
     return spec
 
 
-def _spec(document: Document) -> tuple[DSKDSpec | None, list[SpecProblem]]:
-    if document.problems:
-        return None, document.problems
-    if not isinstance(document.value, dict):
-        got = "nothing" if document.value is None else _shown(document.value)
-        return None, [SpecProblem((), f"expected the fields of a spec, `temperature: 2` for example, got {got}", 1)]
-    fields, problems = dict(document.value), []
+def _spec(document: Document) -> Outcome[DSKDSpec]:
+    if TEACHERS in document.value:
+        message = "this is a spec of several teachers, which load_multi_teacher_spec reads; DSKDSpec has one"
+        return None, [SpecProblem((TEACHERS,), message, line_of((TEACHERS,), document.lines))]
+    return spec_of(DSKDSpec, document.value, document)
+
+
+def spec_of(cls: type[Pair], values: Mapping[Any, Any], document: Document, path: Place = ()) -> Outcome[Pair]:
+    """Make a spec of a mapping, which may start from a preset.
+
+    Args:
+        cls: the kind of spec.
+        values: the mapping.
+        document: where it stands.
+        path: what leads to it there.
+
+    Returns:
+        The spec, or None, and what is wrong.
+    """
+    fields, problems = dict(values), []
     preset: dict[str, Any] = {}
     if PRESET in fields:
         try:
             preset = preset_fields(_preset_name(fields.pop(PRESET)))
         except (UnknownComponentError, TypeError) as error:
-            line = line_of((PRESET,), document.lines)
-            problems.append(SpecProblem((PRESET,), in_one_line(str(error)), line))
+            line = line_of((*path, PRESET), document.lines)
+            problems.append(SpecProblem((*path, PRESET), in_one_line(str(error)), line))
     # Apart, because an unknown field would hide what is wrong with the others.
-    unknown = {key: fields.pop(key) for key in list(fields) if key not in DSKDSpec.model_fields}
+    unknown = {key: fields.pop(key) for key in list(fields) if key not in cls.model_fields}
     spec = None
     for part in (unknown, preset | fields):
         try:
-            spec = DSKDSpec.model_validate(part)
+            spec = cls.model_validate(part)
         except ValidationError as error:
-            problems += _problems(error, document)
+            problems += problems_of(error, [PRESET, *cls.model_fields], document, path)
     return spec, problems
 
 
 def _preset_name(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"expected the name of a preset, got {_shown(value)}")
+        raise TypeError(f"expected the name of a preset, got {shown(value)}")
     return value
 
 
-def _problems(error: ValidationError, document: Document) -> Iterator[SpecProblem]:
+def problems_of(
+    error: ValidationError, known: list[str], document: Document, path: Place = ()
+) -> Iterator[SpecProblem]:
+    """Yield what is wrong with a mapping, each with its place in the file.
+
+    Args:
+        error: of the model that was made of it.
+        known: the keys that it may have.
+        document: where it stands.
+        path: what leads to it there.
+    """
     for details in error.errors(include_url=False, include_context=False):
-        path = details["loc"]
-        yield SpecProblem(path, in_one_line(_message(details)), line_of(path, document.lines))
+        place = (*path, *(step for step in details["loc"] if step != "[key]"))
+        yield SpecProblem(place, in_one_line(_message(details, known)), line_of(place, document.lines))
 
 
-def _message(details: ErrorDetails) -> str:
+def _message(details: ErrorDetails, known: list[str]) -> str:
     message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if details["type"] == "unknown_field" and len(details["loc"]) == 1:
-        known = [PRESET, *DSKDSpec.model_fields]
         name = details["loc"][0]
         return f"unknown field {name!r}{did_you_mean(name, known)}; the fields are {', '.join(known)}"
-    return message if details["type"] in {*OURS, "missing"} else f"{message}, got {_shown(details['input'])}"
+    return message if details["type"] in {*OURS, "missing"} else f"{message}, got {shown(details['input'])}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as problems show it, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
 from spec_strategies import near_documents
 
-from dskd_components import DSKDSpec
+from dskd_components import DSKDSpec, MultiTeacherSpec, TeacherSpec
 from dskd_components.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -89,3 +89,27 @@ def test_the_schema_of_files_has_presets_besides(dskd: Callable[..., Ran]) -> No
     assert not validator.is_valid({"preset": "dskd-cm"})
     assert not validator.is_valid({"preset": "dskd", "temprature": 1})
     assert validator.is_valid({"distance": "tvd"})
+
+
+def test_a_file_of_several_teachers(dskd: Callable[..., Ran], tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("teachers:\n  large: {preset: dskd-cma, weight: 0.7}\n  code: {aligner: span}\n")
+    ran = dskd("validate", file)
+    assert (ran.code, ran.out, ran.err) == (0, f"{file}: valid\n", "")
+    ran = dskd("validate", file, "--resolved", columns=30)
+    spec = MultiTeacherSpec.model_validate_json(ran.out)
+    assert spec.teachers["large"] == TeacherSpec.preset("dskd-cma", weight=0.7)
+    file.write_text("teachers:\n  large: {preset: dskd-cma, weight: -1}\n")
+    ran = dskd("validate", file)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == f"{file}:2: teachers.large.weight: Input should be greater than or equal to 0, got -1\n"
+
+
+def test_the_schema_of_several_teachers(dskd: Callable[..., Ran]) -> None:
+    document = {"teachers": {"large": {"preset": "dskd-cma", "weight": 0.5}}}
+    for options, valid in ((["--multi-teacher"], False), (["--multi-teacher", "--for-files"], True)):
+        schema = json.loads(dskd("schema", *options).out)
+        Draft202012Validator.check_schema(schema)
+        assert Draft202012Validator(schema).is_valid(document) == valid
+        assert Draft202012Validator(schema).is_valid({"teachers": {"large": {"weight": 0.5}}})
+        assert not Draft202012Validator(schema).is_valid({"teachers": {"large": {"weight": -0.5}}})

@@ -59,6 +59,11 @@ class TakenName(FaultySpace):
     term: ClassVar[str] = "ce"
 
 
+@fault("the term has another name than it declares", "terms_are_one_finite_number_a_row")
+class OtherName(FaultySpace):
+    terms: ClassVar[tuple[str, ...]] = ("min",)
+
+
 @fault("the sign is wrong", "terms_are_one_finite_number_a_row")
 class Negative(FaultySpace):
     def values(self, rows: ComparedRows) -> Tensor:

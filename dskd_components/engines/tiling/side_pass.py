@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dskd_components.engines.tiling.plan import Plan
     from dskd_components.engines.tiling.side_rows import SideRows
     from dskd_components.engines.tiling.stream import Stream
+    from dskd_components.loss_weights import LossWeights
     from dskd_components.reduction import Reduction
 
 Blocks = dict["Stream", LogitBlock]
@@ -50,16 +51,16 @@ class SidePass:
         rows: the positions and the streams of states that meet there.
         plan: how they are cut.
         reduction: how token values become terms.
-        kd_rate: share of the spaces' terms in the loss.
+        weights: what the terms are multiplied with in the loss.
         predicts: whether the side's own most likely tokens are wanted.
     """
 
     def __init__(
-        self, rows: SideRows, plan: Plan, reduction: Reduction, *, kd_rate: float, predicts: bool = False
+        self, rows: SideRows, plan: Plan, reduction: Reduction, *, weights: LossWeights, predicts: bool = False
     ) -> None:
         self._rows = rows
         self._plan = plan
-        self._kd_rate = kd_rate
+        self._weights = weights
         self._stacks = [HeadStack(streams, plan, rows.dtype) for streams in rows.streams_by_head()]
         self._surveyed: Mapping[str, Kept] = {}
         self._totals = Totals(reduction)
@@ -120,14 +121,16 @@ class SidePass:
     def _loss_of(self, rows: slice, blocks: Blocks) -> Tensor:
         """Return the part of the loss that some rows make, with a graph down to the blocks' leaves."""
         loss = self._loss.new_zeros(())
-        if self._rows.scores:
+        weights = self._weights
+        if self._rows.scores and weights.cross_entropy is not None:
             term = TokenTerm(values=blocks[self._rows.own].cross_entropy(self._rows.targets[rows]))
-            loss = loss + (1 - self._kd_rate) * self._totals.add("ce", term, Kept.of(term))
+            loss = loss + weights.cross_entropy * self._totals.add("ce", term, Kept.of(term))
         for space, visitors in self._meeting_in(blocks):
             found = self._compare(space, visitors, rows, blocks)
             self._totals.add_metrics(found)
             for name, term in found.terms.items():
-                loss = loss + self._kd_rate * term.weight * self._totals.add(name, term, self._kept(name, term))
+                weight = weights.distillation * weights.of(name, term.weight)
+                loss = loss + weight * self._totals.add(name, term, self._kept(name, term))
         return loss
 
     def _blocks(self, block: slice, logits: Mapping[Stream, Tensor], *, wanted: bool) -> Blocks:

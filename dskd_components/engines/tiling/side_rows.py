@@ -62,7 +62,7 @@ class SideRows:
         states, covered = meeting.side(side), meeting.covered(side).flatten()
         positions = covered.nonzero().squeeze(1)
         count = len(positions)
-        if side == "student":
+        if side == "student" and meeting.weights.cross_entropy is not None:
             # The cross entropy runs over all scored positions.
             positions = torch.cat([positions, (states.scored.flatten() & ~covered).nonzero().squeeze(1)])
         return cls(

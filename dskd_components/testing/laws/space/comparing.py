@@ -29,6 +29,8 @@ def terms_are_one_finite_number_a_row(space: Space, rows: ComparedRows) -> None:
     result = space.compare(rows)
     count = len(rows.targets)
     expect(bool(result.terms), "terms: expected at least one, found none.")
+    declared = sorted(space.terms) in ([], sorted(result.terms))
+    expect(declared, f"terms: expected those that the class declares, {space.terms}, found {list(result.terms)}.")
     for name, term in result.terms.items():
         expect(name != "ce", "terms: the name 'ce' is the student's own cross entropy; expected another.")
         expect(

@@ -33,6 +33,7 @@ class KeyQueryMatching(Aligner):
     """
 
     source: ClassVar[str] = "Tsiapali et al. 2026 (DSKD-CMA-GA), arXiv 2603.22056"
+    terms: ClassVar[tuple[str, ...]] = ("kq",)
 
     name: Literal["kq"] = "kq"
     weight: Annotated[float, Field(ge=0)] = 1.0

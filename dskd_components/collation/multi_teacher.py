@@ -1,0 +1,155 @@
+"""`MultiTeacherCollator`: batches for a student and several teachers, each with a tokenizer of its own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dskd_components.collation.collator import DualTokenizerCollator
+from dskd_components.collation.dual_encoder import DualEncoder, Prepared
+from dskd_components.collation.encoded import is_preprocessed
+from dskd_components.collation.options import OnError
+from dskd_components.collation.problems import SampleError
+from dskd_components.collation.skipping import SkipPolicy
+from dskd_components.contracts.aligner import Aligner
+from dskd_components.contracts.component import did_you_mean
+from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.teacher_columns import columns_of_several, require_teacher_name
+
+PreparedForAll = dict[str, Prepared]
+"""One sample, by teacher; the student's tokens are the same for each of them."""
+
+
+class MultiTeacherCollator:
+    """Makes batches for a student and several teachers from samples; see `DualTokenizerCollator`.
+
+    Args:
+        student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
+        teacher_tokenizers: Likewise, by teacher.
+        aligners: By teacher, the aligner of its loss, or its name; one that is not named gets ``"exact_match"``.
+        student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
+        teacher_max_lengths: Likewise, by teacher. All models are cut at one border of the text.
+        on_error: ``"raise"`` a `SampleError`, or ``"skip"`` a sample that one of the models cannot read, and count it.
+        **options: As in `DualTokenizerCollator`, for all: ``padding_side``, ``packing``, ``append_eos`` and so on.
+
+    Raises:
+        InputError: A tokenizer is not a fast one.
+        ConfigurationError: There is no such teacher, or an option has no such value.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> collate = MultiTeacherCollator(tokenizer, {"large": tokenizer, "code": tokenizer}, aligners={"code": "cma"})
+        >>> batch = collate([{"text": "a b"}])
+        >>> [name for name in batch if name.endswith(("_ids", "_groups", "_large"))]
+        ['student_input_ids', 'student_groups_large', 'large_input_ids', 'large_groups', 'code_input_ids']
+    """
+
+    def __init__(
+        self,
+        student_tokenizer: Any,
+        teacher_tokenizers: Mapping[str, Any],
+        *,
+        aligners: Mapping[str, str | Aligner | None] | None = None,
+        student_max_length: int | None = None,
+        teacher_max_lengths: Mapping[str, int | None] | None = None,
+        on_error: OnError = "raise",
+        **options: Any,
+    ) -> None:
+        if not isinstance(teacher_tokenizers, Mapping) or not teacher_tokenizers:
+            raise ConfigurationError(
+                "MultiTeacherCollator: expected teacher_tokenizers to be a mapping from names of teachers to their "
+                f"tokenizers, got {teacher_tokenizers!r:.80}."
+            )
+        for name in teacher_tokenizers:
+            require_teacher_name(name)
+        aligners, limits = dict(aligners or {}), dict(teacher_max_lengths or {})
+        for argument, given in (("aligners", aligners), ("teacher_max_lengths", limits)):
+            _require_known(argument, given, list(teacher_tokenizers))
+        self._policy = SkipPolicy(on_error)
+        self._collators = {
+            name: DualTokenizerCollator(
+                student_tokenizer,
+                tokenizer,
+                aligner=aligners.get(name, "exact_match"),
+                student_max_length=student_max_length,
+                teacher_max_length=limits.get(name),
+                **options,
+            )
+            for name, tokenizer in teacher_tokenizers.items()
+        }
+
+    @property
+    def skipped(self) -> Any:
+        """How many samples this object has skipped, by reason; with workers, add up ``batch["skipped"]`` instead."""
+        return self._policy.skipped
+
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+        """Collate samples.
+
+        Args:
+            samples: Raw samples. A sample that one of the models cannot read is left out for all.
+
+        Returns:
+            The student's columns as in `DualTokenizerCollator`; each teacher's with its name in place of ``teacher``,
+            and ``student_groups_NAME`` for the groups that the student's tokens have with it.
+
+        Raises:
+            InputError: Something is no raw sample, or none can be used.
+            SampleError: A sample cannot be used, and is not to be skipped.
+        """
+        if any(is_preprocessed(sample) for sample in samples):
+            raise InputError(
+                "MultiTeacherCollator: expected raw samples, got one that was preprocessed for a single teacher."
+            )
+        outcomes = self._outcomes(samples)
+        usable = self._policy.usable_in_batch(outcomes)
+        batch = columns_of_several(
+            {
+                name: collator.batch_of(collator.encoder.align([sample[name] for sample in usable]))
+                for name, collator in self._collators.items()
+            }
+        )
+        return batch | {"skipped": torch.tensor(len(outcomes) - len(usable))}
+
+    def _outcomes(self, samples: Sequence[Any]) -> list[PreparedForAll | SampleError]:
+        """Each sample's tokens for every teacher, or what is wrong with it for the first that cannot read it."""
+        encoders = {name: collator.encoder for name, collator in self._collators.items()}
+        prepared = {name: encoder.prepare(samples) for name, encoder in encoders.items()}
+        return [
+            _cut_alike({name: outcomes[index] for name, outcomes in prepared.items()}, encoders, index)
+            for index in range(len(samples))
+        ]
+
+
+def _cut_alike(
+    outcomes: Mapping[str, Prepared | SampleError], encoders: Mapping[str, DualEncoder], index: int
+) -> PreparedForAll | SampleError:
+    """Cut a sample where all models can part it: the last such place within everybody's limits."""
+    sample: PreparedForAll = {}
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, SampleError):
+            return SampleError(outcome.reason, f"Teacher {name!r}: {outcome}")
+        sample[name] = outcome
+    while True:
+        kept = [prepared.kept.student for prepared in sample.values()]
+        if min(kept) == max(kept):
+            return sample
+        # A teacher's cuts do not depend on the others', so the last one that all have is never passed over.
+        for name, prepared in sample.items():
+            if prepared.kept.student > min(kept):
+                try:
+                    sample[name] = encoders[name].shorten(prepared, min(kept))
+                except SampleError as error:
+                    return SampleError(error.reason, f"Teacher {name!r}: {error.at(index)}")
+
+
+def _require_known(argument: str, given: Mapping[str, object], names: list[str]) -> None:
+    for name in given:
+        if name not in names:
+            raise ConfigurationError(
+                f"{argument}: unknown teacher {name!r}{did_you_mean(name, names)}; teacher_tokenizers has "
+                f"{', '.join(map(repr, names))}."
+            )

@@ -1,0 +1,297 @@
+"""`MultiTeacherLoss`: a student that learns from several teachers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dskd_components.contracts.component import did_you_mean
+from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.loss import DSKDLoss
+from dskd_components.model_states import groups_of_batch, require_fingerprints
+from dskd_components.multi_teacher_spec import MultiTeacherSpec
+from dskd_components.output import DSKDOutput
+from dskd_components.parameter_groups import parameter_groups
+from dskd_components.teacher_columns import columns_of_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Self
+
+    from dskd_components.causal_lm.protocol import CausalLM
+    from dskd_components.contracts.groups import TokenGroups
+    from dskd_components.states import LMStates
+    from dskd_components.tokenization.vocabulary_map import MapMethod
+
+
+class MultiTeacherLoss(nn.Module):
+    """The losses of all pairs of the student and a teacher, weighted, with the student's cross entropy once.
+
+    Args:
+        spec: what is computed.
+        pairs: by teacher, the loss of that pair, built from ``spec.pair(name)``. They become parts of this module.
+
+    Raises:
+        InputError: an argument is of the wrong kind, or a pair is for a student of another width.
+        ConfigurationError: there is not one pair for each teacher of the spec, or it was built from another spec.
+
+    Examples:
+        >>> import torch
+        >>> from dskd_components import DSKDLoss, Head, LMStates, MultiTeacherLoss, MultiTeacherSpec
+        >>> spec = MultiTeacherSpec(teachers={"large": {"weight": 0.7}, "small": {"weight": 0.3, "distance": "js"}})
+        >>> widths = {"large": 24, "small": 12}
+        >>> loss_fn = MultiTeacherLoss(
+        ...     spec,
+        ...     {
+        ...         name: DSKDLoss(spec.pair(name), student_hidden_size=16, teacher_hidden_size=width)
+        ...         for name, width in widths.items()
+        ...     },
+        ... )
+        >>> targets = torch.randint(0, 50, (2, 7))
+        >>> def states(width):
+        ...     head = Head(torch.randn(50, width))
+        ...     return LMStates(hidden_states=torch.randn(2, 7, width), targets=targets, head=head)
+        >>> out = loss_fn(states(16), {name: states(width) for name, width in widths.items()})
+        >>> list(out.terms)
+        ['ce', 'large/t2s_ce', 'large/t2s_kd', 'large/s2t_kd', 'small/t2s_ce', 'small/t2s_kd', 'small/s2t_kd']
+    """
+
+    spec: MultiTeacherSpec
+
+    def __init__(self, spec: MultiTeacherSpec, pairs: Mapping[str, DSKDLoss]) -> None:
+        super().__init__()
+        if not isinstance(spec, MultiTeacherSpec):
+            raise InputError(f"MultiTeacherLoss: expected a MultiTeacherSpec, got {spec!r}.")
+        _require_all(spec, "pairs", pairs, "a DSKDLoss", ConfigurationError)
+        for name, pair in pairs.items():
+            if not isinstance(pair, DSKDLoss):
+                raise InputError(f"pairs[{name!r}]: expected a DSKDLoss, got {type(pair).__name__}.")
+            if pair.spec != spec.pair(name):
+                raise ConfigurationError(
+                    f"pairs[{name!r}]: it was built from another spec than the one that is given. Build it from "
+                    f"spec.pair({name!r}), or use MultiTeacherLoss.from_models."
+                )
+        widths = {name: pair.hidden_sizes["student"] for name, pair in pairs.items()}
+        if len(set(widths.values())) > 1:
+            raise InputError(f"pairs: expected one student, but their student_hidden_size differs: {widths}.")
+        self.spec = spec
+        self.pairs = nn.ModuleDict({name: pairs[name] for name in spec.teachers})
+
+    def pair(self, name: str) -> DSKDLoss:
+        """Return the loss of the student and one teacher.
+
+        Args:
+            name: of the teacher.
+        """
+        return cast("DSKDLoss", self.pairs[name])
+
+    def forward(
+        self,
+        student: LMStates,
+        teachers: Mapping[str, LMStates],
+        *,
+        alignments: Mapping[str, Tensor | TokenGroups | None] | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+        step: int | None = None,
+    ) -> DSKDOutput:
+        """Compute the loss of one batch.
+
+        Args:
+            student: the student's states; gradients reach its hidden states and its head.
+            teachers: each teacher's states, taken as constants. A teacher that has nothing to say of a sample has
+                targets of -100 there.
+            alignments: by teacher, which positions belong together, for aligners that are told; see `DSKDLoss.forward`.
+            num_items_in_batch: what means divide by; see `DSKDLoss.forward`.
+            step: how many optimizer steps have been taken, 0 at the first; for weights that follow a schedule.
+
+        Returns:
+            Loss, terms, counts, metrics. The cross entropy is called ``ce``, all else by teacher: ``large/t2s_kd``.
+
+        Raises:
+            InputError: states of a teacher are missing, or as in `DSKDLoss.forward`; the message names the teacher.
+            ConfigurationError: a weight is for a term that there is not.
+        """
+        _require_all(self.spec, "teachers", teachers, "states")
+        alignments = {} if alignments is None else alignments
+        _require_known(self.spec, "alignments", alignments)
+        weights = self.spec.loss_weights(step)
+        student = student.in_full_precision()
+        outputs: dict[str, DSKDOutput] = {}
+        for name, pair in self.pairs.items():
+            with _naming(name):
+                outputs[name] = pair(
+                    student,
+                    teachers[name],
+                    alignment=alignments.get(name),
+                    num_items_in_batch=num_items_in_batch,
+                    weights=weights[name],
+                )
+        return DSKDOutput(
+            loss=torch.stack([output.loss for output in outputs.values()]).sum(),
+            terms=_merged({name: output.terms for name, output in outputs.items()}),
+            counts=_merged({name: output.counts for name, output in outputs.items()}),
+            metrics=_merged({name: output.metrics for name, output in outputs.items()}),
+        )
+
+    @classmethod
+    def from_models(
+        cls,
+        spec: MultiTeacherSpec,
+        student: CausalLM,
+        teachers: Mapping[str, CausalLM],
+        student_tokenizer: Any = None,
+        teacher_tokenizers: Mapping[str, Any] | None = None,
+        *,
+        vocabulary_method: MapMethod = "bytes",
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """Build the loss for Hugging Face causal models; see `DSKDLoss.from_models`.
+
+        Args:
+            spec: what is computed.
+            student: the student.
+            teachers: a model for each teacher of the spec; one model may stand under several names.
+            student_tokenizer: the student's tokenizer.
+            teacher_tokenizers: by teacher, its tokenizer.
+            vocabulary_method: as there.
+            cache_dir: as there.
+
+        Raises:
+            InputError: a model is missing, or as there; the message names the teacher.
+            ConfigurationError: as there.
+        """
+        if not isinstance(spec, MultiTeacherSpec):
+            raise InputError(f"MultiTeacherLoss: expected a MultiTeacherSpec, got {spec!r}.")
+        _require_all(spec, "teachers", teachers, "a model")
+        tokenizers = {} if teacher_tokenizers is None else teacher_tokenizers
+        _require_known(spec, "teacher_tokenizers", tokenizers)
+        pairs = {}
+        for name in spec.teachers:
+            with _naming(name):
+                pairs[name] = DSKDLoss.from_models(
+                    spec.pair(name),
+                    student,
+                    teachers[name],
+                    student_tokenizer,
+                    tokenizers.get(name),
+                    vocabulary_method=vocabulary_method,
+                    cache_dir=cache_dir,
+                )
+        return cls(spec, pairs)
+
+    def run(
+        self,
+        student: CausalLM,
+        teachers: Mapping[str, CausalLM],
+        batch: Mapping[str, Tensor],
+        *,
+        num_items_in_batch: Tensor | float | None = None,
+        step: int | None = None,
+    ) -> DSKDOutput:
+        """Run all models on a batch, each once, and compute the loss. The teachers run without gradients.
+
+        Args:
+            student: the student.
+            teachers: each teacher, in evaluation mode.
+            batch: the student's columns, ``student_input_ids`` and so on, and each teacher's, ``large_input_ids``, with
+                ``student_groups_large`` and ``large_groups`` for its aligner: what `MultiTeacherCollator` makes. A
+                teacher with the student's tokenizer may have no columns of its own.
+            num_items_in_batch: as in `forward`.
+            step: as in `forward`.
+
+        Raises:
+            InputError: a column is missing, the batch was made with other tokenizers, or as in `forward`.
+        """
+        _require_all(self.spec, "teachers", teachers, "a model")
+        names = list(self.spec.teachers)
+        columns = {name: self._columns(batch, name) for name in names}
+        first = names[0]
+        student_states = self.pair(first).states(student, columns[first], "student")
+        teacher_states = {}
+        for name in names:
+            with _naming(name):
+                teacher_states[name] = self.pair(name).states(teachers[name], columns[name], "teacher")
+        output: DSKDOutput = self(
+            student_states,
+            teacher_states,
+            alignments={name: groups_of_batch(columns[name]) for name in names},
+            num_items_in_batch=num_items_in_batch,
+            step=step,
+        )
+        return output
+
+    def _columns(self, batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+        """Return what the student and one teacher read, once it is known that their tokenizers have made it."""
+        same_tokenizer = self.pair(name).spec.aligner.same_tokenizer
+        columns = columns_of_pair(batch, name, same_tokenizer=same_tokenizer)
+        with _naming(name):
+            require_fingerprints(columns, self.pair(name).vocabularies.fingerprints)
+        return columns
+
+    def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Return optimizer parameter groups of all projectors and aligners, to append to the student's.
+
+        Args:
+            lr: learning rate.
+            weight_decay: weight decay.
+        """
+        factors = {
+            f"pairs.{name}.aligner.{part}": factor
+            for name in self.spec.teachers
+            for part, factor in self.pair(name).aligner.learning_rate_factors().items()
+        }
+        return parameter_groups(self, factors, lr=lr, weight_decay=weight_decay)
+
+
+def _require_known(spec: MultiTeacherSpec, argument: str, given: object) -> None:
+    names = list(spec.teachers)
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"{argument}: expected a mapping by teacher's name, of {', '.join(map(repr, names))}, got "
+            f"{type(given).__name__}."
+        )
+    for name in given:
+        if name not in names:
+            raise InputError(
+                f"{argument}: unknown teacher {name!r}{did_you_mean(name, names)}; the spec's teachers are "
+                f"{', '.join(map(repr, names))}."
+            )
+
+
+def _require_all(
+    spec: MultiTeacherSpec,
+    argument: str,
+    given: Mapping[str, object],
+    what: str,
+    error: type[InputError] | type[ConfigurationError] = InputError,
+) -> None:
+    _require_known(spec, argument, given)
+    missing = [repr(name) for name in spec.teachers if name not in given]
+    if missing:
+        raise error(
+            f"{argument}: expected {what} for each teacher of the spec, but there is none for {', '.join(missing)}."
+        )
+
+
+@contextmanager
+def _naming(teacher: str) -> Iterator[None]:
+    """Put a teacher's name before whatever is found wrong within."""
+    try:
+        yield
+    except (InputError, ConfigurationError) as error:
+        kind = ConfigurationError if isinstance(error, ConfigurationError) else InputError
+        raise kind(f"Teacher {teacher!r}: {error}") from error
+
+
+def _merged(by_teacher: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return all values; each teacher's under its name, but for the student's own cross entropy."""
+    return {
+        term if term == "ce" else f"{name}/{term}": value
+        for name, values in by_teacher.items()
+        for term, value in values.items()
+    }
