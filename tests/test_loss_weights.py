@@ -14,6 +14,7 @@ from spec_strategies import weights as weight_strategy
 from strategies import SEEDS, Batch, make_batch
 
 from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, InputError
+from dskd_components.engines.tiling.side_rows import SideRows
 from dskd_components.loss_weights import LossWeights
 from dskd_components.spaces import TeacherSpace
 
@@ -204,3 +205,20 @@ def test_weights_multiply_those_of_the_components(engine: str) -> None:
     terms = out.terms
     distilled = 2.0 * 0.5 * terms["t2s_ce"] + 0.5 * terms["t2s_kd"] + 3.0 * 4.0 * terms["s2t_kd"]
     torch.testing.assert_close(out.loss, 0.75 * terms["ce"] + 0.25 * distilled)
+
+
+def test_without_its_cross_entropy_tiles_have_no_row_that_nothing_compares(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, seen = SideRows.of, []
+
+    def recorded(*arguments: Any, **options: Any) -> SideRows:
+        seen.append(original(*arguments, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(SideRows, "of", recorded)
+    spec = DSKDSpec(aligner="span")
+    batch = batch_for(spec, 0)
+    for weight in (0.5, None):
+        batch.loss(build(spec, batch), weights=LossWeights(cross_entropy=weight, distillation=0.5))
+    with_all, covered_alone = (rows for rows in seen if rows.side == "student")
+    assert len(with_all.targets) == batch.student.scored.sum() > with_all.covered
+    assert len(covered_alone.targets) == covered_alone.covered == with_all.covered
