@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from dskd_components.causal_lm.adapters import effective_weight
 from dskd_components.causal_lm.hidden_states import last_hidden_states
+from dskd_components.causal_lm.wrappers import unwrapped
 from dskd_components.contracts.groups import TokenGroups
 from dskd_components.errors import DSKDWarning, InputError
 from dskd_components.head import Head
@@ -100,8 +102,8 @@ def input_embedding(model: CausalLM) -> Tensor:
     Raises:
         InputError: its input embedding has no weight matrix.
     """
-    weight = model.get_input_embeddings().weight
-    if not isinstance(weight, torch.Tensor):
+    weight = effective_weight(unwrapped(model).get_input_embeddings(), type(unwrapped(model)).__name__)
+    if weight is None:
         raise InputError(f"{type(model).__name__}: get_input_embeddings() returned a module without a weight.")
     return weight
 
