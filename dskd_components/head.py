@@ -187,6 +187,13 @@ class Head:
                 f"{len(self.weight)} rows. Pass the whole weight; rows that are no tokens are left out by "
                 "valid_vocabulary_size."
             )
+        width = probe.hidden_states.shape[-1]
+        if width != self.hidden_size:
+            raise InputError(
+                f"Head of {type(unwrapped(model)).__name__}: the model's last hidden states have width {width}, the "
+                f"head's weight reads width {self.hidden_size}. Something comes between them, so the head is more than "
+                "Head(weight, bias=..., scale=..., softcap=...) can express."
+            )
         return largest_difference(self.logits(probe.hidden_states), probe.logits[..., : self.vocabulary_size])
 
     def _cause(self, probe: Probe, model: CausalLM) -> str:
@@ -195,9 +202,9 @@ class Head:
         difference, magnitude = current._difference(probe, model)
         if difference <= tolerance_for(probe.hidden_states.dtype) * magnitude:
             return (
-                f"Head.from_model(model) does give them; this head has another {' and '.join(self._changes(current))}. A "
-                "head that holds a copy of the weight is stale after an optimizer step: read it anew in each step, with "
-                "Head.from_model(model, verify=False)."
+                f"Head.from_model(model) does give them; this head has another {' and '.join(self._changes(current))}. "
+                "A head that holds a copy of the weight is stale after an optimizer step: read it anew in each step, "
+                "with Head.from_model(model, verify=False)."
             )
         return (
             f"{likely_cause(self.logits(probe.hidden_states), probe)}The model computes its logits in a way that "

@@ -59,7 +59,7 @@ def _require_added_matrix(layer: Any, adapter: str, model_name: str) -> None:
     kind = f"{type(layer).__module__}.{type(layer).__name__}" if variant is None else type(variant).__name__
     raise InputError(
         f"{model_name}: the adapter {adapter!r} works on its head or input embedding ({kind}"
-        f"{', with lora_bias' if biased else ''}) and does more than add a matrix to the weight, so the weight that the "
-        "model applies cannot be read. Leave the layer out of target_modules, use plain LoRA there, train it whole with "
-        "modules_to_save, or merge the adapter."
+        f"{', with lora_bias' if biased else ''}) and does more than add a matrix to the weight, so the weight that "
+        "the model applies cannot be read. Leave the layer out of target_modules, use plain LoRA there, train it whole "
+        "with modules_to_save, or merge the adapter."
     )

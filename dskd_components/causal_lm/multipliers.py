@@ -14,7 +14,8 @@ MULTIPLIERS: Final = {
     "logits_scaling": -1,
     "logits_mup_width_multiplier": -1,
 }
-"""By field, the power of it that logits are multiplied with: Cohere, Falcon-H1; Granite and MiniCPM3, Inkling divide."""
+"""By field, the power of it that logits are multiplied with. Cohere and Falcon-H1 multiply; Granite, MiniCPM3 and
+Inkling divide."""
 
 EXCEPTIONS: Final = {("hyperclovax", "logits_scaling"): 1, ("mpt", "logit_scale"): 0}
 """By model type and field, where a model reads a field otherwise: HyperCLOVA X multiplies, MPT ignores it."""
@@ -29,7 +30,7 @@ def scale_of(config: Any) -> float:
     Args:
         config: the configuration of the language part.
     """
-    model_type = getattr(config, "model_type", None)
+    model_type = str(getattr(config, "model_type", ""))
     scale = 1.0
     for field, power in MULTIPLIERS.items():
         scale *= float(getattr(config, field, None) or 1.0) ** EXCEPTIONS.get((model_type, field), power)

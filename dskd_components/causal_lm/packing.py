@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -14,7 +15,7 @@ from dskd_components.errors import InputError
 from dskd_components.precision import upcast
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
@@ -54,7 +55,7 @@ def packing_leaks(
         packed = _states(model, tokens, torch.cat([positions, positions], dim=1), inputs)
         alone = _states(model, tokens[:, SAMPLE_LENGTH:], positions, inputs)
     difference = (packed[:, SAMPLE_LENGTH:] - alone).norm(dim=-1) / alone.norm(dim=-1)
-    return difference.median().item()
+    return float(difference.median())
 
 
 def leak_tolerance(dtype: torch.dtype) -> float:
@@ -75,3 +76,53 @@ def _states(model: CausalLM, tokens: Tensor, positions: Tensor, inputs: Collecti
             f"{type(unwrapped(model)).__name__} failed on a packed row of {tokens.shape[1]} tokens: "
             f"{type(error).__name__}: {error} Use batches that are not packed."
         ) from error
+
+
+_known_leaks: WeakKeyDictionary[CausalLM, dict[tuple[object, ...], float]] = WeakKeyDictionary()
+
+
+def require_samples_apart(model: CausalLM, inputs: Mapping[str, Tensor], segment_ids: Tensor, prefix: str) -> None:
+    """Refuse packed rows that a model would read as one text.
+
+    A model is tried once, at its first packed batch (`packing_leaks`). With parameters spread over ranks, all ranks
+    must therefore have packed batches, or none.
+
+    Args:
+        model: a causal language model, or a wrapper of one.
+        inputs: what the model is run on.
+        segment_ids: ``[B, T]``: which sample of its row a position belongs to.
+        prefix: of the columns' names, for the message.
+
+    Raises:
+        InputError: samples leak into one another; the message names the model and says what to change.
+    """
+    mask = inputs.get("attention_mask")
+    if mask is not None and mask.ndim != 2:
+        return  # A mask of query by key says itself who sees whom.
+    leak = _known_leak(model, inputs)
+    dtype = unwrapped(model).get_input_embeddings().weight.dtype
+    if leak <= leak_tolerance(dtype) or not (segment_ids[:, 1:] != segment_ids[:, :-1]).any():  # type: ignore[arg-type]
+        return
+    if "position_ids" not in inputs:
+        remedy = f"The batch has no column '{prefix}position_ids' that starts anew with each sample; add it."
+    elif mask is not None:
+        remedy = f"Leave out '{prefix}attention_mask': with it, packed samples are not looked for in the position_ids."
+    else:
+        remedy = (
+            "It makes no use of position_ids that start anew; collate without packing, or try another "
+            "attn_implementation of the model."
+        )
+    raise InputError(
+        f"{type(unwrapped(model)).__name__} lets the samples of a packed row see one another: a sample's hidden states "
+        f"change by {leak:.1%} when another one stands before it. {remedy}"
+    )
+
+
+def _known_leak(model: CausalLM, inputs: Mapping[str, Tensor]) -> float:
+    inner = unwrapped(model)
+    leaks = _known_leaks.setdefault(inner, {})
+    names = tuple(name for name in COMMON_INPUTS if name in inputs)
+    key = (names, getattr(inner.config, "_attn_implementation", None))
+    if key not in leaks:
+        leaks[key] = packing_leaks(model, inputs=names, device=inputs["input_ids"].device)
+    return leaks[key]

@@ -110,11 +110,13 @@ def ordinary_tokens(model: CausalLM, length: int, device: torch.device) -> Tenso
 
 
 def _special_ids(config: Any) -> set[int]:
-    """Return the tokens that a configuration gives a role, by fields such as ``pad_token_id`` or ``image_token_index``."""
+    """Return the tokens that a configuration gives a role, in ``pad_token_id``, ``image_token_index`` and the like."""
     found: set[int] = set()
     for name, value in getattr(config, "__dict__", {}).items():
         if re.search(r"token_(id|ids|index)$", name):
-            found.update(number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int))
+            found.update(
+                number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)
+            )
     return found
 
 
