@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dskd_components.causal_lm.head_recipe import read_head_recipe
-from dskd_components.causal_lm.hidden_states import probe
+from dskd_components.causal_lm.probe import Probe, probe
+from dskd_components.causal_lm.verification import largest_difference, likely_cause, tolerance_for
+from dskd_components.causal_lm.wrappers import unwrapped
 from dskd_components.errors import InputError
 from dskd_components.precision import upcast
 
@@ -156,34 +158,71 @@ class Head:
     def verify(self, model: CausalLM) -> None:
         """Check that this head gives the logits that the model itself gives.
 
+        The model is run in evaluation mode on a few tokens and left as it was: its mode, its parameters, the state of
+        random numbers.
+
         Args:
-            model: the model whose head this is.
+            model: the model whose head this is, or a wrapper of it.
 
         Raises:
-            InputError: they differ by more than rounding; the message names the largest difference.
+            InputError: they differ by more than rounding, the message names the largest difference and what is
+                probably wrong; or the model cannot be run on a few tokens.
         """
-        hidden_states, expected = probe(model, self.weight.device)
-        if expected.shape[-1] != len(self.weight):
+        found = probe(model, self.weight.device)
+        difference, magnitude = self._difference(found, model)
+        if difference <= tolerance_for(found.hidden_states.dtype) * magnitude:
+            return
+        name = type(unwrapped(model)).__name__
+        raise InputError(
+            f"Head of {name}: its logits differ from the model's own by up to {difference:.3g} (largest logit "
+            f"{magnitude:.3g}). {self._cause(found, model)}"
+        )
+
+    def _difference(self, probe: Probe, model: CausalLM) -> tuple[float, float]:
+        """Return the largest difference between this head's logits and a model's own, and its largest logit."""
+        given = probe.logits.shape[-1]
+        if given != len(self.weight):
             raise InputError(
-                f"Head of {type(model).__name__}: the model gives {expected.shape[-1]} logits, the head's weight has "
+                f"Head of {type(unwrapped(model)).__name__}: the model gives {given} logits, the head's weight has "
                 f"{len(self.weight)} rows. Pass the whole weight; rows that are no tokens are left out by "
                 "valid_vocabulary_size."
             )
-        expected = upcast(expected[..., : self.vocabulary_size])
-        found = self.logits(hidden_states).to(expected.dtype)
-        # A model in half precision rounds its own logits; the head's fp32 ones may differ by that rounding.
-        tolerance = 1e-4 if hidden_states.dtype in (torch.float32, torch.float64) else 4e-2
-        finite = expected.isfinite() & found.isfinite()
-        same_infinities = torch.equal(expected.isfinite(), found.isfinite())
-        difference = (found - expected)[finite].abs().max().item() if finite.any() else 0.0
-        magnitude = expected[finite].abs().max().item() if finite.any() else 0.0
-        if not same_infinities or difference > tolerance * max(1.0, magnitude):
+        width = probe.hidden_states.shape[-1]
+        if width != self.hidden_size:
             raise InputError(
-                f"Head of {type(model).__name__}: its logits differ from the model's own by up to "
-                f"{difference:.3g} (largest logit {magnitude:.3g}). The model computes its logits in a way that "
-                "Head.from_model does not know; build Head(weight, bias=..., scale=..., softcap=...) by hand and "
-                "check it with head.verify(model)."
+                f"Head of {type(unwrapped(model)).__name__}: the model's last hidden states have width {width}, the "
+                f"head's weight reads width {self.hidden_size}. Something comes between them, so the head is more than "
+                "Head(weight, bias=..., scale=..., softcap=...) can express."
             )
+        return largest_difference(self.logits(probe.hidden_states), probe.logits[..., : self.vocabulary_size])
+
+    def _cause(self, probe: Probe, model: CausalLM) -> str:
+        """Return what is wrong and what to do, once logits are known to differ."""
+        current = Head.from_model(model, valid_vocabulary_size=self.valid_vocabulary_size, verify=False)
+        difference, magnitude = current._difference(probe, model)
+        if difference <= tolerance_for(probe.hidden_states.dtype) * magnitude:
+            return (
+                f"Head.from_model(model) does give them; this head has another {' and '.join(self._changes(current))}. "
+                "A head that holds a copy of the weight is stale after an optimizer step: read it anew in each step, "
+                "with Head.from_model(model, verify=False)."
+            )
+        return (
+            f"{likely_cause(self.logits(probe.hidden_states), probe)}The model computes its logits in a way that "
+            "Head.from_model does not know; build Head(weight, bias=..., scale=..., softcap=...) by hand and check it "
+            "with head.verify(model)."
+        )
+
+    def _changes(self, other: Head) -> list[str]:
+        """Return the names of the fields in which another head differs."""
+        fields = ("weight", "bias", "scale", "softcap")
+        return [name for name in fields if not _equal(getattr(self, name), getattr(other, name))]
+
+
+def _equal(ours: Tensor | float | None, theirs: Tensor | float | None) -> bool:
+    """Return whether a field of two heads is the same."""
+    if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+        return torch.equal(ours, theirs)
+    return ours is theirs or (not isinstance(ours, Tensor) and not isinstance(theirs, Tensor) and ours == theirs)
 
 
 def describe(tensor: Tensor) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 
+from dskd_components.causal_lm.adapters import effective_weight
+from dskd_components.causal_lm.columns import inputs_among, require_no_misspelt_input
 from dskd_components.causal_lm.hidden_states import last_hidden_states
+from dskd_components.causal_lm.packing import require_samples_apart
+from dskd_components.causal_lm.wrappers import unwrapped
 from dskd_components.contracts.groups import TokenGroups
 from dskd_components.errors import DSKDWarning, InputError
 from dskd_components.head import Head
@@ -21,9 +25,6 @@ if TYPE_CHECKING:
 
     from dskd_components.causal_lm.protocol import CausalLM
     from dskd_components.states import Side
-
-
-MODEL_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
 
 
 def run_model(
@@ -39,17 +40,22 @@ def run_model(
     Args:
         model: a causal language model.
         batch: columns ``{side}_input_ids``, ``{side}_labels`` and, as needed, ``{side}_attention_mask``,
-            ``{side}_position_ids``, ``{side}_segment_ids``, each ``[B, T]``. Labels are not shifted. With one tokenizer
-            the columns may have no prefix; then they serve both models.
+            ``{side}_position_ids``, ``{side}_segment_ids``, each ``[B, T]``. Labels are not shifted. The model gets
+            every column that its forward names, such as ``{side}_token_type_ids`` or ``{side}_pixel_values``. With one
+            tokenizer the columns may have no prefix; then they serve both models.
         side: whose columns to read. The teacher runs without gradients.
         valid_vocabulary_size: number of real tokens in the model's head.
         same_tokenizer: whether columns without prefix may be used.
 
     Raises:
-        InputError: a column is missing; the message names it.
+        InputError: a column is missing or misspelt, the message names it; or the batch is packed and the model lets
+            samples of a row see one another.
     """
+    require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_")
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
-    inputs = {name: column for name, column in columns.items() if name in MODEL_INPUTS}
+    inputs = inputs_among(model, columns)
+    if "segment_ids" in columns:
+        require_samples_apart(model, inputs, columns["segment_ids"], f"{side}_")
     if side == "teacher" and model.training:
         warnings.warn(
             "The teacher is in training mode, so its dropout adds noise to what the student learns from; call "
@@ -100,8 +106,8 @@ def input_embedding(model: CausalLM) -> Tensor:
     Raises:
         InputError: its input embedding has no weight matrix.
     """
-    weight = model.get_input_embeddings().weight
-    if not isinstance(weight, torch.Tensor):
+    weight = effective_weight(unwrapped(model).get_input_embeddings(), type(unwrapped(model)).__name__)
+    if weight is None:
         raise InputError(f"{type(model).__name__}: get_input_embeddings() returned a module without a weight.")
     return weight
 
@@ -126,8 +132,7 @@ def require_fingerprints(batch: Mapping[str, Tensor], fingerprints: Mapping[Side
 
 
 def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -> dict[str, Tensor]:
-    prefix = f"{side}_"
-    columns = {name.removeprefix(prefix): batch[name] for name in batch if name.startswith(prefix)}
+    columns = _own_columns(batch, side)
     if same_tokenizer:
         columns = {name: batch[name] for name in batch} | columns
     for name in ("input_ids", "labels"):
@@ -138,7 +143,13 @@ def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -
                 else "The models have different tokenizers, so each needs its own tokens of the same text."
             )
             raise InputError(
-                f"The batch has no column {prefix + name!r}; it has {', '.join(map(repr, batch)) or 'none'}. "
+                f"The batch has no column {f'{side}_{name}'!r}; it has {', '.join(map(repr, batch)) or 'none'}. "
                 f"{explanation}"
             )
     return columns
+
+
+def _own_columns(batch: Mapping[str, Tensor], side: Side) -> dict[str, Tensor]:
+    """Return the columns of one side, by name without prefix."""
+    prefix = f"{side}_"
+    return {name.removeprefix(prefix): batch[name] for name in batch if name.startswith(prefix)}

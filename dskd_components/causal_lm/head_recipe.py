@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dskd_components.causal_lm.adapters import effective_weight
+from dskd_components.causal_lm.multipliers import rows_of, scale_of, softcap_of
+from dskd_components.causal_lm.wrappers import unwrapped
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,47 +30,57 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
     """Read how a model makes its logits.
 
     Args:
-        model: a causal language model with ``get_output_embeddings()`` and ``config``.
+        model: a causal language model with ``get_output_embeddings()`` and ``config``, or a wrapper of one.
 
     Returns:
-        The recipe; its tensors are the model's live parameters.
+        The recipe; its tensors are the model's live parameters, or made of them where an adapter changes the head.
 
     Raises:
-        InputError: the model has no output embeddings.
+        InputError: the model has no output embeddings, or their weight cannot be read.
     """
-    try:
-        output_embeddings = model.get_output_embeddings()
-    except AttributeError:
-        output_embeddings = None
-    weight = getattr(output_embeddings, "weight", None)
+    inner = unwrapped(model)
+    name = type(inner).__name__
+    output_embeddings = inner.get_output_embeddings()
+    weight = None if output_embeddings is None else effective_weight(output_embeddings, name)
     if output_embeddings is None or weight is None:
         raise InputError(
-            f"{type(model).__name__}: expected a causal language model whose get_output_embeddings() returns a "
+            f"{name}: expected a causal language model whose get_output_embeddings() returns a "
             "module with a weight. Load it as AutoModelForCausalLM, or build Head(weight, ...) by hand."
         )
-    config = text_config(model)
+    if not weight.is_floating_point():
+        raise InputError(
+            f"{name}: the weight of its head is quantized ({str(weight.dtype).removeprefix('torch.')}), so no gradient "
+            "can pass through it. Leave the head out of the quantization (llm_int8_skip_modules=['lm_head'], or the "
+            "like in your quantization's configuration)."
+        )
+    bias = getattr(output_embeddings, "bias", None)
+    config = text_config(inner)
+    rows = rows_of(config)
     return HeadRecipe(
-        weight=weight,
-        bias=getattr(output_embeddings, "bias", None),
-        scale=_scale(config),
-        softcap=getattr(config, "final_logit_softcapping", None),
+        weight=weight[:rows] if rows else weight,
+        bias=bias[:rows] if rows and bias is not None else bias,
+        scale=scale_of(config),
+        softcap=softcap_of(config),
     )
 
 
 def text_config(model: CausalLM) -> Any:
-    """Return the configuration of the language part, which on multimodal models is nested."""
-    config = model.config
-    return config.get_text_config() if callable(getattr(config, "get_text_config", None)) else config
+    """Return the configuration of the language part, which on multimodal models is nested.
 
+    Args:
+        model: a causal language model, or a wrapper of one.
 
-def _scale(config: Any) -> float:
-    """Return the product of the multipliers that configurations declare; an absent one is 1.
-
-    They are Cohere's ``logit_scale``, Falcon-H1's ``lm_head_multiplier``, Granite's ``logits_scaling`` (a
-    divisor) and MiniCPM's ``dim_model_base`` (hidden states are divided by ``hidden_size / dim_model_base``).
+    Raises:
+        InputError: the model has more than one language part.
     """
-    scale = float(getattr(config, "logit_scale", None) or 1.0)
-    scale *= float(getattr(config, "lm_head_multiplier", None) or 1.0)
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-    base_width = getattr(config, "dim_model_base", None)
-    return scale * base_width / config.hidden_size if base_width else scale
+    inner = unwrapped(model)
+    config = inner.config
+    if not callable(getattr(config, "get_text_config", None)):
+        return config
+    try:
+        return config.get_text_config()
+    except ValueError as error:
+        raise InputError(
+            f"{type(inner).__name__}: its configuration has several language parts, so it is not clear which one makes "
+            "the logits. Take the decoder as a model of its own, or build Head(weight, ...) by hand."
+        ) from error

@@ -2,62 +2,105 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import Tensor
 
+from dskd_components.causal_lm.signature import named_inputs
+from dskd_components.causal_lm.wrappers import is_compiled, unwrapped
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from torch import Tensor
+    from torch import nn
 
     from dskd_components.causal_lm.protocol import CausalLM
-
-PROBE_LENGTH = 4
 
 
 def last_hidden_states(model: CausalLM, inputs: Mapping[str, Tensor]) -> Tensor:
     """Run a model and return the hidden states that its head reads.
 
     The call goes through the model's own forward, so that wrappers (compilation, adapters, data parallelism)
-    see it. Logits are computed for one position only where the model can be told so.
+    see it. Logits are computed for the last position only: the model is told so where it takes ``logits_to_keep``,
+    and its head is otherwise shown that position alone. Only a compiled model that does not take the option computes
+    them all.
 
     Args:
-        model: a causal language model.
-        inputs: the model's inputs by name: ``input_ids`` and, as needed, ``attention_mask`` and
-            ``position_ids``, each ``[B, T]``.
+        model: a causal language model, or a wrapper of one.
+        inputs: the model's inputs by name: ``input_ids`` ``[B, T]`` and whatever else its forward takes.
 
     Returns:
         ``[B, T, d]``.
 
     Raises:
-        InputError: the model returned no hidden states.
+        InputError: the model returned no hidden states, or not one for each token.
     """
-    options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
-    output = model(**inputs, output_hidden_states=-1, use_cache=False, **options)
-    return _last(model, output.hidden_states)
-
-
-def probe(model: CausalLM, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Run a model on a few tokens and return the last hidden states ``[1, 4, d]`` and its logits ``[1, 4, V]``."""
-    input_ids = torch.arange(PROBE_LENGTH, device=device)[None]
-    output = model(input_ids=input_ids, output_hidden_states=-1, use_cache=False)
-    return _last(model, output.hidden_states), output.logits
-
-
-def _accepts(model: CausalLM, option: str) -> bool:
-    forward = getattr(model, "forward", model)
-    return option in inspect.signature(forward).parameters
-
-
-def _last(model: CausalLM, hidden_states: tuple[Tensor | None, ...] | None) -> Tensor:
-    last = hidden_states[-1] if hidden_states else None
-    if last is None:
+    takes_option = "logits_to_keep" in named_inputs(model)
+    options: dict[str, Any] = {"logits_to_keep": 1} if takes_option else {}
+    # A hook that was there during compilation stays in what is compiled, and would cut the logits of later calls.
+    narrowing = nullcontext() if takes_option or is_compiled(model) else _head_sees_last_position(model)
+    with narrowing:
+        output = run_for_states(model, inputs, **options)
+    hidden_states = states_of(model, output)
+    expected = inputs["input_ids"].shape
+    if hidden_states.shape[:2] != expected:
         raise InputError(
-            f"{type(model).__name__} returned no hidden states when asked with output_hidden_states. Pass "
+            f"{type(unwrapped(model)).__name__} returned hidden states {list(hidden_states.shape)} for input_ids "
+            f"{list(expected)}; expected one for each token. Models that put tokens in front (prompt tuning) or leave "
+            "some out cannot be run by the loss: pass LMStates(hidden_states=...) of the tokens to it yourself."
+        )
+    return hidden_states
+
+
+def run_for_states(model: CausalLM, inputs: Mapping[str, Tensor], **options: Any) -> Any:
+    """Run a model from outside of its wrappers so that its output has hidden states.
+
+    Args:
+        model: a causal language model, or a wrapper of one.
+        inputs: by name.
+        **options: other arguments of its forward.
+    """
+    # A cache is of no use for one pass, and contradicts gradient checkpointing.
+    return model(**inputs, output_hidden_states=-1, use_cache=False, **options)
+
+
+def states_of(model: CausalLM, output: Any) -> Tensor:
+    """Return the last hidden states of a model's output.
+
+    Args:
+        model: the model, for the message.
+        output: what its forward returned.
+
+    Raises:
+        InputError: there are none.
+    """
+    hidden_states = getattr(output, "hidden_states", None)
+    last = hidden_states[-1] if hidden_states else None
+    if not isinstance(last, Tensor):
+        raise InputError(
+            f"{type(unwrapped(model)).__name__} returned no hidden states when asked with output_hidden_states. Pass "
             "LMStates(hidden_states=...) to the loss yourself."
         )
     return last
+
+
+@contextmanager
+def _head_sees_last_position(model: CausalLM) -> Iterator[None]:
+    """Show the head the last position of ``[B, T, d]`` alone, for as long as the context lasts."""
+
+    def narrowed(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        states, *others = arguments
+        return (states[:, -1:] if states.ndim == 3 else states, *others)
+
+    head = unwrapped(model).get_output_embeddings()
+    register = getattr(head, "register_forward_pre_hook", None)
+    if register is None:
+        yield
+        return
+    handle = register(narrowed)
+    try:
+        yield
+    finally:
+        handle.remove()

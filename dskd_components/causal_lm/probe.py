@@ -1,0 +1,134 @@
+"""Running a model on a few tokens, to compare what it gives with what was understood of it; it is left as it was."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dskd_components.causal_lm.head_recipe import text_config
+from dskd_components.causal_lm.hidden_states import run_for_states, states_of
+from dskd_components.causal_lm.wrappers import unwrapped
+from dskd_components.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dskd_components.causal_lm.protocol import CausalLM
+
+PROBE_LENGTH = 4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Probe:
+    """What a model made of a few tokens.
+
+    Args:
+        hidden_states: ``[1, T, d]``: the last ones that it returned.
+        logits: ``[1, T, V]``: its own.
+        head_input: ``[1, T, d]``: what its output embeddings were called with; None if they were not called.
+    """
+
+    hidden_states: Tensor
+    logits: Tensor
+    head_input: Tensor | None
+
+
+def probe(model: CausalLM, device: torch.device) -> Probe:
+    """Run a model on a few ordinary tokens, from outside of its wrappers, in evaluation mode.
+
+    Args:
+        model: a causal language model, or a wrapper of one. Its mode and the state of random numbers are left as they
+            were, also if it fails.
+        device: where it is.
+
+    Raises:
+        InputError: the model failed (the cause is chained), or returned no logits or hidden states, or such as are
+            not finite.
+    """
+    name = type(unwrapped(model)).__name__
+    inputs = {"input_ids": ordinary_tokens(model, PROBE_LENGTH, device)}
+    with undisturbed(model, device), _recorded_input(model) as recorded:
+        try:
+            output = run_for_states(model, inputs)
+        except Exception as error:
+            raise InputError(
+                f"{name} failed on the {PROBE_LENGTH} tokens by which its head is checked: {type(error).__name__}: "
+                f"{error} If it needs other inputs than input_ids, read its head with "
+                "Head.from_model(model, verify=False) and compare head.logits(hidden_states) with its logits yourself."
+            ) from error
+    hidden_states, logits = states_of(model, output), getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InputError(f"{name}: expected its forward to return logits, got {type(output).__name__} without.")
+    if not hidden_states.isfinite().all():
+        raise InputError(
+            f"{name} gives hidden states with NaN or infinity for {PROBE_LENGTH} ordinary tokens, so its head cannot "
+            "be checked. Its weights are damaged, or overflow in this dtype."
+        )
+    return Probe(hidden_states=hidden_states, logits=logits, head_input=recorded[0] if recorded else None)
+
+
+@contextmanager
+def undisturbed(model: CausalLM, device: torch.device) -> Iterator[None]:
+    """Put a model into evaluation mode without gradients, and afterwards everything back as it was.
+
+    Args:
+        model: a causal language model, or a wrapper of one.
+        device: whose random numbers are restored, besides the CPU's.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    accelerators = [] if device.type in ("cpu", "meta") else [device]
+    with torch.random.fork_rng(accelerators, device_type=device.type if accelerators else "cuda"), torch.no_grad():
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+
+
+def ordinary_tokens(model: CausalLM, length: int, device: torch.device) -> Tensor:
+    """Return ``[1, length]``: tokens that are neither padding nor images nor anything else with a role of its own.
+
+    Args:
+        model: a causal language model, or a wrapper of one.
+        length: how many; they differ from one another if the vocabulary is large enough.
+        device: where to put them.
+    """
+    special = _special_ids(unwrapped(model).config) | _special_ids(text_config(model))
+    # Without a size, tokens of low numbers: every vocabulary has those.
+    size = getattr(text_config(model), "vocab_size", None) or length + len(special)
+    ordinary = list(islice((token for token in range(size) if token not in special), length)) or [0]
+    return torch.tensor(ordinary, device=device).repeat(-(-length // len(ordinary)))[None, :length]
+
+
+def _special_ids(config: Any) -> set[int]:
+    """Return the tokens that a configuration gives a role, in ``pad_token_id``, ``image_token_index`` and the like."""
+    found: set[int] = set()
+    for name, value in getattr(config, "__dict__", {}).items():
+        if re.search(r"token_(id|ids|index)$", name):
+            found.update(
+                number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)
+            )
+    return found
+
+
+@contextmanager
+def _recorded_input(model: CausalLM) -> Iterator[list[Tensor]]:
+    """Give a list that gets what the output embeddings are called with, for as long as the context lasts."""
+    recorded: list[Tensor] = []
+    head = unwrapped(model).get_output_embeddings()
+    register = getattr(head, "register_forward_pre_hook", None)
+    handle = register(lambda _, arguments: recorded.extend(arguments[:1])) if register else None
+    try:
+        yield recorded
+    finally:
+        if handle is not None:
+            handle.remove()
