@@ -15,6 +15,8 @@ from dskd_components.spec import DSKDSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
+
     from dskd_components.head import Head
     from dskd_components.states import LMStates, Side
 
@@ -115,9 +117,31 @@ def require_matching_states(student: LMStates, teacher: LMStates, hidden_sizes: 
             f"The student's batch has {len(student.targets)} samples, the teacher's {len(teacher.targets)}. Both must "
             "hold the same texts in the same order."
         )
-    devices = {str(states.hidden_states.device) for _, states in sides}
-    if len(devices) > 1:
-        raise InputError(f"The states of student and teacher are on different devices: {sorted(devices)}.")
+    ours, theirs = (states.hidden_states.device for _, states in sides)
+    if ours != theirs:
+        raise InputError(
+            f"The student's states are on {ours}, the teacher's on {theirs}. Both must be on one device: move the "
+            f"teacher and its columns of the batch with .to({str(ours)!r})."
+        )
+
+
+def require_device(loss: nn.Module, student: LMStates) -> None:
+    """Refuse states that are on another device than the loss.
+
+    Args:
+        loss: owns the parameters.
+        student: the student's states.
+
+    Raises:
+        InputError: they are; the message names a parameter and both devices.
+    """
+    here = student.hidden_states.device
+    for name, parameter in loss.named_parameters():
+        if parameter.device != here:
+            raise InputError(
+                f"The loss's {name} is on {parameter.device}, the student's states are on {here}. Move the loss with "
+                f".to({str(here)!r}) before its parameters are given to an optimizer."
+            )
 
 
 def groups_that_fit(alignment: Tensor | TokenGroups | None, student: LMStates, teacher: LMStates) -> TokenGroups | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dskd_components.arguments import (
     groups_that_fit,
     require_arguments,
+    require_device,
     require_fitting_heads,
     require_matching_states,
     require_vocabulary_map,
@@ -264,6 +265,7 @@ class DSKDLoss(nn.Module):
             side,
             valid_vocabulary_size=self.vocabularies.sizes[side],
             same_tokenizer=self.spec.aligner.same_tokenizer,
+            reads_embeddings=self.spec.aligner.reads_embeddings,
         )
 
     @torch.no_grad()
@@ -288,6 +290,7 @@ class DSKDLoss(nn.Module):
     def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
         """Return both sides once they are known to fit, in full precision, the teacher's as constants."""
         require_matching_states(student, teacher, self.hidden_sizes)
+        require_device(self, student)
         usable_student = student.checked("student").in_full_precision()
         return usable_student, teacher.checked("teacher").in_full_precision().detached()
 

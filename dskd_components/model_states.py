@@ -10,6 +10,7 @@ import torch
 
 from dskd_components.causal_lm.hidden_states import last_hidden_states
 from dskd_components.contracts.groups import TokenGroups
+from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import DSKDWarning, InputError
 from dskd_components.head import Head
 from dskd_components.states import LMStates
@@ -33,6 +34,7 @@ def run_model(
     *,
     valid_vocabulary_size: int | None,
     same_tokenizer: bool,
+    reads_embeddings: bool = True,
 ) -> LMStates:
     """Run one model on its columns of a batch.
 
@@ -44,9 +46,10 @@ def run_model(
         side: whose columns to read. The teacher runs without gradients.
         valid_vocabulary_size: number of real tokens in the model's head.
         same_tokenizer: whether columns without prefix may be used.
+        reads_embeddings: whether the states need the model's input embedding.
 
     Raises:
-        InputError: a column is missing; the message names it.
+        InputError: a column is missing, or the model is on another device; the message names it.
     """
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
     inputs = {name: column for name, column in columns.items() if name in MODEL_INPUTS}
@@ -58,15 +61,36 @@ def run_model(
             stacklevel=3,
         )
     with torch.no_grad() if side == "teacher" else nullcontext():
-        hidden_states = last_hidden_states(model, inputs)
+        hidden_states = _on_the_batch_device(model, inputs, side)
+    # The head is read after the forward pass: FSDP2 then leaves the weights of its outermost group gathered, and takes
+    # their gradients with the others.
     return LMStates.from_labels(
         hidden_states=hidden_states,
         labels=columns["labels"],
         head=Head.from_model(model, valid_vocabulary_size=valid_vocabulary_size, verify=False),
         input_ids=columns["input_ids"],
-        embedding=input_embedding(model),
+        embedding=input_embedding(model) if reads_embeddings else None,
         segment_ids=columns.get("segment_ids"),
     )
+
+
+def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Side) -> Tensor:
+    """Return the last hidden states, or say that model and batch are apart."""
+    there, here = _embedding_weight(model).device, inputs["input_ids"].device
+    apart = InputError(
+        f"The {side} is on {there}, its columns of the batch are on {here}. Loss and both models must be on one "
+        f"device: move the {side} with .to({str(here)!r}), or the batch with .to({str(there)!r})."
+    )
+    try:
+        hidden_states = last_hidden_states(model, inputs)
+    except RuntimeError as error:
+        # Only now: weights that are kept elsewhere between calls are apart, too, and run all the same.
+        if there == here:
+            raise
+        raise apart from error
+    if hidden_states.device != here:
+        raise apart
+    return hidden_states
 
 
 def groups_of_batch(batch: Mapping[str, Tensor]) -> Tensor | TokenGroups | None:
@@ -95,11 +119,15 @@ def _shifted(groups: Tensor) -> Tensor:
 
 
 def input_embedding(model: CausalLM) -> Tensor:
-    """Return ``[V, width]``: the model's input embedding.
+    """Return ``[V, width]``: the model's input embedding, gathered where it is spread over ranks.
 
     Raises:
         InputError: its input embedding has no weight matrix.
     """
+    return gathered(_embedding_weight(model))
+
+
+def _embedding_weight(model: CausalLM) -> Tensor:
     weight = model.get_input_embeddings().weight
     if not isinstance(weight, torch.Tensor):
         raise InputError(f"{type(model).__name__}: get_input_embeddings() returned a module without a weight.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
         model: a causal language model with ``get_output_embeddings()`` and ``config``.
 
     Returns:
-        The recipe; its tensors are the model's live parameters.
+        The recipe; its tensors are the model's live parameters, gathered where they are spread over ranks.
 
     Raises:
         InputError: the model has no output embeddings.
@@ -45,10 +46,11 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
             f"{type(model).__name__}: expected a causal language model whose get_output_embeddings() returns a "
             "module with a weight. Load it as AutoModelForCausalLM, or build Head(weight, ...) by hand."
         )
+    bias = getattr(output_embeddings, "bias", None)
     config = text_config(model)
     return HeadRecipe(
-        weight=weight,
-        bias=getattr(output_embeddings, "bias", None),
+        weight=gathered(weight),
+        bias=None if bias is None else gathered(bias),
         scale=_scale(config),
         softcap=getattr(config, "final_logit_softcapping", None),
     )
