@@ -11,12 +11,12 @@ from models import byte_level_tokenizer, encode, metaspace_tokenizer, tiny_model
 from torch import Tensor, nn
 
 from dskd_components import DSKDLoss, DSKDSpec
-from dskd_components.distributed import sum_over_ranks, world_size
+from dskd_components.distributed import sum_over_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # The published choices that look at the whole batch have split-invariant values here.
 SPLIT_INVARIANT_V2 = [
@@ -42,10 +42,16 @@ SILENT = slice(4, 8)
 class Step:
     """Both models, the loss, and the batch of all ranks."""
 
+    spec: DSKDSpec
+    tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]
     student: PreTrainedModel
     teacher: PreTrainedModel
-    loss_fn: DSKDLoss
     batch: dict[str, Tensor]
+    loss_fn: DSKDLoss
+
+    def new_loss(self, student: Any, teacher: Any, *, seed: int) -> DSKDLoss:
+        torch.manual_seed(seed)
+        return DSKDLoss.from_models(self.spec, student, teacher, *self.tokenizers)
 
     def rows(self, rows: Sequence[int]) -> dict[str, Tensor]:
         return {name: column[list(rows)] for name, column in self.batch.items()}
@@ -66,7 +72,8 @@ def make_step(preset: str, *, tied: bool, silent: bool = False, engine: str = "t
     ).train()
     teacher = tiny_model("Llama", hidden_size=32, vocabulary=len(teacher_tokenizer) + 20)
     torch.manual_seed(seed)
-    loss_fn = DSKDLoss.from_models(spec, student, teacher, student_tokenizer, teacher_tokenizer)
+    tokenizers = (student_tokenizer, teacher_tokenizer)
+    loss_fn = DSKDLoss.from_models(spec, student, teacher, *tokenizers)
     if spec.aligner.same_tokenizer:
         columns = encode(teacher_tokenizer, "")
     else:
@@ -78,7 +85,7 @@ def make_step(preset: str, *, tied: bool, silent: bool = False, engine: str = "t
                 labels[: 3 * row] = -100
             if silent:
                 batch[name][SILENT] = -100
-    return Step(student, teacher, loss_fn, batch)
+    return Step(spec, tokenizers, student, teacher, batch, loss_fn)
 
 
 @cache
@@ -120,7 +127,6 @@ def global_scored(step: Step, parts: Sequence[Sequence[int]]) -> Tensor:
     return sum_over_ranks(sum((step.scored(rows) for rows in parts), start=torch.tensor(0)))
 
 
-def total_loss(losses: Sequence[Tensor], *, averaged: bool = False) -> Tensor:
+def total_loss(losses: Sequence[Tensor]) -> Tensor:
     """The loss of all ranks from the losses of this one's micro-batches."""
-    total = sum_over_ranks(torch.stack([loss.detach() for loss in losses]).sum())
-    return total / world_size() if averaged else total
+    return sum_over_ranks(torch.stack([loss.detach() for loss in losses]).sum())

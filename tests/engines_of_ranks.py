@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 from distributed_step import PARTS, Wrapped, global_scored, gradients, total_loss
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
@@ -45,8 +47,14 @@ class Engine:
         """Put off what the engine does after the last micro-batch."""
         yield
 
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
     def finish(self) -> None:
         reduce_gradients(self.step.loss_fn)
+
+    def gradients(self) -> dict[str, Tensor]:
+        return gradients(self.step.student, "student") | gradients(self.step.loss_fn, "loss")
 
     def loss_of(self, batch: dict[str, Tensor], num_items: Tensor) -> Tensor:
         loss_fn = self.step.loss_fn
@@ -69,14 +77,10 @@ class Engine:
             last = number == len(parts) - 1
             with ExitStack() if last else self.accumulating():
                 losses.append(self.loss_of(self.step.rows(rows), num_items))
-                (losses[-1] * batches).backward()
+                self.backward(losses[-1] * batches)
         self.finish()
         require_reduced_gradients(self.step.loss_fn)
-        return (
-            {"loss": total_loss(losses) / self.replicas}
-            | gradients(self.step.student, "student")
-            | gradients(self.step.loss_fn, "loss")
-        )
+        return {"loss": total_loss(losses) / self.replicas} | self.gradients()
 
 
 class DDP(Engine):
@@ -138,6 +142,28 @@ class FSDP2Resharded(FSDP2):
     def wrap(self) -> None:
         self.shard(self.step.student)
         self.shard(self.step.teacher)
+
+
+class FSDP2BuiltAfter(FSDP2Resharded):
+    """The loss is built from models that are sharded already."""
+
+    def wrap(self) -> None:
+        super().wrap()
+        loss_fn = self.step.new_loss(self.student, self.teacher, seed=0)
+        self.step, self.loss = replace(self.step, loss_fn=loss_fn), loss_fn
+
+
+class FSDP2Half(FSDP2):
+    """Parameters are bfloat16 in the forward pass."""
+
+    def wrap(self) -> None:
+        self.shard(self.step.student, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+
+
+class FSDP2HalfResharded(FSDP2Half):
+    """Likewise; the head is put away after the forward pass, and read in the precision of the shards."""
+
+    reshard_root = True
 
 
 class FSDP2OwnHead(FSDP2):

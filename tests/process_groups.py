@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+# Ranks are forked from a process that has imported these and done nothing else: so they are there at once.
+PRELOADED = (
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "torch.nn.parallel",
+    "transformers.models.llama.modeling_llama",
+    "dskd_components",
+)
+
 
 def run_on_ranks(function: Callable[[int, str], None], ranks: int, folder: Path) -> None:
     """Call ``function(rank, folder)`` on so many ranks; it saves what it finds in the folder."""
-    mp.spawn(_run_rank, args=(function, ranks, str(folder)), nprocs=ranks)
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    mp.start_processes(_run_rank, args=(function, ranks, str(folder)), nprocs=ranks, start_method="forkserver")
 
 
 def _run_rank(rank: int, function: Callable[[int, str], None], ranks: int, folder: str) -> None:
