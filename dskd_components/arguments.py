@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dskd_components.contracts.groups import TokenGroups
+from dskd_components.distributed.parameters import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.head import describe
 from dskd_components.spec import DSKDSpec
@@ -125,18 +126,26 @@ def require_matching_states(student: LMStates, teacher: LMStates, hidden_sizes: 
         )
 
 
-def require_device(loss: nn.Module, student: LMStates) -> None:
-    """Refuse states that are on another device than the loss.
+def require_parameters(loss: nn.Module, student: LMStates) -> None:
+    """Refuse a loss whose parameters are elsewhere: on another device than the states, or in parts on several ranks.
 
     Args:
         loss: owns the parameters.
         student: the student's states.
 
     Raises:
-        InputError: they are; the message names a parameter and both devices.
+        InputError: one of them is; the message names it.
     """
     here = student.hidden_states.device
     for name, parameter in loss.named_parameters():
+        if is_in_parts(parameter):
+            # How often a projector is read depends on a rank's tokens, so an engine that gathers it at each reading
+            # would have ranks wait for one another, or hand them one another's data.
+            raise InputError(
+                f"The loss's {name} is in parts on several ranks while the loss is computed. Leave the loss out of the "
+                "engine that does so (ZeRO-3), and call dskd_components.distributed.reduce_gradients(...) on it before "
+                "each optimizer step; or shard it as one, fully_shard(loss_fn), and not its projectors."
+            )
         if parameter.device != here:
             raise InputError(
                 f"The loss's {name} is on {parameter.device}, the student's states are on {here}. Move the loss with "

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from dskd_components.arguments import (
     groups_that_fit,
     require_arguments,
-    require_device,
     require_fitting_heads,
     require_matching_states,
+    require_parameters,
     require_vocabulary_map,
 )
 from dskd_components.assembly import build_projectors, projector_heads
@@ -290,7 +290,7 @@ class DSKDLoss(nn.Module):
     def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
         """Return both sides once they are known to fit, in full precision, the teacher's as constants."""
         require_matching_states(student, teacher, self.hidden_sizes)
-        require_device(self, student)
+        require_parameters(self, student)
         usable_student = student.checked("student").in_full_precision()
         return usable_student, teacher.checked("teacher").in_full_precision().detached()
 

@@ -126,8 +126,10 @@ class Together(nn.Module):
         return self.loss_fn.run(self.student, teacher, batch, num_items_in_batch=num_items).loss
 
 
-class Zero3Together(Zero3):
-    """Student and loss in one engine, and the teacher on each rank."""
+class Zero2Together(Zero1):
+    """Student and loss in one engine."""
+
+    stage = 2
 
     def wrap(self) -> None:
         self.engine = engine_of(Together(self.step.student, self.step.loss_fn), self.stage)
@@ -142,6 +144,12 @@ class Zero3Together(Zero3):
         return self.partitioned_gradients(self.step.student, "student") | self.partitioned_gradients(
             self.step.loss_fn, "loss"
         )
+
+
+class Zero3Together(Zero2Together):
+    """Likewise, with parameters in parts: refused."""
+
+    stage = 3
 
 
 def shapes_of(model: nn.Module) -> set[torch.Size]:

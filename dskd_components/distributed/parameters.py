@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 def whole_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters by name, without those that an engine has spread over ranks and looks after itself."""
-    return {name: parameter for name, parameter in module.named_parameters() if _is_whole(parameter)}
+    return {name: parameter for name, parameter in module.named_parameters() if not is_in_parts(parameter)}
 
 
 def whole_buffers(module: nn.Module) -> dict[str, Tensor]:
     """Return the buffers by name, likewise."""
-    return {name: buffer for name, buffer in module.named_buffers() if _is_whole(buffer)}
+    return {name: buffer for name, buffer in module.named_buffers() if not is_in_parts(buffer)}
 
 
-def _is_whole(tensor: Tensor) -> bool:
-    return not is_sharded(tensor) and not is_partitioned(tensor)
+def is_in_parts(tensor: Tensor) -> bool:
+    """Return whether an engine has spread a tensor over ranks, though it may have gathered it for the moment."""
+    return is_sharded(tensor) or is_partitioned(tensor)

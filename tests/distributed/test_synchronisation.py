@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.distributed as dist
+from models import tiny_model
 from process_groups import run_on_ranks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -121,10 +122,23 @@ def sharded_tensors(rank: int) -> dict[str, Any]:
     spread = distribute_tensor(torch.zeros(7, 2, 2), mesh, [Shard(0)])
     with torch.no_grad():
         constant = gathered(parameter)
+    loss_fn = loss_of_rank(rank)
+    fully_shard(loss_fn.projectors["t2s"])
+    targets = torch.ones(1, 2, dtype=torch.long)
+    sides = [
+        LMStates(hidden_states=torch.ones(1, 2, size), targets=targets, head=Head(torch.ones(5, size)))
+        for size in SIZES.values()
+    ]
+    biased = tiny_model("Phi")
+    expected = biased.lm_head.weight.detach().clone(), biased.lm_head.bias.detach().normal_().clone()
+    fully_shard(biased)
+    head = Head.from_model(biased, verify=False)
     return {
         "equal": torch.equal(constant, whole) and not constant.requires_grad,
         "grad": parameter.grad.full_tensor(),
         "half": half.grad.full_tensor(),
+        "biased": torch.equal(head.weight, expected[0]) and torch.equal(head.bias, expected[1]),
+        "loss": message(lambda: loss_fn(*sides)),
         "head": message(lambda: Head(parameter)),
         "bias": message(lambda: Head(whole, bias=distribute_tensor(torch.zeros(7), mesh, [Shard(0)]))),
         "states": message(lambda: LMStates(hidden_states=spread, **states)),
@@ -190,10 +204,12 @@ def test_groups_of_ranks(found: list[dict[str, dict[str, Any]]], rank: int) -> N
 def test_sharded_tensors_are_gathered_or_refused(found: list[dict[str, dict[str, Any]]], rank: int) -> None:
     results = found[rank]["sharded_tensors"]
     assert results["equal"]
+    assert results["biased"]
     assert torch.equal(results["grad"], torch.full((7, 2), 2.0))
     assert torch.equal(results["half"], torch.full((7, 2), 2.0, dtype=torch.bfloat16))
     for name in ("head", "bias", "embedding"):
         assert "DTensor" in results[name]
         assert "dskd_components.distributed.gathered(" in results[name]
+    assert "The loss's projectors.t2s.weight is in parts on several ranks" in results["loss"]
     assert "LMStates.hidden_states" in results["states"]
     assert "full_tensor()" in results["states"]
