@@ -9,12 +9,15 @@ from torch import Tensor
 
 from dskd_components.contracts.component import did_you_mean
 from dskd_components.contracts.groups import TokenGroups
+from dskd_components.distributed.parameters import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.head import describe
 from dskd_components.spec import DSKDSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import nn
 
     from dskd_components.head import Head
     from dskd_components.loss_weights import LossWeights
@@ -117,9 +120,39 @@ def require_matching_states(student: LMStates, teacher: LMStates, hidden_sizes: 
             f"The student's batch has {len(student.targets)} samples, the teacher's {len(teacher.targets)}. Both must "
             "hold the same texts in the same order."
         )
-    devices = {str(states.hidden_states.device) for _, states in sides}
-    if len(devices) > 1:
-        raise InputError(f"The states of student and teacher are on different devices: {sorted(devices)}.")
+    ours, theirs = (states.hidden_states.device for _, states in sides)
+    if ours != theirs:
+        raise InputError(
+            f"The student's states are on {ours}, the teacher's on {theirs}. Both must be on one device: move the "
+            f"teacher and its columns of the batch with .to({str(ours)!r})."
+        )
+
+
+def require_parameters(loss: nn.Module, student: LMStates) -> None:
+    """Refuse a loss whose parameters are elsewhere: on another device than the states, or in parts on several ranks.
+
+    Args:
+        loss: owns the parameters.
+        student: the student's states.
+
+    Raises:
+        InputError: one of them is; the message names it.
+    """
+    here = student.hidden_states.device
+    for name, parameter in loss.named_parameters():
+        if is_in_parts(parameter):
+            # How often a projector is read depends on a rank's tokens, so an engine that gathers it at each reading
+            # would have ranks wait for one another, or hand them one another's data.
+            raise InputError(
+                f"The loss's {name} is in parts on several ranks while the loss is computed. Leave the loss out of the "
+                "engine that does so (ZeRO-3), and call dskd_components.distributed.reduce_gradients(...) on it before "
+                "each optimizer step; or shard it as one, fully_shard(loss_fn), and not its projectors."
+            )
+        if parameter.device != here:
+            raise InputError(
+                f"The loss's {name} is on {parameter.device}, the student's states are on {here}. Move the loss with "
+                f".to({str(here)!r}) before its parameters are given to an optimizer."
+            )
 
 
 def groups_that_fit(alignment: Tensor | TokenGroups | None, student: LMStates, teacher: LMStates) -> TokenGroups | None:

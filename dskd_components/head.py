@@ -13,6 +13,7 @@ from dskd_components.causal_lm.head_recipe import read_head_recipe
 from dskd_components.causal_lm.probe import Probe, probe
 from dskd_components.causal_lm.verification import largest_difference, likely_cause, tolerance_for
 from dskd_components.causal_lm.wrappers import unwrapped
+from dskd_components.distributed.gathering import require_whole
 from dskd_components.errors import InputError
 from dskd_components.precision import upcast
 
@@ -52,16 +53,14 @@ class Head:
     valid_vocabulary_size: int | None = None
 
     def __post_init__(self) -> None:
+        require_whole("Head.weight", self.weight)
         if self.weight.ndim != 2 or not self.weight.is_floating_point():
             raise InputError(
                 f"Head.weight: expected a floating-point tensor [vocabulary, hidden], got {describe(self.weight)}."
             )
         rows = self.weight.shape[0]
-        if self.weight.numel() == 0:
-            raise InputError(
-                f"Head.weight: expected a non-empty matrix, got shape {list(self.weight.shape)}. A sharded "
-                "parameter (ZeRO-3, FSDP) must be gathered before the head is read."
-            )
+        if self.bias is not None:
+            require_whole("Head.bias", self.bias)
         if self.bias is not None and (self.bias.shape != (rows,) or not self.bias.is_floating_point()):
             raise InputError(
                 f"Head.bias: expected a floating-point tensor [{rows}], one entry for each row of the weight, "
@@ -136,7 +135,8 @@ class Head:
             verify: compare with the model's logits (one forward pass of four tokens).
 
         Returns:
-            A head that refers to the model's live parameters.
+            A head that refers to the model's live parameters, or to what is gathered of them where an engine has spread
+            them over ranks: then all ranks call this together, and the head is good for one step.
 
         Raises:
             InputError: the model has no output embeddings, or its logits differ from the head's; the message

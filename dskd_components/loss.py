@@ -13,6 +13,7 @@ from dskd_components.arguments import (
     require_fitting_heads,
     require_known_terms,
     require_matching_states,
+    require_parameters,
     require_vocabulary_map,
 )
 from dskd_components.assembly import build_projectors, projector_heads
@@ -278,6 +279,7 @@ class DSKDLoss(nn.Module):
             side,
             valid_vocabulary_size=self.vocabularies.sizes[side],
             same_tokenizer=self.spec.aligner.same_tokenizer,
+            reads_embeddings=self.spec.aligner.reads_embeddings,
         )
 
     @torch.no_grad()
@@ -302,6 +304,7 @@ class DSKDLoss(nn.Module):
     def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
         """Return both sides once they are known to fit, in full precision, the teacher's as constants."""
         require_matching_states(student, teacher, self.hidden_sizes)
+        require_parameters(self, student)
         usable_student = student.checked("student").in_full_precision()
         return usable_student, teacher.checked("teacher").in_full_precision().detached()
 

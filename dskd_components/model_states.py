@@ -14,6 +14,7 @@ from dskd_components.causal_lm.hidden_states import last_hidden_states
 from dskd_components.causal_lm.packing import require_samples_apart
 from dskd_components.causal_lm.wrappers import unwrapped
 from dskd_components.contracts.groups import TokenGroups
+from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import DSKDWarning, InputError
 from dskd_components.head import Head
 from dskd_components.states import LMStates
@@ -34,6 +35,7 @@ def run_model(
     *,
     valid_vocabulary_size: int | None,
     same_tokenizer: bool,
+    reads_embeddings: bool = True,
 ) -> LMStates:
     """Run one model on its columns of a batch.
 
@@ -46,10 +48,11 @@ def run_model(
         side: whose columns to read. The teacher runs without gradients.
         valid_vocabulary_size: number of real tokens in the model's head.
         same_tokenizer: whether columns without prefix may be used.
+        reads_embeddings: whether the states need the model's input embedding.
 
     Raises:
-        InputError: a column is missing or misspelt, the message names it; or the batch is packed and the model lets
-            samples of a row see one another.
+        InputError: a column is missing or misspelt, the message names it; or the model is on another device; or the
+            batch is packed and the model lets samples of a row see one another.
     """
     require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_")
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
@@ -64,15 +67,36 @@ def run_model(
             stacklevel=3,
         )
     with torch.no_grad() if side == "teacher" else nullcontext():
-        hidden_states = last_hidden_states(model, inputs)
+        hidden_states = _on_the_batch_device(model, inputs, side)
+    # The head is read after the forward pass: FSDP2 then leaves the weights of its outermost group gathered, and takes
+    # their gradients with the others.
     return LMStates.from_labels(
         hidden_states=hidden_states,
         labels=columns["labels"],
         head=Head.from_model(model, valid_vocabulary_size=valid_vocabulary_size, verify=False),
         input_ids=columns["input_ids"],
-        embedding=input_embedding(model),
+        embedding=input_embedding(model) if reads_embeddings else None,
         segment_ids=columns.get("segment_ids"),
     )
+
+
+def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Side) -> Tensor:
+    """Return the last hidden states, or say that model and batch are apart."""
+    there, here = unwrapped(model).get_input_embeddings().weight.device, inputs["input_ids"].device
+    apart = InputError(
+        f"The {side} is on {there}, its columns of the batch are on {here}. Loss and both models must be on one "
+        f"device: move the {side} with .to({str(here)!r}), or the batch with .to({str(there)!r})."
+    )
+    try:
+        hidden_states = last_hidden_states(model, inputs)
+    except RuntimeError as error:
+        # Only now: weights that are kept elsewhere between calls are apart, too, and run all the same.
+        if there == here:
+            raise
+        raise apart from error
+    if hidden_states.device != here:
+        raise apart
+    return hidden_states
 
 
 def groups_of_batch(batch: Mapping[str, Tensor]) -> Tensor | TokenGroups | None:
@@ -101,15 +125,16 @@ def _shifted(groups: Tensor) -> Tensor:
 
 
 def input_embedding(model: CausalLM) -> Tensor:
-    """Return ``[V, width]``: the model's input embedding.
+    """Return ``[V, width]``: the model's input embedding, gathered where it is spread over ranks.
 
     Raises:
         InputError: its input embedding has no weight matrix.
     """
-    weight = effective_weight(unwrapped(model).get_input_embeddings(), type(unwrapped(model)).__name__)
+    layer = unwrapped(model).get_input_embeddings()
+    weight = effective_weight(layer, type(unwrapped(model)).__name__)
     if weight is None:
         raise InputError(f"{type(model).__name__}: get_input_embeddings() returned a module without a weight.")
-    return weight
+    return gathered(weight)
 
 
 def require_fingerprints(batch: Mapping[str, Tensor], fingerprints: Mapping[Side, int | None]) -> None:

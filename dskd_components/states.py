@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import Tensor
 
+from dskd_components.distributed.gathering import require_plain, require_whole
 from dskd_components.errors import InputError
 from dskd_components.head import Head, describe
 from dskd_components.precision import upcast
@@ -60,6 +61,7 @@ class LMStates:
 
     def __post_init__(self) -> None:
         hidden_states = self.hidden_states
+        require_plain("LMStates.hidden_states", hidden_states)
         if hidden_states.ndim != 3 or not hidden_states.is_floating_point():
             raise InputError(
                 "LMStates.hidden_states: expected a floating-point tensor [batch, length, hidden], "
@@ -79,6 +81,8 @@ class LMStates:
                 f"LMStates.head: its weight reads hidden states of width {self.head.hidden_size}, but "
                 f"hidden_states have width {hidden_states.shape[-1]}."
             )
+        if self.embedding is not None:
+            require_whole("LMStates.embedding", self.embedding)
         if self.embedding is not None and (self.embedding.ndim != 2 or not self.embedding.is_floating_point()):
             raise InputError(
                 "LMStates.embedding: expected a floating-point tensor [vocabulary, width], "

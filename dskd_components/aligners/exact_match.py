@@ -18,6 +18,7 @@ class ExactMatch(Aligner):
     """
 
     source: ClassVar[str] = "Zhang et al. 2025 (DSKD v2), arXiv 2504.11426, exact token alignment"
+    reads_embeddings: ClassVar[bool] = False
     text_method: ClassVar[TextMethod | None] = "exact_match"
 
     name: Literal["exact_match"] = "exact_match"

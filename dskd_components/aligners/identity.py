@@ -62,6 +62,7 @@ class Identity(Aligner):
     """
 
     source: ClassVar[str] = "Zhang et al. 2024 (DSKD), arXiv 2406.17328, section 3.1"
+    reads_embeddings: ClassVar[bool] = False
     same_tokenizer: ClassVar[bool] = True
 
     name: Literal["identity"] = "identity"

@@ -19,6 +19,7 @@ class MinEdit(Aligner):
     """
 
     source: ClassVar[str] = "Wan et al. 2024 (FuseLLM), arXiv 2401.10491, and the code of arXiv 2406.17328"
+    reads_embeddings: ClassVar[bool] = False
     text_method: ClassVar[TextMethod | None] = "min_edit"
 
     name: Literal["min_edit"] = "min_edit"

@@ -19,6 +19,7 @@ class Span(Aligner):
     """
 
     source: ClassVar[str] = "dskd_components, docs/alignment.md"
+    reads_embeddings: ClassVar[bool] = False
     text_method: ClassVar[TextMethod | None] = "span"
 
     name: Literal["span"] = "span"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dskd_components.causal_lm.adapters import effective_weight
 from dskd_components.causal_lm.multipliers import rows_of, scale_of, softcap_of
 from dskd_components.causal_lm.wrappers import unwrapped
+from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
         model: a causal language model with ``get_output_embeddings()`` and ``config``, or a wrapper of one.
 
     Returns:
-        The recipe; its tensors are the model's live parameters, or made of them where an adapter changes the head.
+        The recipe; its tensors are the model's live parameters, or made of them where an adapter changes the head or an
+        engine spreads it over ranks.
 
     Raises:
         InputError: the model has no output embeddings, or their weight cannot be read.
@@ -53,7 +55,8 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
             "can pass through it. Leave the head out of the quantization (llm_int8_skip_modules=['lm_head'], or the "
             "like in your quantization's configuration)."
         )
-    bias = getattr(output_embeddings, "bias", None)
+    weight, bias = gathered(weight), getattr(output_embeddings, "bias", None)
+    bias = None if bias is None else gathered(bias)
     config = text_config(inner)
     rows = rows_of(config)
     return HeadRecipe(

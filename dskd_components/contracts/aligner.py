@@ -62,6 +62,9 @@ class Aligner(Component, ABC):
     same_tokenizer: ClassVar[bool] = False
     """Whether the aligner presumes that both models share one tokenizer."""
 
+    reads_embeddings: ClassVar[bool] = True
+    """Whether the aligner looks at the models' input embeddings. Those of sharded models are not gathered otherwise."""
+
     text_method: ClassVar[TextMethod | None] = None
     """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups.
     None: it is told nothing."""

@@ -107,7 +107,10 @@ class Failing(nn.Module):
 def test_a_probe_that_fails_is_a_named_error_and_leaves_no_trace() -> None:
     model = Failing().train()
     state = torch.get_rng_state()
-    with pytest.raises(InputError, match=r"Failing failed on the 4 tokens.*KeyError.*pixel_values.*verify=False") as info:
+    with pytest.raises(
+        InputError,
+        match=r"Failing failed on the 4 tokens.*KeyError.*pixel_values.*verify=False",
+    ) as info:
         Head.from_model(model)  # type: ignore[arg-type]
     assert isinstance(info.value.__cause__, KeyError)
     assert all(module.training for module in model.modules() if module is not model.inner) or True

@@ -29,6 +29,7 @@ class Positional(Aligner):
     """
 
     source: ClassVar[str] = "Boizard et al. 2024 (ULD), arXiv 2402.12030, section 3.2"
+    reads_embeddings: ClassVar[bool] = False
 
     name: Literal["positional"] = "positional"
 

@@ -1,4 +1,4 @@
-"""Two processes and one process see the same batch and get the same gradients."""
+"""Two processes and one process see the same raw tensors and get the same gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from process_groups import run_on_ranks
 from registered import build
 from strategies import Batch, make_batch
 from torch.nn.parallel import DistributedDataParallel
@@ -49,8 +49,6 @@ def collected(loss_fn: DSKDLoss, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for name, silent in CASES:
         batch = global_batch(name, silent=silent)
         loss_fn = build(SPECS[name], batch, seed=rank)  # other initial parameters: wrapping must make them one
@@ -68,13 +66,12 @@ def run_rank(rank: int, folder: str) -> None:
         loss = out.loss.detach().clone()
         dist.all_reduce(loss)
         torch.save((loss, found), f"{folder}/{name}-{silent}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("two_processes")
-    mp.spawn(run_rank, args=(str(path),), nprocs=2)
+    run_on_ranks(run_rank, 2, path)
     return path
 
 
