@@ -123,8 +123,8 @@ def test_gradient_checkpointing() -> None:
 
 def test_a_misspelt_column_is_refused() -> None:
     for wrong, right in (("atention_mask", "attention_mask"), ("position_id", "position_ids"), ("lables", "labels")):
+        columns = {name: column for name, column in batch("student_").items() if not name.endswith(right)}
         with pytest.raises(InputError, match=f"'student_{wrong}'.*Did you mean 'student_{right}'"):
-            columns = {name: column for name, column in batch("student_").items() if not name.endswith(right)}
             LOSS.states(make("Llama"), columns | {f"student_{wrong}": torch.ones_like(IDS)}, "student")
 
 
@@ -132,7 +132,5 @@ def test_tokens_in_front_are_refused() -> None:
     import peft
 
     model = peft.get_peft_model(make("Llama"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    with pytest.raises(
-        InputError, match=r"LlamaForCausalLM returned hidden states \[2, 10, 32\].*\[2, 7\].*prompt tuning"
-    ):
+    with pytest.raises(InputError, match=r"LlamaForCausalLM returned.*\[2, 10, 32\].*\[2, 7\].*prompt tuning"):
         last_hidden_states(model, {"input_ids": IDS})

@@ -70,7 +70,5 @@ def test_complaint_11_teacher_fed_the_students_tokens() -> None:
     ids = torch.arange(46, 60).reshape(2, 7)
     loss_fn = DSKDLoss.from_models(DSKDSpec(aligner="cma"), student, teacher)
     columns = {f"{side}_{name}": ids for side in ("student", "teacher") for name in ("input_ids", "labels")}
-    with pytest.raises(
-        InputError, match=r"teacher_input_ids.*59.*LlamaForCausalLM has 50 rows.*teacher's own tokenizer"
-    ):
+    with pytest.raises(InputError, match=r"teacher_input_ids.*59.*Llama.* 50 rows.*teacher's own tokenizer"):
         loss_fn.run(student, teacher, columns)
