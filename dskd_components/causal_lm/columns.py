@@ -44,7 +44,7 @@ def require_no_misspelt_input(model: CausalLM, names: Collection[str], prefix: s
     """
     known = (*named_inputs(model), *LOSS_COLUMNS)
     for name in names:
-        meant = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.85)
+        meant = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.8)
         if meant and meant[0] not in names:
             raise InputError(
                 f"The batch has a column {prefix + name!r}, which neither {type(unwrapped(model)).__name__} nor the "

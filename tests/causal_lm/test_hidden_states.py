@@ -12,6 +12,9 @@ from torch import nn
 from dskd_components import DSKDLoss, DSKDSpec, Head, InputError
 from dskd_components.causal_lm.hidden_states import last_hidden_states
 
+# PEFT and gradient checkpointing still go by a name that transformers has given up.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
 IDS = torch.arange(10, 24).reshape(2, 7)
 
 
@@ -31,7 +34,7 @@ def test_one_position_of_logits_is_computed(name: str) -> None:
     model = make(name)
     rows = rows_computed(model, lambda: last_hidden_states(model, {"input_ids": IDS}))
     assert rows == [len(IDS)]
-    assert model(input_ids=IDS).logits.shape[:2] == IDS.shape  # later calls are as ever
+    assert model(input_ids=IDS, use_cache=False).logits.shape[:2] == IDS.shape  # later calls are as ever
 
 
 def test_a_model_without_the_option_pays_for_one_position_too() -> None:
