@@ -65,7 +65,7 @@ def require_ids_of_the_model(model: CausalLM, input_ids: Tensor, prefix: str) ->
     Raises:
         InputError: an id has no row in the embedding; the message names both numbers.
     """
-    shape = getattr(unwrapped(model).get_input_embeddings().weight, "shape", ())
+    shape: tuple[int, ...] = getattr(unwrapped(model).get_input_embeddings().weight, "shape", ())
     # Other shapes are of weights that are spread over ranks, and do not tell.
     if len(shape) != 2 or "pixel_values" in named_inputs(model):
         return

@@ -55,7 +55,7 @@ def likely_cause(found: Tensor, probe: Probe) -> str:
         found: ``[1, T, V]``: the head's logits of the probe's hidden states.
         probe: what the model gave.
     """
-    tolerance = tolerance_for(probe.hidden_states.dtype, probe.logits.dtype)
+    tolerance = tolerance_for(probe.hidden_states.dtype, probe.computed_in)
     expected = upcast(probe.logits[..., : found.shape[-1]])
     factor = (found * expected).nansum() / found.square().nansum()
     rest, magnitude = largest_difference(factor * found, expected)

@@ -83,7 +83,7 @@ def test_verification_leaves_the_model_as_it_was(name: str) -> None:
     after = everything_in(model)
     assert after.keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -118,7 +118,7 @@ def test_a_probe_that_fails_is_a_named_error_and_leaves_no_trace() -> None:
     assert model.training
     assert model.inner.training
     assert torch.equal(torch.get_rng_state(), state)
-    assert not model.inner.get_output_embeddings()._forward_pre_hooks
+    assert not model.inner.get_output_embeddings()._forward_hooks
 
 
 def test_damaged_weights_are_no_agreement() -> None:

@@ -182,8 +182,8 @@ def test_compiled() -> None:
 
 def test_data_parallel_and_nested(one_process: None) -> None:
     inner = adapted(target_modules=["lm_head"])
-    nested: Any = torch.compile(DistributedDataParallel(inner), backend="eager")
-    chain = ["OptimizedModule", "DistributedDataParallel", "PeftModel", "LoraModel", "LlamaForCausalLM"]
+    nested: Any = DistributedDataParallel(torch.compile(inner, backend="eager"))
+    chain = ["DistributedDataParallel", "OptimizedModule", "PeftModel", "LoraModel", "LlamaForCausalLM"]
     assert [type(layer).__name__ for layer in layers(nested)] == chain
     require_equal_logits(DistributedDataParallel(make("Qwen2, tied")))
     require_equal_logits(nested)
