@@ -125,7 +125,7 @@ def _special_ids(config: Any) -> set[int]:
 
 @contextmanager
 def _recorded_call(model: CausalLM) -> Iterator[list[tuple[Tensor, torch.dtype]]]:
-    """Give a list that gets the input of the output embeddings and the dtype of their output, for as long as the context lasts."""
+    """Give a list that gets the head's input and the dtype of its output, for as long as the context lasts."""
     recorded: list[tuple[Tensor, torch.dtype]] = []
     head = unwrapped(model).get_output_embeddings()
     register = getattr(head, "register_forward_hook", None)
