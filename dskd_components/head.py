@@ -170,7 +170,7 @@ class Head:
         """
         found = probe(model, self.weight.device)
         difference, magnitude = self._difference(found, model)
-        if difference <= tolerance_for(found.hidden_states.dtype) * magnitude:
+        if difference <= tolerance_for(found.hidden_states.dtype, self.weight.dtype, found.computed_in) * magnitude:
             return
         name = type(unwrapped(model)).__name__
         raise InputError(
@@ -200,7 +200,7 @@ class Head:
         """Return what is wrong and what to do, once logits are known to differ."""
         current = Head.from_model(model, valid_vocabulary_size=self.valid_vocabulary_size, verify=False)
         difference, magnitude = current._difference(probe, model)
-        if difference <= tolerance_for(probe.hidden_states.dtype) * magnitude:
+        if difference <= tolerance_for(probe.hidden_states.dtype, current.weight.dtype, probe.computed_in) * magnitude:
             return (
                 f"Head.from_model(model) does give them; this head has another {' and '.join(self._changes(current))}. "
                 "A head that holds a copy of the weight is stale after an optimizer step: read it anew in each step, "

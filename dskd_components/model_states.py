@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd_components.causal_lm.adapters import effective_weight
-from dskd_components.causal_lm.columns import inputs_among, require_no_misspelt_input
+from dskd_components.causal_lm.columns import inputs_among, require_ids_of_the_model, require_no_misspelt_input
 from dskd_components.causal_lm.hidden_states import last_hidden_states
 from dskd_components.causal_lm.packing import require_samples_apart
 from dskd_components.causal_lm.wrappers import unwrapped
@@ -51,12 +51,14 @@ def run_model(
         reads_embeddings: whether the states need the model's input embedding.
 
     Raises:
-        InputError: a column is missing or misspelt, the message names it; or the model is on another device; or the
+        InputError: a column is missing, misspelt, or of another tokenizer (the message names it); or the model is on
+            another device; or the
             batch is packed and the model lets samples of a row see one another.
     """
     require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_")
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
     inputs = inputs_among(model, columns)
+    require_ids_of_the_model(model, inputs["input_ids"], f"{side}_")
     if "segment_ids" in columns:
         require_samples_apart(model, inputs, columns["segment_ids"], f"{side}_")
     if side == "teacher" and model.training:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -47,14 +47,14 @@ def packing_leaks(
     Raises:
         InputError: the model cannot be run on such rows.
     """
-    device = device or unwrapped(model).get_input_embeddings().weight.device  # type: ignore[assignment]
-    assert device is not None
+    if device is None:
+        device = cast("Tensor", unwrapped(model).get_input_embeddings().weight).device
     tokens = ordinary_tokens(model, 2 * SAMPLE_LENGTH, device)
     positions = torch.arange(SAMPLE_LENGTH, device=device)[None]
     with undisturbed(model, device):
         packed = _states(model, tokens, torch.cat([positions, positions], dim=1), inputs)
         alone = _states(model, tokens[:, SAMPLE_LENGTH:], positions, inputs)
-    difference = (packed[:, SAMPLE_LENGTH:] - alone).norm(dim=-1) / alone.norm(dim=-1)
+    difference = (packed[:, SAMPLE_LENGTH:] - alone).norm(dim=-1) / alone.norm(dim=-1).clamp(min=1e-12)
     return float(difference.median())
 
 
@@ -100,8 +100,8 @@ def require_samples_apart(model: CausalLM, inputs: Mapping[str, Tensor], segment
     if mask is not None and mask.ndim != 2:
         return  # A mask of query by key says itself who sees whom.
     leak = _known_leak(model, inputs)
-    dtype = unwrapped(model).get_input_embeddings().weight.dtype
-    if leak <= leak_tolerance(dtype) or not (segment_ids[:, 1:] != segment_ids[:, :-1]).any():  # type: ignore[arg-type]
+    dtype = cast("Tensor", unwrapped(model).get_input_embeddings().weight).dtype
+    if leak <= leak_tolerance(dtype) or not (segment_ids[:, 1:] != segment_ids[:, :-1]).any():
         return
     if "position_ids" not in inputs:
         remedy = f"The batch has no column '{prefix}position_ids' that starts anew with each sample; add it."

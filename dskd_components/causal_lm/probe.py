@@ -32,11 +32,13 @@ class Probe:
         hidden_states: ``[1, T, d]``: the last ones that it returned.
         logits: ``[1, T, V]``: its own.
         head_input: ``[1, T, d]``: what its output embeddings were called with; None if they were not called.
+        computed_in: the dtype of what they returned, before autocasting wrappers widen it.
     """
 
     hidden_states: Tensor
     logits: Tensor
     head_input: Tensor | None
+    computed_in: torch.dtype
 
 
 def probe(model: CausalLM, device: torch.device) -> Probe:
@@ -53,7 +55,7 @@ def probe(model: CausalLM, device: torch.device) -> Probe:
     """
     name = type(unwrapped(model)).__name__
     inputs = {"input_ids": ordinary_tokens(model, PROBE_LENGTH, device)}
-    with undisturbed(model, device), _recorded_input(model) as recorded:
+    with undisturbed(model, device), _recorded_call(model) as recorded:
         try:
             output = run_for_states(model, inputs)
         except Exception as error:
@@ -70,7 +72,8 @@ def probe(model: CausalLM, device: torch.device) -> Probe:
             f"{name} gives hidden states with NaN or infinity for {PROBE_LENGTH} ordinary tokens, so its head cannot "
             "be checked. Its weights are damaged, or overflow in this dtype."
         )
-    return Probe(hidden_states=hidden_states, logits=logits, head_input=recorded[0] if recorded else None)
+    head_input, computed_in = recorded[0] if recorded else (None, logits.dtype)
+    return Probe(hidden_states=hidden_states, logits=logits, head_input=head_input, computed_in=computed_in)
 
 
 @contextmanager
@@ -121,12 +124,12 @@ def _special_ids(config: Any) -> set[int]:
 
 
 @contextmanager
-def _recorded_input(model: CausalLM) -> Iterator[list[Tensor]]:
-    """Give a list that gets what the output embeddings are called with, for as long as the context lasts."""
-    recorded: list[Tensor] = []
+def _recorded_call(model: CausalLM) -> Iterator[list[tuple[Tensor, torch.dtype]]]:
+    """Give a list that gets the head's input and the dtype of its output, for as long as the context lasts."""
+    recorded: list[tuple[Tensor, torch.dtype]] = []
     head = unwrapped(model).get_output_embeddings()
-    register = getattr(head, "register_forward_pre_hook", None)
-    handle = register(lambda _, arguments: recorded.extend(arguments[:1])) if register else None
+    register = getattr(head, "register_forward_hook", None)
+    handle = register(lambda _, inputs, output: recorded.append((inputs[0], output.dtype))) if register else None
     try:
         yield recorded
     finally:

@@ -36,15 +36,16 @@ def largest_difference(found: Tensor, expected: Tensor) -> tuple[float, float]:
     return (found - expected)[finite].abs().max().item(), expected[finite].abs().max().item()
 
 
-def tolerance_for(dtype: torch.dtype) -> float:
+def tolerance_for(*dtypes: torch.dtype) -> float:
     """Return by which share of the largest logit two computations of logits may differ.
 
     A model in half precision rounds its own logits, and once more for every scale or softcap.
 
     Args:
-        dtype: the model's.
+        *dtypes: of all that logits are made of; the coarsest counts.
     """
-    return FULL_PRECISION_TOLERANCE if dtype in (torch.float32, torch.float64) else HALF_PRECISION_TOLERANCE
+    coarse = any(dtype not in (torch.float32, torch.float64) for dtype in dtypes)
+    return HALF_PRECISION_TOLERANCE if coarse else FULL_PRECISION_TOLERANCE
 
 
 def likely_cause(found: Tensor, probe: Probe) -> str:
@@ -54,7 +55,7 @@ def likely_cause(found: Tensor, probe: Probe) -> str:
         found: ``[1, T, V]``: the head's logits of the probe's hidden states.
         probe: what the model gave.
     """
-    tolerance = tolerance_for(probe.hidden_states.dtype)
+    tolerance = tolerance_for(probe.hidden_states.dtype, probe.computed_in)
     expected = upcast(probe.logits[..., : found.shape[-1]])
     factor = (found * expected).nansum() / found.square().nansum()
     rest, magnitude = largest_difference(factor * found, expected)
