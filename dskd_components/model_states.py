@@ -52,8 +52,7 @@ def run_model(
 
     Raises:
         InputError: a column is missing, misspelt, or of another tokenizer (the message names it); or the model is on
-            another device; or the
-            batch is packed and the model lets samples of a row see one another.
+            another device; or the batch is packed and the model lets samples of a row see one another.
     """
     require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_")
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)

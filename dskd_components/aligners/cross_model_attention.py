@@ -105,9 +105,19 @@ class CrossModelAttentionModule(AlignerModule):
         pairs = _token_pairs(student, "student")
         return F.linear(pairs, self.query.weight.to(pairs.dtype), self.query.bias.to(pairs.dtype))
 
-    def keys(self, teacher: LMStates) -> Tensor:
-        """Return ``[B, Tt, 2 dt]``: what each teacher position answers with, a constant."""
-        return _token_pairs(teacher, "teacher") / self._spread_of_keys(teacher)[..., None]
+    def keys(self, teacher: LMStates) -> Callable[[slice], Tensor]:
+        """Return what gives ``[b, Tt, 2 dt]`` for some rows of the batch: each teacher position's answer, a constant.
+
+        The whole batch's keys are wide; their standard deviations, which may run over the whole batch, are not.
+        """
+        of_pairs = spread(
+            lambda rows: _token_pairs(teacher.rows(rows), "teacher"),
+            self.query.out_features,
+            teacher.scored,
+            teacher.samples,
+            self.std,
+        )
+        return lambda rows: _token_pairs(teacher.rows(rows), "teacher") / of_pairs[rows, :, None]
 
     def _scores(self, student: LMStates, teacher: LMStates) -> Tensor:
         """Return ``[B, Ts, Tt]``.
@@ -115,25 +125,16 @@ class CrossModelAttentionModule(AlignerModule):
         Queries and keys are wide. So they are made for a few samples at a time, and once more when their gradient is
         due.
         """
-        spreads = self._spread_of_keys(teacher)
+        keys = self.keys(teacher)
 
         def of_some(rows: slice) -> Tensor:
-            key = _token_pairs(teacher.rows(rows), "teacher") / spreads[rows, :, None]
+            key = keys(rows)
             query = self.queries(student.rows(rows))
             return query @ key.to(query.dtype).transpose(1, 2) / math.sqrt(key.shape[-1])
 
         longest = max(student.targets.shape[1], teacher.targets.shape[1])
         chunks = batch_chunks(len(student.targets), longest * self.query.out_features)
         return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
-
-    def _spread_of_keys(self, teacher: LMStates) -> Tensor:
-        return spread(
-            lambda rows: _token_pairs(teacher.rows(rows), "teacher"),
-            self.query.out_features,
-            teacher.scored,
-            teacher.samples,
-            self.std,
-        )
 
     def _teacher_values(self, teacher: LMStates) -> Tensor:
         """Return ``[B, Tt, dt]``: states and embeddings of the targets, each divided by its spread."""

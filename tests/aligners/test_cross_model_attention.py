@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,6 +50,7 @@ def test_metrics_are_entropy_and_accuracy() -> None:
 
     assert (accuracy(true).mean(), accuracy(true).count) == (1, queries.sum())
     assert accuracy(torch.where(true > 0, true - 1, true + 1).where(true >= 0, -1)).mean() == 0
+    assert accuracy(torch.zeros_like(true)).count == queries.sum()
     unknown = accuracy(torch.full_like(true, -1))
     assert (unknown.count, unknown.mean()) == (0, 0)
 
@@ -89,6 +91,16 @@ def test_samples_are_attended_to_a_few_at_a_time_without_a_difference(monkeypatc
     together = outcome()
     monkeypatch.setattr("dskd_components.aligners.spread.CHUNK", 1)
     torch.testing.assert_close(outcome(), together)
+
+
+def test_the_models_embeddings_may_be_of_different_precision() -> None:
+    batch = make_batch(3, same_tokenizer=False)
+    torch.manual_seed(0)
+    module = get_aligner("cma").build(student_embedding_size=5, teacher_embedding_size=7).double()
+    assert batch.teacher.embedding is not None
+    teacher = replace(batch.teacher, embedding=batch.teacher.embedding.float())
+    expected, found = module(batch.student, batch.teacher, None), module(batch.student, teacher, None)
+    torch.testing.assert_close(found.student_to_teacher, expected.student_to_teacher, rtol=1e-4, atol=1e-5)
 
 
 def test_neither_queries_nor_keys_are_kept_for_the_gradient() -> None:

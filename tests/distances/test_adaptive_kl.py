@@ -62,3 +62,6 @@ def test_a_tail_of_just_alpha_is_on_one_side_however_it_is_rounded() -> None:
     distance = get_distance("adaptive_kl", alpha=0.5)
     values = torch.cat([distance(student, (teacher + shift).log_softmax(-1)) for shift in torch.linspace(-30, 30, 301)])
     torch.testing.assert_close(values, values[:1].expand_as(values), rtol=1e-4, atol=1e-6)
+    # Just alpha is not below alpha, so 0.25 is of the head, which has half of the gap.
+    kl, reverse = (get_distance(name)(student, teacher) for name in ("kl", "reverse_kl"))
+    torch.testing.assert_close(values[:1], 0.5 * kl + 0.5 * reverse, rtol=1e-4, atol=1e-6)

@@ -312,6 +312,14 @@ class Uncast(CrossModelAttention):
         return UncastModule(student_embedding_size, teacher_embedding_size)
 
 
+@fault("a tensor is made on the default device", "everything_is_made_where_the_states_are")
+class Elsewhere(ChangedAttention):
+    name: Literal["elsewhere"] = "elsewhere"
+
+    def found(self, found: AttentionAlignment, student: LMStates, teacher: LMStates) -> Alignment:
+        return replace(found, teacher_values=found.teacher_values * torch.ones(found.teacher_values.shape[-1]))
+
+
 class ForgetfulModule(CrossModelAttentionModule):
     """Scales by numbers that are drawn when it is built, and are in no checkpoint."""
 

@@ -47,7 +47,10 @@ def vectors(loss_fn: DSKDLoss) -> tuple[list[Tensor], list[Tensor]]:
     """Queries and keys of the two samples that both sides have."""
     aligner: Any = loss_fn.aligner
     found = loss_fn.align(STUDENT, TEACHER)
-    sides = (aligner.queries(STUDENT), found.student_covered), (aligner.keys(TEACHER), found.teacher_covered)
+    sides = (
+        (aligner.queries(STUDENT), found.student_covered),
+        (aligner.keys(TEACHER)(slice(None)), found.teacher_covered),
+    )
     queries, keys = ([side[row][covered[row]] for row in range(2)] for side, covered in sides)
     return queries, keys
 
@@ -94,6 +97,33 @@ def test_apart_from_its_term_it_is_cross_model_attention() -> None:
         torch.testing.assert_close(found.terms[name], value)
     torch.testing.assert_close(found.loss, expected.loss + found.terms["kq"])
     assert built(aligner=KQ.model_copy(update={"weight": 0.0}))(STUDENT, TEACHER).loss < found.loss
+
+
+def test_samples_are_told_apart_a_few_at_a_time_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    aligner: Any = built().aligner
+
+    def outcome() -> list[Tensor]:
+        values = aligner(STUDENT, TEACHER, None).terms["kq"].values
+        return [values, *torch.autograd.grad((values * torch.arange(1, 8)).sum(), list(aligner.parameters()))]
+
+    together = outcome()
+    monkeypatch.setattr("dskd_components.aligners.spread.CHUNK", 1)
+    torch.testing.assert_close(outcome(), together)
+
+
+def test_neither_queries_nor_keys_are_kept_for_the_gradient() -> None:
+    aligner: Any = built().aligner
+    shapes = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        shapes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = aligner(STUDENT, TEACHER, None)
+    assert found.terms["kq"].values.requires_grad
+    assert shapes
+    assert not [shape for shape in shapes if shape[-1:] in {(8,), (12,), (16,)}]  # 2 ds, 2 dt, the hidden layer
 
 
 @pytest.mark.parametrize(("reversal", "least", "most"), [(1e-9, 0.0, 0.1), (1.0, 0.5, math.log(4))])

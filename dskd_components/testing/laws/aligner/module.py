@@ -148,6 +148,34 @@ def parameters_of_another_dtype_will_do(aligner: Aligner, batch: Batch, seed: in
                 expect_close(sample.parts[name], tensor, f"{name}, of parameters in float32", rtol=1e-4, atol=1e-4)
 
 
+@law("aligner", cases=batch_cases(at_least=1), at_most=5)
+def everything_is_made_where_the_states_are(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """Tensors that an aligner makes are on the device of the states, whatever the default device is.
+
+    One made on the default device fails as soon as the models are elsewhere. No accelerator is needed to try it.
+    """
+    module = built(aligner, batch, seed)
+    given = normal(seed, *batch.teacher.targets.shape, 2), normal(seed, *batch.student.targets.shape, 2)
+    try:
+        with torch.device("meta"):
+            found = aligned_by(module, aligner, batch)
+            made = {
+                "student_covered": found.student_covered,
+                "teacher_covered": found.teacher_covered,
+                "student_values": found.student_values,
+                "teacher_values": found.teacher_values,
+                "to_student(...)": found.to_student(given[0]),
+                "to_teacher(...)": found.to_teacher(given[1]),
+                "teacher_index()": found.teacher_index(),
+                **{f"the term {name!r}": term.values for name, term in found.terms.items()},
+            }
+    except (RuntimeError, NotImplementedError) as error:
+        raise AssertionError(f"with another default device than that of the states: {error}") from error
+    for name, tensor in made.items():
+        expected = batch.student.hidden_states.device
+        expect(tensor.device == expected, f"{name}: expected {expected}, as the states, found {tensor.device}.")
+
+
 @law("aligner", cases=batch_cases(at_least=1), at_most=10)
 def a_checkpoint_restores_it(aligner: Aligner, batch: Batch, seed: int) -> None:
     """An aligner that has been trained, saved, and loaded into a new one does what it did.

@@ -1,5 +1,6 @@
 """Cross-model attention with key-query matching: an aligner with a term and parameters of its own."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -7,10 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dskd_components import Aligner, AlignerModule, Alignment, LMStates, Tally, TokenGroups, TokenTerm
 from dskd_components.aligners import CrossModelAttentionModule
-from dskd_components.aligners.spread import Scope
+from dskd_components.aligners.spread import Scope, batch_chunks
 from dskd_kq.discriminator import Discriminator
 from dskd_kq.gradient_reversal import reversed_gradient
 
@@ -82,9 +84,13 @@ class KeyQueryModule(CrossModelAttentionModule):
     def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch, with the term ``kq``."""
         found = super().forward(student, teacher, given)
-        queries = self.queries(student)[found.student_covered]
-        of_queries = self.discriminator(reversed_gradient(queries, self.reversal))
-        of_keys = self.discriminator(self.keys(teacher)[found.teacher_covered].to(of_queries.dtype))
+        keys = self.keys(teacher)
+
+        def queries(rows: slice) -> Tensor:
+            return reversed_gradient(self.queries(student.rows(rows)), self.reversal)
+
+        of_queries = self._log_odds(queries, found.student_covered)
+        of_keys = self._log_odds(lambda rows: keys(rows).to(of_queries.dtype), found.teacher_covered)
         # Cross entropies of the two answers, from log-odds: log(1 + e^x) where "a query" is right.
         values = F.softplus(of_queries) + _mean_of_sample(
             F.softplus(-of_keys), teacher.samples[found.teacher_covered], student.samples[found.student_covered]
@@ -96,6 +102,24 @@ class KeyQueryModule(CrossModelAttentionModule):
             terms={"kq": TokenTerm(values=values, weight=self.weight)},
             metrics={**found.metrics, "discriminator_accuracy": Tally(hits, guesses)},
         )
+
+    def _log_odds(self, vectors: Callable[[slice], Tensor], covered: Tensor) -> Tensor:
+        """Return ``[N]``: the discriminator's answers at the covered positions.
+
+        Queries, keys and what the discriminator makes of them are wide. So they are made for a few samples at a time,
+        and once more when their gradient is due.
+
+        Args:
+            vectors: gives ``[b, T, 2 dt]`` for some rows of the batch.
+            covered: ``[B, T]``, bool.
+        """
+
+        def of_some(rows: slice) -> Tensor:
+            answers: Tensor = self.discriminator(vectors(rows)[covered[rows]])
+            return answers
+
+        chunks = batch_chunks(covered.shape[0], covered.shape[1] * self.query.out_features)
+        return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
 
 
 def _mean_of_sample(values: Tensor, samples: Tensor, wanted: Tensor) -> Tensor:
