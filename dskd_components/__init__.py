@@ -29,6 +29,7 @@ from dskd_components.contracts import (
 from dskd_components.contracts.groups import TokenGroups
 from dskd_components.contracts.space import SpaceResult
 from dskd_components.errors import (
+    CheckpointError,
     ConfigurationError,
     DSKDError,
     DSKDWarning,
@@ -56,6 +57,7 @@ __all__ = [
     "Aligner",
     "AlignerModule",
     "Alignment",
+    "CheckpointError",
     "ComparedRows",
     "ConfigurationError",
     "DSKDError",

@@ -15,6 +15,14 @@ from dskd_components.arguments import (
     require_vocabulary_map,
 )
 from dskd_components.assembly import build_projectors, projector_heads
+from dskd_components.checkpoints import (
+    HeadFingerprint,
+    describe_loss,
+    lasting_tensors,
+    read_checkpoint,
+    require_no_difference,
+    write_checkpoint,
+)
 from dskd_components.head import Head
 from dskd_components.meeting import Meeting
 from dskd_components.model_states import groups_of_batch, input_embedding, require_fingerprints, run_model
@@ -26,7 +34,7 @@ from dskd_components.reduction import Reduction
 from dskd_components.vocabularies import Vocabularies
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
     from typing import Self
 
@@ -99,6 +107,10 @@ class DSKDLoss(nn.Module):
         self.register_buffer("same_token", same_token, persistent=False)
         require_fitting_heads({"student": student_head, "teacher": teacher_head}, self.hidden_sizes)
         require_vocabulary_map(spec, teacher_to_student_ids)
+        self.head_fingerprints: dict[Side, HeadFingerprint | None] = {
+            "student": None if student_head is None else HeadFingerprint.of(student_head, frozen=False),
+            "teacher": None if teacher_head is None else HeadFingerprint.of(teacher_head, frozen=True),
+        }
         self.aligner = spec.aligner.build(
             student_embedding_size=student_embedding_size or student_hidden_size,
             teacher_embedding_size=teacher_embedding_size or teacher_hidden_size,
@@ -211,6 +223,11 @@ class DSKDLoss(nn.Module):
             same_token=vocabularies.same_token,
         )
         loss.vocabularies = vocabularies
+        models: dict[Side, CausalLM] = {"student": student, "teacher": teacher}
+        loss.head_fingerprints = {
+            side: None if found is None else found.of_model(models[side])
+            for side, found in loss.head_fingerprints.items()
+        }
         return loss.to(student_head.weight.device)
 
     def run(
@@ -304,6 +321,74 @@ class DSKDLoss(nn.Module):
         """
         factors = {f"aligner.{name}": factor for name, factor in self.aligner.learning_rate_factors().items()}
         return parameter_groups(self, factors, lr=lr, weight_decay=weight_decay)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the projectors and the aligner, with what they have learned for: spec, tokenizers, heads, plugins.
+
+        Args:
+            folder: made if it is not there. It gets ``projectors.safetensors`` and, to be read, ``projectors.json``.
+                Under several processes every rank may call; rank 0 writes.
+
+        Raises:
+            CheckpointError: the folder cannot be written to, or holds files of these names of another origin.
+        """
+        write_checkpoint(folder, describe_loss(self), lasting_tensors(self))
+
+    def restore(self, folder: str | Path, *, accept: Collection[str] = ()) -> None:
+        """Take over what `save` has written; all of it or nothing.
+
+        Args:
+            folder: the folder.
+            accept: differences that are meant, by the paths that the error names: ``["spec.kd_rate"]``.
+
+        Raises:
+            CheckpointError: the files are missing or damaged, or of another spec, tokenizer, model or plugin version;
+                the message has both values of all that differs. The engine may differ.
+        """
+        saved = read_checkpoint(folder)
+        require_no_difference(saved.description, describe_loss(self), accept, source=str(saved.file))
+        saved.restore(self)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        student: CausalLM,
+        teacher: CausalLM,
+        student_tokenizer: Any = None,
+        teacher_tokenizer: Any = None,
+        *,
+        accept: Collection[str] = (),
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """Build the loss that `save` has written, for the same pair of models.
+
+        Args:
+            folder: the folder.
+            student: the student, with the weights that it had when the loss was saved.
+            teacher: the teacher.
+            student_tokenizer: as in `from_models`.
+            teacher_tokenizer: likewise.
+            accept: as in `restore`.
+            cache_dir: as in `from_models`.
+
+        Raises:
+            CheckpointError: as in `restore`, or a component of the saved spec is not installed.
+            InputError: as in `from_models`.
+        """
+        saved = read_checkpoint(folder)
+        loss = cls.from_models(
+            saved.spec(),
+            student,
+            teacher,
+            student_tokenizer,
+            teacher_tokenizer,
+            vocabulary_method=saved.description.vocabulary_method or "bytes",
+            cache_dir=cache_dir,
+        )
+        require_no_difference(saved.description, describe_loss(loss), accept, source=str(saved.file))
+        saved.restore(loss)
+        return loss
 
     def extra_repr(self) -> str:
         """Return the spec, for printing."""
