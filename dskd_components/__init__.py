@@ -41,6 +41,7 @@ from dskd_components.errors import (
 from dskd_components.head import Head
 from dskd_components.loss import DSKDLoss
 from dskd_components.output import DSKDOutput
+from dskd_components.preflight import Finding, PreflightReport
 from dskd_components.registry import (
     get_aligner,
     get_distance,
@@ -68,11 +69,13 @@ __all__ = [
     "Distance",
     "DualTokenizerCollator",
     "DualTokenizerPreprocessor",
+    "Finding",
     "Head",
     "InputError",
     "LMStates",
     "PluginError",
     "PluginWarning",
+    "PreflightReport",
     "Projection",
     "Projector",
     "ProjectorHeads",

@@ -30,17 +30,19 @@ from dskd_components.non_finite import require_finite
 from dskd_components.output import DSKDOutput
 from dskd_components.parameter_groups import parameter_groups
 from dskd_components.precision import without_autocast
+from dskd_components.preflight import examine
 from dskd_components.reduction import Reduction
 from dskd_components.vocabularies import Vocabularies
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
     from dskd_components.causal_lm.protocol import CausalLM
     from dskd_components.contracts.alignment import Alignment
     from dskd_components.contracts.groups import TokenGroups
+    from dskd_components.preflight import PreflightReport
     from dskd_components.spec import DSKDSpec
     from dskd_components.states import LMStates, Side
     from dskd_components.tokenization.vocabulary_map import MapMethod
@@ -389,6 +391,51 @@ class DSKDLoss(nn.Module):
         require_no_difference(saved.description, describe_loss(loss), accept, source=str(saved.file))
         saved.restore(loss)
         return loss
+
+    @classmethod
+    def preflight(
+        cls,
+        student: CausalLM,
+        teacher: CausalLM,
+        student_tokenizer: Any = None,
+        teacher_tokenizer: Any = None,
+        *,
+        spec: DSKDSpec | None = None,
+        texts: Sequence[str] | None = None,
+        batch: Mapping[str, Tensor] | None = None,
+        tokens_per_step: int | None = 2048,
+    ) -> PreflightReport:
+        """Look at a pair of models before training: does it fit, what should be changed, what does a step cost.
+
+        Nothing is changed: no gradient, no mode, no generator.
+
+        Args:
+            student: the student.
+            teacher: the teacher.
+            student_tokenizer: its tokenizer; without it much cannot be looked at.
+            teacher_tokenizer: likewise.
+            spec: what is to be computed; None: the recommended one.
+            texts: samples of the text to train on; None: a few that the library brings along.
+            batch: a batch to train on, as `run` takes it; None: one of the texts.
+            tokens_per_step: tokens of the student for which time and memory are stated; None: nothing is measured.
+
+        Returns:
+            The report. What cannot be looked at is an error in it, never an exception.
+
+        Raises:
+            InputError: the texts are no texts, or the number of tokens is not positive.
+        """
+        return examine(
+            cls,  # type: ignore[arg-type]  # of the class only from_models is used
+            student,
+            teacher,
+            student_tokenizer,
+            teacher_tokenizer,
+            spec=spec,
+            texts=texts,
+            batch=batch,
+            tokens_per_step=tokens_per_step,
+        )
 
     def extra_repr(self) -> str:
         """Return the spec, for printing."""

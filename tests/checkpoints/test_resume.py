@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import interrupted_run
 import pytest
 import torch
 from interrupted_run import CHECKPOINT_AFTER, KILLED_AFTER, SPECS, STEPS, Run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
