@@ -29,6 +29,7 @@ from dskd_components.contracts import (
 from dskd_components.contracts.groups import TokenGroups
 from dskd_components.contracts.space import SpaceResult
 from dskd_components.errors import (
+    CheckpointError,
     ConfigurationError,
     DSKDError,
     DSKDWarning,
@@ -42,6 +43,7 @@ from dskd_components.loss import DSKDLoss
 from dskd_components.multi_teacher_loss import MultiTeacherLoss
 from dskd_components.multi_teacher_spec import MultiTeacherSpec, TeacherSpec
 from dskd_components.output import DSKDOutput
+from dskd_components.preflight import Finding, PreflightReport
 from dskd_components.registry import (
     get_aligner,
     get_distance,
@@ -58,6 +60,7 @@ __all__ = [
     "Aligner",
     "AlignerModule",
     "Alignment",
+    "CheckpointError",
     "ComparedRows",
     "ConfigurationError",
     "DSKDError",
@@ -68,6 +71,7 @@ __all__ = [
     "Distance",
     "DualTokenizerCollator",
     "DualTokenizerPreprocessor",
+    "Finding",
     "Head",
     "InputError",
     "LMStates",
@@ -76,6 +80,7 @@ __all__ = [
     "MultiTeacherSpec",
     "PluginError",
     "PluginWarning",
+    "PreflightReport",
     "Projection",
     "Projector",
     "ProjectorHeads",

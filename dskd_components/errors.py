@@ -17,6 +17,10 @@ class ConfigurationError(DSKDError, ValueError):
     """A spec asks for something that the rest of the set-up cannot give; the message names the field."""
 
 
+class CheckpointError(DSKDError, ValueError):
+    """Saved projectors cannot be written, read, or used with these models; the message says what differs."""
+
+
 class UnknownComponentError(DSKDError, LookupError, ValueError):
     """No installed plugin registers a component of this kind under this name."""
 

@@ -17,6 +17,14 @@ from dskd_components.arguments import (
     require_vocabulary_map,
 )
 from dskd_components.assembly import build_projectors, projector_heads
+from dskd_components.checkpoints import (
+    HeadFingerprint,
+    describe_loss,
+    lasting_tensors,
+    read_checkpoint,
+    require_no_difference,
+    write_checkpoint,
+)
 from dskd_components.head import Head
 from dskd_components.meeting import Meeting
 from dskd_components.model_states import groups_of_batch, input_embedding, require_fingerprints, run_model
@@ -24,11 +32,12 @@ from dskd_components.non_finite import require_finite
 from dskd_components.output import DSKDOutput
 from dskd_components.parameter_groups import parameter_groups
 from dskd_components.precision import without_autocast
+from dskd_components.preflight import examine
 from dskd_components.reduction import Reduction
 from dskd_components.vocabularies import Vocabularies
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
     from dskd_components.contracts.alignment import Alignment
     from dskd_components.contracts.groups import TokenGroups
     from dskd_components.loss_weights import LossWeights
+    from dskd_components.preflight import PreflightReport
     from dskd_components.spec import DSKDSpec
     from dskd_components.states import LMStates, Side
     from dskd_components.tokenization.vocabulary_map import MapMethod
@@ -102,6 +112,10 @@ class DSKDLoss(nn.Module):
         self.register_buffer("same_token", same_token, persistent=False)
         require_fitting_heads({"student": student_head, "teacher": teacher_head}, self.hidden_sizes)
         require_vocabulary_map(spec, teacher_to_student_ids)
+        self.head_fingerprints: dict[Side, HeadFingerprint | None] = {
+            "student": None if student_head is None else HeadFingerprint.of(student_head, frozen=False),
+            "teacher": None if teacher_head is None else HeadFingerprint.of(teacher_head, frozen=True),
+        }
         self.aligner = spec.aligner.build(
             student_embedding_size=student_embedding_size or student_hidden_size,
             teacher_embedding_size=teacher_embedding_size or teacher_hidden_size,
@@ -223,6 +237,11 @@ class DSKDLoss(nn.Module):
             same_token=vocabularies.same_token,
         )
         loss.vocabularies = vocabularies
+        models: dict[Side, CausalLM] = {"student": student, "teacher": teacher}
+        loss.head_fingerprints = {
+            side: None if found is None else found.of_model(models[side])
+            for side, found in loss.head_fingerprints.items()
+        }
         return loss.to(student_head.weight.device)
 
     def run(
@@ -321,6 +340,119 @@ class DSKDLoss(nn.Module):
         """
         factors = {f"aligner.{name}": factor for name, factor in self.aligner.learning_rate_factors().items()}
         return parameter_groups(self, factors, lr=lr, weight_decay=weight_decay)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the projectors and the aligner, with what they have learned for: spec, tokenizers, heads, plugins.
+
+        Args:
+            folder: made if it is not there. It gets ``projectors.safetensors`` and, to be read, ``projectors.json``.
+                Under several processes every rank may call; rank 0 writes.
+
+        Raises:
+            CheckpointError: the folder cannot be written to, or holds files of these names of another origin.
+        """
+        write_checkpoint(folder, describe_loss(self), lasting_tensors(self))
+
+    def restore(self, folder: str | Path, *, accept: Collection[str] = ()) -> None:
+        """Take over what `save` has written; all of it or nothing.
+
+        Args:
+            folder: the folder.
+            accept: differences that are meant, by the paths that the error names: ``["spec.kd_rate"]``.
+
+        Raises:
+            CheckpointError: the files are missing or damaged, or of another spec, tokenizer, model or plugin version;
+                the message has both values of all that differs. The engine may differ.
+        """
+        saved = read_checkpoint(folder)
+        require_no_difference(saved.description, describe_loss(self), accept, source=str(saved.file))
+        saved.restore(self)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        student: CausalLM,
+        teacher: CausalLM,
+        student_tokenizer: Any = None,
+        teacher_tokenizer: Any = None,
+        *,
+        accept: Collection[str] = (),
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """Build the loss that `save` has written, for the same pair of models.
+
+        Args:
+            folder: the folder.
+            student: the student, with the weights that it had when the loss was saved.
+            teacher: the teacher.
+            student_tokenizer: as in `from_models`.
+            teacher_tokenizer: likewise.
+            accept: as in `restore`.
+            cache_dir: as in `from_models`.
+
+        Raises:
+            CheckpointError: as in `restore`, or a component of the saved spec is not installed.
+            InputError: as in `from_models`.
+        """
+        saved = read_checkpoint(folder)
+        loss = cls.from_models(
+            saved.spec(),
+            student,
+            teacher,
+            student_tokenizer,
+            teacher_tokenizer,
+            vocabulary_method=saved.description.vocabulary_method or "bytes",
+            cache_dir=cache_dir,
+        )
+        require_no_difference(saved.description, describe_loss(loss), accept, source=str(saved.file))
+        saved.restore(loss)
+        return loss
+
+    @classmethod
+    def preflight(
+        cls,
+        student: CausalLM,
+        teacher: CausalLM,
+        student_tokenizer: Any = None,
+        teacher_tokenizer: Any = None,
+        *,
+        spec: DSKDSpec | None = None,
+        texts: Sequence[str] | None = None,
+        batch: Mapping[str, Tensor] | None = None,
+        tokens_per_step: int | None = 2048,
+    ) -> PreflightReport:
+        """Look at a pair of models before training: does it fit, what should be changed, what does a step cost.
+
+        Nothing is changed: no gradient, no mode, no generator.
+
+        Args:
+            student: the student.
+            teacher: the teacher.
+            student_tokenizer: its tokenizer; without it much cannot be looked at.
+            teacher_tokenizer: likewise.
+            spec: what is to be computed; None: the recommended one.
+            texts: samples of the text to train on; None: a few that the library brings along.
+            batch: a batch to train on, as `run` takes it; None: one of the texts.
+            tokens_per_step: tokens of the student for which time and memory are stated; None: nothing is measured.
+
+        Returns:
+            The report. What cannot be looked at is an error in it, never an exception.
+
+        Raises:
+            InputError: the texts are no texts, or the number of tokens is not positive.
+        """
+        return examine(
+            cls,  # type: ignore[arg-type]  # of the class only from_models is used
+            student,
+            teacher,
+            student_tokenizer,
+            teacher_tokenizer,
+            spec=spec,
+            texts=texts,
+            batch=batch,
+            tokens_per_step=tokens_per_step,
+        )
 
     def extra_repr(self) -> str:
         """Return the spec, for printing."""

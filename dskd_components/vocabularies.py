@@ -32,12 +32,14 @@ class Vocabularies:
         fingerprints: by side, a number that tells tokenizers apart; None: unknown.
         teacher_to_student_ids: ``[Vt]``, int64: the student's id of each teacher token or -1; None: not needed.
         same_token: ``[Vt]``, bool: which of these entries are the very same token; None: all.
+        method: how tokens were mapped; None: they were not.
     """
 
     sizes: Mapping[Side, int | None]
     fingerprints: Mapping[Side, int | None]
     teacher_to_student_ids: Tensor | None = None
     same_token: Tensor | None = None
+    method: MapMethod | None = None
 
     @classmethod
     def of_tokenizers(
@@ -79,6 +81,7 @@ class Vocabularies:
             fingerprints=fingerprints,
             teacher_to_student_ids=torch.from_numpy(found.teacher_to_student),
             same_token=torch.from_numpy(found.same_bytes),
+            method=method,
         )
 
 

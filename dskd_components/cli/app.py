@@ -11,6 +11,7 @@ import typer
 from dskd_components._version import __version__
 from dskd_components.cli.checking import check
 from dskd_components.cli.creating import new_plugin
+from dskd_components.cli.examining import doctor
 from dskd_components.cli.listing import list_installed
 from dskd_components.cli.schema import print_schema
 from dskd_components.cli.showing import show
@@ -28,13 +29,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Components of dual-space knowledge distillation: what is installed, whether a spec is valid, whether a "
-    "plugin keeps its promises.",
+    "plugin keeps its promises, whether two models fit together.",
 )
 app.command("list")(list_installed)
 app.command("show")(show)
 app.command("schema")(print_schema)
 app.command("validate")(validate)
 app.command("check")(check)
+app.command("doctor")(doctor)
 app.command("new-plugin")(new_plugin)
 
 

@@ -1,0 +1,107 @@
+"""In what two descriptions differ, and which of that may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from dskd_components.contracts.component import did_you_mean
+from dskd_components.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from dskd_components.checkpoints.description import Description
+
+NEVER_COMPARED: Final = ("format", "library_version", "vocabulary_method", "spec.engine")
+"""What changes no number: engines differ in time and memory, and how tokenizers were mapped shows in the map."""
+
+NOTHING: Final = "nothing"
+"""What one description has in the place of something that only the other has."""
+
+WHAT_TO_DO: Final = {
+    "spec": "Build the loss from the saved spec: DSKDLoss.load does.",
+    "hidden_sizes": "These are projectors between other models.",
+    "tokenizers": "Give the tokenizers that the projectors were trained with; their ids mean something else otherwise.",
+    "vocabulary_sizes": "Give the tokenizers that the projectors were trained with.",
+    "heads": "Give the models that the projectors were trained with.",
+    "vocabulary_map": "Map the vocabularies as they were mapped in training.",
+    "plugins": "Install the versions that the projectors were trained with.",
+}
+"""By the first part of a path."""
+
+
+def require_no_difference(
+    saved: Description, own: Description, accept: Collection[str] = (), *, source: str = "The saved projectors"
+) -> None:
+    """Refuse to use what was learned for something else.
+
+    Args:
+        saved: the description in the files.
+        own: that of the loss at hand.
+        accept: paths whose differences are meant, ``"spec.kd_rate"`` for example, or ``"spec"`` for all below it.
+        source: what the message calls the files.
+
+    Raises:
+        CheckpointError: they differ, or a path to accept is none; the message has each path with both values.
+    """
+    before, now = dict(_leaves(saved.model_dump(mode="json"))), dict(_leaves(own.model_dump(mode="json")))
+    _require_paths(accept, before | now)
+    differing = [path for path in before | now if _differs(path, before, now) and not _is_below(path, accept)]
+    if not differing:
+        return
+    lines = [f"  {path}: saved {_shown(path, before)}, here {_shown(path, now)}" for path in differing]
+    advice = dict.fromkeys(WHAT_TO_DO[path.partition(".")[0]] for path in differing)
+    raise CheckpointError(
+        f"{source}: expected projectors of this loss and these models, but there are differences:\n"
+        + "\n".join(lines)
+        + f"\n{' '.join(advice)} If a difference is meant: accept={differing}."
+    )
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value that is no container, with its path."""
+    if isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from _leaves(part, f"{path}.{name}" if path else name)
+    elif isinstance(value, list) and value:
+        for number, part in enumerate(value):
+            yield from _leaves(part, f"{path}[{number}]")
+    elif not _is_below(path, NEVER_COMPARED):
+        yield path, value
+
+
+def _differs(path: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    if not path.startswith("spec"):
+        # Elsewhere None is what nobody knows, as without tokenizers or heads.
+        known = before.get(_holder(path, before)) is not None and now.get(_holder(path, now)) is not None
+        if not known and not path.startswith("plugins"):
+            return False
+    return before.get(path, NOTHING) != now.get(path, NOTHING)
+
+
+def _holder(path: str, leaves: Mapping[str, Any]) -> str:
+    """Return the path, or that of the whole of which it is a part where there is no more to it."""
+    while path not in leaves and "." in path:
+        path = path.rpartition(".")[0]
+    return path
+
+
+def _is_below(path: str, paths: Collection[str]) -> bool:
+    return any(path == other or path.startswith((f"{other}.", f"{other}[")) for other in paths)
+
+
+def _require_paths(accept: Collection[str], leaves: Mapping[str, Any]) -> None:
+    if isinstance(accept, str):
+        raise CheckpointError(f"accept: expected paths, got the string {accept!r}. Write [{accept!r}].")
+    for path in accept:
+        if not any(_is_below(leaf, [path]) for leaf in leaves):
+            raise CheckpointError(
+                f"accept: nothing is called {path!r}{did_you_mean(path, list(leaves))}; paths are those that the "
+                "message about differences names."
+            )
+
+
+def _shown(path: str, leaves: Mapping[str, Any]) -> str:
+    value = leaves.get(path, NOTHING)
+    text = value if value is NOTHING else repr(value)
+    return f"{text[:13]}...'" if path.endswith((".weights", "vocabulary_map")) and len(text) > 20 else text

@@ -1,0 +1,65 @@
+"""The tensors of a loss that have to be kept, because nothing else brings them back."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from torch import Tensor, nn
+
+STUDENT_MADE: Final = "projectors.t2s."
+"""Where buffers are made from the student's head, which is another one by the time that they would be made again."""
+
+
+def lasting_tensors(loss: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers of a loss, and the buffers that were made from the student's head.
+
+    What a projector into the teacher's space derives from the teacher's head alone is derived again.
+
+    Args:
+        loss: the loss.
+
+    Returns:
+        By name, the live tensors, detached; those that ranks share between them are shared still.
+    """
+    found: dict[str, Tensor] = {name: tensor.detach() for name, tensor in loss.state_dict().items()}
+    for name, buffer in loss.named_buffers():
+        if name.startswith(STUDENT_MADE):
+            found.setdefault(name, buffer.detach())
+    return found
+
+
+@torch.no_grad()
+def fill(loss: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into those of a loss that have the same names.
+
+    Args:
+        loss: the loss.
+        tensors: as `lasting_tensors` returns them, of the same shapes.
+    """
+    own = lasting_tensors(loss)
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def is_spread(tensor: Tensor) -> bool:
+    """Return whether each rank holds a part of a tensor only."""
+    # Nobody can have made one without this module, and importing it takes long.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def whole(tensor: Any) -> Tensor:
+    """Return all of a tensor, on every rank that it is spread over.
+
+    Args:
+        tensor: a tensor, or a DTensor; then all ranks of its mesh must call.
+    """
+    found: Tensor = tensor.full_tensor() if is_spread(tensor) else tensor
+    return found

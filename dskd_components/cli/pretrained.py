@@ -1,0 +1,89 @@
+"""Models and tokenizers by the path of a folder or by a name on the hub, for commands that look at them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dskd_components.errors import ConfigurationError
+
+
+def load_tokenizer(source: str) -> Any:
+    """Load a tokenizer.
+
+    Args:
+        source: a folder, or a name on the hub.
+
+    Raises:
+        ConfigurationError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    _require_folder(source)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # whatever is wrong with somebody's files
+        raise _unreadable("tokenizer", source, error) from error
+
+
+def load_model(source: str, device: str) -> Any:
+    """Load a causal language model in the precision of its files, in evaluation mode.
+
+    Args:
+        source: a folder, or a name on the hub.
+        device: where to put it.
+
+    Raises:
+        ConfigurationError: there is none, it cannot be read, or its files lack weights.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    _require_folder(source)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(source, dtype="auto", output_loading_info=True)
+    except Exception as error:  # whatever is wrong with somebody's files
+        raise _unreadable("causal language model", source, error) from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ConfigurationError(
+            f"{source}: its files lack {len(missing)} of the model's weights ({missing[0]!r} among them), which would "
+            "be random. Give a folder that a causal language model was saved to."
+        )
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def _require_folder(source: str) -> None:
+    """Name a path that is wrong, before it is taken for a name on the hub."""
+    path = Path(source)
+    if path.is_file():
+        raise ConfigurationError(f"{source}: expected a folder with a model, got a file. Give its folder.")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigurationError(
+                f"{source}: there is no config.json in this folder, so it holds no model. Save one there: "
+                "model.save_pretrained(folder); tokenizer.save_pretrained(folder)."
+            )
+    elif path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise ConfigurationError(f"{source}: there is no such folder.")
+
+
+def _unreadable(what: str, source: str, error: Exception) -> ConfigurationError:
+    if Path(source).is_dir():
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        return ConfigurationError(f"{source}: no {what} can be loaded from this folder: {reason}")
+    where = "in the local cache (HF_HUB_OFFLINE is set)" if _is_offline() else "on the hub"
+    return ConfigurationError(
+        f"{source}: there is no folder of this name here, and no {what} of this name {where}. Check the spelling, or "
+        "give the path of a folder."
+    )
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}

@@ -1,0 +1,96 @@
+"""How much of both sides' tokens each way of aligning brings together on sample texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NamedTuple, get_args
+
+from dskd_components.errors import InputError
+from dskd_components.preflight.report import Finding
+from dskd_components.tokenization.align_text import align_texts
+from dskd_components.tokenization.text_alignment import Method
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dskd_components.preflight.pair import Pair
+    from dskd_components.tokenization.text_alignment import TextAlignment
+
+LITTLE: Final = 0.5
+"""Below this share of either side's tokens, an aligner that is told leaves most of the text unused."""
+
+
+class Coverage(NamedTuple):
+    """The share of tokens that have a partner.
+
+    Args:
+        student: of the student's tokens.
+        teacher: of the teacher's.
+    """
+
+    student: float
+    teacher: float
+
+
+def check_alignment(pair: Pair) -> Iterator[Finding]:
+    """Align the texts in every way that an aligner can be told."""
+    if not pair.has_both_tokenizers:
+        return
+    if pair.one_tokenizer:
+        yield Finding("ok", "tokenizers", "both models have the same; positions belong together as they are")
+        return
+    wanted = pair.spec.aligner.text_method if pair.spec else None
+    for method in get_args(Method):
+        try:
+            aligned = _aligned(pair, method)
+        except InputError as error:
+            yield Finding("error", f"alignment {method}", str(error).rstrip("."))
+            return
+        found = coverage(aligned)
+        text = (
+            f"{found.student:.1%} of the student's and {found.teacher:.1%} of the teacher's tokens have a partner "
+            f"({sum(len(each.student) for each in aligned)} and {sum(len(each.teacher) for each in aligned)} tokens of "
+            f"{len(aligned)} texts){_reasons(aligned)}"
+        )
+        little = method == wanted and min(found) < LITTLE
+        advice = "use the aligner 'span' or 'cma', which leave fewer tokens out" if little else ""
+        yield Finding("warning" if little else "ok", f"alignment {method}", text, advice)
+
+
+def exact_coverage(pair: Pair) -> Coverage:
+    """Return how much exact matching covers.
+
+    Args:
+        pair: with two fast tokenizers.
+
+    Raises:
+        InputError: a tokenizer is not a fast one.
+    """
+    return coverage(_aligned(pair, "exact_match"))
+
+
+def coverage(aligned: list[TextAlignment]) -> Coverage:
+    """Return the share of tokens with a partner, over all texts.
+
+    Args:
+        aligned: the texts, aligned.
+    """
+    student = sum(len(text.student) for text in aligned)
+    teacher = sum(len(text.teacher) for text in aligned)
+    return Coverage(
+        1 - sum(len(text.unaligned_student) for text in aligned) / max(student, 1),
+        1 - sum(len(text.unaligned_teacher) for text in aligned) / max(teacher, 1),
+    )
+
+
+def _aligned(pair: Pair, method: Method) -> list[TextAlignment]:
+    return align_texts(pair.student_tokenizer, pair.teacher_tokenizer, pair.texts, method, add_special_tokens=True)
+
+
+def _reasons(aligned: list[TextAlignment]) -> str:
+    reasons = Counter(
+        str(reason) for text in aligned for _, reason in (*text.unaligned_student, *text.unaligned_teacher)
+    )
+    if not reasons:
+        return ""
+    return "; the others: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))

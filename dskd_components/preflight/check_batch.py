@@ -1,0 +1,47 @@
+"""A batch: whether it was made for this pair, and what the loss makes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dskd_components.preflight.report import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from dskd_components.preflight.pair import Pair
+
+
+def check_batch(pair: Pair, loss_fn: Any, batch: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """Run the loss on a batch.
+
+    Args:
+        pair: the models.
+        loss_fn: a `DSKDLoss`.
+        batch: as `DSKDLoss.run` takes it.
+    """
+    ours, theirs = batch.get("student_input_ids"), batch.get("teacher_input_ids")
+    copied = ours is not None and theirs is not None and ours.shape == theirs.shape and torch.equal(ours, theirs)
+    if copied and not pair.one_tokenizer:
+        yield Finding(
+            "error",
+            "batch",
+            "the teacher has the student's token ids, but its tokenizer is another, so they mean something else to it",
+            "tokenize the text for each side: DualTokenizerCollator",
+        )
+        return
+    with torch.no_grad():
+        out = loss_fn.run(pair.student, pair.teacher, batch)
+    empty = [name for name, count in out.counts.items() if not int(count)]
+    if empty == list(out.counts):
+        yield Finding("error", "batch", "no token of it is scored", "look at its labels: all of them are -100")
+        return
+    terms = ", ".join(f"{name} {value.item():.3g}" for name, value in out.terms.items())
+    text = f"the loss is {out.loss.item():.4g} ({terms})"
+    if empty:
+        text += f"; no token counts in {', '.join(empty)} as yet"
+    yield Finding("ok", "batch", text)

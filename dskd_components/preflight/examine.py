@@ -1,0 +1,184 @@
+"""All checks in their order."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import torch
+
+from dskd_components.collation.collator import DualTokenizerCollator
+from dskd_components.errors import DSKDError, DSKDWarning, InputError
+from dskd_components.model_states import groups_of_batch
+from dskd_components.preflight.check_alignment import check_alignment
+from dskd_components.preflight.check_batch import check_batch
+from dskd_components.preflight.check_chats import check_chat_templates
+from dskd_components.preflight.check_models import check_heads, check_modes, check_placement, check_sharing
+from dskd_components.preflight.check_predictions import check_predictions
+from dskd_components.preflight.check_projectors import check_projectors
+from dskd_components.preflight.check_tokenizers import check_special_tokens, check_vocabularies
+from dskd_components.preflight.estimate import estimate
+from dskd_components.preflight.measuring import measure_step
+from dskd_components.preflight.pair import Pair
+from dskd_components.preflight.recommend import recommendation, recommended_preset
+from dskd_components.preflight.report import Finding, PreflightReport
+from dskd_components.preflight.sample_texts import SAMPLE_TEXTS
+from dskd_components.spec import DSKDSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from dskd_components.preflight.costs import StepCost
+
+    Check = Callable[[Pair], Iterable[Finding]]
+
+CHECKS: Final[Mapping[str, Check]] = {
+    "placement": check_placement,
+    "shared parameters": check_sharing,
+    "modes": check_modes,
+    "heads": check_heads,
+    "vocabularies": check_vocabularies,
+    "special tokens": check_special_tokens,
+    "chat templates": check_chat_templates,
+    "alignment": check_alignment,
+    "predictions": check_predictions,
+}
+"""What is asked of a pair alone, by name; a further check is a further line."""
+
+MEASURED_TEXTS: Final = 4
+"""How many of the texts make the step that is measured."""
+
+
+class LossType(Protocol):
+    """The loss class, which lies above this package; only how it is built is used."""
+
+    def from_models(
+        self, spec: DSKDSpec, student: Any, teacher: Any, student_tokenizer: Any = None, teacher_tokenizer: Any = None
+    ) -> Any:
+        """Build a loss."""
+
+
+def examine(
+    loss_type: LossType,
+    student: Any,
+    teacher: Any,
+    student_tokenizer: Any = None,
+    teacher_tokenizer: Any = None,
+    *,
+    spec: DSKDSpec | None = None,
+    texts: Sequence[str] | None = None,
+    batch: Mapping[str, Tensor] | None = None,
+    tokens_per_step: int | None = 2048,
+    watch: Callable[[str], None] | None = None,
+) -> PreflightReport:
+    """Look at a pair of models; see `DSKDLoss.preflight`.
+
+    Args:
+        loss_type: `DSKDLoss`.
+        student: as in `DSKDLoss.preflight`.
+        teacher: likewise.
+        student_tokenizer: likewise.
+        teacher_tokenizer: likewise.
+        spec: likewise.
+        texts: likewise.
+        batch: likewise.
+        tokens_per_step: likewise.
+        watch: is called with the name of each check before it begins.
+
+    Raises:
+        InputError: the texts are no texts, or the number of tokens is not positive.
+    """
+    pair = Pair(
+        student=student,
+        teacher=teacher,
+        student_tokenizer=student_tokenizer,
+        teacher_tokenizer=teacher_tokenizer,
+        spec=spec,
+        texts=_texts(texts),
+        batch=batch,
+    )
+    if tokens_per_step is not None and not tokens_per_step > 0:
+        raise InputError(f"tokens_per_step: expected a positive number or None, got {tokens_per_step!r}.")
+    watch = watch or (lambda _: None)
+    findings: list[Finding] = []
+    costs: tuple[StepCost, ...] = ()
+    devices = {parameter.device for model in pair.modules.values() for parameter in model.parameters()}
+    # Dropout and new projectors draw numbers; the caller's training must not notice.
+    with torch.random.fork_rng([device for device in devices if device.type == "cuda"]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DSKDWarning)  # what they say is found here as well
+        for name, check in CHECKS.items():
+            watch(name)
+            findings += _run(name, lambda check=check: check(pair))  # type: ignore[misc]
+        if all(finding.severity != "error" for finding in findings):
+            watch("a training step")
+            found, costs = _with_loss(loss_type, pair, tokens_per_step)
+            findings += found
+    passed = all(finding.severity != "error" for finding in findings)
+    return PreflightReport(tuple(findings), costs, recommendation(pair) if passed else "")
+
+
+def _texts(texts: Sequence[str] | None) -> tuple[str, ...]:
+    if texts is None:
+        return SAMPLE_TEXTS
+    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+        raise InputError(f"texts: expected a list of texts that are not empty, got {texts!r:.100}.")
+    return tuple(texts)
+
+
+def _run(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield what a check finds. One that cannot be carried out is a finding too, and the others go on."""
+    try:
+        yield from check()
+    except DSKDError as error:
+        yield Finding("error", name, str(error).rstrip("."))
+    except Exception as error:  # models and tokenizers are anybody's, and so are their errors
+        text = f"it could not be looked at: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        yield Finding("error", name, text, "see whether the model runs on a text of its tokenizer by itself")
+
+
+def _with_loss(
+    loss_type: LossType, pair: Pair, tokens_per_step: int | None
+) -> tuple[list[Finding], tuple[StepCost, ...]]:
+    """Build the loss and look at what only it can tell."""
+    spec = pair.spec or DSKDSpec.preset(recommended_preset(pair))
+    built: list[Any] = []
+
+    def build() -> Iterator[Finding]:
+        built.append(
+            loss_type.from_models(spec, pair.student, pair.teacher, pair.student_tokenizer, pair.teacher_tokenizer)
+        )
+        yield Finding("ok", "spec", f"the loss can be built, with the aligner {spec.aligner.name!r}")
+        yield from check_projectors(built[0])
+
+    findings = list(_run("spec", build))
+    batch = pair.batch if pair.batch is not None else _batch_of_texts(pair, spec)
+    if not built or batch is None:
+        return findings, ()
+    loss_fn = built[0]
+    findings += _run("batch", lambda: check_batch(pair, loss_fn, batch))
+    costs: list[StepCost] = []
+
+    def measure() -> Iterator[Finding]:
+        step = measure_step(loss_fn, pair.student, pair.teacher, batch, groups_of_batch(batch))
+        costs.extend(estimate(loss_fn, pair.student, pair.teacher, step, tokens_per_step or step.tokens))
+        yield Finding(
+            "ok",
+            "step",
+            f"measured on {step.tokens} tokens of the student, stated for {tokens_per_step or step.tokens} in samples "
+            "of that length",
+        )
+
+    if tokens_per_step is not None and all(finding.severity != "error" for finding in findings):
+        findings += _run("step", measure)
+    return findings, tuple(costs)
+
+
+def _batch_of_texts(pair: Pair, spec: DSKDSpec) -> dict[str, Tensor] | None:
+    if not pair.has_both_tokenizers:
+        return None
+    collate = DualTokenizerCollator(pair.student_tokenizer, pair.teacher_tokenizer, aligner=spec.aligner)
+    device = next(pair.student.parameters()).device
+    batch = collate([{"text": text} for text in pair.texts[:MEASURED_TEXTS]])
+    return {name: column.to(device) for name, column in batch.items()}

@@ -1,0 +1,134 @@
+"""What was found out about a pair of models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from dskd_components.errors import ConfigurationError
+from dskd_components.preflight.costs import StepCost
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Severity = Literal["error", "warning", "ok"]
+"""Training cannot work; training works, but likely not as meant; nothing to do."""
+
+SIGNS: Final = {"error": "✗", "warning": "!", "ok": "✓"}
+STYLES: Final = {"error": "bold red", "warning": "bold yellow", "ok": "green"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        severity: how bad it is.
+        component: what was looked at, in a word or two.
+        found: what is so.
+        advice: what to do; empty if there is nothing to do.
+    """
+
+    severity: Severity
+    component: str
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class PreflightReport:
+    """All findings about a pair, the cost of a step, and which spec is for it.
+
+    Args:
+        findings: in the order in which they were made.
+        costs: by component, of one training step; empty if that was not or could not be measured.
+        recommendation: the spec for this pair, in words.
+
+    Examples:
+        >>> report = PreflightReport((Finding("warning", "teacher", "is in training mode", "call teacher.eval()"),))
+        >>> report.passed
+        True
+        >>> print(report.to_text())
+        ! teacher: is in training mode. Do: call teacher.eval().
+    """
+
+    findings: tuple[Finding, ...]
+    costs: tuple[StepCost, ...] = ()
+    recommendation: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is no error."""
+        return not self.of_severity("error")
+
+    def of_severity(self, severity: Severity) -> tuple[Finding, ...]:
+        """Return the findings of one severity."""
+        return tuple(finding for finding in self.findings if finding.severity == severity)
+
+    def raise_if_failed(self) -> None:
+        """Stop if training cannot work.
+
+        Raises:
+            ConfigurationError: there are errors; the message has all of them, with what to do.
+        """
+        if not self.passed:
+            lines = "\n".join(f"  {_sentence(finding)}" for finding in self.of_severity("error"))
+            raise ConfigurationError(f"The pair of models cannot be trained as it is:\n{lines}")
+
+    def to_text(self) -> str:
+        """Return everything as plain text, a line for each finding and each cost."""
+        lines = [f"{SIGNS[finding.severity]} {_sentence(finding)}" for finding in self.findings]
+        lines += [
+            f"  {cost.component}: {seconds_text(cost)}, {memory_text(cost)} ({cost.basis})" for cost in self.costs
+        ]
+        return "\n".join([*lines, *([self.recommendation] if self.recommendation else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data, for JSON."""
+        return {"passed": self.passed, **asdict(self)}
+
+    def __rich__(self) -> RenderableType:
+        """Return everything as tables for `rich.print`."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        findings = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+        for header in ("", "what", "found"):
+            findings.add_column(header, no_wrap=header != "found")
+        for finding in self.findings:
+            style = STYLES[finding.severity]
+            advice = (f"\n→ {finding.advice}", style) if finding.advice else ""
+            sign = Text(SIGNS[finding.severity], style)
+            findings.add_row(sign, Text(finding.component), Text.assemble(finding.found, advice))
+        parts: list[RenderableType] = [findings]
+        if self.costs:
+            costs = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+            for header in ("a training step", "time", "memory", "how it is known"):
+                costs.add_column(header)
+            for cost in self.costs:
+                costs.add_row(*map(Text, (cost.component, seconds_text(cost), memory_text(cost), cost.basis)))
+            parts += ["", costs]
+        if self.recommendation:
+            parts += ["", Text(self.recommendation, "bold")]
+        return Group(*parts)
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.component}: {finding.found}." + (f" Do: {finding.advice}." if finding.advice else "")
+
+
+def seconds_text(cost: StepCost) -> str:
+    """Return the time of a cost for people; a dash where there is none."""
+    if math.isclose(cost.seconds, 0.0):
+        return "-"
+    return f"{cost.seconds:.2g} s" if cost.seconds >= 0.1 else f"{cost.seconds * 1000:.2g} ms"
+
+
+def memory_text(cost: StepCost) -> str:
+    """Return the memory of a cost for people; a dash where there is none."""
+    mebibytes = cost.bytes / 2**20
+    if not cost.bytes:
+        return "-"
+    return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.3g} MiB"
