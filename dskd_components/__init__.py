@@ -48,6 +48,7 @@ from dskd_components.registry import (
     list_components,
     use_plugins,
 )
+from dskd_components.scored_tokens import scored_tokens
 from dskd_components.spec import DSKDSpec
 from dskd_components.spec_file import SpecFileError, load_spec
 from dskd_components.states import LMStates
@@ -89,5 +90,6 @@ __all__ = [
     "hookimpl",
     "list_components",
     "load_spec",
+    "scored_tokens",
     "use_plugins",
 ]
