@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from dskd_components.errors import ConfigurationError
+from dskd_components.integrations.projector_callback import ProjectorCallback
 from dskd_components.integrations.projector_files import load_projectors, save_projectors
-from dskd_components.integrations.ranks import reduce_gradients, synchronise
-from dskd_components.integrations.student_with_projectors import require_parts, shared_parameters
+from dskd_components.integrations.projector_groups import projector_groups
+from dskd_components.integrations.ranks import reduce_gradients
+from dskd_components.integrations.repeated_samples import first_rows, own_rows
+from dskd_components.integrations.student_with_projectors import require_parts
 from dskd_components.integrations.token_means import TokenMeans
 from dskd_components.integrations.trainer_checks import (
     require_hooks,
@@ -83,7 +85,7 @@ class DSKDTrainerMixin(Base):
             if any(parameter.device != self.args.device for parameter in module.parameters()):
                 module.to(self.args.device)
         loss_fn.to(self.args.device)
-        self.add_callback(_ProjectorCallback(loss_fn))
+        self.add_callback(ProjectorCallback(loss_fn))
 
     # ---- The loss ----
 
@@ -186,30 +188,11 @@ class DSKDTrainerMixin(Base):
         if given:
             require_in_optimizer(optimizer, self.loss_fn)
         else:
-            for group in self._projector_groups():
+            lr = self.args.learning_rate if self.projector_lr is None else self.projector_lr
+            for group in projector_groups(self, self.loss_fn, lr=lr):
                 optimizer.add_param_group(group)
         require_not_in_optimizer(optimizer, self.teacher)
         return optimizer
-
-    def _projector_groups(self) -> list[dict[str, Any]]:
-        student: nn.Module = self.model
-        names = shared_parameters(self.loss_fn, student)
-        if names:
-            raise ConfigurationError(
-                f"The loss is part of the student ({names[0]!r} is a parameter of both), so it would be saved with it. "
-                "Leave it out of the student; the trainer optimises it by itself."
-            )
-        decayed = set(self.get_decay_parameter_names(self.loss_fn))
-        ids = {id(parameter) for name, parameter in self.loss_fn.named_parameters() if name in decayed}
-        lr = self.args.learning_rate if self.projector_lr is None else self.projector_lr
-        groups = []
-        for group in self.loss_fn.param_groups(lr=lr):
-            for decays in (True, False):
-                parameters = [parameter for parameter in group["params"] if (id(parameter) in ids) == decays]
-                if parameters:
-                    decay = self.args.weight_decay if decays else 0.0
-                    groups.append(group | {"params": parameters, "weight_decay": decay})
-        return groups
 
     # ---- Evaluation and logs ----
 
@@ -227,16 +210,29 @@ class DSKDTrainerMixin(Base):
         del ignore_keys
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, output = self.compute_loss(model, inputs, return_outputs=True)
-            scored = scored_tokens(inputs)
-            divided_by = 1 if self.loss_fn.spec.reduction == "sum" else scored
-            self._evaluation_means.add(output, scored=scored, divided_by=divided_by)
+            loss = self._evaluated(model, inputs)
             if prediction_loss_only:
                 return loss, None, None
             student = WrappedModel(model, self.accelerator.unwrap_model(model))
             states = self.loss_fn.states(student, inputs, "student")  # type: ignore[arg-type]
             logits = states.head.logits(states.hidden_states)
         return loss, logits, inputs.get("student_labels", inputs.get("labels"))
+
+    def _evaluated(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """Return the loss of a batch, and add the batch to the means without what other ranks have, too."""
+        ends = self.accelerator.gradient_state.end_of_dataloader
+        remainder = self.accelerator.gradient_state.remainder
+        weight = 1
+        # Packed rows hold several samples, so they cannot be told apart.
+        if ends and remainder > 0 and "student_segment_ids" not in inputs and self.accelerator.num_processes > 1:
+            rows = own_rows(inputs, rank=self.accelerator.process_index, remainder=remainder)
+            # Without any, the batch is run all the same, so that every rank has the same terms to add up.
+            inputs, weight = (first_rows(inputs, rows), 1) if rows else (inputs, 0)
+        output = self._run(model, inputs, None)
+        scored = scored_tokens(inputs) * weight
+        divided_by = weight if self.loss_fn.spec.reduction == "sum" else scored
+        self._evaluation_means.add(output, scored=scored, divided_by=divided_by)
+        return output.loss
 
     def evaluation_loop(
         self,
@@ -282,20 +278,6 @@ class DSKDTrainerMixin(Base):
         super()._load_best_model()
         if self.state.best_model_checkpoint is not None:
             load_projectors(self.loss_fn, self.state.best_model_checkpoint)
-
-
-class _ProjectorCallback(TrainerCallback):
-    """What the trainer does to its model alone, done to the loss as well."""
-
-    def __init__(self, loss_fn: DSKDLoss) -> None:
-        self._loss_fn = loss_fn
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        synchronise(self._loss_fn)
-        self._loss_fn.zero_grad()
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self._loss_fn.zero_grad()
 
 
 class DSKDTrainer(DSKDTrainerMixin, Trainer):
