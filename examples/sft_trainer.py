@@ -31,6 +31,7 @@ def train(pair: Pair) -> list[float]:
                 max_grad_norm=1.0,
                 train_sampling_strategy="sequential",  # the order of the other examples
                 bf16=False,  # and their precision
+                activation_checkpointing=True,  # TRL's default, by the name that transformers has for it
                 logging_steps=1,
                 save_strategy="no",
                 report_to="none",

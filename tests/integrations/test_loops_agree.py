@@ -39,7 +39,6 @@ def test_the_data_is_what_the_comparison_needs(plain_curve: list[float]) -> None
 
 
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL sets it itself
 @pytest.mark.parametrize("loop", LOOPS)
 def test_every_loop_gives_the_curve_of_the_plain_one(loop: str, plain_curve: list[float]) -> None:
     assert LOOPS[loop]() == pytest.approx(plain_curve, rel=1e-5)
@@ -48,9 +47,8 @@ def test_every_loop_gives_the_curve_of_the_plain_one(loop: str, plain_curve: lis
 def test_a_loop_that_divides_micro_batches_by_themselves_gives_another_curve(plain_curve: list[float]) -> None:
     """The comparison above would notice: here every micro-batch is divided by its own tokens."""
     pair = tiny_pair()
-    optimizer = torch.optim.AdamW(
-        [{"params": pair.student.parameters(), "lr": 3e-3}, *pair.loss_fn.param_groups(lr=1e-2)]
-    )
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    optimizer = torch.optim.AdamW(model.param_groups(lr=3e-3, projector_lr=1e-2))
     losses = []
     for start in range(0, len(pair.samples), 4):
         loss = 0.0
