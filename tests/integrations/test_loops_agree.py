@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dskd_components import DSKDSpec
+from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from examples import accelerate_loop, lightning_loop, on_policy, plain_loop, sft_trainer, trainer, two_processes
 from examples.tiny import Pair, tiny_pair
 
