@@ -92,7 +92,9 @@ class DSKDLightningModule(LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Bring the teacher along to the device."""
+        """Begin anew, and bring the teacher along to the device."""
+        self._begin_window()
+        self._train_means = TokenMeans()
         self.distillation.teacher.to(self.device)
 
     def on_validation_start(self) -> None:

@@ -81,9 +81,8 @@ class DSKDTrainerMixin(Base):
         require_plain_set_up(self)
         require_parts(self.model, loss_fn, teacher)
         teacher.eval().requires_grad_(False)
-        for module in (teacher, loss_fn):
-            if any(parameter.device != self.args.device for parameter in module.parameters()):
-                module.to(self.args.device)
+        if any(parameter.device != self.args.device for parameter in teacher.parameters()):
+            teacher.to(self.args.device)
         loss_fn.to(self.args.device)
         self.add_callback(ProjectorCallback(loss_fn))
 
