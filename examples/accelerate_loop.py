@@ -26,7 +26,7 @@ def train(pair: Pair) -> list[float]:
     accelerator = Accelerator()
     pair.teacher.to(accelerator.device)  # type: ignore[arg-type]
     model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
-    optimizer = AdamW(model.param_groups(lr=3e-3, projector_lr=1e-2))
+    optimizer = AdamW(model.param_groups(lr=1e-2, projector_lr=2e-2))
     loader = DataLoader(pair.samples, batch_size=2, collate_fn=pair.collate)  # type: ignore[arg-type]
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     losses = []

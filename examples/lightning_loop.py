@@ -37,7 +37,7 @@ def train(pair: Pair, **options: Any) -> list[float]:
         **options: further options of the trainer.
     """
     losses = Losses()
-    module = DSKDLightningModule(pair.student, pair.teacher, pair.loss_fn, lr=3e-3, projector_lr=1e-2)
+    module = DSKDLightningModule(pair.student, pair.teacher, pair.loss_fn, lr=1e-2, projector_lr=2e-2)
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,

@@ -40,7 +40,7 @@ def respond(pair: Pair, prompts: Sequence[str], *, max_new_tokens: int = 12) -> 
 
 def train(pair: Pair) -> list[float]:
     """Train for one epoch of prompts; return the loss of each optimizer step."""
-    optimizer = AdamW([{"params": pair.student.parameters(), "lr": 3e-3}, *pair.loss_fn.param_groups(lr=1e-2)])
+    optimizer = AdamW([{"params": pair.student.parameters(), "lr": 1e-2}, *pair.loss_fn.param_groups(lr=2e-2)])
     losses = []
     for prompts in DataLoader([sample["prompt"] for sample in pair.samples], batch_size=4):  # type: ignore[arg-type]
         responses = respond(pair, prompts)

@@ -25,7 +25,7 @@ def train(pair: Pair) -> list[float]:
     student, teacher, loss_fn = pair.student, pair.teacher, pair.loss_fn
     loader = DataLoader(pair.samples, batch_size=2, collate_fn=pair.collate)  # type: ignore[arg-type]
     trained = [*student.parameters(), *loss_fn.parameters()]
-    optimizer = AdamW([{"params": student.parameters(), "lr": 3e-3}, *loss_fn.param_groups(lr=1e-2)], weight_decay=0.0)
+    optimizer = AdamW([{"params": student.parameters(), "lr": 1e-2}, *loss_fn.param_groups(lr=2e-2)], weight_decay=0.0)
     losses = []
     student.train()
     batches = iter(loader)

@@ -26,7 +26,7 @@ def train(pair: Pair) -> list[float]:
                 per_device_train_batch_size=2,
                 gradient_accumulation_steps=2,
                 num_train_epochs=1,
-                learning_rate=3e-3,
+                learning_rate=1e-2,
                 lr_scheduler_type="constant",
                 max_grad_norm=1.0,
                 train_sampling_strategy="sequential",  # the order of the other examples
@@ -43,7 +43,7 @@ def train(pair: Pair) -> list[float]:
             processing_class=pair.student_tokenizer,
             loss_fn=pair.loss_fn,
             teacher=pair.teacher,
-            projector_lr=1e-2,
+            projector_lr=2e-2,
         )
         trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

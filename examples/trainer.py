@@ -32,7 +32,7 @@ def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
         "num_train_epochs": 1,
-        "learning_rate": 3e-3,
+        "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 1.0,
         "train_sampling_strategy": "sequential",  # the order of the other examples
@@ -49,7 +49,7 @@ def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
         train_dataset=pair.samples,  # type: ignore[arg-type]
         loss_fn=pair.loss_fn,
         teacher=pair.teacher,
-        projector_lr=1e-2,
+        projector_lr=2e-2,
     )
 
 

@@ -37,7 +37,7 @@ def train(pair: Pair) -> list[float]:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher).train()
     wrapped = DistributedDataParallel(model)
-    optimizer = AdamW(model.param_groups(lr=3e-3, projector_lr=1e-2))
+    optimizer = AdamW(model.param_groups(lr=1e-2, projector_lr=2e-2))
     own = Subset(pair.samples, range(rank, len(pair.samples), ranks))  # type: ignore[arg-type,var-annotated]
     batches = iter(DataLoader(own, batch_size=1, collate_fn=pair.collate))
     losses = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from torch.distributed.fsdp import FSDPModule
+
 from dskd_components.errors import ConfigurationError
 from dskd_components.scored_tokens import scored_tokens
 
@@ -47,7 +49,8 @@ def micro_batches(
             f"Accelerator(gradient_accumulation_steps={accelerator.gradient_accumulation_steps}) divides each loss by "
             "that number, but this loss is divided by tokens. Leave it at 1; the window is what accumulates."
         )
-    if accelerator.num_processes > 1 and model not in accelerator._models:
+    wrapped = isinstance(model, FSDPModule) or accelerator.unwrap_model(model) is not model
+    if accelerator.num_processes > 1 and not wrapped:
         raise ConfigurationError(
             f"{type(model).__name__} was not prepared, so nothing would reduce its gradients over "
             f"{accelerator.num_processes} processes. Put student and loss into one StudentWithProjectors and use what "

@@ -18,7 +18,11 @@ from examples.tiny import Pair, tiny_pair
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+    # Lightning uses what newer versions of torch deprecate.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+]
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -30,7 +34,7 @@ QUIET: dict[str, Any] = {
 
 
 def module_of(pair: Pair) -> DSKDLightningModule:
-    return DSKDLightningModule(pair.student, pair.teacher, pair.loss_fn, lr=3e-3, projector_lr=1e-2)
+    return DSKDLightningModule(pair.student, pair.teacher, pair.loss_fn, lr=1e-2, projector_lr=2e-2)
 
 
 def loader(pair: Pair, size: int, samples: slice = slice(None)) -> DataLoader[Any]:
