@@ -25,7 +25,8 @@ class DSKDSFTTrainer(DSKDTrainerMixin, SFTTrainer):  # type: ignore[misc]  # the
     batches of them for both.
 
     Args:
-        *args: as in `trl.SFTTrainer`.
+        model: the student.
+        args: as in `trl.SFTTrainer`.
         data_collator: makes the columns that `DSKDLoss.run` reads.
         loss_fn: as in `DSKDTrainerMixin`.
         teacher: likewise.
@@ -36,16 +37,16 @@ class DSKDSFTTrainer(DSKDTrainerMixin, SFTTrainer):  # type: ignore[misc]  # the
         ConfigurationError: an option would be ignored, or there is no collator; the message says what to use.
     """
 
-    def __init__(self, *args: Any, data_collator: Any = None, **kwargs: Any) -> None:
+    def __init__(self, model: Any, args: Any = None, data_collator: Any = None, **kwargs: Any) -> None:
         if data_collator is None:
             raise ConfigurationError(
                 "data_collator: the base class would make columns for one model. Pass "
                 "DualTokenizerCollator(student_tokenizer, teacher_tokenizer)."
             )
-        super().__init__(*args, data_collator=data_collator, **kwargs)
         for name, instead in INSTEAD.items():
-            if getattr(self.args, name):
-                raise ConfigurationError(f"{name}={getattr(self.args, name)} would be ignored. Use {instead}.")
+            if getattr(args, name, False):
+                raise ConfigurationError(f"SFTConfig.{name} would be ignored. Use {instead}.")
+        super().__init__(model, args, data_collator, **kwargs)
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
