@@ -9,6 +9,7 @@ that their losses are divided by, over all processes.
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 from accelerate import Accelerator
 from torch.optim import AdamW
@@ -24,10 +25,10 @@ MICRO_BATCHES = 2
 def train(pair: Pair) -> list[float]:
     """Train for one epoch; return the loss of each optimizer step."""
     accelerator = Accelerator()
-    pair.teacher.to(accelerator.device)  # type: ignore[arg-type]
+    pair.teacher.to(accelerator.device)
     model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
     optimizer = AdamW(model.param_groups(lr=1e-2, projector_lr=2e-2))
-    loader = DataLoader(pair.samples, batch_size=2, collate_fn=pair.collate)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(pair.samples, batch_size=2, collate_fn=pair.collate)  # type: ignore[arg-type]
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     losses = []
     model.train()

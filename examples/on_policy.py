@@ -34,7 +34,7 @@ def respond(pair: Pair, prompts: Sequence[str], *, max_new_tokens: int = 12) -> 
             bad_words_ids=[[pair.student_tokenizer.pad_token_id]],
         )
         written = tokens[0, inputs["input_ids"].shape[1] :]
-        responses.append(pair.student_tokenizer.decode(written, skip_special_tokens=True))
+        responses.append(str(pair.student_tokenizer.decode(written, skip_special_tokens=True)))
     return responses
 
 

@@ -9,6 +9,7 @@ scored tokens of both.
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
@@ -23,7 +24,7 @@ MICRO_BATCHES = 2
 def train(pair: Pair) -> list[float]:
     """Train for one epoch; return the loss of each optimizer step."""
     student, teacher, loss_fn = pair.student, pair.teacher, pair.loss_fn
-    loader = DataLoader(pair.samples, batch_size=2, collate_fn=pair.collate)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(pair.samples, batch_size=2, collate_fn=pair.collate)  # type: ignore[arg-type]
     trained = [*student.parameters(), *loss_fn.parameters()]
     optimizer = AdamW([{"params": student.parameters(), "lr": 1e-2}, *loss_fn.param_groups(lr=2e-2)], weight_decay=0.0)
     losses = []

@@ -46,7 +46,7 @@ def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
         pair.student,
         TrainingArguments(output_dir=str(folder), **(defaults | options)),
         data_collator=pair.collate,
-        train_dataset=pair.samples,  # type: ignore[arg-type]
+        train_dataset=pair.samples,
         loss_fn=pair.loss_fn,
         teacher=pair.teacher,
         projector_lr=2e-2,

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from itertools import islice
+from multiprocessing import get_context
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
@@ -70,9 +71,9 @@ def run_rank(rank: int, folder: str, results: SimpleQueue[list[float]]) -> None:
 
 def train_in_two_processes() -> list[float]:
     """Start both processes and return the loss of each optimizer step."""
-    results = multiprocessing.get_context("spawn").SimpleQueue()
+    results = get_context("spawn").SimpleQueue()
     with TemporaryDirectory() as folder:
-        multiprocessing.spawn(run_rank, args=(folder, results), nprocs=RANKS)  # type: ignore[no-untyped-call]
+        spawn(run_rank, args=(folder, results), nprocs=RANKS)  # type: ignore[no-untyped-call]
     losses: list[float] = results.get()
     return losses
 

@@ -24,7 +24,8 @@ def projector_groups(trainer: Trainer, loss_fn: DSKDLoss, *, lr: float) -> list[
     Raises:
         ConfigurationError: the loss hangs on the student, and so is in the optimizer already.
     """
-    names = shared_parameters(loss_fn, trainer.model)
+    student: Any = trainer.model
+    names = shared_parameters(loss_fn, student)
     if names:
         raise ConfigurationError(
             f"The loss is part of the student ({names[0]!r} is a parameter of both), so it would be saved with it. "

@@ -213,7 +213,7 @@ class DSKDTrainerMixin(Base):
             if prediction_loss_only:
                 return loss, None, None
             student = WrappedModel(model, self.accelerator.unwrap_model(model))
-            states = self.loss_fn.states(student, inputs, "student")  # type: ignore[arg-type]
+            states = self.loss_fn.states(student, inputs, "student")
             logits = states.head.logits(states.hidden_states)
         return loss, logits, inputs.get("student_labels", inputs.get("labels"))
 
