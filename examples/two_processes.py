@@ -73,7 +73,7 @@ def train_in_two_processes() -> list[float]:
     """Start both processes and return the loss of each optimizer step."""
     results = get_context("spawn").SimpleQueue()
     with TemporaryDirectory() as folder:
-        spawn(run_rank, args=(folder, results), nprocs=RANKS)  # type: ignore[no-untyped-call]
+        spawn(run_rank, args=(folder, results), nprocs=RANKS)
     losses: list[float] = results.get()
     return losses
 
