@@ -28,7 +28,7 @@ class StudentWithProjectors(nn.Module):
         teacher: the teacher. It is put into evaluation mode; put it on the student's device yourself.
 
     Raises:
-        InputError: an argument is of the wrong kind, or teacher and student share parameters.
+        InputError: an argument is of the wrong kind, or teacher and student share parameters that are trained.
 
     Examples:
         >>> import torch
@@ -97,7 +97,7 @@ def require_parts(student: object, loss_fn: object, teacher: object) -> None:
     Args:
         student: must be a module.
         loss_fn: must be a `DSKDLoss`.
-        teacher: must be a module that has no parameter of the student.
+        teacher: must be a module that has no trainable parameter of the student.
 
     Raises:
         InputError: one of them is not; the message names it.
@@ -120,6 +120,8 @@ def require_parts(student: object, loss_fn: object, teacher: object) -> None:
 
 
 def shared_parameters(module: nn.Module, other: nn.Module) -> list[str]:
-    """Return the names in `module` of the parameters that `other` has too."""
+    """Return the names in `module` of the trainable parameters that `other` has too."""
     theirs = {id(parameter) for parameter in other.parameters()}
-    return [name for name, parameter in module.named_parameters() if id(parameter) in theirs]
+    return [
+        name for name, parameter in module.named_parameters() if parameter.requires_grad and id(parameter) in theirs
+    ]

@@ -62,6 +62,8 @@ def test_parts_that_share_parameters_are_refused() -> None:
     pair.teacher.set_input_embeddings(pair.student.get_input_embeddings())
     with pytest.raises(InputError, match=r"share parameters \('transformer\.wte\.weight' among them\)"):
         StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    pair.student.get_input_embeddings().requires_grad_(False)
+    StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)  # what is frozen changes nobody
 
 
 def test_an_accelerator_that_divides_by_itself_is_refused() -> None:
