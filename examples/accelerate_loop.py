@@ -39,7 +39,7 @@ def train(pair: Pair) -> list[float]:
             out = model(batch, num_items_in_batch=num_items)
             accelerator.backward(out.loss * accelerator.num_processes)
             loss += accelerator.reduce(out.loss.detach(), reduction="sum").item()
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        accelerator.clip_grad_norm_(model.parameters(), 0.4)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)

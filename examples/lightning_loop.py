@@ -43,7 +43,7 @@ def train(pair: Pair, **options: Any) -> list[float]:
         "devices": 1,
         "max_epochs": 1,
         "accumulate_grad_batches": 2,
-        "gradient_clip_val": 1.0,
+        "gradient_clip_val": 0.4,
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,

@@ -37,7 +37,7 @@ def train(pair: Pair) -> list[float]:
             out = loss_fn.run(student, teacher, batch, num_items_in_batch=num_items)
             out.loss.backward()
             loss += out.loss.item()
-        clip_grad_norm_(trained, 1.0)
+        clip_grad_norm_(trained, 0.4)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)

@@ -28,7 +28,7 @@ def train(pair: Pair) -> list[float]:
                 num_train_epochs=1,
                 learning_rate=1e-2,
                 lr_scheduler_type="constant",
-                max_grad_norm=1.0,
+                max_grad_norm=0.4,
                 train_sampling_strategy="sequential",  # the order of the other examples
                 bf16=False,  # and their precision
                 activation_checkpointing=True,  # TRL's default, by the name that transformers has for it

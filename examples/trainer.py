@@ -34,7 +34,7 @@ def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
         "num_train_epochs": 1,
         "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
-        "max_grad_norm": 1.0,
+        "max_grad_norm": 0.4,
         "train_sampling_strategy": "sequential",  # the order of the other examples
         "logging_steps": 1,
         "save_strategy": "no",

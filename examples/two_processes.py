@@ -51,7 +51,7 @@ def train(pair: Pair) -> list[float]:
                 out = wrapped(batch, num_items_in_batch=num_items)
                 (out.loss * ranks).backward()  # the wrapper averages over ranks, but a mean over all tokens is a sum
             loss += out.loss.detach()
-        clip_grad_norm_(model.parameters(), 1.0)
+        clip_grad_norm_(model.parameters(), 0.4)
         optimizer.step()
         optimizer.zero_grad()
         dist.all_reduce(loss)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from dskd_components import DSKDSpec
+from dskd_components import DSKDSpec, scored_tokens
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from examples import accelerate_loop, lightning_loop, on_policy, plain_loop, sft_trainer, trainer, two_processes
 from examples.tiny import Pair, tiny_pair
@@ -46,23 +46,30 @@ def test_every_loop_gives_the_curve_of_the_plain_one(loop: str, plain_curve: lis
     assert LOOPS[loop]() == pytest.approx(plain_curve, rel=1e-5)
 
 
-def test_a_loop_that_divides_micro_batches_by_themselves_gives_another_curve(plain_curve: list[float]) -> None:
-    """The comparison above would notice: here every micro-batch is divided by its own tokens."""
+def wrong_curve(scale: float, *, by_batch: bool) -> list[float]:
+    """The plain loop with a mistake: gradients of another scale, or micro-batches divided by their own tokens."""
     pair = tiny_pair()
-    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher).train()
     optimizer = torch.optim.AdamW(model.param_groups(lr=1e-2, projector_lr=2e-2))
     losses = []
     for start in range(0, len(pair.samples), 4):
+        window = [pair.collate(pair.samples[first : first + 2]) for first in (start, start + 2)]
         loss = 0.0
-        for part in (slice(start, start + 2), slice(start + 2, start + 4)):
-            out = pair.loss_fn.run(pair.student, pair.teacher, pair.collate(pair.samples[part]))
-            (out.loss / 2).backward()
-            loss += out.loss.item() / 2
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for batch in window:
+            out = model(batch, num_items_in_batch=2 * scored_tokens(batch) if by_batch else scored_tokens(window))
+            (out.loss * scale).backward()
+            loss += out.loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.4)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
-    assert max(abs(ours - theirs) / theirs for ours, theirs in zip(losses, plain_curve, strict=True)) > 1e-4
+    return losses
+
+
+@pytest.mark.parametrize(("scale", "by_batch"), [(1.0, True), (0.5, False), (2.0, False)])
+def test_the_comparison_would_notice(scale: float, by_batch: bool, plain_curve: list[float]) -> None:
+    assert wrong_curve(1.0, by_batch=False) == pytest.approx(plain_curve, rel=1e-6)
+    assert wrong_curve(scale, by_batch=by_batch) != pytest.approx(plain_curve, rel=5e-5)
 
 
 def test_what_the_student_writes_both_models_score() -> None:
