@@ -52,6 +52,7 @@ from dskd_components.registry import (
     list_components,
     use_plugins,
 )
+from dskd_components.scored_tokens import scored_tokens
 from dskd_components.spec import DSKDSpec
 from dskd_components.spec_file import SpecFileError, load_multi_teacher_spec, load_spec
 from dskd_components.states import LMStates
@@ -101,5 +102,6 @@ __all__ = [
     "list_components",
     "load_multi_teacher_spec",
     "load_spec",
+    "scored_tokens",
     "use_plugins",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch.utils import _pytree as pytree
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -27,3 +29,11 @@ class DSKDOutput:
     terms: Mapping[str, Tensor]
     counts: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor]
+
+
+# Wrappers such as FSDP look for the tensors in what a module returns, to know when its backward pass begins.
+pytree.register_pytree_node(
+    DSKDOutput,
+    lambda output: ([output.loss, output.terms, output.counts, output.metrics], None),
+    lambda values, _: DSKDOutput(**dict(zip(("loss", "terms", "counts", "metrics"), values, strict=True))),
+)

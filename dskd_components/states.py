@@ -244,16 +244,26 @@ class LMStates:
             >>> states.targets
             tensor([[   5,    6, -100]])
         """
-        targets = torch.full_like(labels, IGNORE_INDEX)
-        targets[:, :-1] = labels[:, 1:]
-        if segment_ids is not None:
-            crosses = segment_ids[:, :-1] != segment_ids[:, 1:]
-            targets[:, :-1][crosses] = IGNORE_INDEX
         return cls(
             hidden_states=hidden_states,
-            targets=targets,
+            targets=shifted_targets(labels, segment_ids),
             head=head,
             input_ids=input_ids,
             embedding=embedding,
             segment_ids=segment_ids,
         )
+
+
+def shifted_targets(labels: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+    """Return ``[B, T]``: what each position predicts, given labels as Hugging Face has them.
+
+    Args:
+        labels: ``[B, T]``, int64, -100 where no token is scored; not shifted.
+        segment_ids: as in `LMStates`.
+    """
+    targets = torch.full_like(labels, IGNORE_INDEX)
+    targets[:, :-1] = labels[:, 1:]
+    if segment_ids is not None:
+        crosses = segment_ids[:, :-1] != segment_ids[:, 1:]
+        targets[:, :-1][crosses] = IGNORE_INDEX
+    return targets

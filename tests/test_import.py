@@ -23,8 +23,19 @@ print(json.dumps([imported, without_look_up, sorted(sys.modules)]))
 def test_what_is_loaded() -> None:
     found = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     imported, without_look_up, after_look_up = (set(modules) for modules in json.loads(found.stdout))
-    heavy = {"transformers", "tokenizers", "hypothesis", "matplotlib", "pytest", "rich"}
+    heavy = {
+        "transformers",
+        "tokenizers",
+        "hypothesis",
+        "matplotlib",
+        "pytest",
+        "rich",
+        "accelerate",
+        "lightning",
+        "trl",
+    }
     assert not heavy & after_look_up
+    assert not any(module.startswith("dskd_components.integrations") for module in after_look_up)
 
     plugins = {entry_point.module for entry_point in entry_points(group="dskd_components")}
     assert {"dskd_components.builtin", "dskd_divergences.plugin"} <= plugins

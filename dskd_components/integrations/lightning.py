@@ -1,0 +1,169 @@
+"""`DSKDLightningModule`: the loss in a `lightning.Trainer`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DeepSpeedStrategy
+
+from dskd_components.errors import ConfigurationError
+from dskd_components.integrations.student_with_projectors import StudentWithProjectors
+from dskd_components.integrations.token_means import TokenMeans
+from dskd_components.scored_tokens import scored_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from dskd_components.loss import DSKDLoss
+
+
+class DSKDLightningModule(LightningModule):
+    """Distils a student in a `lightning.Trainer`, with its accumulation, clipping, precision and strategies.
+
+    Lightning does not look ahead, so while a window accumulates nobody knows how many tokens it will score. Gradients
+    are therefore made for the tokens of its first micro-batch and, the loss being linear in that, corrected once before
+    the optimizer's step: windows of uneven micro-batches give the gradient of the whole.
+
+    Logged are ``train_loss`` and each term and metric with that prefix, as means over the scored tokens of each
+    optimizer step, and ``val_loss`` and the others over those of each validation.
+
+    Args:
+        student: the student. ``module.student.save_pretrained(folder)`` exports it clean.
+        teacher: the teacher. It goes along to the device, but is in no checkpoint.
+        loss_fn: the loss; its parameters are in the checkpoints.
+        lr: the student's learning rate.
+        projector_lr: that of projectors and aligner; None: as the student's.
+        weight_decay: of all. Override ``configure_optimizers`` for anything else, with ``self.param_groups()``.
+
+    Raises:
+        InputError: loss, student and teacher do not go together.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        loss_fn: DSKDLoss,
+        *,
+        lr: float = 5e-5,
+        projector_lr: float | None = None,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.distillation = StudentWithProjectors(student, loss_fn, teacher)
+        self.lr = lr
+        self.projector_lr = projector_lr
+        self.weight_decay = weight_decay
+        self._begin_window()
+        self._train_means, self._validation_means = TokenMeans(), TokenMeans()
+
+    @property
+    def student(self) -> Any:
+        """The student."""
+        return self.distillation.student
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups of student, projectors and aligner."""
+        return self.distillation.param_groups(
+            lr=self.lr, projector_lr=self.projector_lr, weight_decay=self.weight_decay
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW over `param_groups`."""
+        return torch.optim.AdamW(self.param_groups())
+
+    def setup(self, stage: str) -> None:
+        """Refuse what would leave the loss wrongly normalised.
+
+        Args:
+            stage: as in Lightning.
+
+        Raises:
+            ConfigurationError: DeepSpeed, which keeps gradients to itself.
+        """
+        if stage == "fit" and isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            raise ConfigurationError(
+                "DeepSpeedStrategy keeps gradients to itself, so they cannot be divided by the tokens of a window. Use "
+                "DDP or FSDP, or StudentWithProjectors in a loop of your own."
+            )
+
+    def on_fit_start(self) -> None:
+        """Begin anew, and bring the teacher along to the device."""
+        self._begin_window()
+        self._train_means = TokenMeans()
+        self.distillation.teacher.to(self.device)
+
+    def on_validation_start(self) -> None:
+        """Bring the teacher along to the device."""
+        self.distillation.teacher.to(self.device)
+
+    def _begin_window(self) -> None:
+        self._divided_by: Tensor | None = None
+        self._scored: Tensor | None = None
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the loss of one micro-batch, scaled so that Lightning's divisions cancel.
+
+        Args:
+            batch: as in `DSKDLoss.run`.
+            batch_idx: its number.
+        """
+        scored = scored_tokens(batch)
+        summed = self.distillation.loss_fn.spec.reduction == "sum"
+        if self._divided_by is None or self._scored is None:
+            self._divided_by = self._sum_over_ranks(scored).clamp_min(1)
+            self._scored = torch.zeros_like(scored)
+        self._scored = self._scored + scored
+        output = self.distillation(batch, num_items_in_batch=None if summed else self._divided_by)
+        self._train_means.add(output, scored=scored, divided_by=1 if summed else self._divided_by)
+        loss: Tensor = output.loss
+        # Lightning divides by the micro-batches of a window, and its strategies average over ranks.
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the gradients of a window by all the tokens that it scores, and log it.
+
+        Args:
+            optimizer: whose parameters they are.
+        """
+        assert self._divided_by is not None
+        assert self._scored is not None
+        if self.distillation.loss_fn.spec.reduction == "mean":
+            correction = float(self._divided_by) / max(float(self._sum_over_ranks(self._scored)), 1.0)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(correction)
+        self._begin_window()
+        self._log("train", self._train_means)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the means of a validation."""
+        self._validation_means = TokenMeans()
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        """Add one batch to the means of a validation.
+
+        Args:
+            batch: as in `DSKDLoss.run`.
+            batch_idx: its number.
+        """
+        scored = scored_tokens(batch)
+        summed = self.distillation.loss_fn.spec.reduction == "sum"
+        self._validation_means.add(self.distillation(batch), scored=scored, divided_by=1 if summed else scored)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means of a validation."""
+        self._log("val", self._validation_means)
+
+    def _log(self, prefix: str, means: TokenMeans) -> None:
+        values = means.take(self._sum_over_ranks)
+        self.log_dict({f"{prefix}_{name}": value for name, value in values.items()}, batch_size=1)
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        summed: Tensor = self.trainer.strategy.reduce(values.clone(), reduce_op="sum")
+        return summed

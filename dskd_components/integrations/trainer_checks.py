@@ -1,0 +1,115 @@
+"""What a trainer must be like for the loss to be right in it, in words where it is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dskd_components.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import Trainer
+
+LOOP_OF_YOUR_OWN = (
+    "Wrap dskd_components.integrations.student_with_projectors.StudentWithProjectors in a loop of your own or in "
+    "Accelerate instead (docs/training-loops.md)."
+)
+
+
+def require_hooks(trainer: type, mixin: type) -> None:
+    """Refuse a version of the trainer that lacks a method which the mixin overrides, since it would never be called.
+
+    Args:
+        trainer: the class that the mixin is for.
+        mixin: the mixin.
+
+    Raises:
+        ImportError: a method is missing; the message names it.
+    """
+    own = {"__init__", "count_scored_tokens", "_run", "_sum_over_ranks", "_evaluated"}
+    methods = [name for name, value in vars(mixin).items() if callable(value) and name not in own]
+    missing = [name for name in methods if not hasattr(trainer, name)]
+    if missing:
+        raise ImportError(
+            f"transformers.Trainer has no {', '.join(missing)}, which {mixin.__name__} needs. It was written for "
+            "transformers 5.23; install that version or a later one of the same major version."
+        )
+
+
+def require_plain_set_up(trainer: Trainer) -> None:
+    """Refuse settings that the loss would ignore, or with which it would be wrong.
+
+    Args:
+        trainer: the trainer, once it is built.
+
+    Raises:
+        ConfigurationError: there is one; the message names it and what to do.
+    """
+    if trainer.compute_loss_func is not None:
+        raise ConfigurationError("compute_loss_func: the loss is loss_fn's. Leave compute_loss_func out.")
+    if trainer.args.label_smoothing_factor:
+        raise ConfigurationError(
+            f"label_smoothing_factor={trainer.args.label_smoothing_factor}: the loss has no label smoothing. "
+            "Set it to 0."
+        )
+    if trainer.args.n_gpu > 1:
+        raise ConfigurationError(
+            f"One process with {trainer.args.n_gpu} GPUs would use torch.nn.DataParallel, which splits batches apart. "
+            "Start one process a GPU, by torchrun or `accelerate launch`, or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
+        )
+    for used, engine in ((trainer.is_fsdp_enabled, "FSDP"), (trainer.is_deepspeed_enabled, "DeepSpeed")):
+        if used:
+            raise ConfigurationError(
+                f"{engine}: under a Trainer it takes one model, the student, and would not know the projectors. "
+                f"{LOOP_OF_YOUR_OWN}"
+            )
+    sizes = {"tensor": trainer.get_tp_size(), "context": trainer.get_cp_size(), "sequence": trainer.get_sp_size()}
+    for name, size in sizes.items():
+        if size > 1:
+            raise ConfigurationError(
+                f"{name} parallelism of size {size}: the loss needs whole texts and a whole student on each rank of a "
+                f"Trainer. {LOOP_OF_YOUR_OWN}"
+            )
+
+
+def require_in_optimizer(optimizer: torch.optim.Optimizer, loss_fn: nn.Module) -> None:
+    """Refuse an optimizer that would leave trainable parameters of the loss as they are.
+
+    Args:
+        optimizer: given by the user.
+        loss_fn: the loss.
+
+    Raises:
+        ConfigurationError: one is missing; the message names it.
+    """
+    optimised = _optimised(optimizer)
+    for name, parameter in loss_fn.named_parameters():
+        if parameter.requires_grad and id(parameter) not in optimised:
+            raise ConfigurationError(
+                f"optimizers: the optimizer has no parameter {name!r} of the loss, so it would never be trained. Build "
+                "it from [*student_groups, *loss_fn.param_groups(lr=...)], after loss_fn is on its device."
+            )
+
+
+def require_not_in_optimizer(optimizer: torch.optim.Optimizer, teacher: nn.Module) -> None:
+    """Refuse an optimizer that has parameters of the teacher.
+
+    Args:
+        optimizer: of the student.
+        teacher: the teacher.
+
+    Raises:
+        ConfigurationError: it has one; the message names it.
+    """
+    optimised = _optimised(optimizer)
+    for name, parameter in teacher.named_parameters():
+        if id(parameter) in optimised:
+            raise ConfigurationError(
+                f"optimizers: the optimizer has the teacher's parameter {name!r}. The teacher is a constant; leave its "
+                "parameters out."
+            )
+
+
+def _optimised(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

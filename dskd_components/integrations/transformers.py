@@ -1,0 +1,305 @@
+"""`DSKDTrainerMixin` and `DSKDTrainer`: the loss in a `transformers.Trainer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from dskd_components.integrations.projector_callback import ProjectorCallback
+from dskd_components.integrations.projector_files import load_projectors, save_projectors
+from dskd_components.integrations.projector_groups import projector_groups
+from dskd_components.integrations.ranks import reduce_gradients
+from dskd_components.integrations.repeated_samples import first_rows, own_rows
+from dskd_components.integrations.student_with_projectors import require_parts
+from dskd_components.integrations.token_means import TokenMeans
+from dskd_components.integrations.trainer_checks import (
+    require_hooks,
+    require_in_optimizer,
+    require_not_in_optimizer,
+    require_plain_set_up,
+)
+from dskd_components.integrations.wrapped_model import WrappedModel
+from dskd_components.scored_tokens import scored_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from dskd_components.loss import DSKDLoss
+    from dskd_components.output import DSKDOutput
+
+    Base = Trainer
+else:
+    Base = object
+
+
+class DSKDTrainerMixin(Base):
+    """Makes a `transformers.Trainer`, or a class derived from it, train its model by `DSKDLoss`.
+
+    The trainer's model is the student and stays as it is: it is saved without a trace of the projectors. These are
+    optimised, clipped and logged along with it, their gradients averaged over ranks, and kept in the folder
+    ``projectors`` of each checkpoint, from which a run resumes. The loss divides by the scored student tokens of the
+    whole accumulation window, over all ranks if ``average_tokens_across_devices``. No column of the data is removed.
+
+    Terms and metrics are logged as means over the scored tokens since the last log, those of an evaluation (and
+    ``eval_loss``) as means over its scored tokens.
+
+    Args:
+        *args: as in the trainer.
+        loss_fn: the loss.
+        teacher: the teacher. It is moved to the trainer's device, put into evaluation mode, and gets no gradients.
+        projector_lr: learning rate of projectors and aligner; None: that of the student. The trainer's schedule
+            and weight decay apply to both.
+        **kwargs: as in the trainer.
+
+    Raises:
+        ConfigurationError: an argument of the trainer does not go together with this loss; the message names it.
+        InputError: loss, student and teacher do not go together.
+
+    Examples:
+        >>> from trl import SFTTrainer
+        >>> class DSKDSFTTrainer(DSKDTrainerMixin, SFTTrainer):
+        ...     pass
+    """
+
+    loss_is_scaled_for_ga = True
+    """The loss is divided by what the whole window scores, so the trainer must not divide it by the steps again."""
+
+    def __init__(
+        self, *args: Any, loss_fn: DSKDLoss, teacher: nn.Module, projector_lr: float | None = None, **kwargs: Any
+    ) -> None:
+        self.loss_fn = loss_fn
+        self.teacher = teacher
+        self.projector_lr = projector_lr
+        self._train_means = TokenMeans()
+        self._evaluation_means = TokenMeans()
+        super().__init__(*args, **kwargs)
+        require_plain_set_up(self)
+        require_parts(self.model, loss_fn, teacher)
+        teacher.eval().requires_grad_(False)
+        if any(parameter.device != self.args.device for parameter in teacher.parameters()):
+            teacher.to(self.args.device)
+        loss_fn.to(self.args.device)
+        self.add_callback(ProjectorCallback(loss_fn))
+
+    # ---- The loss ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of one micro-batch.
+
+        Args:
+            model: the student, as the trainer has wrapped it.
+            inputs: the columns that `DSKDLoss.run` reads.
+            return_outputs: whether to return the `DSKDOutput`, too.
+            num_items_in_batch: the scored student tokens of the accumulation window; None: those of this batch.
+
+        Raises:
+            InputError: as in `DSKDLoss.run`.
+        """
+        output = self._run(model, inputs, num_items_in_batch)
+        loss = output.loss
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # Gradients are averaged over ranks, but the count is a sum over them.
+            loss = loss * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def _run(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> DSKDOutput:
+        self.loss_fn.train(model.training)
+        summed = self.loss_fn.spec.reduction == "sum"
+        num_items = None if summed else num_items_in_batch
+        student = WrappedModel(model, self.accelerator.unwrap_model(model))
+        output = self.loss_fn.run(student, self.teacher, inputs, num_items_in_batch=num_items)  # type: ignore[arg-type]
+        if model.training:
+            scored = scored_tokens(inputs)
+            divided_by = 1 if summed else scored if num_items is None else num_items
+            self._train_means.add(output, scored=scored, divided_by=divided_by)
+        return output
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Return the micro-batches of the next optimizer step, and how many tokens they score."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, self.count_scored_tokens(batches, device)
+
+    def count_scored_tokens(self, batches: Iterable[dict[str, Any]], device: torch.device) -> Tensor:
+        """Count the scored student tokens of an accumulation window, over all ranks if the trainer is told to.
+
+        Who replaces batches after they were loaded, as on-policy training does, overrides `get_batch_samples` and
+        counts again by this.
+
+        Args:
+            batches: this rank's micro-batches of the window.
+            device: where the result is wanted.
+        """
+        count = scored_tokens(batches).to(device)
+        return self._sum_over_ranks(count) if self.args.average_tokens_across_devices else count
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Run one micro-batch forward and backward; after the last of a window, average the projectors' gradients."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.accelerator.sync_gradients:
+            reduce_gradients(self.loss_fn)
+        return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return super()._clip_grad_norm(nn.ModuleList([model, self.loss_fn]))  # type: ignore[no-untyped-call]
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        everything = nn.ModuleList([model, self.loss_fn])
+        return super()._get_grad_norm(everything, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        summed: Tensor = self.accelerator.reduce(values, reduction="sum")
+        return summed
+
+    # ---- The data ----
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:  # noqa: ARG002
+        return dataset
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:  # noqa: ARG002
+        return data_collator
+
+    # ---- The optimizer ----
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the trainer's optimizer, with groups for the parameters of the loss.
+
+        Args:
+            model: as in the trainer.
+
+        Raises:
+            ConfigurationError: an optimizer given by the user lacks them, or has parameters of the teacher.
+        """
+        given = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if given:
+            require_in_optimizer(optimizer, self.loss_fn)
+        else:
+            lr = self.args.learning_rate if self.projector_lr is None else self.projector_lr
+            for group in projector_groups(self, self.loss_fn, lr=lr):
+                optimizer.add_param_group(group)
+        require_not_in_optimizer(optimizer, self.teacher)
+        return optimizer
+
+    # ---- Evaluation and logs ----
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the loss of one batch and, unless it is wanted alone, the student's logits and labels.
+
+        Args:
+            model: the student.
+            inputs: the columns that `DSKDLoss.run` reads.
+            prediction_loss_only: whether to return the loss alone.
+            ignore_keys: not used.
+        """
+        del ignore_keys
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self._evaluated(model, inputs)
+            if prediction_loss_only:
+                return loss, None, None
+            student = WrappedModel(model, self.accelerator.unwrap_model(model))
+            states = self.loss_fn.states(student, inputs, "student")
+            logits = states.head.logits(states.hidden_states)
+        return loss, logits, inputs.get("student_labels", inputs.get("labels"))
+
+    def _evaluated(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """Return the loss of a batch, and add the batch to the means without what other ranks have, too."""
+        ends = self.accelerator.gradient_state.end_of_dataloader
+        remainder = self.accelerator.gradient_state.remainder
+        weight = 1
+        # Packed rows hold several samples, so they cannot be told apart.
+        if ends and remainder > 0 and "student_segment_ids" not in inputs and self.accelerator.num_processes > 1:
+            rows = own_rows(inputs, rank=self.accelerator.process_index, remainder=remainder)
+            # Without any, the batch is run all the same, so that every rank has the same terms to add up.
+            inputs, weight = (first_rows(inputs, rows), 1) if rows else (inputs, 0)
+        output = self._run(model, inputs, None)
+        scored = scored_tokens(inputs) * weight
+        divided_by = weight if self.loss_fn.spec.reduction == "sum" else scored
+        self._evaluation_means.add(output, scored=scored, divided_by=divided_by)
+        return output.loss
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """Evaluate; loss, terms and metrics are means over all scored tokens, whatever the batches."""
+        self._evaluation_means = TokenMeans()
+        result = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        means = self._evaluation_means.take(self._sum_over_ranks)
+        named = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        return result._replace(metrics={**(result.metrics or {}), **named})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and with the training loss the terms and metrics of the same steps.
+
+        Args:
+            logs: what the trainer logs.
+            start_time: as in the trainer.
+        """
+        if "loss" in logs:
+            # All ranks log the training loss together, so they may add up here.
+            logs = self._train_means.take(self._sum_over_ranks) | logs
+        super().log(logs, start_time)
+
+    # ---- Checkpoints ----
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            # First, because the trainer deletes older checkpoints once it is done with this one.
+            save_projectors(self.loss_fn, folder)
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_projectors(self.loss_fn, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            load_projectors(self.loss_fn, self.state.best_model_checkpoint)
+
+
+class DSKDTrainer(DSKDTrainerMixin, Trainer):
+    """`transformers.Trainer` with `DSKDLoss`.
+
+    Args:
+        *args: as in `transformers.Trainer`.
+        loss_fn: as in `DSKDTrainerMixin`.
+        teacher: likewise.
+        projector_lr: likewise.
+        **kwargs: as in `transformers.Trainer`.
+
+    Examples:
+        >>> trainer = DSKDTrainer(  # doctest: +SKIP
+        ...     student,
+        ...     TrainingArguments(output_dir="output", learning_rate=5e-4),
+        ...     data_collator=DualTokenizerCollator(student_tokenizer, teacher_tokenizer),
+        ...     train_dataset=samples,
+        ...     loss_fn=loss_fn,
+        ...     teacher=teacher,
+        ...     projector_lr=1e-3,
+        ... )
+    """
+
+
+require_hooks(Trainer, DSKDTrainerMixin)

@@ -1,0 +1,73 @@
+"""Student and loss as one module; and what Accelerate's helper refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.utils import _pytree as pytree
+
+from dskd_components import ConfigurationError, InputError
+from dskd_components.integrations.accelerate import micro_batches
+from dskd_components.integrations.student_with_projectors import StudentWithProjectors
+from examples.tiny import tiny_pair
+
+
+def test_its_forward_is_a_run_of_the_loss() -> None:
+    pair = tiny_pair()
+    batch = pair.collate(pair.samples[:3])
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    found = model(batch, num_items_in_batch=50)
+    expected = pair.loss_fn.run(pair.student, pair.teacher, batch, num_items_in_batch=50)
+    assert torch.equal(found.loss, expected.loss)
+
+
+def test_the_teacher_is_no_part_of_it() -> None:
+    pair = tiny_pair()
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher.train())
+    assert not pair.teacher.training
+    pair.teacher.train()
+    model.train()
+    assert model.training
+    assert not pair.teacher.training
+    assert model.teacher is pair.teacher
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"student", "loss_fn"}
+    owned = {id(parameter) for group in model.param_groups(lr=1.0) for parameter in group["params"]}
+    assert owned == {id(parameter) for parameter in (*pair.student.parameters(), *pair.loss_fn.parameters())}
+
+
+def test_groups_have_their_rates_and_leave_out_what_is_frozen() -> None:
+    pair = tiny_pair()
+    frozen = next(pair.student.parameters()).requires_grad_(False)
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    student, *rest = model.param_groups(lr=1e-3, projector_lr=1e-2, weight_decay=0.1)
+    assert all(parameter is not frozen for parameter in student["params"])
+    assert [group["lr"] for group in (student, *rest)] == [1e-3, *[1e-2] * len(rest)]
+    assert {group["weight_decay"] for group in (student, *rest)} == {0.1}
+    assert model.param_groups(lr=1e-3)[1]["lr"] == 1e-3
+
+
+def test_wrappers_find_the_loss_in_its_output() -> None:
+    pair = tiny_pair()
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    out = model(pair.collate(pair.samples[:2]))
+    leaves, structure = pytree.tree_flatten(out)
+    assert [leaf for leaf in leaves if leaf.requires_grad] == [out.loss]
+    again = pytree.tree_unflatten(leaves, structure)
+    assert (again.loss, again.terms, again.counts, again.metrics) == (out.loss, out.terms, out.counts, out.metrics)
+
+
+def test_parts_that_share_parameters_are_refused() -> None:
+    pair = tiny_pair()
+    pair.teacher.set_input_embeddings(pair.student.get_input_embeddings())
+    with pytest.raises(InputError, match=r"share parameters \('transformer\.wte\.weight' among them\)"):
+        StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    pair.student.get_input_embeddings().requires_grad_(False)
+    StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)  # what is frozen changes nobody
+
+
+def test_an_accelerator_that_divides_by_itself_is_refused() -> None:
+    pair = tiny_pair()
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    with pytest.raises(ConfigurationError, match=r"gradient_accumulation_steps=4.*Leave it at 1"):
+        next(micro_batches(Accelerator(gradient_accumulation_steps=4), model, [pair.collate(pair.samples[:1])]))
