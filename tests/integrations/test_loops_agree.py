@@ -66,7 +66,7 @@ def wrong_curve(scale: float, *, by_batch: bool) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize(("scale", "by_batch"), [(1.0, True), (0.5, False), (2.0, False)])
+@pytest.mark.parametrize(("scale", "by_batch"), [(1.0, True), (0.5, False)])
 def test_the_comparison_would_notice(scale: float, by_batch: bool, plain_curve: list[float]) -> None:
     assert wrong_curve(1.0, by_batch=False) == pytest.approx(plain_curve, rel=1e-6)
     assert wrong_curve(scale, by_batch=by_batch) != pytest.approx(plain_curve, rel=5e-5)
