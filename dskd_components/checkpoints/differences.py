@@ -76,7 +76,7 @@ def _differs(path: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bo
         known = before.get(_holder(path, before)) is not None and now.get(_holder(path, now)) is not None
         if not known and not path.startswith("plugins"):
             return False
-    return before.get(path, NOTHING) != now.get(path, NOTHING)
+    return bool(before.get(path, NOTHING) != now.get(path, NOTHING))
 
 
 def _holder(path: str, leaves: Mapping[str, Any]) -> str:

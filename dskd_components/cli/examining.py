@@ -82,7 +82,7 @@ def _report(
             progress.update(task, description=f"loading the {side}")
             models.append(load_model(source, device))
         return examine(
-            DSKDLoss,  # type: ignore[arg-type]  # of the class only from_models is used
+            DSKDLoss,
             *models,
             *tokenizers,
             spec=spec,

@@ -44,9 +44,10 @@ def load_model(source: str, device: str) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(source, dtype="auto", output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto", output_loading_info=True)
     except Exception as error:  # whatever is wrong with somebody's files
         raise _unreadable("causal language model", source, error) from error
+    model, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ConfigurationError(

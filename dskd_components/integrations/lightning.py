@@ -118,7 +118,8 @@ class DSKDLightningModule(LightningModule):
             self._divided_by = self._sum_over_ranks(scored).clamp_min(1)
             self._scored = torch.zeros_like(scored)
         self._scored = self._scored + scored
-        output = self.distillation(batch, num_items_in_batch=None if summed else self._divided_by)
+        num_items = None if summed else self._divided_by
+        output = self.distillation(batch, num_items_in_batch=num_items, step=self.global_step)
         self._train_means.add(output, scored=scored, divided_by=1 if summed else self._divided_by)
         loss: Tensor = output.loss
         # Lightning divides by the micro-batches of a window, and its strategies average over ranks.
@@ -154,7 +155,8 @@ class DSKDLightningModule(LightningModule):
         """
         scored = scored_tokens(batch)
         summed = self.distillation.loss_fn.spec.reduction == "sum"
-        self._validation_means.add(self.distillation(batch), scored=scored, divided_by=1 if summed else scored)
+        output = self.distillation(batch, step=self.global_step)
+        self._validation_means.add(output, scored=scored, divided_by=1 if summed else scored)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of a validation."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from dskd_components.integrations.ranks import synchronise
+from dskd_components.distributed import synchronise
 
 if TYPE_CHECKING:
     from dskd_components.loss import DSKDLoss

@@ -1,13 +1,11 @@
-"""Projectors and aligner beside a checkpoint, as safetensors."""
+"""Projectors and aligner beside a checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from safetensors.torch import load_file, save_file
-
-from dskd_components.errors import InputError
+from dskd_components.errors import CheckpointError
 
 if TYPE_CHECKING:
     from dskd_components.loss import DSKDLoss
@@ -15,49 +13,34 @@ if TYPE_CHECKING:
 FOLDER: Final = "projectors"
 """The folder within a checkpoint."""
 
-FILE: Final = "projectors.safetensors"
-
 
 def save_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
-    """Write the parameters of a loss into a checkpoint.
+    """Save a loss into a checkpoint.
 
     Args:
         loss_fn: the loss.
         checkpoint: the folder of the checkpoint; made if it is not there.
+
+    Raises:
+        CheckpointError: as in `DSKDLoss.save`.
     """
-    folder = Path(checkpoint) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{FILE}.unfinished"
-    tensors = {name: tensor.contiguous() for name, tensor in loss_fn.state_dict().items()}
-    save_file(tensors, unfinished, metadata={"format": "pt"})
-    unfinished.replace(folder / FILE)
+    loss_fn.save(Path(checkpoint) / FOLDER)
 
 
 def load_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
-    """Read the parameters of a loss from a checkpoint.
+    """Restore a loss from a checkpoint.
 
     Args:
         loss_fn: the loss, made from the spec that the checkpoint was made with.
         checkpoint: the folder of the checkpoint.
 
     Raises:
-        InputError: there are none, or they are of another loss; the message names what differs.
+        CheckpointError: there is none, or as in `DSKDLoss.restore`.
     """
-    path = Path(checkpoint) / FOLDER / FILE
-    if not path.is_file():
-        raise InputError(
-            f"{checkpoint}: no {FOLDER}/{FILE}, so the projectors cannot be resumed. It is no checkpoint of this "
+    folder = Path(checkpoint) / FOLDER
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{checkpoint}: no folder {FOLDER}, so the projectors cannot be resumed. It is no checkpoint of this "
             "library's trainer, or was not finished; resume from an earlier one."
         )
-    saved = load_file(path)
-    shapes = {name: list(tensor.shape) for name, tensor in saved.items()}
-    expected = {name: list(tensor.shape) for name, tensor in loss_fn.state_dict().items()}
-    differing = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
-    if differing:
-        name = differing[0]
-        raise InputError(
-            f"{path}: {len(differing)} tensors differ from the loss's, {name!r} among them: expected "
-            f"{expected.get(name, 'none')}, got {shapes.get(name, 'none')}. Build the loss with the spec and the "
-            "models that the checkpoint was made with."
-        )
-    loss_fn.load_state_dict(saved)
+    loss_fn.restore(folder)

@@ -57,17 +57,30 @@ class StudentWithProjectors(nn.Module):
         """The teacher."""
         return self._teacher[0]
 
-    def forward(self, batch: Mapping[str, Tensor], *, num_items_in_batch: Tensor | float | None = None) -> DSKDOutput:
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        *,
+        num_items_in_batch: Tensor | float | None = None,
+        step: int | None = None,
+    ) -> DSKDOutput:
         """Compute the loss of one batch.
 
         Args:
             batch: as in `DSKDLoss.run`.
             num_items_in_batch: as in `DSKDLoss.forward`.
+            step: likewise.
 
         Raises:
             InputError: as in `DSKDLoss.run`.
         """
-        return self.loss_fn.run(self.student, self.teacher, batch, num_items_in_batch=num_items_in_batch)  # type: ignore[arg-type]
+        return self.loss_fn.run(
+            self.student,  # type: ignore[arg-type]
+            self.teacher,
+            batch,
+            num_items_in_batch=num_items_in_batch,
+            step=step,
+        )
 
     def train(self, mode: bool = True) -> Self:
         """Set student and loss to training mode; the teacher stays in evaluation mode."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dskd_components.distributed import reduce_gradients
 from dskd_components.integrations.projector_callback import ProjectorCallback
 from dskd_components.integrations.projector_files import load_projectors, save_projectors
 from dskd_components.integrations.projector_groups import projector_groups
-from dskd_components.integrations.ranks import reduce_gradients
 from dskd_components.integrations.repeated_samples import first_rows, own_rows
 from dskd_components.integrations.student_with_projectors import require_parts
 from dskd_components.integrations.token_means import TokenMeans
@@ -23,7 +23,6 @@ from dskd_components.integrations.trainer_checks import (
     require_not_in_optimizer,
     require_plain_set_up,
 )
-from dskd_components.integrations.wrapped_model import WrappedModel
 from dskd_components.scored_tokens import scored_tokens
 
 if TYPE_CHECKING:
@@ -117,8 +116,13 @@ class DSKDTrainerMixin(Base):
         self.loss_fn.train(model.training)
         summed = self.loss_fn.spec.reduction == "sum"
         num_items = None if summed else num_items_in_batch
-        student = WrappedModel(model, self.accelerator.unwrap_model(model))
-        output = self.loss_fn.run(student, self.teacher, inputs, num_items_in_batch=num_items)  # type: ignore[arg-type]
+        output = self.loss_fn.run(
+            model,  # type: ignore[arg-type]
+            self.teacher,  # type: ignore[arg-type]
+            inputs,
+            num_items_in_batch=num_items,
+            step=self.state.global_step,
+        )
         if model.training:
             scored = scored_tokens(inputs)
             divided_by = 1 if summed else scored if num_items is None else num_items
@@ -212,8 +216,7 @@ class DSKDTrainerMixin(Base):
             loss = self._evaluated(model, inputs)
             if prediction_loss_only:
                 return loss, None, None
-            student = WrappedModel(model, self.accelerator.unwrap_model(model))
-            states = self.loss_fn.states(student, inputs, "student")
+            states = self.loss_fn.states(model, inputs, "student")  # type: ignore[arg-type]
             logits = states.head.logits(states.hidden_states)
         return loss, logits, inputs.get("student_labels", inputs.get("labels"))
 

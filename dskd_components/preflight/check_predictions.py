@@ -1,4 +1,4 @@
-"""How well each model predicts the sample texts: whether its tokenizer is its own, and whether the teacher can teach."""
+"""How well each model predicts the sample texts: is its tokenizer its own, and can the teacher teach."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_predictions(pair: Pair) -> Iterator[Finding]:
 
 @torch.no_grad()
 def _predicted(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[float, int, int]:
-    """Return the sum of negative log-probabilities, the number of predicted tokens, and the bytes that they stand for."""
+    """Return the sum of negative log-probabilities, the number of predicted tokens, and the bytes of these."""
     nats, tokens, size = 0.0, 0, 0
     for text in texts:
         ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :LONGEST].to(next(model.parameters()).device)

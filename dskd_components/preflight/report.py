@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dskd_components.errors import ConfigurationError
-from dskd_components.preflight.costs import StepCost
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from dskd_components.preflight.costs import StepCost
 
 Severity = Literal["error", "warning", "ok"]
 """Training cannot work; training works, but likely not as meant; nothing to do."""
