@@ -14,6 +14,7 @@ from dskd_components.preflight.check_alignment import check_alignment
 from dskd_components.preflight.check_batch import check_batch
 from dskd_components.preflight.check_chats import check_chat_templates
 from dskd_components.preflight.check_models import check_heads, check_modes, check_placement, check_sharing
+from dskd_components.preflight.check_packing import check_packing
 from dskd_components.preflight.check_predictions import check_predictions
 from dskd_components.preflight.check_projectors import check_projectors
 from dskd_components.preflight.check_tokenizers import check_special_tokens, check_vocabularies
@@ -44,6 +45,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "chat templates": check_chat_templates,
     "alignment": check_alignment,
     "predictions": check_predictions,
+    "packing": check_packing,
 }
 """What is asked of a pair alone, by name; a further check is a further line."""
 
