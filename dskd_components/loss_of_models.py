@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.causal_lm.protocol import CausalLM
+    from dskd_components.checkpoints import Saved
     from dskd_components.output import DSKDOutput
     from dskd_components.preflight import PreflightReport
     from dskd_components.spec import DSKDSpec
@@ -183,9 +184,21 @@ class LossOfModels(nn.Module, ABC):
             CheckpointError: the files are missing or damaged, or of another spec, tokenizer, model or plugin version;
                 the message has both values of all that differs. The engine may differ.
         """
+        self.fitting(folder, accept=accept).restore(self)
+
+    def fitting(self, folder: str | Path, *, accept: Collection[str] = ()) -> Saved:
+        """Read what `save` has written, once it is known to be for this loss; nothing is taken over.
+
+        Args:
+            folder: as in `restore`.
+            accept: likewise.
+
+        Raises:
+            CheckpointError: likewise.
+        """
         saved = read_checkpoint(folder)
         require_no_difference(saved.description, describe_loss(self), accept, source=str(saved.file))
-        saved.restore(self)
+        return saved
 
     @classmethod
     def load(

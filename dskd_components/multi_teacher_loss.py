@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,8 +20,7 @@ from dskd_components.parameter_groups import parameter_groups
 from dskd_components.teacher_columns import columns_of_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Collection, Iterator
     from typing import Self
 
     from dskd_components.causal_lm.protocol import CausalLM
@@ -232,6 +232,32 @@ class MultiTeacherLoss(nn.Module):
         with _naming(name):
             require_fingerprints(columns, self.pair(name).vocabularies.fingerprints)
         return columns
+
+    def save(self, folder: str | Path) -> None:
+        """Write each pair's projectors and aligner into a folder of its teacher's name; see `DSKDLoss.save`.
+
+        Args:
+            folder: made if it is not there.
+
+        Raises:
+            CheckpointError: as there.
+        """
+        for name in self.spec.teachers:
+            self.pair(name).save(Path(folder) / name)
+
+    def restore(self, folder: str | Path, *, accept: Collection[str] = ()) -> None:
+        """Take over what `save` has written, of all pairs or of none.
+
+        Args:
+            folder: the folder.
+            accept: differences that are meant, in any of the pairs; see `DSKDLoss.restore`.
+
+        Raises:
+            CheckpointError: as there; the message has the folder of the teacher.
+        """
+        found = {name: self.pair(name).fitting(Path(folder) / name, accept=accept) for name in self.spec.teachers}
+        for name, saved in found.items():
+            saved.restore(self.pair(name))
 
     def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimizer parameter groups of all projectors and aligners, to append to the student's.
