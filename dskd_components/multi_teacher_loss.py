@@ -210,8 +210,9 @@ class MultiTeacherLoss(nn.Module):
         _require_all(self.spec, "teachers", teachers, "a model")
         names = list(self.spec.teachers)
         columns = {name: self._columns(batch, name) for name in names}
-        first = names[0]
-        student_states = self.pair(first).states(student, columns[first], "student")
+        # Any pair can run the student, but not every one reads its embedding.
+        reader = max(names, key=lambda name: self.pair(name).spec.aligner.reads_embeddings)
+        student_states = self.pair(reader).states(student, columns[reader], "student")
         teacher_states = {}
         for name in names:
             with _naming(name):

@@ -104,7 +104,10 @@ def test_complaint_13_a_forward_that_fails_over_devices_says_so() -> None:
         config, training, forward = step.teacher.config, False, step.teacher.forward
 
         def get_input_embeddings(self) -> Any:
-            return SimpleNamespace(weight=torch.empty(1, 1, device="meta"))
+            return SimpleNamespace(weight=torch.empty(300, 1, device="meta"))
+
+        def get_output_embeddings(self) -> Any:
+            return step.teacher.get_output_embeddings()
 
         def __call__(self, **inputs: Any) -> Any:
             raise RuntimeError("Expected all tensors to be on the same device")
