@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from models import TEXTS, metaspace_tokenizer, tiny_model
 from pairs import CHATML, OTHER, finding, look, sound_pair, tokenizer, trained_teacher
-from transformers import PreTrainedModel
 
 from dskd_components import ConfigurationError, DSKDSpec, DualTokenizerCollator, InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def test_a_sound_pair_has_neither_errors_nor_warnings() -> None:
