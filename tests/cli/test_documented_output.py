@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pairs import sound_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,14 @@ def _line(line: str) -> str:
     return " *" + " *.*?".join(" +".join(part) for part in words) + r" *\n"
 
 
+def save_pair() -> None:
+    """Put the two models that `dskd doctor` is shown with into the current folder."""
+    pair = sound_pair()
+    for side in ("student", "teacher"):
+        pair[side].save_pretrained(side)
+        pair[f"{side}_tokenizer"].save_pretrained(side)
+
+
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if list(steps(path))], ids=lambda path: path.name)
 def test_it_is_what_is_written(
     document: Path, dskd: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -52,10 +61,12 @@ def test_it_is_what_is_written(
             Path(arguments[0]).write_text(output, encoding="utf-8")
             continue
         assert program == "dskd"
+        if arguments[0] == "doctor":
+            save_pair()
         ran = dskd(*arguments, columns=80)
         assert re.fullmatch(pattern(output), ran.out + ran.err), f"$ {command}\n{ran.out}{ran.err}"
 
 
 def test_there_is_something_to_compare() -> None:
     shown = {command.split()[1] for document in DOCUMENTS for command, _ in steps(document) if command[:4] == "dskd"}
-    assert {"list", "show", "validate", "check"} <= shown
+    assert {"list", "show", "validate", "check", "doctor"} <= shown
