@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components import ComparedRows, DSKDLoss, DSKDSpec, Head, InputError, Space, SpaceResult, TokenTerm
+from dskd_components.engines.tiling.head_products import HeadProducts
 from dskd_components.engines.tiling.reassociation import Shapes
 from dskd_components.states import IGNORE_INDEX, Side  # pydantic reads it
 
@@ -309,6 +310,18 @@ def test_each_way_of_joining_gives_what_the_eager_engine_gives(
     expected = batch.loss(loss_fn)
     torch.testing.assert_close(found.loss, expected.loss)
     torch.testing.assert_close(of_tiled, gradients(expected.loss, batch, loss_fn))
+
+
+@pytest.mark.parametrize("way", ["apart", "logits", "throughout"])
+def test_without_gradients_no_way_makes_any(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a gradient was made")
+
+    monkeypatch.setattr(Shapes, "cheapest", lambda *_: way)
+    monkeypatch.setattr(HeadProducts, "states_gradient", refuse)
+    batch, loss_fn = batch_and_loss()
+    with torch.no_grad():
+        assert batch.loss(loss_fn).loss.isfinite()
 
 
 @pytest.mark.parametrize(("tokens", "widths"), [(2, []), (3, [16]), (4, [16, 16])])

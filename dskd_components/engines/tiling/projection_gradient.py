@@ -22,8 +22,9 @@ class ProjectionGradient:
 
     def __init__(self, unprojected: Unprojected, dtype: torch.dtype) -> None:
         self._states, self._weights, (self._matrix, self._bias) = unprojected
+        learning = torch.is_grad_enabled()
         self._of_states, self._of_weights, self._of_matrix, self._of_bias = (
-            torch.zeros_like(tensor, dtype=dtype) if tensor is not None and tensor.requires_grad else None
+            torch.zeros_like(tensor, dtype=dtype) if learning and tensor is not None and tensor.requires_grad else None
             for tensor in (self._states, self._weights, self._matrix, self._bias)
         )
         self._dtype = dtype
