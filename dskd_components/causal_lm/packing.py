@@ -74,7 +74,7 @@ def _states(model: CausalLM, tokens: Tensor, positions: Tensor, inputs: Collecti
     except Exception as error:
         raise InputError(
             f"{type(unwrapped(model)).__name__} failed on a packed row of {tokens.shape[1]} tokens: "
-            f"{type(error).__name__}: {error} Use batches that are not packed."
+            f"{type(error).__name__}: {str(error).rstrip('.')}. Use batches that are not packed."
         ) from error
 
 

@@ -61,7 +61,7 @@ def probe(model: CausalLM, device: torch.device) -> Probe:
         except Exception as error:
             raise InputError(
                 f"{name} failed on the {PROBE_LENGTH} tokens by which its head is checked: {type(error).__name__}: "
-                f"{error} If it needs other inputs than input_ids, read its head with "
+                f"{str(error).rstrip('.')}. If it needs other inputs than input_ids, read its head with "
                 "Head.from_model(model, verify=False) and compare head.logits(hidden_states) with its logits yourself."
             ) from error
     hidden_states, logits = states_of(model, output), getattr(output, "logits", None)

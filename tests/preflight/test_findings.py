@@ -91,7 +91,9 @@ def test_float16_parameters() -> None:
 
 
 def test_a_tokenizer_larger_than_its_model() -> None:
-    found = finding(look(student_tokenizer=tokenizer(290)), "student vocabulary", "error")
+    report = look(student_tokenizer=tokenizer(290))
+    assert len(report.of_severity("error")) == 1, "one cause, one finding"
+    found = finding(report, "student vocabulary", "error")
     assert "ids up to 289" in found.found
     assert "280 rows" in found.found
 
