@@ -133,8 +133,9 @@ def test_bos_on_both_sides() -> None:
 
 
 def test_a_missing_chat_template() -> None:
-    found = finding(look(teacher_tokenizer=tokenizer(300, template=CHATML)), "chat templates", "warning")
-    assert "the student's tokenizer has none" in found.found
+    report = look(teacher_tokenizer=tokenizer(300, template=CHATML))
+    assert report.passed
+    assert "the student's tokenizer has none" in finding(report, "chat templates", "warning").found
 
 
 @pytest.mark.parametrize(("theirs", "words"), [(OTHER, "they differ"), (CHATML, "have the same")])
