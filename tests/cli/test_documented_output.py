@@ -52,7 +52,11 @@ def save_pair() -> None:
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if list(steps(path))], ids=lambda path: path.name)
 def test_it_is_what_is_written(
-    document: Path, dskd: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    document: Path,
+    dskd: Callable[..., Ran],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for command, output in steps(document):
@@ -63,6 +67,7 @@ def test_it_is_what_is_written(
         assert program == "dskd"
         if arguments[0] == "doctor":
             save_pair()
+            capsys.readouterr()  # progress bars, and what imports have to say
         ran = dskd(*arguments, columns=80)
         assert re.fullmatch(pattern(output), ran.out + ran.err), f"$ {command}\n{ran.out}{ran.err}"
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from transformers.trainer_utils import get_last_checkpoint
 
 from examples.tiny import tiny_pair
@@ -47,4 +48,6 @@ def test_a_killed_run_resumes_to_the_same_curve(tmp_path: Path) -> None:
         trainer.train(resume_from_checkpoint=resume)
         curves.append([(e["loss"], e["ce"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e])
     assert len(curves[0]) == 8
-    assert curves[1] == curves[0]
+    # Where memory begins in another process makes a difference in the last digits.
+    for resumed, whole in zip(curves[1], curves[0], strict=True):
+        assert resumed == pytest.approx(whole, rel=1e-6)
