@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Final
 
 import torch
+
+from dskd_components.distributed.sharded_tensors import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,18 +49,11 @@ def fill(loss: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         own[name].copy_(tensor)
 
 
-def is_spread(tensor: Tensor) -> bool:
-    """Return whether each rank holds a part of a tensor only."""
-    # Nobody can have made one without this module, and importing it takes long.
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
 def whole(tensor: Any) -> Tensor:
     """Return all of a tensor, on every rank that it is spread over.
 
     Args:
         tensor: a tensor, or a DTensor; then all ranks of its mesh must call.
     """
-    found: Tensor = tensor.full_tensor() if is_spread(tensor) else tensor
+    found: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
     return found

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from dskd_components._version import __version__
 from dskd_components.checkpoints.description import Description
 from dskd_components.checkpoints.digest import digest_of
-from dskd_components.checkpoints.lasting import fill, is_spread, lasting_tensors
+from dskd_components.checkpoints.lasting import fill, lasting_tensors
 from dskd_components.checkpoints.writing import DESCRIPTION_FILE, DIGEST, HEADER, TENSORS_FILE
+from dskd_components.distributed.sharded_tensors import is_sharded
 from dskd_components.errors import CheckpointError
 from dskd_components.head import describe
 from dskd_components.spec import DSKDSpec
@@ -67,7 +68,7 @@ class Saved:
             CheckpointError: a tensor is missing, not expected, or of another shape or precision, or ranks share it.
         """
         own = lasting_tensors(loss)
-        spread = [name for name, tensor in own.items() if is_spread(tensor)]
+        spread = [name for name, tensor in own.items() if is_sharded(tensor)]
         if spread:
             raise CheckpointError(
                 f"{self.file}: the loss is spread over ranks already ({spread[0]!r}). Restore it before it is wrapped."
