@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dskd_components.head import Head
+
+
+CACHED_ROWS: Final = 1024
+"""Rows of a weight that one product takes on a CPU, whatever their width. A product with all of a large head walks
+through memory in a worse order: at 256 states it takes a fifth longer, at 2,000 a few parts in a hundred."""
 
 
 class HeadProducts:
@@ -31,13 +36,17 @@ class HeadProducts:
         self._dtype = dtype
         self._weight = head.valid_weight.detach()
         self._bias = None if head.bias is None else head.bias.detach()[: head.vocabulary_size].to(dtype)
-        rows = len(self._weight)
-        fitting = part_bytes // (self._weight.shape[1] * dtype.itemsize)
-        self._part_rows = rows if self._weight.dtype == dtype else min(rows, max(1, fitting))
+        self._cached_rows = CACHED_ROWS if self._weight.device.type == "cpu" else len(self._weight)
+        self._part_rows = len(self._weight)
+        self._part: Tensor | None = None
+        if self._weight.dtype != dtype:
+            width = self._weight.shape[1]
+            self._part_rows = max(1, min(self._cached_rows, len(self._weight), part_bytes // (width * dtype.itemsize)))
+            self._part = self._weight.new_empty(self._part_rows, width, dtype=dtype)
 
     def logits(self, states: Tensor, out: Tensor) -> None:
         """Write the logits of ``[n, d]`` states to ``[n, V]``."""
-        for columns, part in self._parts():
+        for columns, part in self._parts(self._cached_rows):
             if self._bias is None:
                 torch.mm(states, part.T, out=out[:, columns])
             else:
@@ -65,10 +74,13 @@ class HeadProducts:
             torch.mm(part, projection, out=joint[rows])
         return joint
 
-    def _parts(self) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, len(self._weight), self._part_rows):
-            columns = slice(start, start + self._part_rows)
-            yield columns, self._weight[columns].to(self._dtype)
+    def _parts(self, most_rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of the weight in full precision, each part until the next is asked for."""
+        step = min(self._part_rows, most_rows or self._part_rows)
+        for start in range(0, len(self._weight), step):
+            columns = slice(start, start + step)
+            part = self._weight[columns]
+            yield columns, part if self._part is None else self._part[: len(part)].copy_(part)
 
 
 class HeadGradient:

@@ -17,6 +17,24 @@ HUGE_PAGE: Final = 2 * 2**20
 the hint."""
 
 
+FREED: Final = 31 * 2**20
+"""Bytes that are taken and given back, untouched. glibc hands a freed piece of up to 32 MiB back to the system until it
+has seen one as large; from then on it keeps up to twice as much for the next who asks."""
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Have a C library keep what small tensors free for those that come next, where it would hand it back.
+
+    The operations on a block of logits each make a tensor of a few MiB and drop it. If its memory came from the system
+    each time, its first writes would cost as much as the arithmetic.
+
+    Args:
+        device: where the tensors are.
+    """
+    if device.type == "cpu":
+        torch.empty(FREED, dtype=torch.uint8)
+
+
 def scratch(rows: int, columns: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return ``[rows, columns]``, uninitialised, for a matrix that is used for one step and dropped.
 

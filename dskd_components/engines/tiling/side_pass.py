@@ -11,6 +11,7 @@ from dskd_components.contracts.terms import TokenTerm
 from dskd_components.engines.tiling.head_stack import HeadStack
 from dskd_components.engines.tiling.known_gradient import with_known_gradient
 from dskd_components.engines.tiling.logit_block import LogitBlock
+from dskd_components.engines.tiling.scratch import keep_freed_memory
 from dskd_components.engines.tiling.tiled_rows import TiledRows
 from dskd_components.engines.tiling.totals import Totals
 from dskd_components.reduction import Kept
@@ -76,6 +77,7 @@ class SidePass:
 
     @torch.no_grad()
     def _run(self) -> None:
+        keep_freed_memory(self._rows.targets.device)
         for tile in self._tiles():
             logits = self._logits(tile)
             if tile.start == 0 and self._looks_at_the_whole_batch(tile, logits):
