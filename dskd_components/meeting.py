@@ -176,12 +176,24 @@ class Meeting:
         if space.projector is not None:
             alignment = self.alignment
             values = alignment.teacher_values if space.side == "student" else alignment.student_values
-        return values[visitor.scored]
+        return _rows_at(values, visitor.scored)
 
     def _aligned(self, rows: Tensor, space: Space) -> Tensor:
         """Bring rows of the visitor's scored positions to the covered positions of a space's side."""
         visitor = self.visitor(space)
-        states = rows.new_zeros(*visitor.targets.shape, rows.shape[-1])
-        states[visitor.scored] = rows
         bring = self.alignment.to_student if space.side == "student" else self.alignment.to_teacher
-        return bring(states)[self.covered(space.side)]
+        return _rows_at(bring(_placed(rows, visitor.scored)), self.covered(space.side))
+
+
+def _rows_at(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Return ``[N, d]``: what stands where ``[B, T]`` is true; no copy where it is true everywhere."""
+    return tensor.flatten(0, 1) if mask.all() else tensor[mask]
+
+
+def _placed(rows: Tensor, mask: Tensor) -> Tensor:
+    """Return ``[B, T, d]``: the rows where ``[B, T]`` is true, zeros elsewhere; no copy where it is true everywhere."""
+    if mask.all():
+        return rows.reshape(*mask.shape, rows.shape[-1])
+    placed = rows.new_zeros(*mask.shape, rows.shape[-1])
+    placed[mask] = rows
+    return placed

@@ -169,7 +169,7 @@ class LMStates:
                 f"{side}.targets: expected ids from 0 to {self.head.vocabulary_size - 1} (the head's vocabulary) "
                 f"or {IGNORE_INDEX}, got {int(scored_targets[outside][0])}."
             )
-        finite = self.hidden_states[self.scored].isfinite().all(-1)
+        finite = self.hidden_states.detach()[self.scored].isfinite().all(-1)
         if not finite.all():
             first = self.scored.nonzero()[(~finite).nonzero()[0, 0]].tolist()
             raise InputError(

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from dskd_components.engines.tiling.head_products import HeadProducts
-from dskd_components.engines.tiling.projection_gradient import ProjectionGradient
+from dskd_components.engines.tiling.projected_stream import ThroughProjection
 from dskd_components.engines.tiling.stream import Stream
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ ALIGNED: Final = 16
 """Numbers in a row of a joint matrix come in multiples of this: products with rows that begin anywhere are slower."""
 
 
-class JoinedLogits(Stream):
+class JoinedLogits(ThroughProjection):
     """Logits go the short way, gradients through the projected states' place, though these were never computed.
 
     Args:
@@ -33,25 +33,9 @@ class JoinedLogits(Stream):
     """
 
     def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int) -> None:
-        states = _with_weights(unprojected).detach()
-        super().__init__(states, head)
+        super().__init__(_with_weights(unprojected), head, unprojected)
         self.reading_head = _joint(unprojected, head, self.dtype, part_bytes)
         self.held_bytes = self.reading_head.weight.nbytes
-        self._projection_gradient = ProjectionGradient(unprojected, self.dtype)
-
-    def set_gradient(self, rows: slice, gradient: Tensor) -> None:
-        """Take the gradient to the projected states of some rows, ``[n, d_target]``."""
-        self._projection_gradient.add(rows, gradient)
-
-    @property
-    def states_learn(self) -> bool:
-        """Whether a gradient to the projected states is wanted."""
-        return bool(self._projection_gradient.learned)
-
-    @property
-    def learned(self) -> list[tuple[Tensor, Tensor]]:
-        """The tensors that a gradient was wanted for, each with its gradient."""
-        return self._projection_gradient.learned
 
 
 class JoinedThroughout(Stream):

@@ -8,6 +8,7 @@ import torch
 
 from dskd_components.engines.tiling.joined_stream import JoinedLogits, JoinedThroughout, joint_width
 from dskd_components.engines.tiling.plan import SHARE
+from dskd_components.engines.tiling.projected_stream import ProjectedByTile
 from dskd_components.engines.tiling.stream import Stream
 
 if TYPE_CHECKING:
@@ -82,13 +83,16 @@ def visiting_stream(meeting: Meeting, space: Space, budget: int, *, recompute: b
     most_numbers = budget / 2 / visitor.hidden_states.itemsize
     # What learns is known only once the states are aligned, which costs something, too.
     learners: tuple[Learner, ...] = ("nothing", "states", "projection")
-    if space.projector and any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners):
+    widens = shapes.source <= shapes.target
+    if space.projector and (widens or any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners)):
         unprojected = meeting.unprojected(space)
         if unprojected is not None:
-            way = shapes.cheapest(_learner(unprojected), most_numbers)
+            way, head = shapes.cheapest(_learner(unprojected), most_numbers), here.head.detach()
             if way != "apart":
                 joined = JoinedLogits if way == "logits" else JoinedThroughout
-                return joined(unprojected, here.head.detach(), budget // SHARE)
+                return joined(unprojected, head, budget // SHARE)
+            if widens:
+                return ProjectedByTile(unprojected, head)
     return Stream(*meeting.visitors(space, recompute=recompute))
 
 

@@ -17,9 +17,10 @@ HUGE_PAGE: Final = 2 * 2**20
 the hint."""
 
 
-FREED: Final = 31 * 2**20
+FREED: Final = 16 * 2**20
 """Bytes that are taken and given back, untouched. glibc hands a freed piece of up to 32 MiB back to the system until it
-has seen one as large; from then on it keeps up to twice as much for the next who asks."""
+has seen one as large; from then on it keeps up to twice as much for the next who asks, which is about what the
+operations on one block use."""
 
 
 def keep_freed_memory(device: torch.device) -> None:
