@@ -15,6 +15,7 @@ from benchmarks.loss_step.accuracy import gradient_errors
 from benchmarks.loss_step.case import Case
 from benchmarks.loss_step.memory import peak_mib
 from benchmarks.loss_step.timing import time_case
+from dskd_components.engines.tiled import Tiled
 
 
 def time_all(timed: list[tuple[Case, tuple[str, ...]]], rounds: int) -> list[dict[str, Any]]:
@@ -32,7 +33,7 @@ def measure_memory() -> list[dict[str, Any]]:
     series = [("tokens", case) for case in cases.BY_TOKENS] + [("vocabulary", case) for case in cases.BY_VOCABULARY]
     for name, case in track(series, description="memory"):
         found = {"tiled": peak_mib(case, "tiled")}
-        if 3 * case.tokens * sum(case.vocabularies) * 4 * 4 < cases.TEXTBOOK_LIMIT:
+        if case.budget is None and 3 * case.tokens * sum(case.vocabularies) * 4 * 4 < cases.TEXTBOOK_LIMIT:
             found["textbook"] = peak_mib(case, "textbook")
         rows.append(
             {
@@ -40,6 +41,7 @@ def measure_memory() -> list[dict[str, Any]]:
                 "series": name,
                 "tokens": case.tokens,
                 "vocabulary": case.vocabularies[1],
+                "budget_mib": case.budget or Tiled().memory_budget_mib,
                 "peak_mib": found,
             }
         )

@@ -14,11 +14,14 @@ TIMED: Final = [
     (Case("dskd", 512, ONE), ("tiled", "eager", "textbook")),
     (Case("dskd", 2048, ONE), ("tiled", "textbook")),
     (Case("dskd", 4096, ONE), ("tiled",)),
+    (Case("dskd", 2048, ONE, budget=1024.0), ("tiled",)),
+    (Case("dskd", 4096, ONE, budget=1024.0), ("tiled",)),
     (Case("dskd", 2048, ONE, scored=0.5), ("tiled", "textbook")),
     (Case("dskd", 1024, ONE, dtype=torch.bfloat16), ("tiled", "textbook")),
     (Case("dskd-cma", 512, TWO), ("tiled", "eager", "textbook")),
     (Case("dskd-cma", 1024, TWO, scored=0.5), ("tiled", "textbook")),
     (Case("dskd-cma", 2048, TWO, budget=2048.0), ("tiled",)),
+    (Case("dskd-cma", 4096, TWO, budget=3072.0), ("tiled",)),
     (Case("dskd", 512, LARGE), ("tiled",)),
     (Case("js", 1024, ONE), ("tiled", "Liger eager", "Liger compiled")),
     (Case("js", 1024, ONE, dtype=torch.bfloat16), ("tiled", "Liger eager")),
@@ -30,7 +33,9 @@ QUICK: Final = [
     (Case("dskd-cma", 256, (8000, 12000)), ("tiled", "eager", "textbook")),
 ]
 
-BY_TOKENS: Final = [Case("dskd-cma", tokens, TWO) for tokens in (512, 1024, 2048, 4096)]
+BY_TOKENS: Final = [
+    Case("dskd-cma", tokens, TWO, budget=budget) for tokens in (512, 1024, 2048, 4096) for budget in (256.0, None)
+]
 BY_VOCABULARY: Final = [Case("dskd", 512, (size, size)) for size in (32000, 64000, 128000, 262000)]
 GRADIENT_ERRORS: Final = Case("js", 512, ONE, dtype=torch.bfloat16)
 TEXTBOOK_LIMIT: Final = 16 * 2**30

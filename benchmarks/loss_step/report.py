@@ -72,9 +72,11 @@ def plot(results: dict[str, Any], folder: Path) -> None:
         strict=True,
     ):
         rows = [row for row in results["memory"] if row["series"] == series]
-        for name, style in (("textbook", "o--"), ("tiled", "o-")):
-            points = [(row[series], row["peak_mib"][name]) for row in rows if row["peak_mib"].get(name)]
-            ax.plot(*zip(*points, strict=True), style, label=name)
+        for budget in sorted({row["budget_mib"] for row in rows}, reverse=True):
+            points = [(row[series], row["peak_mib"]["tiled"]) for row in rows if row["budget_mib"] == budget]
+            ax.plot(*zip(*points, strict=True), "o-", label=f"tiled, a budget of {budget:.0f} MiB")
+        points = [(row[series], row["peak_mib"]["textbook"]) for row in rows if row["peak_mib"].get("textbook")]
+        ax.plot(*zip(*points, strict=True), "ko--", label="textbook")
         ax.set(xlabel=label, yscale="log", ylabel="peak memory above inputs and gradients, MiB")
         ax.legend()
         ax.grid(alpha=0.3)

@@ -9,32 +9,12 @@ import pytest
 import torch
 from registered import build
 from strategies import Batch, make_batch
+from tiled_steps import SMALL, Watch, batch_and_loss, gradients, learned
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components import ComparedRows, DSKDLoss, DSKDSpec, Head, InputError, Space, SpaceResult, TokenTerm
-from dskd_components.engines.tiling.head_products import HeadProducts
-from dskd_components.engines.tiling.reassociation import Shapes
 from dskd_components.states import IGNORE_INDEX, Side  # pydantic reads it
-
-SMALL = {"name": "tiled", "memory_budget_mib": 1e-3}
-
-
-def batch_and_loss(preset: str = "dskd", **overrides: Any) -> tuple[Batch, DSKDLoss]:
-    spec = DSKDSpec.preset(preset, **({"engine": SMALL} | overrides))
-    batch = make_batch(5, same_tokenizer=spec.aligner.same_tokenizer)
-    hidden = batch.student.hidden_states.requires_grad_()
-    head = Head(batch.student.head.weight.requires_grad_())
-    return replace(batch, student=replace(batch.student, hidden_states=hidden, head=head)), build(spec, batch)
-
-
-def learned(batch: Batch, loss_fn: DSKDLoss) -> list[Tensor]:
-    return [batch.student.hidden_states, batch.student.head.weight, *loss_fn.parameters()]
-
-
-def gradients(loss: Tensor, batch: Batch, loss_fn: DSKDLoss, **options: Any) -> list[Tensor]:
-    return list(torch.autograd.grad(loss, learned(batch, loss_fn), allow_unused=True, **options))
 
 
 def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:
@@ -178,28 +158,6 @@ def test_the_same_batch_gives_the_same_bits_and_stays_as_it_is(preset: str) -> N
     assert all(torch.equal(tensor, original) for tensor, original in zip(tensors, before, strict=True))
 
 
-class Watch(TorchDispatchMode):
-    """Notes the size of what is made in float32 over a vocabulary, and the rows that products with a head have."""
-
-    def __init__(self, vocabulary: int) -> None:
-        super().__init__()
-        self.vocabulary = vocabulary
-        self.largest = 0
-        self.rows = 0
-        self.joint_widths: list[int] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(tensor, Tensor) and self.vocabulary in tensor.shape and tensor.dtype == torch.float32:
-                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
-                if func is torch.ops.aten.mm.out and tensor.shape[1] == self.vocabulary:
-                    self.rows += tensor.shape[0]
-                elif func is torch.ops.aten.mm.out:
-                    self.joint_widths.append(tensor.shape[1])
-        return made
-
-
 def test_no_more_than_a_tile_of_logits_exists_and_unscored_positions_are_never_multiplied() -> None:
     budget = 0.05
     spec = DSKDSpec.preset("dskd", engine={"name": "tiled", "memory_budget_mib": budget})
@@ -288,78 +246,3 @@ def test_a_mean_over_what_a_space_reaches_divides_by_that() -> None:
     expected = batch.loss(loss_fn)
     torch.testing.assert_close(found.terms, expected.terms)
     torch.testing.assert_close(gradients(found.loss, batch, loss_fn), gradients(expected.loss, batch, loss_fn))
-
-
-@pytest.mark.parametrize("projector", ["linear", "live_pinv", "mlp"])
-@pytest.mark.parametrize("aligner", ["identity", "cma"])
-@pytest.mark.parametrize("head_dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("way", ["apart", "logits", "throughout"])
-def test_each_way_of_joining_gives_what_the_eager_engine_gives(
-    way: str, head_dtype: torch.dtype, aligner: str, projector: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Shapes, "cheapest", lambda *_: way)
-    batch, loss_fn = batch_and_loss(aligner=aligner, s2t_projector=projector)
-    teacher_head = Head(batch.teacher.head.weight.detach().to(head_dtype))
-    batch = replace(batch, teacher=replace(batch.teacher, head=teacher_head))
-    with torch.no_grad():
-        for parameter in loss_fn.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)  # biases start at 0
-    found = batch.loss(loss_fn)
-    of_tiled = gradients(found.loss, batch, loss_fn)
-    loss_fn.spec = loss_fn.spec.replace(engine="eager")
-    expected = batch.loss(loss_fn)
-    torch.testing.assert_close(found.loss, expected.loss)
-    torch.testing.assert_close(of_tiled, gradients(expected.loss, batch, loss_fn))
-
-
-@pytest.mark.parametrize("way", ["apart", "logits", "throughout"])
-def test_without_gradients_no_way_makes_any(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a gradient was made")
-
-    monkeypatch.setattr(Shapes, "cheapest", lambda *_: way)
-    monkeypatch.setattr(HeadProducts, "states_gradient", refuse)
-    batch, loss_fn = batch_and_loss()
-    with torch.no_grad():
-        assert batch.loss(loss_fn).loss.isfinite()
-
-
-@pytest.mark.parametrize(("tokens", "widths"), [(2, []), (3, [16]), (4, [16, 16])])
-def test_a_projection_is_joined_with_the_head_where_that_pays(tokens: int, widths: list[int]) -> None:
-    """From width 2 to 9, with 97 tokens: 1800 n multiplications apart, 1746 + 1103 n for logits, 3492 + 582 n for all.
-
-    The joint matrix has a column for each entry of the width that is projected, one for the bias, and more until its
-    rows are aligned; so has its gradient.
-    """
-    shape: dict[str, Any] = {"student_hidden": 2, "teacher_hidden": 9, "student_length": tokens}
-    batch = make_batch(0, same_tokenizer=True, batch=1, student_vocabulary=97, dtype=torch.float32, **shape)
-    targets = torch.arange(tokens)[None]
-    batch = replace(
-        batch, student=replace(batch.student, targets=targets), teacher=replace(batch.teacher, targets=targets)
-    )
-    loss_fn = build(DSKDSpec.preset("dskd", spaces=["teacher"]), batch)
-    with Watch(97) as watch:
-        batch.loss(loss_fn)
-    assert watch.joint_widths == widths
-
-
-@pytest.mark.parametrize("learner", ["nothing", "states", "projection"])
-def test_ways_take_as_many_multiplications_as_their_products(learner: str) -> None:
-    """Without a gradient, one product fewer; a projection that learns takes one more than states that do."""
-    shapes = Shapes(rows=3, source=2, target=5, vocabulary=11)
-    read, read_joined, project, join = 3 * 5 * 11, 3 * 2 * 11, 3 * 2 * 5, 11 * 2 * 5
-    backward = {
-        "nothing": (0, 0, 0),
-        "states": (read + project, read + project, read_joined),
-        "projection": (read + 2 * project, read + 2 * project, 2 * read_joined + join),
-    }[learner]
-    forward = (project + read, join + read_joined, join + read_joined)
-    expected = dict(zip(("apart", "logits", "throughout"), map(sum, zip(forward, backward, strict=True)), strict=True))
-    assert {way: shapes.multiplications(way, learner) for way in expected} == expected  # type: ignore[arg-type]
-
-
-def test_no_more_is_held_for_joining_than_there_is_room_for() -> None:
-    shapes = Shapes(rows=10**6, source=2, target=50, vocabulary=10)
-    found = [shapes.cheapest("projection", most) for most in (159, 160, 319, 320)]
-    assert found == ["apart", "logits", "logits", "throughout"]
-    assert shapes.cheapest("states", 160) == "throughout"
