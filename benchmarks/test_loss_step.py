@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from benchmarks.loss_step import contestants
-from benchmarks.loss_step.case import Case
+from benchmarks.loss_step.case import TEACHER_WIDTH, Case
+from dskd_components import Head
+from dskd_components.engines.tiling import head_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,3 +36,15 @@ def test_step(benchmark: BenchmarkFixture, case: Case, contestant: str) -> None:
     """Time a step."""
     benchmark.group = case.label
     benchmark.pedantic(step_of(case, contestant), rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("states", [256, 1024])
+@pytest.mark.parametrize("rows", [32000, head_products.CACHED_ROWS])
+def test_logits_of_a_head(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch, rows: int, states: int) -> None:
+    """Time the logits of a tile, from all of a head in one product and from some rows of it at a time."""
+    monkeypatch.setattr(head_products, "CACHED_ROWS", rows)
+    head = Head(torch.randn(32000, TEACHER_WIDTH))
+    products = head_products.HeadProducts(head, torch.float32, part_bytes=0)
+    hidden, out = torch.randn(states, TEACHER_WIDTH), torch.empty(states, 32000)
+    benchmark.group = f"logits of {states} states"
+    benchmark.pedantic(products.logits, args=(hidden, out), rounds=5, warmup_rounds=1)

@@ -73,12 +73,17 @@ def plot(results: dict[str, Any], folder: Path) -> None:
     ):
         rows = [row for row in results["memory"] if row["series"] == series]
         for budget in sorted({row["budget_mib"] for row in rows}, reverse=True):
-            points = [(row[series], row["peak_mib"]["tiled"]) for row in rows if row["budget_mib"] == budget]
-            ax.plot(*zip(*points, strict=True), "o-", label=f"tiled, a budget of {budget:.0f} MiB")
-        points = [(row[series], row["peak_mib"]["textbook"]) for row in rows if row["peak_mib"].get("textbook")]
-        ax.plot(*zip(*points, strict=True), "ko--", label="textbook")
+            within = [row for row in rows if row["budget_mib"] == budget]
+            ax.plot(*_points(within, series, "tiled"), "o-", label=f"tiled, a budget of {budget:.0f} MiB")
+        ax.plot(*_points(rows, series, "textbook"), "ko--", label="textbook")
         ax.set(xlabel=label, yscale="log", ylabel="peak memory above inputs and gradients, MiB")
         ax.legend()
         ax.grid(alpha=0.3)
     figure.savefig(folder / "loss_step_memory.png", dpi=110)
     plt.close(figure)
+
+
+def _points(rows: list[dict[str, Any]], series: str, name: str) -> tuple[list[int], list[float]]:
+    """Return sizes and peaks of one contestant, where its step fitted into the machine."""
+    measured = [row for row in rows if row["peak_mib"].get(name)]
+    return [row[series] for row in measured], [row["peak_mib"][name] for row in measured]

@@ -13,7 +13,7 @@ from tiled_steps import Watch, batch_and_loss, gradients
 
 from dskd_components import DSKDSpec, Head
 from dskd_components.engines.tiling.head_products import HeadProducts
-from dskd_components.engines.tiling.reassociation import Shapes
+from dskd_components.engines.tiling.reassociation import Learner, Shapes, Way
 
 
 @pytest.mark.parametrize("projector", ["linear", "live_pinv", "mlp"])
@@ -70,7 +70,7 @@ def test_a_projection_is_joined_with_the_head_where_that_pays(tokens: int, width
 
 
 @pytest.mark.parametrize("learner", ["nothing", "states", "projection"])
-def test_ways_take_as_many_multiplications_as_their_products(learner: str) -> None:
+def test_ways_take_as_many_multiplications_as_their_products(learner: Learner) -> None:
     """Without a gradient, one product fewer; a projection that learns takes one more than states that do."""
     shapes = Shapes(rows=3, source=2, target=5, vocabulary=11)
     read, read_joined, project, join = 3 * 5 * 11, 3 * 2 * 11, 3 * 2 * 5, 11 * 2 * 5
@@ -80,8 +80,9 @@ def test_ways_take_as_many_multiplications_as_their_products(learner: str) -> No
         "projection": (read + 2 * project, read + 2 * project, 2 * read_joined + join),
     }[learner]
     forward = (project + read, join + read_joined, join + read_joined)
-    expected = dict(zip(("apart", "logits", "throughout"), map(sum, zip(forward, backward, strict=True)), strict=True))
-    assert {way: shapes.multiplications(way, learner) for way in expected} == expected  # type: ignore[arg-type]
+    ways: tuple[Way, ...] = ("apart", "logits", "throughout")
+    expected = [there + back for there, back in zip(forward, backward, strict=True)]
+    assert [shapes.multiplications(way, learner) for way in ways] == expected
 
 
 def test_no_more_is_held_for_joining_than_there_is_room_for() -> None:

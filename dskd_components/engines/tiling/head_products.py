@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 CACHED_ROWS: Final = 1024
-"""Rows of a weight that one product takes on a CPU, whatever their width. A product with all of a large head walks
-through memory in a worse order: at 256 states it takes a fifth longer, at 2,000 a few parts in a hundred."""
+"""Rows of a weight that one product takes on a CPU, whatever their width. A product with all of a large head takes
+longer (``test_logits_of_a_head`` in ``benchmarks``)."""
 
 
 class HeadProducts:
@@ -37,16 +37,12 @@ class HeadProducts:
         self._weight = head.valid_weight.detach()
         self._bias = None if head.bias is None else head.bias.detach()[: head.vocabulary_size].to(dtype)
         self._cached_rows = CACHED_ROWS if self._weight.device.type == "cpu" else len(self._weight)
-        self._part_rows = len(self._weight)
-        self._part: Tensor | None = None
-        if self._weight.dtype != dtype:
-            width = self._weight.shape[1]
-            self._part_rows = max(1, min(self._cached_rows, len(self._weight), part_bytes // (width * dtype.itemsize)))
-            self._part = self._weight.new_empty(self._part_rows, width, dtype=dtype)
+        fitting = max(1, part_bytes // (self._weight.shape[1] * dtype.itemsize))
+        self._part_rows = len(self._weight) if self._weight.dtype == dtype else min(self._cached_rows, fitting)
 
     def logits(self, states: Tensor, out: Tensor) -> None:
         """Write the logits of ``[n, d]`` states to ``[n, V]``."""
-        for columns, part in self._parts(self._cached_rows):
+        for columns, part in self._parts(min(self._cached_rows, self._part_rows)):
             if self._bias is None:
                 torch.mm(states, part.T, out=out[:, columns])
             else:
@@ -59,7 +55,7 @@ class HeadProducts:
     def states_gradient(self, gradient: Tensor) -> Tensor:
         """Return ``[n, d]``: the gradient to the states, from ``[n, V]``, that of their product with the weight."""
         found: Tensor | None = None
-        for columns, part in self._parts():
+        for columns, part in self._parts(self._part_rows):
             if found is None:
                 found = gradient[:, columns] @ part
             else:
@@ -70,17 +66,15 @@ class HeadProducts:
     def joined(self, projection: Tensor) -> Tensor:
         """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``."""
         joint = scratch(len(self._weight), projection.shape[1], dtype=self._dtype, device=projection.device)
-        for rows, part in self._parts():
+        for rows, part in self._parts(self._part_rows):
             torch.mm(part, projection, out=joint[rows])
         return joint
 
-    def _parts(self, most_rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows of the weight in full precision, each part until the next is asked for."""
-        step = min(self._part_rows, most_rows or self._part_rows)
-        for start in range(0, len(self._weight), step):
-            columns = slice(start, start + step)
-            part = self._weight[columns]
-            yield columns, part if self._part is None else self._part[: len(part)].copy_(part)
+    def _parts(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield so many rows of the weight at a time, in full precision; the last ones may be fewer."""
+        for start in range(0, len(self._weight), rows):
+            columns = slice(start, start + rows)
+            yield columns, self._weight[columns].to(self._dtype)
 
 
 class HeadGradient:

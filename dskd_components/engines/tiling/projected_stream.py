@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from dskd_components.engines.tiling.projection_gradient import ProjectionGradient
 from dskd_components.engines.tiling.stream import Stream
-from dskd_components.precision import upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,10 +56,10 @@ class ProjectedByTile(ThroughProjection):
         super().__init__(unprojected.states, head, unprojected)
         self._weights = unprojected.weights.detach().to(self.dtype)
         matrix, bias = unprojected.affine
-        self._matrix = upcast(matrix.detach())
-        self._bias = None if bias is None else upcast(bias.detach())
+        self._matrix = matrix.detach().to(self.dtype)
+        self._bias = None if bias is None else bias.detach().to(self.dtype)
 
     def states(self, rows: slice) -> Tensor:
         """Return ``[n, d_target]``: the projected states of some rows."""
-        projected = F.linear(super().states(rows), self._matrix.to(self.dtype))
-        return projected if self._bias is None else projected.addcmul_(self._weights[rows], self._bias.to(self.dtype))
+        projected = F.linear(super().states(rows), self._matrix)
+        return projected if self._bias is None else projected.addcmul_(self._weights[rows], self._bias)
