@@ -13,7 +13,7 @@ from rich.progress import track
 from benchmarks.loss_step import cases, report
 from benchmarks.loss_step.accuracy import gradient_errors
 from benchmarks.loss_step.case import Case
-from benchmarks.loss_step.memory import peak_mib
+from benchmarks.loss_step.memory import Peak, peak_mib
 from benchmarks.loss_step.timing import time_case
 from dskd_components.engines.tiled import Tiled
 
@@ -42,14 +42,20 @@ def measure_memory() -> list[dict[str, Any]]:
                 "tokens": case.tokens,
                 "vocabulary": case.vocabularies[1],
                 "budget_mib": case.budget or Tiled().memory_budget_mib,
-                "peak_mib": found,
+                **_peaks(found),
             }
         )
     if find_spec("liger_kernel") is not None:
         case = Case("js", 1024, cases.ONE)
         peaks = {name: peak_mib(case, name) for name in ("tiled", "Liger eager")}
-        rows.append({"case": case.label, "series": "peer", "peak_mib": peaks})
+        rows.append({"case": case.label, "series": "peer", **_peaks(peaks)})
     return rows
+
+
+def _peaks(found: dict[str, Peak]) -> dict[str, dict[str, float | None]]:
+    return {
+        f"{measure}_mib": {name: getattr(peak, measure) for name, peak in found.items()} for measure in Peak._fields
+    }
 
 
 def main() -> None:

@@ -33,23 +33,27 @@ def _cpu() -> str:
 def print_tables(results: dict[str, Any]) -> None:
     """Print what was measured."""
     console = Console()
-    timed = Table(title="Time of a step over that of its bare matrix products (scored positions, float32)")
+    timed = Table(title="Time of a step over that of its bare matrix products: median of the rounds (range)")
     columns = ("tiled", "eager", "textbook", "Liger eager", "Liger compiled")
     for heading in ("case", "bare, s", *columns):
         timed.add_column(heading)
     for row in results.get("time", []):
         ratios = row["ratio_to_bare"]
-        cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in columns]
+        ranges = row["range_of_ratios"]
+        cells = [
+            f"{ratios[name]:.2f} ({ranges[name][0]:.2f} to {ranges[name][1]:.2f})" if name in ratios else ""
+            for name in columns
+        ]
         timed.add_row(row["case"], f"{row['bare_seconds']:.2f}", *cells)
     if results.get("time"):
         console.print(timed)
-    peaks = Table(title="Peak memory of a step above inputs and gradients, MiB")
-    names = sorted({name for row in results.get("memory", []) for name in row["peak_mib"]}, reverse=True)
+    peaks = Table(title="Peak memory of a step above inputs and gradients, MiB: tensors (resident)")
+    names = sorted({name for row in results.get("memory", []) for name in row["allocated_mib"]}, reverse=True)
     for heading in ("case", *names):
         peaks.add_column(heading)
     for row in results.get("memory", []):
-        cells = [row["peak_mib"].get(name) for name in names]
-        peaks.add_row(row["case"], *("" if cell is None else f"{cell:.0f}" for cell in cells))
+        cells = [(row["allocated_mib"].get(name), row["resident_mib"].get(name)) for name in names]
+        peaks.add_row(row["case"], *(f"{tensors:.0f} ({process:.0f})" if tensors else "" for tensors, process in cells))
     if results.get("memory"):
         console.print(peaks)
     if results.get("bf16"):
@@ -76,7 +80,7 @@ def plot(results: dict[str, Any], folder: Path) -> None:
             within = [row for row in rows if row["budget_mib"] == budget]
             ax.plot(*_points(within, series, "tiled"), "o-", label=f"tiled, a budget of {budget:.0f} MiB")
         ax.plot(*_points(rows, series, "textbook"), "ko--", label="textbook")
-        ax.set(xlabel=label, yscale="log", ylabel="peak memory above inputs and gradients, MiB")
+        ax.set(xlabel=label, yscale="log", ylabel="peak of tensors above inputs and gradients, MiB")
         ax.legend()
         ax.grid(alpha=0.3)
     figure.savefig(folder / "loss_step_memory.png", dpi=110)
@@ -85,5 +89,5 @@ def plot(results: dict[str, Any], folder: Path) -> None:
 
 def _points(rows: list[dict[str, Any]], series: str, name: str) -> tuple[list[int], list[float]]:
     """Return sizes and peaks of one contestant, where its step fitted into the machine."""
-    measured = [row for row in rows if row["peak_mib"].get(name)]
-    return [row[series] for row in measured], [row["peak_mib"][name] for row in measured]
+    measured = [row for row in rows if row["allocated_mib"].get(name)]
+    return [row[series] for row in measured], [row["allocated_mib"][name] for row in measured]

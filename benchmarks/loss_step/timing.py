@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 def time_case(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
     """Time the bare products and the contestants on one case.
 
-    A ratio is taken within a round, and the median of the rounds is reported, so that a busy machine weighs on all.
+    Each step is compared to the mean of the bare products right before and right after it, so that a machine which
+    grows slower or faster weighs on both. Reported are the median of the rounds' ratios, and the least and the largest.
     """
     student, teacher = case.states()
-    works: dict[str, Callable[[], object]] = {"bare": contestants.bare_products(case, student, teacher)}
+    bare = contestants.bare_products(case, student, teacher)
+    works: dict[str, Callable[[], object]] = {}
     for name in names:
         if name.startswith("Liger"):
             works[name] = contestants.liger(student, teacher, compiled=name.endswith("compiled"))
@@ -28,18 +30,20 @@ def time_case(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]
             works[name] = contestants.textbook(case, student, teacher)
         else:
             works[name] = contestants.library(case, name, student, teacher)
-    for work in works.values():
+    for work in (bare, *works.values()):
         work()
-    times: dict[str, list[float]] = {name: [] for name in works}
+    ratios: dict[str, list[float]] = {name: [] for name in works}
+    bare_times = [seconds(bare)]
     for _ in range(rounds):
         for name, work in works.items():
-            times[name].append(seconds(work))
+            time = seconds(work)
+            bare_times.append(seconds(bare))
+            ratios[name].append(time / statistics.mean(bare_times[-2:]))
     return {
         "case": case.label,
         "scored_tokens": [int(student.scored.sum()), int(teacher.scored.sum())],
-        "bare_seconds": round(statistics.median(times["bare"]), 3),
-        "ratio_to_bare": {
-            name: round(statistics.median(a / b for a, b in zip(times[name], times["bare"], strict=True)), 3)
-            for name in names
-        },
+        "rounds": rounds,
+        "bare_seconds": round(statistics.median(bare_times), 3),
+        "ratio_to_bare": {name: round(statistics.median(found), 3) for name, found in ratios.items()},
+        "range_of_ratios": {name: [round(min(found), 3), round(max(found), 3)] for name, found in ratios.items()},
     }

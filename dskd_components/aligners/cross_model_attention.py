@@ -144,14 +144,11 @@ class CrossModelAttentionModule(AlignerModule):
             return spread(lambda rows: values(teacher.rows(rows)), width, teacher.scored, teacher.samples, self.std)
 
         of_states, of_targets = spread_of(_scored_states)[..., None], spread_of(_target_embeddings)[..., None]
-        chunks = batch_chunks(len(teacher.targets), teacher.targets.shape[1] * width)
-        return torch.cat(
-            [
-                _scored_states(teacher.rows(rows)) / of_states[rows]
-                + _target_embeddings(teacher.rows(rows)) / of_targets[rows]
-                for rows in chunks
-            ]
-        )
+        values = torch.empty_like(teacher.hidden_states)
+        for rows in batch_chunks(len(teacher.targets), teacher.targets.shape[1] * width):
+            torch.div(_scored_states(teacher.rows(rows)), of_states[rows], out=values[rows])
+            values[rows] += _target_embeddings(teacher.rows(rows)).div_(of_targets[rows])
+        return values
 
 
 class CrossModelAttention(Aligner):

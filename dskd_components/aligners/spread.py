@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Scope = Literal["sample", "batch"]
 """Over what a standard deviation is taken."""
 
-CHUNK: Final = 2**21
+CHUNK: Final = 2**20
 """How many numbers are looked at together, rather than those of a whole batch."""
 
 

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.measurement import Measurement
+from dskd_components.engines.tiling.alignment_bytes import alignment_bytes, between_bytes
+from dskd_components.engines.tiling.head_products import widened_bytes
 from dskd_components.engines.tiling.plan import Plan
 from dskd_components.engines.tiling.predictions import teacher_predictions
-from dskd_components.engines.tiling.row_bytes import row_bytes
 from dskd_components.engines.tiling.side_pass import SidePass, SideResult
 from dskd_components.engines.tiling.side_rows import SideRows
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     Value = TypeVar("Value")
 
-RECOMPUTE_SHARE: Final = 8
-"""Projected states are computed twice rather than kept where they would take more than this part of the budget."""
+RECOMPUTE_SHARE: Final = 16
+"""Visitors are computed twice where what lies on their way would take more than one part in so many of the budget."""
 
 
 class Tiled(Engine):
@@ -56,20 +57,20 @@ class Tiled(Engine):
 
 
 def _measure(meeting: Meeting, reduction: Reduction, budget: int) -> Measurement:
-    recompute = row_bytes(meeting, recomputed=False) > budget // RECOMPUTE_SHARE
-    # Whatever the batch, logits have half of the budget at least: slow tiles would save little memory.
-    budget = max(budget // 2, budget - row_bytes(meeting, recomputed=recompute))
+    recompute = between_bytes(meeting) > budget // RECOMPUTE_SHARE
+    held = alignment_bytes(meeting) + (0 if recompute else between_bytes(meeting))
     needs_choice = any(space.needs_teacher_choice for space in meeting.spaces)
     results, choice = [], None
     if any(space.side == "teacher" for space in meeting.spaces):
-        rows = SideRows.of(meeting, "teacher", budget=budget, recompute=recompute)
-        results.append(_passed(rows, meeting, reduction, budget, predicts=needs_choice))
+        rows = SideRows.of(meeting, "teacher", budget=_left(budget, held), recompute=recompute)
+        results.append(_passed(rows, meeting, reduction, _left(budget, held + rows.row_bytes), predicts=needs_choice))
+        held += rows.waiting_bytes
         del rows  # what it holds makes room for the other side
     if needs_choice:
-        choice = meeting.teacher_choice(teacher_predictions(meeting, results, budget))
+        choice = meeting.teacher_choice(teacher_predictions(meeting, results, _left(budget, held)))
     if meeting.weights.cross_entropy is not None or any(space.side == "student" for space in meeting.spaces):
-        rows = SideRows.of(meeting, "student", budget=budget, recompute=recompute, teacher_choice=choice)
-        results.insert(0, _passed(rows, meeting, reduction, budget))
+        rows = SideRows.of(meeting, "student", budget=_left(budget, held), recompute=recompute, teacher_choice=choice)
+        results.insert(0, _passed(rows, meeting, reduction, _left(budget, held + rows.row_bytes)))
     return Measurement(
         loss=torch.stack([result.loss for result in results]).sum(),
         values=_merged(result.totals.values for result in results),
@@ -78,15 +79,20 @@ def _measure(meeting: Meeting, reduction: Reduction, budget: int) -> Measurement
     )
 
 
+def _left(budget: int, held: int) -> int:
+    """Return what is left for logits: half of the budget at least, since slow tiles would save little memory."""
+    return max(budget // 2, budget - held)
+
+
 def _passed(
     rows: SideRows, meeting: Meeting, reduction: Reduction, budget: int, *, predicts: bool = False
 ) -> SideResult:
     plan = Plan.of(
-        budget=budget - rows.held_bytes,
+        budget=budget - rows.joint_bytes,
         rows=max(rows.covered, len(rows.own) - rows.covered),
         vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
         itemsize=rows.dtype.itemsize,
-        widens=any(stream.head.weight.dtype != rows.dtype for stream in rows.streams),
+        widened=max(widened_bytes(stream.head, rows.dtype) for stream in rows.streams),
         has_cache=rows.targets.device.type == "cpu",
     )
     return SidePass(rows, plan, reduction, weights=meeting.weights, predicts=predicts).run()

@@ -12,11 +12,13 @@ from dskd_components.engines.tiling.plan import BLOCK_TENSORS, Plan
     budget=st.integers(1, 2**30),
     rows=st.integers(0, 5000),
     vocabularies=st.lists(st.integers(1, 300_000), min_size=1, max_size=3),
-    widens=st.booleans(),
+    widened=st.integers(0, 2**26),
     has_cache=st.booleans(),
 )
-def test_a_plan(budget: int, rows: int, vocabularies: list[int], widens: bool, has_cache: bool) -> None:
-    plan = Plan.of(budget=budget, rows=rows, vocabularies=vocabularies, itemsize=4, widens=widens, has_cache=has_cache)
+def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, has_cache: bool) -> None:
+    plan = Plan.of(
+        budget=budget, rows=rows, vocabularies=vocabularies, itemsize=4, widened=widened, has_cache=has_cache
+    )
     tiles = list(plan.tiles(0, rows))
     assert [row for tile in tiles for row in range(tile.start, tile.stop)] == list(range(rows))
     for tile in tiles[:2]:
@@ -29,8 +31,9 @@ def test_a_plan(budget: int, rows: int, vocabularies: list[int], widens: bool, h
         # One tile fewer would not have fitted into the half that is for tiles at least.
         assert -(-rows // (len(tiles) - 1)) * sum(vocabularies) * 4 > budget // 2
     # A row at a time may be more than there is room for.
-    buffer, widened = plan.tile_rows * sum(vocabularies) * 4, plan.part_bytes if widens else 0
+    buffer = plan.tile_rows * sum(vocabularies) * 4
+    assert plan.part_bytes <= widened
     blocks = plan.block_rows * max(vocabularies) * 4 * BLOCK_TENSORS
     assert plan.block_rows == 1 or blocks <= budget // 4
-    assert plan.tile_rows == 1 or plan.block_rows == 1 or buffer + blocks + widened <= budget
-    assert plan.tile_rows == 1 or buffer + widened <= budget
+    assert plan.tile_rows == 1 or plan.block_rows == 1 or buffer + blocks + plan.part_bytes <= budget
+    assert plan.tile_rows == 1 or buffer + plan.part_bytes <= budget

@@ -20,6 +20,21 @@ CACHED_ROWS: Final = 1024
 longer (``test_logits_of_a_head`` in ``benchmarks``)."""
 
 
+def widened_bytes(head: Head, dtype: torch.dtype) -> int:
+    """Return how much memory the largest part of a weight takes that is widened at once; 0 where it is wide already.
+
+    Args:
+        head: the head.
+        dtype: what is computed in.
+    """
+    weight = head.valid_weight
+    return 0 if weight.dtype == dtype else _cached_rows(weight) * weight.shape[1] * dtype.itemsize
+
+
+def _cached_rows(weight: Tensor) -> int:
+    return min(CACHED_ROWS, len(weight)) if weight.device.type == "cpu" else len(weight)
+
+
 class HeadProducts:
     """Logits of a tile, and what their gradient is to hidden states, weight and bias.
 
@@ -36,7 +51,7 @@ class HeadProducts:
         self._dtype = dtype
         self._weight = head.valid_weight.detach()
         self._bias = None if head.bias is None else head.bias.detach()[: head.vocabulary_size].to(dtype)
-        self._cached_rows = CACHED_ROWS if self._weight.device.type == "cpu" else len(self._weight)
+        self._cached_rows = _cached_rows(self._weight)
         fitting = max(1, part_bytes // (self._weight.shape[1] * dtype.itemsize))
         self._part_rows = len(self._weight) if self._weight.dtype == dtype else min(self._cached_rows, fitting)
 

@@ -35,7 +35,7 @@ class JoinedLogits(ThroughProjection):
     def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int) -> None:
         super().__init__(_with_weights(unprojected), head, unprojected)
         self.reading_head = _joint(unprojected, head, self.dtype, part_bytes)
-        self.held_bytes = self.reading_head.weight.nbytes
+        self.joint_bytes = self.reading_head.weight.nbytes
 
 
 class JoinedThroughout(Stream):
@@ -52,7 +52,7 @@ class JoinedThroughout(Stream):
         joint = _joint(unprojected, head, states.dtype, part_bytes)
         learns = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in unprojected.affine)
         super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)))
-        self.held_bytes = joint.weight.nbytes * (2 if learns else 1)
+        self.joint_bytes = joint.weight.nbytes * (2 if learns else 1)
         self._affine = unprojected.affine
         self._products = HeadProducts(head, self.dtype, part_bytes)
 

@@ -40,7 +40,7 @@ class Plan:
 
     @classmethod
     def of(
-        cls, *, budget: int, rows: int, vocabularies: list[int], itemsize: int, widens: bool, has_cache: bool
+        cls, *, budget: int, rows: int, vocabularies: list[int], itemsize: int, widened: int, has_cache: bool
     ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
@@ -49,28 +49,29 @@ class Plan:
             rows: rows of the longest part that is cut.
             vocabularies: for each stream, the number of its logits.
             itemsize: bytes of a logit.
-            widens: whether a weight is stored in half precision.
+            widened: bytes of the largest part of a weight that is widened at once; 0 where none is.
             has_cache: whether small blocks are faster, as on a CPU, rather than large ones.
         """
         share = budget // SHARE
         for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
-        for_tile = budget - for_blocks - (share if widens else 0)
-        most = max(1, for_tile // (sum(vocabularies) * itemsize))
-        # Tiles of one size: a small one at the end would cost nearly as much as a full one.
-        tile_rows = math.ceil(rows / math.ceil(rows / most)) if rows else 1
+        part_bytes = min(share, widened)
+        for_tile = budget - for_blocks - part_bytes
+        # As large as fits, whatever the batch: what one batch takes, the others take.
+        tile_rows = max(1, min(rows, for_tile // (sum(vocabularies) * itemsize)))
         block_rows = max(1, for_blocks // (max(vocabularies) * itemsize * BLOCK_TENSORS))
-        return cls(tile_rows=tile_rows, block_rows=min(block_rows, tile_rows), part_bytes=share)
+        return cls(tile_rows=tile_rows, block_rows=min(block_rows, tile_rows), part_bytes=part_bytes)
 
     def tiles(self, start: int, stop: int) -> Iterator[slice]:
-        """Yield the tiles of the rows from start to stop."""
-        yield from _cut(start, stop, self.tile_rows)
+        """Yield the tiles of the rows from start to stop; the last two share what is left."""
+        while start < stop:
+            left = stop - start
+            # A small tile at the end would cost nearly as much as a full one.
+            size = math.ceil(left / 2) if self.tile_rows < left < 2 * self.tile_rows else min(left, self.tile_rows)
+            yield slice(start, start + size)
+            start += size
 
     def blocks(self, tile: slice) -> Iterator[slice]:
         """Yield the blocks of a tile, counted from its first row; an empty tile has one empty block."""
         length = tile.stop - tile.start
-        yield from _cut(0, length, self.block_rows) if length else [slice(0, 0)]
-
-
-def _cut(start: int, stop: int, size: int) -> Iterator[slice]:
-    for first in range(start, stop, size):
-        yield slice(first, min(first + size, stop))
+        for first in range(0, max(length, 1), self.block_rows):
+            yield slice(first, min(first + self.block_rows, length))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd_components.engines.tiling.head_products import widened_bytes
 from dskd_components.engines.tiling.head_stack import HeadStack
 from dskd_components.engines.tiling.most_likely import most_likely
 from dskd_components.engines.tiling.plan import Plan
@@ -49,7 +50,7 @@ def _argmax(stream: Stream, budget: int) -> Tensor:
         rows=len(stream),
         vocabularies=[stream.head.vocabulary_size],
         itemsize=dtype.itemsize,
-        widens=stream.head.weight.dtype != dtype,
+        widened=widened_bytes(stream.head, dtype),
         has_cache=stream.head.weight.device.type == "cpu",
     )
     stack = HeadStack([stream], plan, dtype)

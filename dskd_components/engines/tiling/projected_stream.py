@@ -34,6 +34,11 @@ class ThroughProjection(Stream):
         self._projection_gradient.add(rows, gradient)
 
     @property
+    def waiting_bytes(self) -> int:
+        """Memory of the gradient to what was projected, which waits for the backward pass."""
+        return self._projection_gradient.waiting_bytes
+
+    @property
     def states_learn(self) -> bool:
         """Whether a gradient to the projected states is wanted."""
         return bool(self._projection_gradient.learned)

@@ -30,6 +30,11 @@ class ProjectionGradient:
         self._dtype = dtype
 
     @property
+    def waiting_bytes(self) -> int:
+        """Memory of the gradient to the states."""
+        return 0 if self._of_states is None else self._of_states.nbytes
+
+    @property
     def learned(self) -> list[tuple[Tensor, Tensor]]:
         """The tensors that learn, each with its gradient."""
         tensors = (self._states, self._weights, self._matrix, self._bias)

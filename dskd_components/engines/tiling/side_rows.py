@@ -98,9 +98,19 @@ class SideRows:
         return groups
 
     @property
-    def held_bytes(self) -> int:
+    def joint_bytes(self) -> int:
         """Memory of the matrices that were made for the streams."""
-        return sum(stream.held_bytes for stream in self.streams)
+        return sum(stream.joint_bytes for stream in self.streams)
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory of the visitors' states and of their gradients; the side's own are the caller's."""
+        return sum(visitors.row_bytes for _, visitors in self.spaces)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the gradients to the visitors, which wait for the backward pass."""
+        return sum(visitors.waiting_bytes for _, visitors in self.spaces)
 
     @property
     def scores(self) -> bool:

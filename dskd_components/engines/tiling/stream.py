@@ -42,7 +42,7 @@ class Stream:
         self.reading_head = head
         """The head that makes logits of `states`."""
         self.head_gradient = HeadGradient(head, self._states.dtype) if learning else None
-        self.held_bytes = 0
+        self.joint_bytes = 0
         """Memory of matrices that were made for the stream."""
         self.complete = head.bias is None or not bool(head.bias.detach().isinf().any())
         """Whether no logit can be ``-inf``."""
@@ -64,6 +64,16 @@ class Stream:
         """Take the gradient to the states of some rows as `head` reads them, ``[n, d]``."""
         assert self._gradient is not None, "a stream whose states learn"
         self._gradient[rows if self._positions is None else self._positions[rows]] = gradient
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory of the states and of what waits for the backward pass."""
+        return self._states.nbytes + self.waiting_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the gradient to the states, which waits for the backward pass."""
+        return 0 if self._gradient is None else self._gradient.nbytes
 
     @property
     def states_learn(self) -> bool:
