@@ -31,11 +31,13 @@ class Plan:
     Args:
         tile_rows: rows of a tile.
         block_rows: rows of a block.
+        block_bytes: memory of the tensors that operations on a block make.
         part_bytes: memory for a part of a half-precision weight, widened.
     """
 
     tile_rows: int
     block_rows: int
+    block_bytes: int
     part_bytes: int
 
     @classmethod
@@ -58,8 +60,11 @@ class Plan:
         for_tile = budget - for_blocks - part_bytes
         # As large as fits, whatever the batch: what one batch takes, the others take.
         tile_rows = max(1, min(rows, for_tile // (sum(vocabularies) * itemsize)))
-        block_rows = max(1, for_blocks // (max(vocabularies) * itemsize * BLOCK_TENSORS))
-        return cls(tile_rows=tile_rows, block_rows=min(block_rows, tile_rows), part_bytes=part_bytes)
+        row_bytes = max(vocabularies) * itemsize * BLOCK_TENSORS
+        block_rows = min(max(1, for_blocks // row_bytes), tile_rows)
+        return cls(
+            tile_rows=tile_rows, block_rows=block_rows, block_bytes=block_rows * row_bytes, part_bytes=part_bytes
+        )
 
     def tiles(self, start: int, stop: int) -> Iterator[slice]:
         """Yield the tiles of the rows from start to stop; the last two share what is left."""

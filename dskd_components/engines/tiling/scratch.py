@@ -17,23 +17,20 @@ HUGE_PAGE: Final = 2 * 2**20
 the hint."""
 
 
-FREED: Final = 16 * 2**20
-"""Bytes that are taken and given back, untouched. glibc hands a freed piece of up to 32 MiB back to the system until it
-has seen one as large; from then on it keeps up to twice as much for the next who asks, which is about what the
-operations on one block use."""
-
-
-def keep_freed_memory(device: torch.device) -> None:
+def keep_freed_memory(size: int, device: torch.device) -> None:
     """Have a C library keep what small tensors free for those that come next, where it would hand it back.
 
     The operations on a block of logits each make a tensor of a few MiB and drop it. If its memory came from the system
     each time, its first writes would cost as much as the arithmetic.
 
     Args:
+        size: bytes of the tensors that exist at once.
         device: where the tensors are.
     """
     if device.type == "cpu":
-        torch.empty(FREED, dtype=torch.uint8)
+        # Taken and given back, untouched. glibc hands a freed piece of up to 32 MiB back to the system until it has
+        # seen one as large; from then on it keeps up to twice as much for the next who asks.
+        torch.empty(size // 2, dtype=torch.uint8)
 
 
 def scratch(rows: int, columns: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -77,7 +77,7 @@ class SidePass:
 
     @torch.no_grad()
     def _run(self) -> None:
-        keep_freed_memory(self._rows.targets.device)
+        keep_freed_memory(self._plan.block_bytes, self._rows.targets.device)
         for tile in self._tiles():
             logits = self._logits(tile)
             if tile.start == 0 and self._looks_at_the_whole_batch(tile, logits):
