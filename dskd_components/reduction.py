@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -72,8 +73,12 @@ class Reduction:
             return total
         # Nothing scored anywhere leaves 0 / 1: a zero that keeps its graph.
         if denominator == "scored":
-            return total / self.num_items.clamp_min(1)
-        return total / count.clamp_min(1) * (self.scored / self.num_items.clamp_min(1))
+            return total / self._divisor
+        return total / count.clamp_min(1) * (self.scored / self._divisor)
+
+    @cached_property
+    def _divisor(self) -> Tensor:
+        return self.num_items.clamp_min(1)
 
     def values(self, terms: Mapping[str, TokenTerm]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the values of all terms, part of the graph, and the numbers of tokens that count in them, by name."""
@@ -102,6 +107,9 @@ class Kept:
     @classmethod
     def of(cls, term: TokenTerm) -> Self:
         """Return the numbers of one term's rows."""
+        if _takes_all(term):
+            everything = _rows(term)
+            return cls(everything, everything, term.widen_above)
         keep, eligible = masks(term)
         return cls(keep.sum(), eligible.sum(), term.widen_above)
 
@@ -127,9 +135,19 @@ class Kept:
         Args:
             term: all rows of the batch or a part of them.
         """
+        if _takes_all(term):
+            return Tally(term.values.sum(), _rows(term))
         keep, eligible = masks(term)
         counting = keep if self.widen_above is None else keep | (eligible & self.widened)
         return Tally(term.values.where(counting, 0.0).sum(), counting.sum())
+
+
+def _takes_all(term: TokenTerm) -> bool:
+    return term.keep is None and term.eligible is None
+
+
+def _rows(term: TokenTerm) -> Tensor:
+    return term.values.new_full((), len(term.values), dtype=torch.int64)
 
 
 def masks(term: TokenTerm) -> tuple[Tensor, Tensor]:
