@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import torch
@@ -98,6 +99,7 @@ def sets_of_logits(
     return [first, *others]
 
 
+@cache  # a strategy that is built anew for each draw is checked anew
 def _row(vocabulary: int, temper: Temper) -> st.SearchStrategy[Tensor]:
     if temper in ("generic", "peaked", "flat"):
         factor = {"generic": 1.0, "peaked": 10.0, "flat": 1e-4}[temper]
