@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ def time_case(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]
     """Time the bare products and the contestants on one case.
 
     Each step is compared to the mean of the bare products right before and right after it, so that a machine which
-    grows slower or faster weighs on both. Reported are the median of the rounds' ratios, and the least and the largest.
+    grows slower or faster weighs on both. Reported are the ratio of the fastest times, which other work on the machine
+    disturbs least, the median of the rounds' ratios, and the least and the largest of these.
     """
     student, teacher = case.states()
     bare = contestants.bare_products(case, student, teacher)
@@ -33,17 +35,20 @@ def time_case(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]
     for work in (bare, *works.values()):
         work()
     ratios: dict[str, list[float]] = {name: [] for name in works}
+    fastest = dict.fromkeys(works, math.inf)
     bare_times = [seconds(bare)]
     for _ in range(rounds):
         for name, work in works.items():
             time = seconds(work)
             bare_times.append(seconds(bare))
             ratios[name].append(time / statistics.mean(bare_times[-2:]))
+            fastest[name] = min(fastest[name], time)
     return {
         "case": case.label,
         "scored_tokens": [int(student.scored.sum()), int(teacher.scored.sum())],
         "rounds": rounds,
-        "bare_seconds": round(statistics.median(bare_times), 3),
-        "ratio_to_bare": {name: round(statistics.median(found), 3) for name, found in ratios.items()},
+        "bare_seconds": [round(min(bare_times), 3), round(statistics.median(bare_times), 3), round(max(bare_times), 3)],
+        "ratio_of_fastest": {name: round(time / min(bare_times), 3) for name, time in fastest.items()},
+        "median_ratio": {name: round(statistics.median(found), 3) for name, found in ratios.items()},
         "range_of_ratios": {name: [round(min(found), 3), round(max(found), 3)] for name, found in ratios.items()},
     }
