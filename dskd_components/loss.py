@@ -18,6 +18,7 @@ from dskd_components.arguments import (
 )
 from dskd_components.assembly import build_projectors, projector_heads
 from dskd_components.checkpoints import HeadFingerprint
+from dskd_components.engines.workspace import Workspace
 from dskd_components.loss_of_models import LossOfModels
 from dskd_components.meeting import Meeting
 from dskd_components.non_finite import require_finite
@@ -107,6 +108,7 @@ class DSKDLoss(LossOfModels):
         if student_head is not None and teacher_head is not None:
             heads = projector_heads(student_head, teacher_head, teacher_to_student_ids, same_token)
         self.projectors = build_projectors(spec, self.hidden_sizes, heads)
+        self._workspace = Workspace()
 
     def forward(
         self,
@@ -155,7 +157,7 @@ class DSKDLoss(LossOfModels):
                 teacher_to_student_ids=self.teacher_to_student_ids,
             )
             reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
-            measured = self.spec.engine.measure(meeting, reduction)
+            measured = self.spec.engine.measure(meeting, reduction, self._workspace)
             values, counts = reduction.values(aligned.terms)
             distilled = sum(weights.of(name, aligned.terms[name].weight) * values[name] for name in values)
             loss = measured.loss + weights.distillation * distilled

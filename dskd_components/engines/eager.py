@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dskd_components.contracts.space import Space
     from dskd_components.contracts.terms import Tally
+    from dskd_components.engines.workspace import Workspace
     from dskd_components.meeting import Meeting
     from dskd_components.reduction import Reduction
 
@@ -35,7 +36,7 @@ class Eager(Engine):
 
     name: Literal["eager"] = "eager"
 
-    def measure(self, meeting: Meeting, reduction: Reduction) -> Measurement:
+    def measure(self, meeting: Meeting, reduction: Reduction, workspace: Workspace) -> Measurement:  # noqa: ARG002
         """Return loss and terms of a batch."""
         logits = AllLogits(meeting)
         student, weights = meeting.student, meeting.weights

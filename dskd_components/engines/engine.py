@@ -11,6 +11,7 @@ from dskd_components.contracts.component import FrozenModel
 
 if TYPE_CHECKING:
     from dskd_components.engines.measurement import Measurement
+    from dskd_components.engines.workspace import Workspace
     from dskd_components.meeting import Meeting
     from dskd_components.reduction import Reduction
 
@@ -27,10 +28,11 @@ class Engine(FrozenModel, ABC):
     name: str
 
     @abstractmethod
-    def measure(self, meeting: Meeting, reduction: Reduction) -> Measurement:
+    def measure(self, meeting: Meeting, reduction: Reduction, workspace: Workspace) -> Measurement:
         """Return loss and terms of a batch.
 
         Args:
             meeting: the states of both models, aligned.
             reduction: how token values become terms.
+            workspace: memory for what exists during a step only.
         """

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import TypeVar
 
+    from dskd_components.engines.workspace import Scratch, Workspace
     from dskd_components.meeting import Meeting
     from dskd_components.reduction import Reduction
 
@@ -47,30 +48,38 @@ class Tiled(Engine):
     beside the tensors of hidden size that a large batch needs they have half of the budget still, and a row at
     least."""
 
-    def measure(self, meeting: Meeting, reduction: Reduction) -> Measurement:
+    def measure(self, meeting: Meeting, reduction: Reduction, workspace: Workspace) -> Measurement:
         """Return loss and terms of a batch."""
         measure = _measure
         if torch.compiler.is_compiling():
             # Tiles are cut by the number of scored tokens, which changes with each batch: a compiler gains nothing.
             measure = torch.compiler.disable(_measure)
-        return measure(meeting, reduction, int(self.memory_budget_mib * 2**20))
+        return measure(meeting, reduction, workspace, int(self.memory_budget_mib * 2**20))
 
 
-def _measure(meeting: Meeting, reduction: Reduction, budget: int) -> Measurement:
+def _measure(meeting: Meeting, reduction: Reduction, workspace: Workspace, budget: int) -> Measurement:
     recompute = between_bytes(meeting) > budget // RECOMPUTE_SHARE
     held = alignment_bytes(meeting) + (0 if recompute else between_bytes(meeting))
     needs_choice = any(space.needs_teacher_choice for space in meeting.spaces)
     results, choice = [], None
     if any(space.side == "teacher" for space in meeting.spaces):
-        rows = SideRows.of(meeting, "teacher", budget=_left(budget, held), recompute=recompute)
-        results.append(_passed(rows, meeting, reduction, _left(budget, held + rows.row_bytes), predicts=needs_choice))
-        held += rows.waiting_bytes
-        del rows  # what it holds makes room for the other side
+        with workspace.lend() as scratch:
+            rows = SideRows.of(meeting, "teacher", scratch, budget=_left(budget, held), recompute=recompute)
+            left = _left(budget, held + rows.row_bytes)
+            results.append(_passed(rows, meeting, reduction, scratch, left, predicts=needs_choice))
+            held += rows.waiting_bytes
+            del rows  # what it holds makes room for the other side
     if needs_choice:
-        choice = meeting.teacher_choice(teacher_predictions(meeting, results, _left(budget, held)))
+        with workspace.lend() as scratch:
+            predicted = teacher_predictions(meeting, results, scratch, _left(budget, held))
+        choice = meeting.teacher_choice(predicted)
     if meeting.weights.cross_entropy is not None or any(space.side == "student" for space in meeting.spaces):
-        rows = SideRows.of(meeting, "student", budget=_left(budget, held), recompute=recompute, teacher_choice=choice)
-        results.insert(0, _passed(rows, meeting, reduction, _left(budget, held + rows.row_bytes)))
+        with workspace.lend() as scratch:
+            rows = SideRows.of(
+                meeting, "student", scratch, budget=_left(budget, held), recompute=recompute, teacher_choice=choice
+            )
+            results.insert(0, _passed(rows, meeting, reduction, scratch, _left(budget, held + rows.row_bytes)))
+            del rows
     return Measurement(
         loss=torch.stack([result.loss for result in results]).sum(),
         values=_merged(result.totals.values for result in results),
@@ -85,7 +94,7 @@ def _left(budget: int, held: int) -> int:
 
 
 def _passed(
-    rows: SideRows, meeting: Meeting, reduction: Reduction, budget: int, *, predicts: bool = False
+    rows: SideRows, meeting: Meeting, reduction: Reduction, scratch: Scratch, budget: int, *, predicts: bool = False
 ) -> SideResult:
     plan = Plan.of(
         budget=budget - rows.joint_bytes,
@@ -95,7 +104,7 @@ def _passed(
         widened=max(widened_bytes(stream.head, rows.dtype) for stream in rows.streams),
         has_cache=rows.targets.device.type == "cpu",
     )
-    return SidePass(rows, plan, reduction, weights=meeting.weights, predicts=predicts).run()
+    return SidePass(rows, plan, reduction, scratch, weights=meeting.weights, predicts=predicts).run()
 
 
 def _merged(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dskd_components import Head
 from dskd_components.engines.tiling import head_products
 from dskd_components.engines.tiling.head_products import HeadProducts
+from dskd_components.engines.workspace import Scratch
 
 
 @given(
@@ -42,7 +43,7 @@ def test_parts_of_a_head_give_what_all_of_it_gives(
         products.logits(states, logits)
         gradient = products.states_gradient(logits)
         projection = torch.randn(3, 2, generator=generator, dtype=torch.float64)
-        joined = products.joined(projection)
+        joined = products.joined(projection, Scratch([]))
     wide = Head(weight.double(), None if bias is None else bias.double(), scale=scale, softcap=softcap)
     torch.testing.assert_close(logits, wide.logits(states))
     torch.testing.assert_close(gradient, logits @ weight.double())

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from dskd_components.engines.tiling.scratch import scratch
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dskd_components.engines.workspace import Scratch
     from dskd_components.head import Head
 
 
@@ -78,9 +77,9 @@ class HeadProducts:
         assert found is not None, "a head has at least one row"
         return found
 
-    def joined(self, projection: Tensor) -> Tensor:
-        """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``."""
-        joint = scratch(len(self._weight), projection.shape[1], dtype=self._dtype, device=projection.device)
+    def joined(self, projection: Tensor, scratch: Scratch) -> Tensor:
+        """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``, in scratch memory."""
+        joint = scratch.matrix(len(self._weight), projection.shape[1], dtype=self._dtype, device=projection.device)
         for rows, part in self._parts(self._part_rows):
             torch.mm(part, projection, out=joint[rows])
         return joint

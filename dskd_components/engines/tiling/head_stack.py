@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd_components.engines.tiling.head_products import HeadProducts
-from dskd_components.engines.tiling.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from dskd_components.engines.tiling.plan import Plan
     from dskd_components.engines.tiling.stream import Stream
+    from dskd_components.engines.workspace import Scratch
 
 
 class HeadStack:
@@ -25,15 +25,16 @@ class HeadStack:
         streams: streams that read alike.
         plan: how large tiles are.
         dtype: what is computed in.
+        scratch: memory for the buffer.
     """
 
-    def __init__(self, streams: list[Stream], plan: Plan, dtype: torch.dtype) -> None:
+    def __init__(self, streams: list[Stream], plan: Plan, dtype: torch.dtype, scratch: Scratch) -> None:
         self._streams = streams
         self._dtype = dtype
         head = streams[0].head
         self._products = HeadProducts(head, dtype, plan.part_bytes)
         self._forward_products = HeadProducts(streams[0].reading_head, dtype, plan.part_bytes)
-        self._buffer = scratch(
+        self._buffer = scratch.matrix(
             len(streams) * plan.tile_rows, head.vocabulary_size, dtype=dtype, device=head.weight.device
         )
 

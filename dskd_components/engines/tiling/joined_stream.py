@@ -16,6 +16,7 @@ from dskd_components.engines.tiling.stream import Stream
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.engines.workspace import Scratch
     from dskd_components.head import Head
     from dskd_components.meeting import Unprojected
 
@@ -30,11 +31,12 @@ class JoinedLogits(ThroughProjection):
         unprojected: the states and the projection, parts of the graph.
         head: the head behind the projection; it learns nothing here.
         part_bytes: memory for a widened part of the head.
+        scratch: memory for the joint matrix.
     """
 
-    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int) -> None:
+    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int, scratch: Scratch) -> None:
         super().__init__(_with_weights(unprojected), head, unprojected)
-        self.reading_head = _joint(unprojected, head, self.dtype, part_bytes)
+        self.reading_head = _joint(unprojected, head, self.dtype, part_bytes, scratch)
         self.joint_bytes = self.reading_head.weight.nbytes
 
 
@@ -45,11 +47,12 @@ class JoinedThroughout(Stream):
         unprojected: as in `JoinedLogits`.
         head: likewise.
         part_bytes: likewise.
+        scratch: likewise.
     """
 
-    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int) -> None:
+    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int, scratch: Scratch) -> None:
         states = _with_weights(unprojected)
-        joint = _joint(unprojected, head, states.dtype, part_bytes)
+        joint = _joint(unprojected, head, states.dtype, part_bytes, scratch)
         learns = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in unprojected.affine)
         super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)))
         self.joint_bytes = joint.weight.nbytes * (2 if learns else 1)
@@ -94,12 +97,12 @@ def _with_weights(unprojected: Unprojected) -> Tensor:
 
 
 @torch.no_grad()
-def _joint(unprojected: Unprojected, head: Head, dtype: torch.dtype, part_bytes: int) -> Head:
+def _joint(unprojected: Unprojected, head: Head, dtype: torch.dtype, part_bytes: int, scratch: Scratch) -> Head:
     """Return the head that reads states with the weight of the projection's bias behind them."""
     matrix, bias = unprojected.affine
     column = torch.zeros_like(matrix[:, :1]) if bias is None else bias[:, None]
     projection = _widened(torch.cat([matrix, column], 1).to(dtype))
-    joint = HeadProducts(head, dtype, part_bytes).joined(projection)
+    joint = HeadProducts(head, dtype, part_bytes).joined(projection, scratch)
     head_bias = None if head.bias is None else head.bias[: head.vocabulary_size]
     return replace(head, weight=joint, bias=head_bias, valid_vocabulary_size=None)
 

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.engines.tiling.side_pass import SideResult
+    from dskd_components.engines.workspace import Scratch
     from dskd_components.meeting import Meeting
 
 
 @torch.no_grad()
-def teacher_predictions(meeting: Meeting, results: Sequence[SideResult], budget: int) -> Tensor:
+def teacher_predictions(meeting: Meeting, results: Sequence[SideResult], scratch: Scratch, budget: int) -> Tensor:
     """Return ``[B, Tt]``, int64: the teacher's most likely token where its choice is asked for, -1 elsewhere.
 
     Args:
         meeting: the states of both models.
         results: passes that were made already; what they predicted is not computed again.
+        scratch: memory for tiles.
         budget: bytes.
     """
     teacher = meeting.teacher
@@ -38,12 +40,12 @@ def teacher_predictions(meeting: Meeting, results: Sequence[SideResult], budget:
     missing = (meeting.choosing.flatten() & (predicted < 0)).nonzero().squeeze(1)
     if len(missing):
         predicted[missing] = _argmax(
-            Stream(teacher.hidden_states.flatten(0, 1), teacher.head, positions=missing), budget
+            Stream(teacher.hidden_states.flatten(0, 1), teacher.head, positions=missing), scratch, budget
         )
     return predicted.reshape(teacher.targets.shape)
 
 
-def _argmax(stream: Stream, budget: int) -> Tensor:
+def _argmax(stream: Stream, scratch: Scratch, budget: int) -> Tensor:
     dtype = stream.dtype
     plan = Plan.of(
         budget=budget,
@@ -53,5 +55,5 @@ def _argmax(stream: Stream, budget: int) -> Tensor:
         widened=widened_bytes(stream.head, dtype),
         has_cache=stream.head.weight.device.type == "cpu",
     )
-    stack = HeadStack([stream], plan, dtype)
+    stack = HeadStack([stream], plan, dtype, scratch)
     return torch.cat([most_likely(stack.logits(tile)[stream]) for tile in plan.tiles(0, len(stream))])

@@ -13,6 +13,7 @@ from dskd_components.engines.tiling.stream import Stream
 
 if TYPE_CHECKING:
     from dskd_components.contracts.space import Space
+    from dskd_components.engines.workspace import Scratch
     from dskd_components.meeting import Meeting, Unprojected
 
 Learner = Literal["nothing", "states", "projection"]
@@ -64,12 +65,13 @@ class Shapes(NamedTuple):
         return forward + read + (2 * project if learner == "projection" else project)
 
 
-def visiting_stream(meeting: Meeting, space: Space, budget: int, *, recompute: bool) -> Stream:
+def visiting_stream(meeting: Meeting, space: Space, scratch: Scratch, budget: int, *, recompute: bool) -> Stream:
     """Return the states that come to a space as a stream, by the cheapest way round.
 
     Args:
         meeting: the states of both models.
         space: where they come to.
+        scratch: memory for matrices that are made for this.
         budget: bytes; half of it at most is for matrices that are made for this.
         recompute: as in `Meeting.visitors`.
     """
@@ -90,7 +92,7 @@ def visiting_stream(meeting: Meeting, space: Space, budget: int, *, recompute: b
             way, head = shapes.cheapest(_learner(unprojected), most_numbers), here.head.detach()
             if way != "apart":
                 joined = JoinedLogits if way == "logits" else JoinedThroughout
-                return joined(unprojected, head, budget // SHARE)
+                return joined(unprojected, head, budget // SHARE, scratch)
             if widens:
                 return ProjectedByTile(unprojected, head)
     return Stream(*meeting.visitors(space, recompute=recompute))

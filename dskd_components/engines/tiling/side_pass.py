@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dskd_components.contracts.terms import TokenTerm
+from dskd_components.engines.tiling.freed_memory import keep_freed_memory
 from dskd_components.engines.tiling.head_stack import HeadStack
 from dskd_components.engines.tiling.known_gradient import with_known_gradient
 from dskd_components.engines.tiling.logit_block import LogitBlock
-from dskd_components.engines.tiling.scratch import keep_freed_memory
 from dskd_components.engines.tiling.tiled_rows import TiledRows
 from dskd_components.engines.tiling.totals import Totals
 from dskd_components.reduction import Kept
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dskd_components.engines.tiling.plan import Plan
     from dskd_components.engines.tiling.side_rows import SideRows
     from dskd_components.engines.tiling.stream import Stream
+    from dskd_components.engines.workspace import Scratch
     from dskd_components.loss_weights import LossWeights
     from dskd_components.reduction import Reduction
 
@@ -52,17 +53,25 @@ class SidePass:
         rows: the positions and the streams of states that meet there.
         plan: how they are cut.
         reduction: how token values become terms.
+        scratch: memory for tiles.
         weights: what the terms are multiplied with in the loss.
         predicts: whether the side's own most likely tokens are wanted.
     """
 
     def __init__(
-        self, rows: SideRows, plan: Plan, reduction: Reduction, *, weights: LossWeights, predicts: bool = False
+        self,
+        rows: SideRows,
+        plan: Plan,
+        reduction: Reduction,
+        scratch: Scratch,
+        *,
+        weights: LossWeights,
+        predicts: bool = False,
     ) -> None:
         self._rows = rows
         self._plan = plan
         self._weights = weights
-        self._stacks = [HeadStack(streams, plan, rows.dtype) for streams in rows.streams_by_head()]
+        self._stacks = [HeadStack(streams, plan, rows.dtype, scratch) for streams in rows.streams_by_head()]
         self._surveyed: Mapping[str, Kept] = {}
         self._totals = Totals(reduction)
         self._loss = torch.zeros((), dtype=rows.dtype, device=rows.targets.device)

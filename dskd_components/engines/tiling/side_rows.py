@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dskd_components.contracts.shared_tokens import SharedTokens
     from dskd_components.contracts.space import Measure, Space
+    from dskd_components.engines.workspace import Scratch
     from dskd_components.meeting import Meeting
     from dskd_components.states import Side
 
@@ -48,13 +49,21 @@ class SideRows:
 
     @classmethod
     def of(
-        cls, meeting: Meeting, side: Side, *, budget: int, recompute: bool, teacher_choice: Tensor | None = None
+        cls,
+        meeting: Meeting,
+        side: Side,
+        scratch: Scratch,
+        *,
+        budget: int,
+        recompute: bool,
+        teacher_choice: Tensor | None = None,
     ) -> SideRows:
         """Gather the rows of a side.
 
         Args:
             meeting: the states of both models.
             side: whose positions.
+            scratch: memory for what may be made to save time.
             budget: bytes, for what may be made to save time.
             recompute: as in `Meeting.visitors`.
             teacher_choice: ``[B, T]``: as in `Meeting.teacher_choice`.
@@ -72,7 +81,7 @@ class SideRows:
             positions=positions,
             covered=count,
             spaces=tuple(
-                (space, visiting_stream(meeting, space, budget, recompute=recompute))
+                (space, visiting_stream(meeting, space, scratch, budget, recompute=recompute))
                 for space in meeting.spaces
                 if space.side == side
             ),

@@ -1,0 +1,99 @@
+"""`Workspace`: memory for large matrices, which one step after another uses."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+HUGE_PAGE: Final = 2 * 2**20
+"""Bytes of a large page, by which Linux may hand out memory instead of by 4 KiB. A system that has other sizes ignores
+the hint."""
+
+
+class Scratch:
+    """Hands out matrices that are uninitialised, each with memory of its own.
+
+    Args:
+        free: memory that may be used.
+    """
+
+    def __init__(self, free: list[mmap.mmap]) -> None:
+        self._free = free
+        self._used: list[mmap.mmap] = []
+
+    def matrix(self, rows: int, columns: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return ``[rows, columns]``, uninitialised.
+
+        Args:
+            rows: rows.
+            columns: columns.
+            dtype: of the entries.
+            device: where it is.
+        """
+        size = rows * columns * dtype.itemsize
+        if device.type != "cpu" or size < 2 * HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+            return torch.empty(rows, columns, dtype=dtype, device=device)
+        return torch.frombuffer(self._memory(size), dtype=dtype, count=rows * columns).view(rows, columns)
+
+    def _memory(self, size: int) -> mmap.mmap:
+        """Return the smallest free memory that is large enough; new one takes the place of the largest that is not."""
+        self._free.sort(key=len)
+        chosen = next((memory for memory in self._free if len(memory) >= size), None)
+        if chosen is not None:
+            self._free.remove(chosen)
+        else:
+            del self._free[-1:]
+            chosen = mmap.mmap(-1, math.ceil(size / HUGE_PAGE) * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            with contextlib.suppress(OSError):  # a kernel without large pages
+                chosen.madvise(mmap.MADV_HUGEPAGE)
+        self._used.append(chosen)
+        return chosen
+
+    def all_memory(self) -> list[mmap.mmap]:
+        """Return what was used and what was not, for who comes next; the system may take it where it is short."""
+        for memory in self._used:
+            with contextlib.suppress(OSError):
+                memory.madvise(mmap.MADV_FREE)
+        return self._free + self._used
+
+
+class Workspace:
+    """Keeps the memory of large matrices from step to step.
+
+    Memory that comes from the system anew is cleared first, and on a CPU that takes longer than several operations on
+    it. A copy of a workspace is an empty one, pickled ones likewise; a GPU's allocator keeps memory itself.
+
+    Examples:
+        >>> import torch
+        >>> workspace = Workspace()
+        >>> with workspace.lend() as scratch:
+        ...     tuple(scratch.matrix(2, 3, dtype=torch.float32, device=torch.device("cpu")).shape)
+        (2, 3)
+    """
+
+    def __init__(self) -> None:
+        self._free: list[mmap.mmap] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[Scratch]:
+        """Lend memory until the end of the block; who asks for some meanwhile, as from another thread, gets other."""
+        free, self._free = self._free, []
+        scratch = Scratch(free)
+        yield scratch
+        self._free = scratch.all_memory()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
+        return Workspace()
+
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        return Workspace, ()
