@@ -52,12 +52,16 @@ def print_tables(results: dict[str, Any]) -> None:
         peaks.add_column(heading)
     for row in results.get("memory", []):
         cells = [(row["allocated_mib"].get(name), row["resident_mib"].get(name)) for name in names]
-        peaks.add_row(row["case"], *(f"{tensors:.0f} ({process:.0f})" if tensors else "" for tensors, process in cells))
+        peaks.add_row(row["case"], *(_peak(tensors, process) for tensors, process in cells))
     if results.get("memory"):
         console.print(peaks)
     if results.get("bf16"):
         console.print(results["bf16"])
     console.print(results["machine"])
+
+
+def _peak(tensors: float | None, process: float | None) -> str:
+    return " ".join([f"{tensors:.0f}"] * bool(tensors) + [f"({process:.0f})"] * bool(process))
 
 
 def plot(results: dict[str, Any], folder: Path) -> None:
