@@ -33,17 +33,17 @@ def _cpu() -> str:
 def print_tables(results: dict[str, Any]) -> None:
     """Print what was measured."""
     console = Console()
-    timed = Table(title="Time of a step over that of its bare matrix products: fastest (each round)")
+    timed = Table(title="Time of a step over that of its bare matrix products: median of the rounds (range)")
     columns = ("tiled", "eager", "textbook", "Liger eager", "Liger compiled")
     for heading in ("case", "bare, s", *columns):
         timed.add_column(heading)
     for row in results.get("time", []):
-        fastest, ranges = row["ratio_of_fastest"], row["range_of_ratios"]
+        medians, ranges = row["median_ratio"], row["range_of_ratios"]
         cells = [
-            f"{fastest[name]:.2f} ({ranges[name][0]:.2f} to {ranges[name][1]:.2f})" if name in fastest else ""
+            f"{medians[name]:.2f} ({ranges[name][0]:.2f} to {ranges[name][1]:.2f})" if name in medians else ""
             for name in columns
         ]
-        timed.add_row(row["case"], f"{row['bare_seconds'][0]:.2f}", *cells)
+        timed.add_row(row["case"], f"{row['bare_seconds'][1]:.2f}", *cells)
     if results.get("time"):
         console.print(timed)
     peaks = Table(title="Peak memory of a step above inputs and gradients, MiB: tensors (resident)")
@@ -61,7 +61,8 @@ def print_tables(results: dict[str, Any]) -> None:
 
 
 def _peak(tensors: float | None, process: float | None) -> str:
-    return " ".join([f"{tensors:.0f}"] * bool(tensors) + [f"({process:.0f})"] * bool(process))
+    found = "" if tensors is None else f"{tensors:.0f}"
+    return found if process is None else f"{found} ({process:.0f})"
 
 
 def plot(results: dict[str, Any], folder: Path) -> None:
