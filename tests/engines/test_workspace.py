@@ -63,16 +63,25 @@ def test_who_asks_meanwhile_gets_other_memory() -> None:
         assert matrix(one, 2).data_ptr() != matrix(other, 2).data_ptr()
 
 
+@pytest.fixture
+def _small_tiles_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dskd_components.engines.workspace.HUGE_PAGE", 64)
+
+
+@in_large_pages
+@pytest.mark.usefixtures("_small_tiles_are_kept")
 def test_a_loss_that_was_used_can_be_copied_and_pickled() -> None:
-    batch, loss_fn = batch_and_loss("dskd")
+    batch, loss_fn = batch_and_loss("dskd", engine={"name": "tiled", "memory_budget_mib": 1.0})
     expected = batch.loss(loss_fn).loss
+    assert loss_fn._workspace._free
     for again in (copy.deepcopy(loss_fn), pickle.loads(pickle.dumps(loss_fn))):
+        assert not again._workspace._free
         assert torch.equal(batch.loss(again).loss, expected)
 
 
 @in_large_pages
-def test_steps_with_large_tiles_do_not_disturb_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dskd_components.engines.workspace.HUGE_PAGE", 64)  # so that small tiles are kept
+@pytest.mark.usefixtures("_small_tiles_are_kept")
+def test_steps_with_tiles_in_the_same_memory_do_not_disturb_one_another() -> None:
     batch, loss_fn = batch_and_loss("dskd", engine={"name": "tiled", "memory_budget_mib": 1.0})
     first, second = batch.loss(loss_fn).loss, batch.loss(loss_fn).loss
     assert loss_fn._workspace._free
