@@ -6,7 +6,7 @@ import contextlib
 import math
 import mmap
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -91,9 +91,6 @@ class Workspace:
         scratch = Scratch(free)
         yield scratch
         self._free = scratch.all_memory()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
-        return Workspace()
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
         return Workspace, ()

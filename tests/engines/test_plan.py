@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dskd_components.engines.tiling.plan import BLOCK_TENSORS, Plan
@@ -15,6 +15,7 @@ from dskd_components.engines.tiling.plan import BLOCK_TENSORS, Plan
     widened=st.integers(0, 2**26),
     has_cache=st.booleans(),
 )
+@example(budget=2**28, rows=5000, vocabularies=[150_000, 150_000], widened=2**26, has_cache=True)
 def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, has_cache: bool) -> None:
     plan = Plan.of(
         budget=budget, rows=rows, vocabularies=vocabularies, itemsize=4, widened=widened, has_cache=has_cache

@@ -63,6 +63,18 @@ def test_who_asks_meanwhile_gets_other_memory() -> None:
         assert matrix(one, 2).data_ptr() != matrix(other, 2).data_ptr()
 
 
+@in_large_pages
+def test_what_one_has_given_back_is_not_lent_to_two() -> None:
+    workspace = Workspace()
+    with workspace.lend() as scratch:
+        assert matrix(scratch, 2).data_ptr() != matrix(scratch, 2).data_ptr()
+    with workspace.lend() as early:
+        with workspace.lend() as quick:
+            matrix(quick, 2)
+        with workspace.lend() as late:
+            assert matrix(late, 2).data_ptr() != matrix(early, 2).data_ptr()
+
+
 @pytest.fixture
 def _small_tiles_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dskd_components.engines.workspace.HUGE_PAGE", 64)
