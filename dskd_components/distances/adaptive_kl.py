@@ -63,10 +63,10 @@ class AdaptiveKL(Distance):
         of_student = of_teacher = None
         if student_gradient:
             of_student = (student.probs - teacher.probs).mul_(weight[:, None])
-            of_student.addcmul_(through_log_softmax(student.probs, excess), 1 - weight[:, None])
+            of_student.addcmul_(through_log_softmax(student.probs, excess, out=excess), 1 - weight[:, None])
         if teacher_gradient:
             of_teacher = (teacher.probs - student.probs).mul_(1 - weight[:, None])
-            of_teacher.addcmul_(through_log_softmax(teacher.probs, shortfall), weight[:, None])
+            of_teacher.addcmul_(through_log_softmax(teacher.probs, shortfall, out=shortfall), weight[:, None])
         return DistanceGradients(
             values=weight * forward + (1 - weight) * reverse, student=of_student, teacher=of_teacher
         )

@@ -67,11 +67,9 @@ class JS(Distance):
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
         of_mixture = log_of_mixture(torch.lerp(student.probs, teacher.probs, self.beta))
-        of_teacher, of_student = (log_ratio_to_mixture(side, of_mixture) for side in (teacher, student))
-        values = self.beta * without_negative_rounding(expectation(teacher.probs, of_teacher))
-        values += (1 - self.beta) * without_negative_rounding(expectation(student.probs, of_student))
-        return DistanceGradients(
-            values=values,
-            student=through_log_softmax(student.probs, of_student).mul_(1 - self.beta) if student_gradient else None,
-            teacher=through_log_softmax(teacher.probs, of_teacher).mul_(self.beta) if teacher_gradient else None,
-        )
+        values, gradients = torch.zeros_like(of_mixture[:, 0]), []
+        for side, share, wanted in ((student, 1 - self.beta, student_gradient), (teacher, self.beta, teacher_gradient)):
+            ratio = log_ratio_to_mixture(side, of_mixture)
+            values += share * without_negative_rounding(expectation(side.probs, ratio))
+            gradients.append(through_log_softmax(side.probs, ratio, out=ratio).mul_(share) if wanted else None)
+        return DistanceGradients(values=values, student=gradients[0], teacher=gradients[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
+
 from dskd_components.contracts.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
@@ -41,8 +43,7 @@ class KL(Distance):
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
         ratio = teacher.log_ratio(student)
-        return DistanceGradients(
-            values=without_negative_rounding(expectation(teacher.probs, ratio)),
-            student=student.probs - teacher.probs if student_gradient else None,
-            teacher=through_log_softmax(teacher.probs, ratio) if teacher_gradient else None,
-        )
+        of_teacher = through_log_softmax(teacher.probs, ratio) if teacher_gradient else None
+        values = without_negative_rounding(expectation(teacher.probs, ratio, out=ratio))
+        of_student = torch.sub(student.probs, teacher.probs, out=ratio) if student_gradient else None
+        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)

@@ -90,22 +90,23 @@ def log_of_mixture(mixture: Tensor) -> Tensor:
     return mixture.clamp_min_(torch.finfo(mixture.dtype).tiny).log_()
 
 
-def expectation(probs: Tensor, values: Tensor) -> Tensor:
+def expectation(probs: Tensor, values: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return ``sum p x`` of each row.
 
     Args:
         probs: ``[N, V]``.
         values: ``[N, V]``, finite.
+        out: ``[N, V]``, for the products ``p x``; may be the values themselves. To write over what is not needed any
+            more takes less time than new memory, and less memory.
 
     Examples:
         >>> expectation(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
         tensor([2.])
     """
-    expected: Tensor = torch.linalg.vecdot(probs, values)
-    return expected
+    return torch.mul(probs, values, out=out).sum(-1)
 
 
-def through_log_softmax(probs: Tensor, derivative: Tensor) -> Tensor:
+def through_log_softmax(probs: Tensor, derivative: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Turn derivatives with respect to probabilities into derivatives with respect to logits: ``p (x - sum p x)``.
 
     Derivatives with respect to log-probabilities are ``p x`` here: divide them by p, or leave p out.
@@ -114,12 +115,13 @@ def through_log_softmax(probs: Tensor, derivative: Tensor) -> Tensor:
         probs: ``[N, V]``, what the logits' softmax is.
         derivative: ``[N, V]``, finite; the derivative x with respect to each probability. A constant added to a row
             changes nothing.
+        out: ``[N, V]``, for the result; may be the derivative itself.
 
     Returns:
-        ``[N, V]``, a new tensor.
+        ``[N, V]``: ``out``, or else a new tensor.
 
     Examples:
         >>> through_log_softmax(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
         tensor([[-0.5000,  0.5000]])
     """
-    return (derivative - expectation(probs, derivative)[:, None]).mul_(probs)
+    return torch.sub(derivative, expectation(probs, derivative)[:, None], out=out).mul_(probs)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
+
 from dskd_components.contracts.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
@@ -41,8 +43,7 @@ class ReverseKL(Distance):
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
         ratio = student.log_ratio(teacher)
-        return DistanceGradients(
-            values=without_negative_rounding(expectation(student.probs, ratio)),
-            student=through_log_softmax(student.probs, ratio) if student_gradient else None,
-            teacher=teacher.probs - student.probs if teacher_gradient else None,
-        )
+        of_student = through_log_softmax(student.probs, ratio) if student_gradient else None
+        values = without_negative_rounding(expectation(student.probs, ratio, out=ratio))
+        of_teacher = torch.sub(teacher.probs, student.probs, out=ratio) if teacher_gradient else None
+        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)

@@ -40,6 +40,6 @@ def skewed_relative_entropy(
     share = p.probs / mixture.clamp_min(torch.finfo(mixture.dtype).tiny)
     ratio = log_ratio_to_mixture(p, log_of_mixture(mixture))
     values = without_negative_rounding(expectation(p.probs, ratio))
-    of_p = through_log_softmax(p.probs, ratio.sub_(share, alpha=alpha)) if p_gradient else None
-    of_q = through_log_softmax(q.probs, share).mul_(alpha - 1) if q_gradient else None
+    of_p = through_log_softmax(p.probs, ratio.sub_(share, alpha=alpha), out=ratio) if p_gradient else None
+    of_q = through_log_softmax(q.probs, share, out=share).mul_(alpha - 1) if q_gradient else None
     return values, of_p, of_q

@@ -16,6 +16,6 @@ def keep_freed_memory(size: int, device: torch.device) -> None:
         device: where the tensors are.
     """
     if device.type == "cpu":
-        # Taken and given back, untouched. glibc hands a freed piece of up to 32 MiB back to the system until it has
+        # Taken and given back, untouched. glibc hands a freed piece of less than 32 MiB back to the system until it has
         # seen one as large; from then on it keeps up to twice as much for the next who asks.
-        torch.empty(size // 2, dtype=torch.uint8)
+        torch.empty(size * 3 // 4, dtype=torch.uint8)

@@ -97,11 +97,16 @@ class HeadGradient:
     Args:
         head: the head.
         dtype: what is summed in.
+        scratch: memory for the weight's gradient, where it will not leave the engine.
     """
 
-    def __init__(self, head: Head, dtype: torch.dtype) -> None:
+    def __init__(self, head: Head, dtype: torch.dtype, scratch: Scratch | None = None) -> None:
         self._head = head
-        self._weight = torch.empty_like(head.weight, dtype=dtype) if head.weight.requires_grad else None
+        self._weight: Tensor | None = None
+        if head.weight.requires_grad and scratch is None:
+            self._weight = torch.empty_like(head.weight, dtype=dtype)
+        elif head.weight.requires_grad and scratch is not None:
+            self._weight = scratch.matrix(*head.weight.shape, dtype=dtype, device=head.weight.device)
         self._is_empty = True
         self._bias: Tensor | None = None
         if head.bias is not None and head.bias.requires_grad:

@@ -54,7 +54,7 @@ class JoinedThroughout(Stream):
         states = _with_weights(unprojected)
         joint = _joint(unprojected, head, states.dtype, part_bytes, scratch)
         learns = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in unprojected.affine)
-        super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)))
+        super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)), scratch=scratch)
         self.joint_bytes = joint.weight.nbytes * (2 if learns else 1)
         self._affine = unprojected.affine
         self._products = HeadProducts(head, self.dtype, part_bytes)

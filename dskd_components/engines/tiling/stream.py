@@ -12,6 +12,7 @@ from dskd_components.precision import upcast
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.engines.workspace import Scratch
     from dskd_components.head import Head
 
 
@@ -22,6 +23,7 @@ class Stream:
         states: ``[P, d]``, part of the graph.
         head: the head.
         positions: ``[N]``, int64: which of the states, in their order. None: all.
+        scratch: memory for the gradient to the head's weight, where nobody gets it.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Stream:
         head: Head,
         *,
         positions: Tensor | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         learning = torch.is_grad_enabled()
         self._states = upcast(states)
@@ -41,7 +44,7 @@ class Stream:
         self.head = head
         self.reading_head = head
         """The head that makes logits of `states`."""
-        self.head_gradient = HeadGradient(head, self._states.dtype) if learning else None
+        self.head_gradient = HeadGradient(head, self._states.dtype, scratch) if learning else None
         self.joint_bytes = 0
         """Memory of matrices that were made for the stream."""
         self.complete = head.bias is None or not bool(head.bias.detach().isinf().any())
