@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiled_steps import batch_and_loss, gradients
 
+from dskd_components.engines.tiling.reassociation import Shapes, Way
 from dskd_components.engines.workspace import HUGE_PAGE, Scratch, Workspace
 
 CPU = torch.device("cpu")
@@ -93,7 +94,11 @@ def test_a_loss_that_was_used_can_be_copied_and_pickled() -> None:
 
 @in_large_pages
 @pytest.mark.usefixtures("_small_tiles_are_kept")
-def test_steps_with_tiles_in_the_same_memory_do_not_disturb_one_another() -> None:
+@pytest.mark.parametrize("way", ["apart", "logits", "throughout"])
+def test_steps_with_tiles_in_the_same_memory_do_not_disturb_one_another(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shapes, "cheapest", lambda *_: way)
     batch, loss_fn = batch_and_loss("dskd", engine={"name": "tiled", "memory_budget_mib": 1.0})
     first, second = batch.loss(loss_fn).loss, batch.loss(loss_fn).loss
     assert loss_fn._workspace._free
