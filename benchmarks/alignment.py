@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dskd_components.tokenization.byte_spans import tokenize_batch_with_spans
-from dskd_components.tokenization.exact_match import exact_match_pairs
 from dskd_components.tokenization.fast_tokenizers import encode_batch
 from dskd_components.tokenization.min_edit import min_edit_path, min_edit_paths
+from dskd_components.tokenization.span_groups import exact_match_pairs
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # everything is timed on one thread
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tokenization"))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dskd_components.contracts.component import did_you_mean
 from dskd_components.contracts.groups import TokenGroups
-from dskd_components.distributed.parameters import is_in_parts
+from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.head import describe
 from dskd_components.spec import DSKDSpec

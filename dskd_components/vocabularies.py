@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.tokenization.fingerprint import fingerprint_number
+from dskd_components.tokenization.fast_tokenizers import fingerprint_number
 from dskd_components.tokenization.vocabulary_map import build_vocabulary_map
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from dskd_components.distributed.sharded_tensors import is_sharded
+from dskd_components.distributed.gathering import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

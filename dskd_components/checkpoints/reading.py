@@ -15,7 +15,7 @@ from dskd_components.checkpoints.description import Description
 from dskd_components.checkpoints.digest import digest_of
 from dskd_components.checkpoints.lasting import fill, lasting_tensors
 from dskd_components.checkpoints.writing import DESCRIPTION_FILE, DIGEST, HEADER, TENSORS_FILE
-from dskd_components.distributed.sharded_tensors import is_sharded
+from dskd_components.distributed.gathering import is_sharded
 from dskd_components.errors import CheckpointError
 from dskd_components.head import describe
 from dskd_components.spec import DSKDSpec

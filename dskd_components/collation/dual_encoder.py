@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from dskd_components.collation.chat_templates import ChatRenderer
 from dskd_components.collation.documents import Document, DocumentReader
 from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels_of
@@ -19,13 +16,12 @@ from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.truncation import Kept, keep_within
 from dskd_components.contracts.aligner import Aligner
 from dskd_components.errors import InputError
+from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.min_edit import SPACE_MARKERS
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
 
 if TYPE_CHECKING:
     from dskd_components.states import Side
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

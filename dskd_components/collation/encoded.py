@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.contracts.aligner import TextMethod
 from dskd_components.errors import InputError
 from dskd_components.states import IGNORE_INDEX, Side
-
-IntArray = npt.NDArray[np.int64]
+from dskd_components.tokenization.arrays import BoolArray, IntArray
 
 SIDES: Final[tuple[Side, Side]] = ("student", "teacher")
 METHODS: Final[tuple[TextMethod | None, ...]] = (None, "exact_match", "span", "min_edit")
@@ -49,7 +47,7 @@ class EncodedSample:
         return self.student if side == "student" else self.teacher
 
 
-def labels_of(input_ids: IntArray, scored: npt.NDArray[np.bool_]) -> IntArray:
+def labels_of(input_ids: IntArray, scored: BoolArray) -> IntArray:
     """The tokens where they are scored, -100 elsewhere."""
     return np.where(scored, input_ids, IGNORE_INDEX)
 

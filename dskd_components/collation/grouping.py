@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.truncation import Kept, common_cuts
 from dskd_components.contracts.aligner import TextMethod
 from dskd_components.tokenization.align_text import warped_groups
+from dskd_components.tokenization.arrays import BoolArray, IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText
-from dskd_components.tokenization.exact_match import exact_match_pairs
-from dskd_components.tokenization.span_groups import span_groups
-
-IntArray = npt.NDArray[np.int64]
+from dskd_components.tokenization.span_groups import exact_match_pairs, span_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +134,10 @@ def _numbers(side: SideTokens, groups: IntArray, length: int) -> IntArray:
     return numbers
 
 
-def _is_partial(side: SideTokens, numbers: IntArray, groups: int) -> npt.NDArray[np.bool_]:
+def _is_partial(side: SideTokens, numbers: IntArray, groups: int) -> BoolArray:
     """Which groups have scored tokens and others that are not ``[G]``."""
     member = numbers >= 0
     members = np.bincount(numbers[member], minlength=groups)
     scored = np.bincount(numbers[member & side.scored[: len(numbers)]], minlength=groups)
-    partial: npt.NDArray[np.bool_] = (scored > 0) & (scored < members)
+    partial: BoolArray = (scored > 0) & (scored < members)
     return partial

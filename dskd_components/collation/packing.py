@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.collation.encoded import EncodedSide
 from dskd_components.collation.padding import rounded_up
 from dskd_components.states import IGNORE_INDEX
-
-IntArray = npt.NDArray[np.int64]
+from dskd_components.tokenization.arrays import IntArray
 
 NO_SEGMENT = -1
 """The segment of padding."""

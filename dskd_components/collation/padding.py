@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.collation.encoded import EncodedSide
 from dskd_components.collation.options import PaddingSide
 from dskd_components.states import IGNORE_INDEX
-
-IntArray = npt.NDArray[np.int64]
+from dskd_components.tokenization.arrays import IntArray
 
 
 def rounded_up(length: int, multiple: int | None) -> int:

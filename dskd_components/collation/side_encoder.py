@@ -5,18 +5,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.collation.chat_templates import Place, Rendered
 from dskd_components.collation.documents import Document
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens
+from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans, tokenize_with_spans
-from dskd_components.tokenization.fast_tokenizers import backend_of
-from dskd_components.tokenization.fingerprint import fingerprint_number
+from dskd_components.tokenization.fast_tokenizers import backend_of, fingerprint_number
 from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
 
-IntArray = npt.NDArray[np.int64]
 NONE = np.zeros(0, dtype=np.int64)
 
 

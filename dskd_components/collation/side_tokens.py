@@ -6,16 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.collation.chat_templates import Place
 from dskd_components.collation.documents import Content
-from dskd_components.tokenization.byte_spans import TokenizedText
-from dskd_components.tokenization.leading_spaces import core_starts
+from dskd_components.tokenization.arrays import BoolArray, IntArray
+from dskd_components.tokenization.byte_spans import TokenizedText, core_starts
 from dskd_components.tokenization.token_bytes import VocabularyBytes
-
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

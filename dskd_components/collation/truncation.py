@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens
-
-IntArray = npt.NDArray[np.int64]
+from dskd_components.tokenization.arrays import IntArray
 
 
 @dataclass(frozen=True)

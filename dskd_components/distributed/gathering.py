@@ -2,14 +2,111 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dskd_components.distributed.sharded_tensors import is_sharded, whole
-from dskd_components.distributed.zero_partitions import is_partitioned, whole_of_partitions
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from contextlib import AbstractContextManager
+
+    from torch import nn
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a tensor is a DTensor."""
+    # Nobody can have made one without this module, and importing it takes long.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def whole(parameter: Any) -> Tensor:
+    """Return the whole of a DTensor, on every rank of its mesh, part of the graph.
+
+    Args:
+        parameter: the DTensor.
+
+    Returns:
+        A plain tensor. The gradient of each part is the average over the mesh: that is what data parallelism makes of
+        ranks with batches of their own, and it leaves the equal gradients of tensor-parallel ranks as they are.
+    """
+    from torch.distributed.tensor import Partial
+
+    mesh = parameter.device_mesh
+    if parameter.device.type != mesh.device_type:
+        parameter = parameter.to(mesh.device_type)  # offloaded: the mesh communicates between its own devices alone
+    found: Tensor = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if found.requires_grad:
+        # Not Partial("avg"), which gloo does not know; and divided before the sum, which float16 would overflow in.
+        found.register_hook(lambda gradient: gradient / mesh.size())
+    return found
+
+
+def is_partitioned(tensor: Tensor) -> bool:
+    """Return whether a tensor is a parameter that ZeRO-3 manages, gathered at this moment or not."""
+    return getattr(tensor, "ds_id", None) is not None
+
+
+def whole_of_partitions(parameter: Any) -> Tensor:
+    """Return a copy of the whole of a ZeRO-3 parameter, part of the graph.
+
+    Args:
+        parameter: the parameter.
+
+    Returns:
+        A tensor of the parameter's full shape. Its gradient is reduced by the engine's own hook on the parameter.
+    """
+    with _available(parameter):
+        found: Tensor = parameter.detach().clone()
+        if torch.is_grad_enabled() and parameter.requires_grad:
+            found = _Attached.apply(parameter, found)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _available(parameter: Any) -> AbstractContextManager[object]:
+    if _is_available(parameter):
+        return nullcontext()  # leaving the engine's context would put away what somebody else needs
+    context: AbstractContextManager[object] = import_module("deepspeed").zero.GatheredParameters([parameter])
+    return context
+
+
+def _is_available(parameter: Any) -> bool:
+    return bool(parameter.numel() == parameter.ds_numel)
+
+
+class _Attached(Function):
+    """Makes a copy part of the graph of its parameter, which is put away between forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, copied: Tensor) -> Tensor:
+        # Not saved for backward: its version counts as changed once it has been put away.
+        ctx.parameter = parameter
+        return copied
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # A gradient is laid out like its parameter, so that must be there until the engine has reduced it.
+        parameter = ctx.parameter
+        if not _is_available(parameter):
+            parameter.all_gather()
+            _put_away_after_accumulation(parameter)
+        return gradient, None
+
+
+def _put_away_after_accumulation(parameter: Any) -> None:
+    def put_away(_: Tensor) -> None:
+        handle.remove()
+        # Modules that still use it put it away themselves when they have finished.
+        if _is_available(parameter) and not parameter.ds_active_sub_modules:
+            parameter.partition()
+
+    handle = parameter.register_post_accumulate_grad_hook(put_away)
 
 
 def gathered(parameter: Tensor) -> Tensor:
@@ -84,3 +181,18 @@ def require_plain(name: str, tensor: Tensor) -> None:
 
 def _sharded(tensor: Any) -> str:
     return f"a DTensor that is spread over ranks, placements {list(tensor.placements)}"
+
+
+def whole_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters by name, without those that an engine has spread over ranks and looks after itself."""
+    return {name: parameter for name, parameter in module.named_parameters() if not is_in_parts(parameter)}
+
+
+def whole_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers by name, likewise."""
+    return {name: buffer for name, buffer in module.named_buffers() if not is_in_parts(buffer)}
+
+
+def is_in_parts(tensor: Tensor) -> bool:
+    """Return whether an engine has spread a tensor over ranks, though it may have gathered it for the moment."""
+    return is_sharded(tensor) or is_partitioned(tensor)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from dskd_components.distributed.comparison import differences_to_first_rank, in_words
-from dskd_components.distributed.parameters import whole_parameters
+from dskd_components.distributed.gathering import whole_parameters
 from dskd_components.distributed.ranks import world_size
+from dskd_components.distributed.synchronisation import differences_to_first_rank, in_words
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:

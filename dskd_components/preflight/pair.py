@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dskd_components.errors import InputError
-from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
+from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,13 +7,11 @@ from dskd_components.tokenization.byte_spans import (
     tokenize_batch_with_spans,
     tokenize_with_spans,
 )
-from dskd_components.tokenization.exact_match import exact_match_pairs
-from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
+from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 from dskd_components.tokenization.min_edit import min_edit_path, min_edit_paths, path_groups
-from dskd_components.tokenization.span_groups import span_groups
-from dskd_components.tokenization.text_alignment import TextAlignment
+from dskd_components.tokenization.span_groups import exact_match_pairs, span_groups
+from dskd_components.tokenization.text_alignment import TextAlignment, UnalignedReason
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
-from dskd_components.tokenization.unaligned import UnalignedReason
 from dskd_components.tokenization.vocabulary_map import VocabularyMap, build_vocabulary_map
 
 __all__ = [

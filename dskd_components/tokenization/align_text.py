@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.errors import InputError
+from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans
-from dskd_components.tokenization.exact_match import exact_match_pairs, role_pairs
 from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_paths, path_groups
-from dskd_components.tokenization.span_groups import span_groups
+from dskd_components.tokenization.span_groups import exact_match_pairs, role_pairs, span_groups
 from dskd_components.tokenization.text_alignment import Method, TextAlignment
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
-
-IntArray = npt.NDArray[np.int64]
 
 
 def align_text(

@@ -1,9 +1,14 @@
-"""Fast tokenizers by their behaviour: those of ``transformers`` and bare ``tokenizers.Tokenizer`` objects."""
+"""Fast tokenizers: what stands behind them, and the digest that tells two of them apart."""
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
 
 from dskd_components.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def backend_of(tokenizer: Any) -> Any:
@@ -70,3 +75,40 @@ def _check_text(text: str) -> None:
             f"Expected valid Unicode, but the text has the lone surrogate {text[error.start]!r} at index "
             f"{error.start}. Decode the source with errors='replace' or drop such characters."
         ) from error
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A SHA-256 over added tokens, normaliser, pre-tokeniser, post-processor, decoder, vocabulary and merges.
+
+    It is the same in every process and for every copy of a tokenizer, whatever its padding and truncation are
+    set to.
+
+    Args:
+        tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
+
+    Raises:
+        InputError: The tokenizer is not a fast one.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models
+        >>> one = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+        >>> other = Tokenizer(models.WordLevel({"a": 0, "b": 2}, unk_token="a"))
+        >>> tokenizer_fingerprint(one) == tokenizer_fingerprint(other)
+        False
+    """
+    description: str = backend_of(tokenizer).to_str()
+    # Truncation and padding change from call to call; they come first, and the added tokens after them.
+    lasting = description[description.index('"added_tokens"') :]
+    return hashlib.sha256(lasting.encode()).hexdigest()
+
+
+def fingerprint_number(tokenizer: Any) -> int:
+    """The first 63 bits of the fingerprint, which fit into an int64 tensor.
+
+    Args:
+        tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
+
+    Raises:
+        InputError: The tokenizer is not a fast one.
+    """
+    return int(tokenizer_fingerprint(tokenizer)[:16], 16) >> 1

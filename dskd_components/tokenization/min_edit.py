@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.errors import InputError
+from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.token_bytes import Family
-from dskd_components.tokenization.token_distances import numbered_tokens
 from dskd_components.tokenization.warping import warping_paths
+from dskd_components.tokenization.warping_band import numbered_tokens
 
 SPACE_MARKERS: Final[dict[Family, str]] = {
     "byte-level": "Ġ",
@@ -96,7 +96,7 @@ def min_edit_paths(
     return paths
 
 
-def path_groups(path: list[list[int]]) -> npt.NDArray[np.int64]:
+def path_groups(path: list[list[int]]) -> IntArray:
     """Groups of tokens that a path joins, directly or through others: rows ``start, stop, start, stop``.
 
     Examples:

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dskd_components.errors import InputError
+from dskd_components.tokenization.arrays import BoolArray, IntArray
 from dskd_components.tokenization.token_bytes import VocabularyBytes
-
-IntArray = npt.NDArray[np.int64]
 
 _LAST_SPACE = 0x3000
 _IS_SPACE = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 2)])
@@ -65,7 +64,7 @@ def _byte_positions(codes: npt.NDArray[np.uint32]) -> IntArray:
 
 def _untrimmed(
     vocabulary: VocabularyBytes,
-    spaces: npt.NDArray[np.bool_],
+    spaces: BoolArray,
     token_ids: IntArray,
     starts: IntArray,
     ends: IntArray,
@@ -91,7 +90,7 @@ def _untrimmed(
     return untrimmed[:, 0], untrimmed[:, 1]
 
 
-def _give_away_gaps(spaces: npt.NDArray[np.bool_], starts: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
+def _give_away_gaps(spaces: BoolArray, starts: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
     """Widen spans over characters that no token covers: forwards from the first space on, else backwards."""
     length = len(spaces)
     gap_starts, gap_ends = ends[:-1], starts[1:]

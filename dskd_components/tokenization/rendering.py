@@ -1,18 +1,56 @@
 """Alignments to look at: as text for a terminal, and as a figure."""
 
+from __future__ import annotations
+
 import unicodedata
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-from dskd_components.tokenization.byte_spans import TokenizedText
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from matplotlib.axes import Axes
 
-    from dskd_components.tokenization.text_alignment import TextAlignment
+    from dskd_components.tokenization.byte_spans import TokenizedText
 
 WHITESPACE = {" ": "·", "\n": "⏎", "\r": "↵", "\t": "⇥", "\u00a0": "⍽", "\u3000": "⍽"}
+
+
+class Drawable(Protocol):
+    """What is drawn of an alignment; `TextAlignment` has it."""
+
+    @property
+    def student(self) -> TokenizedText:
+        """The student's tokens."""
+
+    @property
+    def teacher(self) -> TokenizedText:
+        """The teacher's tokens."""
+
+    @property
+    def method(self) -> str:
+        """How they were aligned."""
+
+    @property
+    def groups(self) -> Sequence[tuple[tuple[int, int], tuple[int, int]]]:
+        """Groups ``((student start, student stop), (teacher start, teacher stop))``."""
+
+    @property
+    def unaligned_student(self) -> Sequence[tuple[int, str]]:
+        """The student's tokens without a partner, and why."""
+
+    @property
+    def unaligned_teacher(self) -> Sequence[tuple[int, str]]:
+        """The teacher's tokens without a partner, and why."""
+
+    @property
+    def student_coverage(self) -> float:
+        """The share of the student's tokens that have a partner."""
+
+    @property
+    def teacher_coverage(self) -> float:
+        """The share of the teacher's tokens that have a partner."""
 
 
 class Column(NamedTuple):
@@ -23,7 +61,7 @@ class Column(NamedTuple):
     joined: bool
 
 
-def columns(alignment: "TextAlignment") -> list[Column]:
+def columns(alignment: Drawable) -> list[Column]:
     """The columns that an alignment is drawn in, from left to right."""
     drawn = []
     student, teacher = 0, 0
@@ -54,7 +92,7 @@ def display_width(text: str) -> int:
     )
 
 
-def render_text(alignment: "TextAlignment", *, width: int = 100) -> str:
+def render_text(alignment: Drawable, *, width: int = 100) -> str:
     """The student's tokens above the teacher's, a bar between joined ones, and why others are not.
 
     Args:
@@ -83,7 +121,7 @@ def render_text(alignment: "TextAlignment", *, width: int = 100) -> str:
     return "\n".join(lines)
 
 
-def _coverage(alignment: "TextAlignment") -> str:
+def _coverage(alignment: Drawable) -> str:
     return (
         f"{alignment.student_coverage:.0%} of {len(alignment.student)} student tokens and "
         f"{alignment.teacher_coverage:.0%} of {len(alignment.teacher)} teacher tokens"
@@ -94,7 +132,7 @@ PER_ROW = 14
 JOINED, ALONE = "#2a7f62", "#b3402e"
 
 
-def plot_alignment(alignment: "TextAlignment", *, ax: "Axes | None" = None, path: str | Path | None = None) -> "Axes":
+def plot_alignment(alignment: Drawable, *, ax: Axes | None = None, path: str | Path | None = None) -> Axes:
     """Draw the student's tokens above the teacher's, with lines between joined ones. Needs matplotlib.
 
     Args:
@@ -144,7 +182,7 @@ def _broken(blocks: list[Column]) -> list[list[Column]]:
     return lines
 
 
-def _draw_line(ax: "Axes", alignment: "TextAlignment", line: list[Column], base: float) -> None:
+def _draw_line(ax: Axes, alignment: Drawable, line: list[Column], base: float) -> None:
     student, teacher = surfaces(alignment.student), surfaces(alignment.teacher)
     left = 0.0
     for block in line:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 
+from dskd_components.tokenization.arrays import BoolArray, IntArray
 from dskd_components.tokenization.fast_tokenizers import backend_of
 
 Family = Literal["byte-level", "metaspace", "wordpiece", "plain"]
@@ -40,19 +40,19 @@ class VocabularyBytes:
 
     family: Family
     pieces: tuple[bytes, ...]
-    added: npt.NDArray[np.bool_]
-    special: npt.NDArray[np.bool_]
-    continues_word: npt.NDArray[np.bool_]
-    byte_tokens: npt.NDArray[np.bool_]
+    added: BoolArray
+    special: BoolArray
+    continues_word: BoolArray
+    byte_tokens: BoolArray
     trims_offsets: bool
 
     @cached_property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> IntArray:
         """How many bytes each id stands for."""
         return np.fromiter(map(len, self.pieces), dtype=np.int64, count=len(self.pieces))
 
     @cached_property
-    def leading_spaces(self) -> npt.NDArray[np.int64]:
+    def leading_spaces(self) -> IntArray:
         """How many spaces each id starts with; 0 for ids of nothing but spaces."""
         counts = (len(piece) - (len(piece.lstrip(b" ")) or len(piece)) for piece in self.pieces)
         return np.fromiter(counts, dtype=np.int64, count=len(self.pieces))

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from dskd_components.errors import InputError
-from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
+from dskd_components.tokenization.arrays import BoolArray, IntArray
+from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 from dskd_components.tokenization.nearest_token import nearest_tokens
 from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
 
-IntArray = npt.NDArray[np.int64]
 MapMethod = Literal["bytes", "min_edit"]
 
 ROLES = (
@@ -40,7 +39,7 @@ class VocabularyMap:
     """
 
     teacher_to_student: IntArray
-    same_bytes: npt.NDArray[np.bool_]
+    same_bytes: BoolArray
     method: MapMethod
     student_fingerprint: str
     teacher_fingerprint: str

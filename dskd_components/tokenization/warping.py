@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from dskd_components.tokenization.token_distances import NumberedTokens, TokenDistances, token_distances
-from dskd_components.tokenization.warping_band import Cells, band_paths
+from dskd_components.tokenization.arrays import IntArray
+from dskd_components.tokenization.warping_band import Cells, NumberedTokens, TokenDistances, band_paths, token_distances
 
-CostArray = npt.NDArray[np.int64]
+CostArray = IntArray
 TokenPair = tuple[NumberedTokens, NumberedTokens]
 
 DEAR = np.int64(1) << 40

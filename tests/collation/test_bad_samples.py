@@ -15,7 +15,7 @@ from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, In
 from dskd_components.aligners import MinEdit
 from dskd_components.collation import Columns, SampleError, SkipReason
 from dskd_components.errors import ConfigurationError
-from dskd_components.tokenization.fingerprint import fingerprint_number
+from dskd_components.tokenization.fast_tokenizers import fingerprint_number
 
 GOOD = {"prompt": "What is new?", "response": " The statement is."}
 LONG = {"prompt": "the statement " * 20, "response": " is new"}

@@ -9,7 +9,7 @@ from transformers import BertTokenizerFast
 from dskd_components.errors import InputError
 from dskd_components.tokenization.align_text import align_text
 from dskd_components.tokenization.byte_spans import tokenize_batch_with_spans, tokenize_with_spans
-from dskd_components.tokenization.unaligned import UnalignedReason
+from dskd_components.tokenization.text_alignment import UnalignedReason
 
 SPANS = [
     ("gpt2", " Hello", [(0, 6)]),

@@ -8,7 +8,7 @@ import texts
 from real_tokenizers import FAMILIES, LOADERS
 
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans
-from dskd_components.tokenization.exact_match import exact_match_pairs
+from dskd_components.tokenization.span_groups import exact_match_pairs
 
 
 @cache

@@ -13,7 +13,7 @@ from real_tokenizers import LOADERS
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dskd_components.errors import InputError
-from dskd_components.tokenization.fingerprint import tokenizer_fingerprint
+from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 from dskd_components.tokenization.nearest_token import nearest_tokens
 from dskd_components.tokenization.vocabulary_map import build_vocabulary_map
 
@@ -129,7 +129,7 @@ def test_fingerprints_tell_tokenizers_apart():
 def test_fingerprints_are_the_same_in_another_process():
     script = (
         "from tokenizers import Tokenizer, models\n"
-        "from dskd_components.tokenization.fingerprint import tokenizer_fingerprint\n"
+        "from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint\n"
         "print(tokenizer_fingerprint(Tokenizer(models.WordLevel({'a': 0, 'b': 1, 'c': 2}, unk_token='a'))))"
     )
     here = tokenizer_fingerprint(Tokenizer(models.WordLevel({"c": 2, "b": 1, "a": 0}, unk_token="a")))
