@@ -23,8 +23,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dskd_components import Head, InputError
-from dskd_components.causal_lm.hidden_states import last_hidden_states
-from dskd_components.causal_lm.packing import leak_tolerance, packing_leaks
+from dskd_components.models.hidden_states import last_hidden_states
+from dskd_components.models.packing import leak_tolerance, packing_leaks
 
 LARGEST = 5_000_000
 WIDTHS = {

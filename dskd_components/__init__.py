@@ -26,7 +26,6 @@ from dskd_components.contracts import (
     TokenTerm,
     hookimpl,
 )
-from dskd_components.contracts.groups import TokenGroups
 from dskd_components.contracts.space import SpaceResult
 from dskd_components.errors import (
     CheckpointError,
@@ -38,8 +37,10 @@ from dskd_components.errors import (
     PluginWarning,
     UnknownComponentError,
 )
-from dskd_components.head import Head
 from dskd_components.loss import DSKDLoss
+from dskd_components.models.head import Head
+from dskd_components.models.states import LMStates, scored_tokens
+from dskd_components.models.token_groups import TokenGroups
 from dskd_components.multi_teacher_loss import MultiTeacherLoss
 from dskd_components.multi_teacher_spec import MultiTeacherSpec, TeacherSpec
 from dskd_components.output import DSKDOutput
@@ -52,10 +53,8 @@ from dskd_components.registry import (
     list_components,
     use_plugins,
 )
-from dskd_components.scored_tokens import scored_tokens
 from dskd_components.spec import DSKDSpec
 from dskd_components.spec_file import SpecFileError, load_multi_teacher_spec, load_spec
-from dskd_components.states import LMStates
 
 __all__ = [
     "Aligner",

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dskd_components.contracts.component import did_you_mean
-from dskd_components.contracts.groups import TokenGroups
 from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.head import describe
+from dskd_components.models.head import describe
+from dskd_components.models.token_groups import TokenGroups
 from dskd_components.spec import DSKDSpec
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from dskd_components.head import Head
     from dskd_components.loss_weights import LossWeights
-    from dskd_components.states import LMStates, Side
+    from dskd_components.models.head import Head
+    from dskd_components.models.states import LMStates, Side
 
 
 def require_arguments(

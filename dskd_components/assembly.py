@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.contracts.space import Direction
-    from dskd_components.head import Head
+    from dskd_components.models.head import Head
+    from dskd_components.models.states import Side
     from dskd_components.spec import DSKDSpec
-    from dskd_components.states import Side
 
 ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "student"), "s2t": ("student", "teacher")}
 """The source and the target of each projection."""

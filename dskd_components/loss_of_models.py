@@ -15,8 +15,8 @@ from dskd_components.checkpoints import (
     require_no_difference,
     write_checkpoint,
 )
-from dskd_components.head import Head
-from dskd_components.model_states import groups_of_batch, input_embedding, require_fingerprints, run_model
+from dskd_components.models.head import Head
+from dskd_components.models.run_model import groups_of_batch, input_embedding, require_fingerprints, run_model
 from dskd_components.preflight import examine
 from dskd_components.vocabularies import Vocabularies
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.causal_lm.protocol import CausalLM
     from dskd_components.checkpoints import Saved
+    from dskd_components.models.states import LMStates, Side
+    from dskd_components.models.wrappers import CausalLM
     from dskd_components.output import DSKDOutput
     from dskd_components.preflight import PreflightReport
     from dskd_components.spec import DSKDSpec
-    from dskd_components.states import LMStates, Side
     from dskd_components.tokenization.vocabulary_map import MapMethod
 
 

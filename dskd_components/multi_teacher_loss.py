@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from dskd_components.contracts.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.loss import DSKDLoss
-from dskd_components.model_states import groups_of_batch, require_fingerprints
+from dskd_components.models.batch import columns_of_pair
+from dskd_components.models.run_model import groups_of_batch, require_fingerprints
 from dskd_components.multi_teacher_spec import MultiTeacherSpec
 from dskd_components.output import DSKDOutput
 from dskd_components.parameter_groups import parameter_groups
-from dskd_components.teacher_columns import columns_of_pair
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Self
 
-    from dskd_components.causal_lm.protocol import CausalLM
-    from dskd_components.contracts.groups import TokenGroups
-    from dskd_components.states import LMStates
+    from dskd_components.models.states import LMStates
+    from dskd_components.models.token_groups import TokenGroups
+    from dskd_components.models.wrappers import CausalLM
     from dskd_components.tokenization.vocabulary_map import MapMethod
 
 

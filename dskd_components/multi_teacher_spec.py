@@ -13,9 +13,9 @@ from dskd_components.contracts.frozen_mapping import Frozen, FrozenMapping
 from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.tiled import Tiled
 from dskd_components.loss_weights import LossWeights
+from dskd_components.models.batch import require_teacher_name
 from dskd_components.schedules.field import Share, Weight, at_step, checked_step, highest
 from dskd_components.spec import DSKDSpec, PairSpec
-from dskd_components.teacher_columns import require_teacher_name
 
 if TYPE_CHECKING:
     from typing import Self

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.meeting import Meeting
-    from dskd_components.states import LMStates
+    from dskd_components.models.states import LMStates
 
 ROWS: Final = 16
 """How many positions are looked at together."""

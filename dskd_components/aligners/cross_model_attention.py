@@ -20,8 +20,8 @@ from dskd_components.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dskd_components.contracts.groups import TokenGroups
-    from dskd_components.states import LMStates, Side
+    from dskd_components.models.states import LMStates, Side
+    from dskd_components.models.token_groups import TokenGroups
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

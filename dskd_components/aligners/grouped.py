@@ -14,8 +14,8 @@ from dskd_components.contracts.terms import Tally
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.groups import TokenGroups
-    from dskd_components.states import LMStates
+    from dskd_components.models.states import LMStates
+    from dskd_components.models.token_groups import TokenGroups
 
 Pooling = Literal["mean", "last"]
 """What stands for several positions: their mean, or the last of them."""

@@ -13,8 +13,8 @@ from dskd_components.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.groups import TokenGroups
-    from dskd_components.states import LMStates
+    from dskd_components.models.states import LMStates
+    from dskd_components.models.token_groups import TokenGroups
 
 
 class IdentityAlignment(Alignment):

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from dskd_components.causal_lm.head_recipe import text_config
 from dskd_components.checkpoints.lasting import whole
 from dskd_components.contracts.component import FrozenModel
+from dskd_components.models.head_recipe import text_config
 
 if TYPE_CHECKING:
     from typing import Self
 
     from torch import Tensor
 
-    from dskd_components.causal_lm.protocol import CausalLM
-    from dskd_components.head import Head
+    from dskd_components.models.head import Head
+    from dskd_components.models.wrappers import CausalLM
 
 SAMPLED_ROWS: Final = 64
 """How many rows of a weight a digest is made of, evenly spread: hashing all of a large head would take seconds."""

@@ -17,7 +17,7 @@ from dskd_components.checkpoints.lasting import fill, lasting_tensors
 from dskd_components.checkpoints.writing import DESCRIPTION_FILE, DIGEST, HEADER, TENSORS_FILE
 from dskd_components.distributed.gathering import is_sharded
 from dskd_components.errors import CheckpointError
-from dskd_components.head import describe
+from dskd_components.models.head import describe
 from dskd_components.spec import DSKDSpec
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from dskd_components.tokenization.min_edit import SPACE_MARKERS
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
 
 if TYPE_CHECKING:
-    from dskd_components.states import Side
+    from dskd_components.models.states import Side
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dskd_components.contracts.aligner import TextMethod
 from dskd_components.errors import InputError
-from dskd_components.states import IGNORE_INDEX, Side
+from dskd_components.models.states import IGNORE_INDEX, Side
 from dskd_components.tokenization.arrays import BoolArray, IntArray
 
 SIDES: Final[tuple[Side, Side]] = ("student", "teacher")

@@ -15,7 +15,7 @@ from dskd_components.collation.skipping import SkipPolicy
 from dskd_components.contracts.aligner import Aligner
 from dskd_components.contracts.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.teacher_columns import columns_of_several, require_teacher_name
+from dskd_components.models.batch import columns_of_several, require_teacher_name
 
 PreparedForAll = dict[str, Prepared]
 """One sample, by teacher; the student's tokens are the same for each of them."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from dskd_components.collation.encoded import EncodedSide
 from dskd_components.collation.options import PaddingSide
-from dskd_components.states import IGNORE_INDEX
+from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.tokenization.arrays import IntArray
 
 

@@ -10,7 +10,7 @@ from dskd_components.contracts.projector import Affine, Projection, Projector, P
 from dskd_components.contracts.shared_tokens import SharedTokens
 from dskd_components.contracts.space import ComparedRows, Direction, Measure, Space, SpaceResult
 from dskd_components.contracts.terms import Denominator, Tally, TokenTerm
-from dskd_components.states import Side
+from dskd_components.models.states import Side
 
 __all__ = [
     "Affine",

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dskd_components.contracts.alignment import Alignment
-    from dskd_components.contracts.groups import TokenGroups
-    from dskd_components.states import LMStates
+    from dskd_components.models.states import LMStates
+    from dskd_components.models.token_groups import TokenGroups
 
 
 TextMethod = Literal["exact_match", "span", "min_edit"]

@@ -12,7 +12,7 @@ from dskd_components.contracts.component import Component
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from dskd_components.head import Head
+    from dskd_components.models.head import Head
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

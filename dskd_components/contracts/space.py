@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dskd_components.contracts.component import Component
 from dskd_components.cross_entropy import token_cross_entropy
-from dskd_components.states import Side
+from dskd_components.models.states import Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

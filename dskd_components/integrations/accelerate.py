@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch.distributed.fsdp import FSDPModule
 
 from dskd_components.errors import ConfigurationError
-from dskd_components.scored_tokens import scored_tokens
+from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from dskd_components.errors import ConfigurationError
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.integrations.token_means import TokenMeans
-from dskd_components.scored_tokens import scored_tokens
+from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,7 +23,7 @@ from dskd_components.integrations.trainer_checks import (
     require_not_in_optimizer,
     require_plain_set_up,
 )
-from dskd_components.scored_tokens import scored_tokens
+from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

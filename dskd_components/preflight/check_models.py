@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd_components.errors import InputError
-from dskd_components.head import Head
+from dskd_components.models.head import Head
 from dskd_components.preflight.report import Finding
 
 if TYPE_CHECKING:

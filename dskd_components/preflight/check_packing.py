@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dskd_components.causal_lm.packing import leak_tolerance, packing_leaks
 from dskd_components.errors import InputError
+from dskd_components.models.packing import leak_tolerance, packing_leaks
 from dskd_components.preflight.report import Finding
 
 if TYPE_CHECKING:

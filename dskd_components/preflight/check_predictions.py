@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.nn import functional as F
 
-from dskd_components.model_states import input_embedding
+from dskd_components.models.run_model import input_embedding
 from dskd_components.preflight.report import Finding
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.errors import InputError
-from dskd_components.model_states import input_embedding
+from dskd_components.models.run_model import input_embedding
 from dskd_components.preflight.report import Finding
 from dskd_components.tokenization.byte_spans import tokenize_with_spans
 

@@ -9,7 +9,7 @@ import torch
 
 from dskd_components.collation.collator import DualTokenizerCollator
 from dskd_components.errors import DSKDError, DSKDWarning, InputError
-from dskd_components.model_states import groups_of_batch
+from dskd_components.models.run_model import groups_of_batch
 from dskd_components.preflight.check_alignment import check_alignment
 from dskd_components.preflight.check_batch import check_batch
 from dskd_components.preflight.check_chats import check_chat_templates

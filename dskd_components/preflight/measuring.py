@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.states import LMStates
+    from dskd_components.models.states import LMStates
 
     Value = TypeVar("Value")
 

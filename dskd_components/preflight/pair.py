@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from dskd_components.models.states import Side
     from dskd_components.spec import DSKDSpec
-    from dskd_components.states import Side
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

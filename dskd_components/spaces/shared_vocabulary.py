@@ -9,8 +9,8 @@ from pydantic import Field
 from dskd_components.contracts.space import ComparedRows, Direction, Space, SpaceResult
 from dskd_components.contracts.terms import Denominator, TokenTerm
 from dskd_components.errors import InputError
+from dskd_components.models.states import Side
 from dskd_components.registry.fields import AnyDistance
-from dskd_components.states import Side
 
 
 class SharedVocabularySpace(Space):

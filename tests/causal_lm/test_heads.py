@@ -11,8 +11,8 @@ from families import FAMILIES, make
 from torch import nn
 
 from dskd_components import Head, InputError
-from dskd_components.causal_lm.hidden_states import last_hidden_states
-from dskd_components.causal_lm.probe import ordinary_tokens
+from dskd_components.models.hidden_states import last_hidden_states
+from dskd_components.models.verification import ordinary_tokens
 
 IDS = torch.arange(10, 24).reshape(2, 7)
 TOLERANCES = {torch.float32: {"rtol": 1e-5, "atol": 2e-5}, torch.bfloat16: {"rtol": 2e-2, "atol": 1e-1}}

@@ -10,7 +10,7 @@ from families import FAMILIES, make
 from torch import nn
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, InputError
-from dskd_components.causal_lm.hidden_states import last_hidden_states
+from dskd_components.models.hidden_states import last_hidden_states
 
 # PEFT and gradient checkpointing still go by a name that transformers has given up.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

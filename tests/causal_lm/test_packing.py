@@ -9,7 +9,7 @@ import torch
 from families import make
 
 from dskd_components import DSKDLoss, DSKDSpec, InputError
-from dskd_components.causal_lm.packing import packing_leaks
+from dskd_components.models.packing import packing_leaks
 
 LOSS = DSKDLoss(DSKDSpec(), student_hidden_size=32, teacher_hidden_size=32)
 IDS = torch.arange(10, 20)[None]

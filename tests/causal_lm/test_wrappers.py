@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, InputError
-from dskd_components.causal_lm.hidden_states import last_hidden_states
-from dskd_components.causal_lm.wrappers import layers, unwrapped
-from dskd_components.model_states import input_embedding
+from dskd_components.models.hidden_states import last_hidden_states
+from dskd_components.models.run_model import input_embedding
+from dskd_components.models.wrappers import layers, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

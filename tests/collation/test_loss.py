@@ -12,7 +12,7 @@ from models import tiny_model
 from registered import names
 
 from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator
-from dskd_components.causal_lm.hidden_states import last_hidden_states
+from dskd_components.models.hidden_states import last_hidden_states
 
 SAMPLES: list[dict[str, Any]] = [
     {"prompt": "What is new?", "response": " The statement is the value."},

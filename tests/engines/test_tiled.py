@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components import ComparedRows, DSKDLoss, DSKDSpec, Head, InputError, Space, SpaceResult, TokenTerm
-from dskd_components.states import IGNORE_INDEX, Side  # pydantic reads it
+from dskd_components.models.states import IGNORE_INDEX, Side  # pydantic reads it
 
 
 def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dskd_components import ComparedRows, Space, SpaceResult, TokenTerm
 
 if TYPE_CHECKING:
-    from dskd_components.states import Side
+    from dskd_components.models.states import Side
 
 SPACE_FAULTS: list[Fault] = []
 fault = functools.partial(collected, SPACE_FAULTS)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dskd_components.engines.workspace import Scratch
-    from dskd_components.head import Head
+    from dskd_components.models.head import Head
 
 
 CACHED_ROWS: Final = 1024

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.engines.workspace import Scratch
-    from dskd_components.head import Head
     from dskd_components.meeting import Unprojected
+    from dskd_components.models.head import Head
 
 ALIGNED: Final = 16
 """Numbers in a row of a joint matrix come in multiples of this: products with rows that begin anywhere are slower."""

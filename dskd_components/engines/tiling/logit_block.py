@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.head import Head
+    from dskd_components.models.head import Head
 
 
 class CrossEntropyGradient(NamedTuple):

@@ -12,8 +12,8 @@ from dskd_components.engines.tiling.stream import Stream
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.head import Head
     from dskd_components.meeting import Unprojected
+    from dskd_components.models.head import Head
 
 
 class ThroughProjection(Stream):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dskd_components.contracts.space import Measure, Space
     from dskd_components.engines.workspace import Scratch
     from dskd_components.meeting import Meeting
-    from dskd_components.states import Side
+    from dskd_components.models.states import Side
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

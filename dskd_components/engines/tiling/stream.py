@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd_components.engines.tiling.head_products import HeadGradient
-from dskd_components.precision import upcast
+from dskd_components.models.precision import upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.engines.workspace import Scratch
-    from dskd_components.head import Head
+    from dskd_components.models.head import Head
 
 
 class Stream:

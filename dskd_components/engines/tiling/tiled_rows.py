@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dskd_components.contracts.distance import Distance
     from dskd_components.engines.tiling.logit_block import LogitBlock
-    from dskd_components.states import Side
+    from dskd_components.models.states import Side
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from dskd_components.contracts.groups import TokenGroups
+from dskd_components.models.token_groups import TokenGroups
 from dskd_components.testing.strategies.logits import SEEDS
 from dskd_components.testing.strategies.states import make_states, packed, padded, random_groups, spoilt
 from dskd_components.testing.strategies.targets import ragged_targets
 
 if TYPE_CHECKING:
     from dskd_components.loss import DSKDLoss
+    from dskd_components.models.states import LMStates
     from dskd_components.output import DSKDOutput
-    from dskd_components.states import LMStates
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dskd_components.contracts.groups import TokenGroups
-from dskd_components.head import Head
-from dskd_components.states import IGNORE_INDEX, LMStates
+from dskd_components.models.head import Head
+from dskd_components.models.states import IGNORE_INDEX, LMStates
+from dskd_components.models.token_groups import TokenGroups
 
 
 def make_states(

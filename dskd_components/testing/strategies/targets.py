@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dskd_components.states import IGNORE_INDEX
+from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.testing.strategies.logits import SEEDS
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dskd_components.contracts.groups import TokenGroups
+from dskd_components.models.token_groups import TokenGroups
 
 PIECES = "aé 日\n😀"
 """Characters of one to four bytes, a space and a line break."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.contracts.aligner import Aligner
-    from dskd_components.states import LMStates
+    from dskd_components.models.states import LMStates
     from dskd_components.testing.strategies.batches import Batch
 
 

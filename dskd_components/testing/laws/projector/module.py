@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd_components.contracts.projector import ProjectorHeads
-from dskd_components.head import Head
+from dskd_components.models.head import Head
 from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.projector.setting import TRIES, built, end_cases

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from dskd_components.contracts.projector import ProjectorHeads
-from dskd_components.head import Head
+from dskd_components.models.head import Head
 from dskd_components.testing.strategies.logits import SEEDS
 
 if TYPE_CHECKING:

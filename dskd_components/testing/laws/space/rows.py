@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dskd_components.contracts.shared_tokens import SharedTokens
 from dskd_components.contracts.space import ComparedRows, Measure
 from dskd_components.distances.kl import KL
-from dskd_components.states import IGNORE_INDEX
+from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.testing.strategies.logits import FINITE, Temper, logits, pairs_of_logits
 
 if TYPE_CHECKING:

@@ -7,19 +7,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from dskd_components.causal_lm.hidden_states import last_hidden_states
-from dskd_components.causal_lm.probe import ordinary_tokens, undisturbed
-from dskd_components.causal_lm.signature import COMMON_INPUTS
-from dskd_components.causal_lm.wrappers import unwrapped
 from dskd_components.errors import InputError
-from dskd_components.precision import upcast
+from dskd_components.models.hidden_states import last_hidden_states
+from dskd_components.models.precision import upcast
+from dskd_components.models.verification import ordinary_tokens, undisturbed
+from dskd_components.models.wrappers import COMMON_INPUTS, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
-    from dskd_components.causal_lm.protocol import CausalLM
+    from dskd_components.models.wrappers import CausalLM
 
 SAMPLE_LENGTH: Final = 4
 FULL_PRECISION_TOLERANCE: Final = 1e-4

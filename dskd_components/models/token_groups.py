@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_components.errors import InputError
-from dskd_components.head import describe
+from dskd_components.models.head import describe
 
 if TYPE_CHECKING:
     from typing import Self

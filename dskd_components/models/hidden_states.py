@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from dskd_components.causal_lm.signature import named_inputs
-from dskd_components.causal_lm.wrappers import is_compiled, unwrapped
 from dskd_components.errors import InputError
+from dskd_components.models.wrappers import is_compiled, named_inputs, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import nn
 
-    from dskd_components.causal_lm.protocol import CausalLM
+    from dskd_components.models.wrappers import CausalLM
 
 
 def last_hidden_states(model: CausalLM, inputs: Mapping[str, Tensor]) -> Tensor:

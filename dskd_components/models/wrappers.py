@@ -1,15 +1,43 @@
-"""From a wrapped model to the causal language model inside, by one rule."""
+"""What is asked of a causal language model, and the model inside of its wrappers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+import inspect
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dskd_components.causal_lm.protocol import CausalLM
+    from torch import nn
+
+
+class CausalLM(Protocol):
+    """A causal language model, as `transformers` writes them."""
+
+    @property
+    def config(self) -> Any:
+        """The configuration; optional fields of it say how logits are scaled and capped."""
+        ...
+
+    @property
+    def training(self) -> bool:
+        """Whether dropout is on."""
+        ...
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the module whose ``weight`` is the input embedding ``[V, d]``."""
+        ...
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Return the module whose ``weight`` (and ``bias``) make the logits."""
+        ...
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Run the model; the result has ``logits`` and, on request, ``hidden_states``."""
+        ...
+
 
 WRAPPED_AS: Final = ("module", "_orig_mod", "base_model", "model")
 """The attributes under which wrappers hold what they wrap, in the order in which they are looked for.
@@ -72,3 +100,24 @@ def is_compiled(model: CausalLM) -> bool:
         "_orig_mod" in getattr(layer, "_modules", {}) or getattr(layer, "_compiled_call_impl", None) is not None
         for layer in layers(model)
     )
+
+
+COMMON_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
+"""What any model that takes ``**kwargs`` is given, although it may not name it."""
+
+
+def named_inputs(model: CausalLM) -> tuple[str, ...]:
+    """Return the inputs that a model takes by name.
+
+    The signature of the model inside of all wrappers decides: wrappers take anything and pass it on.
+
+    Args:
+        model: a causal language model, or a wrapper of one.
+
+    Returns:
+        The names of its forward's parameters, and with ``**kwargs`` those of `COMMON_INPUTS`.
+    """
+    inner = unwrapped(model)
+    parameters = inspect.signature(getattr(inner, "forward", inner)).parameters
+    named = tuple(name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD)
+    return named if len(named) == len(parameters) else tuple(dict.fromkeys((*named, *COMMON_INPUTS)))

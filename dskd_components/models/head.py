@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dskd_components.causal_lm.head_recipe import read_head_recipe
-from dskd_components.causal_lm.probe import Probe, probe
-from dskd_components.causal_lm.verification import largest_difference, likely_cause, tolerance_for
-from dskd_components.causal_lm.wrappers import unwrapped
 from dskd_components.distributed.gathering import require_whole
 from dskd_components.errors import InputError
-from dskd_components.precision import upcast
+from dskd_components.models.head_recipe import read_head_recipe
+from dskd_components.models.precision import upcast
+from dskd_components.models.verification import Probe, largest_difference, likely_cause, probe, tolerance_for
+from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
-    from dskd_components.causal_lm.protocol import CausalLM
+    from dskd_components.models.wrappers import CausalLM
 
 
 @dataclass(frozen=True, eq=False)

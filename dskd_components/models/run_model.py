@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.causal_lm.adapters import effective_weight
-from dskd_components.causal_lm.columns import inputs_among, require_ids_of_the_model, require_no_misspelt_input
-from dskd_components.causal_lm.hidden_states import last_hidden_states
-from dskd_components.causal_lm.packing import require_samples_apart
-from dskd_components.causal_lm.wrappers import unwrapped
-from dskd_components.contracts.groups import TokenGroups
 from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import DSKDWarning, InputError
-from dskd_components.head import Head
-from dskd_components.states import LMStates
+from dskd_components.models.batch import inputs_among, require_ids_of_the_model, require_no_misspelt_input
+from dskd_components.models.head import Head
+from dskd_components.models.head_recipe import effective_weight
+from dskd_components.models.hidden_states import last_hidden_states
+from dskd_components.models.packing import require_samples_apart
+from dskd_components.models.states import LMStates
+from dskd_components.models.token_groups import TokenGroups
+from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from dskd_components.causal_lm.protocol import CausalLM
-    from dskd_components.states import Side
+    from dskd_components.models.states import Side
+    from dskd_components.models.wrappers import CausalLM
 
 
 def run_model(
