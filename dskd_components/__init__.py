@@ -12,7 +12,7 @@ Importing this package loads neither `transformers` nor any plugin; plugins are 
 
 from dskd_components._version import __version__
 from dskd_components.collation import DualTokenizerCollator, DualTokenizerPreprocessor, MultiTeacherCollator
-from dskd_components.contracts import (
+from dskd_components.components import (
     Aligner,
     AlignerModule,
     Alignment,
@@ -24,9 +24,15 @@ from dskd_components.contracts import (
     Space,
     Tally,
     TokenTerm,
+    get_aligner,
+    get_distance,
+    get_projector,
+    get_space,
     hookimpl,
+    list_components,
+    use_plugins,
 )
-from dskd_components.contracts.space import SpaceResult
+from dskd_components.components.space import SpaceResult
 from dskd_components.errors import (
     CheckpointError,
     ConfigurationError,
@@ -45,14 +51,6 @@ from dskd_components.multi_teacher_loss import MultiTeacherLoss
 from dskd_components.multi_teacher_spec import MultiTeacherSpec, TeacherSpec
 from dskd_components.output import DSKDOutput
 from dskd_components.preflight import Finding, PreflightReport
-from dskd_components.registry import (
-    get_aligner,
-    get_distance,
-    get_projector,
-    get_space,
-    list_components,
-    use_plugins,
-)
 from dskd_components.spec import DSKDSpec
 from dskd_components.spec_file import SpecFileError, load_multi_teacher_spec, load_spec
 

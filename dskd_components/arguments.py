@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.component import did_you_mean
 from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.head import describe

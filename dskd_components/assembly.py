@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from torch import nn
 
-from dskd_components.contracts.projector import ProjectorHeads
+from dskd_components.components.projector import ProjectorHeads
 from dskd_components.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.contracts.space import Direction
+    from dskd_components.components.space import Direction
     from dskd_components.models.head import Head
     from dskd_components.models.states import Side
     from dskd_components.spec import DSKDSpec

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dskd_components import aligners, distances, projectors, spaces
-from dskd_components.contracts.hookspecs import hookimpl
+from dskd_components.components.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dskd_components.contracts import Aligner, Distance, Projector, Space
+    from dskd_components.components import Aligner, Distance, Projector, Space
 
 
 @hookimpl

@@ -29,7 +29,7 @@ from dskd_components.reduction import Reduction
 from dskd_components.vocabularies import Vocabularies
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.alignment import Alignment
+    from dskd_components.components.alignment import Alignment
     from dskd_components.loss_weights import LossWeights
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side

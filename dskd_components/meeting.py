@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dskd_components.contracts.shared_tokens import SharedTokens
+from dskd_components.components.space import SharedTokens
 from dskd_components.models.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dskd_components.contracts.alignment import Alignment
-    from dskd_components.contracts.projector import Affine, Projection, ProjectorHeads
-    from dskd_components.contracts.space import Direction, Measure, Space
+    from dskd_components.components.alignment import Alignment
+    from dskd_components.components.projector import Affine, Projection, ProjectorHeads
+    from dskd_components.components.space import Direction, Measure, Space
     from dskd_components.loss_weights import LossWeights
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.loss import DSKDLoss
 from dskd_components.models.batch import columns_of_pair

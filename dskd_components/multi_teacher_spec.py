@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, field_validator
 from torch import nn
 
-from dskd_components.contracts.component import FrozenModel
-from dskd_components.contracts.frozen_mapping import Frozen, FrozenMapping
+from dskd_components.components.component import Frozen, FrozenMapping, FrozenModel
 from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.tiled import Tiled
 from dskd_components.loss_weights import LossWeights

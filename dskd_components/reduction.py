@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from dskd_components.contracts.terms import Tally
+from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-    from dskd_components.contracts.terms import Denominator, TokenTerm
+    from dskd_components.components.terms import Denominator, TokenTerm
 
 
 @dataclass(frozen=True, eq=False)

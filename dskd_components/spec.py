@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from dskd_components.aligners.identity import Identity
-from dskd_components.contracts.component import FrozenModel
-from dskd_components.contracts.frozen_mapping import Frozen
-from dskd_components.contracts.space import Direction, Measure
+from dskd_components.components.component import Frozen, FrozenModel
+from dskd_components.components.fields import (
+    AnyAligner,
+    AnyDistance,
+    AnyProjector,
+    AnySpaces,
+    ByTermName,
+    require_term_names,
+)
+from dskd_components.components.space import Direction, Measure
 from dskd_components.distances.kl import KL
 from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.tiled import Tiled
 from dskd_components.loss_weights import LossWeights
 from dskd_components.presets import preset_fields
 from dskd_components.projectors.linear import Linear
-from dskd_components.registry.fields import AnyAligner, AnyDistance, AnyProjector, AnySpaces
-from dskd_components.registry.term_names import ByTermName, require_term_names
 from dskd_components.schedules.field import Share, Weight, at_step, checked_step
 from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
@@ -26,7 +31,7 @@ from dskd_components.spaces.teacher import TeacherSpace
 if TYPE_CHECKING:
     from typing import Self
 
-    from dskd_components.contracts.projector import Projector
+    from dskd_components.components.projector import Projector
 
 
 class PairSpec(FrozenModel):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dskd_components.registry import default_registry
+from dskd_components.components import default_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dskd_components import Aligner, Distance, DSKDSpec, Projector, Space, list_components
-from dskd_components.contracts.frozen_mapping import Frozen, FrozenMapping
+from dskd_components.components.component import Frozen, FrozenMapping
 from dskd_components.engines.eager import Eager
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.tiled import Tiled
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-    from dskd_components.contracts import Component
+    from dskd_components.components import Component
     from dskd_components.spec import PairSpec
 
     Pair = TypeVar("Pair", bound=PairSpec)

@@ -18,13 +18,13 @@ from spec_strategies import models, near_documents, paths, spec_field, specs
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates, get_distance, get_space, list_components
 from dskd_components.aligners import CrossModelAttention
-from dskd_components.contracts import Component
+from dskd_components.components import Component
 from dskd_components.distances import JS, KL, SkewKL
 from dskd_components.presets import PRESETS
 from dskd_components.spaces import StudentSpace, TeacherSpace
 
 if TYPE_CHECKING:
-    from dskd_components.registry import ComponentInfo
+    from dskd_components.components import ComponentInfo
 
 FIELDS = list(DSKDSpec.model_fields)
 SCHEMA = DSKDSpec.model_json_schema()

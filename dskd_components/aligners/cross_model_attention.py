@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components.aligners.spread import Scope, batch_chunks, spread
-from dskd_components.contracts.aligner import Aligner, AlignerModule
-from dskd_components.contracts.alignment import Alignment
-from dskd_components.contracts.terms import Tally
+from dskd_components.components.aligner import Aligner, AlignerModule
+from dskd_components.components.alignment import Alignment
+from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dskd_components.aligners.grouped import GroupedModule
-from dskd_components.contracts.aligner import Aligner, TextMethod
+from dskd_components.components.aligner import Aligner, TextMethod
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.aligner import AlignerModule
+    from dskd_components.components.aligner import AlignerModule
 
 
 class ExactMatch(Aligner):

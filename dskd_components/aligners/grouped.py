@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from dskd_components.contracts.aligner import AlignerModule
-from dskd_components.contracts.alignment import Alignment
-from dskd_components.contracts.terms import Tally
+from dskd_components.components.aligner import AlignerModule
+from dskd_components.components.alignment import Alignment
+from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from dskd_components.contracts.aligner import Aligner, AlignerModule
-from dskd_components.contracts.alignment import Alignment
+from dskd_components.components.aligner import Aligner, AlignerModule
+from dskd_components.components.alignment import Alignment
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dskd_components._version import __version__
 from dskd_components.checkpoints.head_fingerprint import HeadFingerprint
-from dskd_components.contracts.component import Component, FrozenModel
+from dskd_components.components.component import Component, FrozenModel
+from dskd_components.components.lookup import default_registry
+from dskd_components.components.policy import LIBRARY
 from dskd_components.models.states import Side
-from dskd_components.registry.lookup import default_registry
-from dskd_components.registry.requirements import LIBRARY
 from dskd_components.tokenization.vocabulary_map import MapMethod
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.component import did_you_mean
 from dskd_components.errors import CheckpointError
 
 if TYPE_CHECKING:

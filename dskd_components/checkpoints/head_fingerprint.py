@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from dskd_components.checkpoints.lasting import whole
-from dskd_components.contracts.component import FrozenModel
+from dskd_components.components.component import FrozenModel
 from dskd_components.models.head_recipe import text_config
 
 if TYPE_CHECKING:

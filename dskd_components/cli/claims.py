@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from dskd_components.contracts.aligner import Aligner
-from dskd_components.contracts.distance import Distance
-from dskd_components.contracts.projector import Projector
-from dskd_components.contracts.space import Space
+from dskd_components.components.aligner import Aligner
+from dskd_components.components.distance import Distance
+from dskd_components.components.projector import Projector
+from dskd_components.components.space import Space
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.component import Component
+    from dskd_components.components.component import Component
 
 
 def claims_of(component: type[Component]) -> list[str]:

@@ -13,14 +13,14 @@ from rich.text import Text
 
 from dskd_components.cli.claims import claims_of
 from dskd_components.cli.terminal import console, plain, row, table
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.component import did_you_mean
+from dskd_components.components.lookup import default_registry
 from dskd_components.errors import PluginWarning
-from dskd_components.registry.lookup import default_registry
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dskd_components.registry.registry import Registry
+    from dskd_components.components.registry import Registry
 
 UNBROKEN_WIDTH: Final = 160
 """From this width on, each component is one line with everything in it; below, rows are grouped and shortened."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from dskd_components.contracts.component import Component
-from dskd_components.registry.fields import ComponentField
+from dskd_components.components.component import Component
+from dskd_components.components.fields import ComponentField
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 from packaging.utils import canonicalize_name
 
 from dskd_components._version import __version__
+from dskd_components.components.lookup import default_registry
 from dskd_components.errors import ConfigurationError
-from dskd_components.registry.lookup import default_registry
 
 if TYPE_CHECKING:
     from pathlib import Path

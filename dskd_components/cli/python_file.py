@@ -7,7 +7,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING
 
-from dskd_components.contracts.component import Component
+from dskd_components.components.component import Component
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ from rich.text import Text
 from dskd_components.cli.claims import claims_of
 from dskd_components.cli.options import Option, options_of
 from dskd_components.cli.terminal import code_text, console
+from dskd_components.components.lookup import default_registry
 from dskd_components.errors import ConfigurationError
-from dskd_components.registry.lookup import default_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console, RenderableType
 
-    from dskd_components.registry.registry import ComponentInfo
+    from dskd_components.components.registry import ComponentInfo
 
 SPEC_FIELDS = {"projector": "t2s_projector", "space": "spaces"}
 

@@ -14,7 +14,7 @@ from dskd_components.collation.samples import Columns
 from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.truncation import Kept, keep_within
-from dskd_components.contracts.aligner import Aligner
+from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
 from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.min_edit import SPACE_MARKERS

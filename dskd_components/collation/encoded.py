@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dskd_components.contracts.aligner import TextMethod
+from dskd_components.components.aligner import TextMethod
 from dskd_components.errors import InputError
 from dskd_components.models.states import IGNORE_INDEX, Side
 from dskd_components.tokenization.arrays import BoolArray, IntArray

@@ -7,7 +7,7 @@ import numpy as np
 
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.truncation import Kept, common_cuts
-from dskd_components.contracts.aligner import TextMethod
+from dskd_components.components.aligner import TextMethod
 from dskd_components.tokenization.align_text import warped_groups
 from dskd_components.tokenization.arrays import BoolArray, IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText

@@ -12,8 +12,8 @@ from dskd_components.collation.encoded import is_preprocessed
 from dskd_components.collation.options import OnError
 from dskd_components.collation.problems import SampleError
 from dskd_components.collation.skipping import SkipPolicy
-from dskd_components.contracts.aligner import Aligner
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.aligner import Aligner
+from dskd_components.components.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.batch import columns_of_several, require_teacher_name
 

@@ -2,9 +2,9 @@
 
 from typing import Any, Literal, get_args
 
-from dskd_components.contracts.aligner import Aligner, TextMethod
+from dskd_components.components.aligner import Aligner, TextMethod
+from dskd_components.components.lookup import get_aligner
 from dskd_components.errors import ConfigurationError
-from dskd_components.registry.lookup import get_aligner
 
 OnError = Literal["raise", "skip"]
 PaddingSide = Literal["right", "left"]

@@ -10,7 +10,7 @@ from dskd_components.collation.options import OnError
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.skipping import SkipPolicy
-from dskd_components.contracts.aligner import Aligner
+from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
 
 

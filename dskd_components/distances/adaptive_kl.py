@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.components.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
     relative_entropy,
@@ -18,7 +18,7 @@ from dskd_components.distances.log_space import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.distribution import Distribution
+    from dskd_components.components.distribution import Distribution
 
 BORDER: Final = 1e-6
 """Keeps round cumulative probabilities (0.5, say), which rounding puts now on this side of alpha and now on that, on

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.components.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
     log_mixture,
@@ -22,7 +22,7 @@ from dskd_components.distances.log_space import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.distribution import Distribution
+    from dskd_components.components.distribution import Distribution
 
 
 class JS(Distance):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.components.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import (
     expectation,
     relative_entropy,
@@ -17,7 +17,7 @@ from dskd_components.distances.log_space import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.distribution import Distribution
+    from dskd_components.components.distribution import Distribution
 
 
 class KL(Distance):

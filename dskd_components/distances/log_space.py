@@ -14,7 +14,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.distribution import Distribution
+    from dskd_components.components.distribution import Distribution
 
 
 def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:

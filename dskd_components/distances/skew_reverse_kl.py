@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dskd_components.contracts.distance import Distance, DistanceGradients
+from dskd_components.components.distance import Distance, DistanceGradients
 from dskd_components.distances.log_space import log_mixture, relative_entropy
 from dskd_components.distances.skewed import skewed_relative_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.distribution import Distribution
+    from dskd_components.components.distribution import Distribution
 
 
 class SkewReverseKL(Distance):

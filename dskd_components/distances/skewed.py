@@ -17,7 +17,7 @@ from dskd_components.distances.log_space import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.distribution import Distribution
+    from dskd_components.components.distribution import Distribution
 
 
 def skewed_relative_entropy(

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from dskd_components.contracts.space import ComparedRows
-from dskd_components.contracts.terms import TokenTerm
-from dskd_components.cross_entropy import token_cross_entropy
+from dskd_components.components.space import ComparedRows, token_cross_entropy
+from dskd_components.components.terms import TokenTerm
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.measurement import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.space import Space
-    from dskd_components.contracts.terms import Tally
+    from dskd_components.components.space import Space
+    from dskd_components.components.terms import Tally
     from dskd_components.engines.workspace import Workspace
     from dskd_components.meeting import Meeting
     from dskd_components.reduction import Reduction

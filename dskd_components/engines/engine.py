@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
 
-from dskd_components.contracts.component import FrozenModel
+from dskd_components.components.component import FrozenModel
 
 if TYPE_CHECKING:
     from dskd_components.engines.measurement import Measurement

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.component import did_you_mean
 from dskd_components.engines.eager import Eager
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.tiled import Tiled

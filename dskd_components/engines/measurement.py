@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.contracts.terms import Tally
+    from dskd_components.components.terms import Tally
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -2,5 +2,6 @@
 
 Nothing here imports `transformers`: the models are used through the few methods that all of its causal models share,
 written down as `CausalLM` in `wrappers`. What other rooms and users may import is any name without an underscore:
-`Head`, `LMStates`, `TokenGroups`, `scored_tokens` (all four also from the package), `run_model` and the readers beside it.
+`Head`, `LMStates`, `TokenGroups` and `scored_tokens` (these four also from the package), `run_model` and the readers
+beside it.
 """

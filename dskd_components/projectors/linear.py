@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import nn
 from torch.nn import functional as F
 
-from dskd_components.contracts.projector import Affine, Projection, Projector, ProjectorHeads
+from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dskd_components.contracts.projector import Affine, Projection, Projector, ProjectorHeads
+from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.errors import InputError
 from dskd_components.projectors.pseudo_inverse import pseudo_inverse
 

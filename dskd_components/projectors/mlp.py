@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from dskd_components.contracts.projector import Projection, Projector, ProjectorHeads
+from dskd_components.components.projector import Projection, Projector, ProjectorHeads
 from dskd_components.projectors.linear import LinearProjection
 
 if TYPE_CHECKING:

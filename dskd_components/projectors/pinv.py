@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.contracts.projector import Projection, Projector, ProjectorHeads
+from dskd_components.components.projector import Projection, Projector, ProjectorHeads
 from dskd_components.projectors.linear import LinearProjection
 from dskd_components.projectors.pseudo_inverse import pseudo_inverse
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic_core import core_schema
 
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.component import did_you_mean
 from dskd_components.errors import InputError
 from dskd_components.schedules.cosine import CosineSchedule
 from dskd_components.schedules.linear import LinearSchedule

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from dskd_components.contracts.component import FrozenModel
+from dskd_components.components.component import FrozenModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dskd_components.contracts.space import ComparedRows, Direction, Space, SpaceResult
-from dskd_components.contracts.terms import Denominator, TokenTerm
+from dskd_components.components.fields import AnyDistance
+from dskd_components.components.space import ComparedRows, Direction, Space, SpaceResult
+from dskd_components.components.terms import Denominator, TokenTerm
 from dskd_components.errors import InputError
 from dskd_components.models.states import Side
-from dskd_components.registry.fields import AnyDistance
 
 
 class SharedVocabularySpace(Space):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.contracts.space import ComparedRows, Direction, Space, SpaceResult
-from dskd_components.contracts.terms import Denominator, Tally, TokenTerm
+from dskd_components.components.fields import AnyDistance
+from dskd_components.components.space import ComparedRows, Direction, Space, SpaceResult
+from dskd_components.components.terms import Denominator, Tally, TokenTerm
 from dskd_components.models.states import Side
-from dskd_components.registry.fields import AnyDistance
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.component import did_you_mean
 from dskd_components.errors import UnknownComponentError
 from dskd_components.presets import preset_fields
 from dskd_components.spec import DSKDSpec

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dskd_components.contracts.component import Component
+from dskd_components.components.component import Component
 from dskd_components.testing.laws import laws_about
 from dskd_components.testing.report import CheckReport, LawResult
 from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, result_of
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.aligner import Aligner
-    from dskd_components.contracts.distance import Distance
-    from dskd_components.contracts.projector import Projector
-    from dskd_components.contracts.space import Space
+    from dskd_components.components.aligner import Aligner
+    from dskd_components.components.distance import Distance
+    from dskd_components.components.projector import Projector
+    from dskd_components.components.space import Space
     from dskd_components.testing.laws.distance import DistanceFunction
 
 

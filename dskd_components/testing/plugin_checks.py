@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dskd_components.contracts.component import did_you_mean
+from dskd_components.components.component import did_you_mean
+from dskd_components.components.lookup import default_registry
 from dskd_components.errors import PluginError
-from dskd_components.registry.lookup import default_registry
 from dskd_components.testing.laws import laws_about
 from dskd_components.testing.report import CheckReport, LawResult
 from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, result_of
@@ -18,8 +18,8 @@ from dskd_components.testing.variants import variants
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dskd_components.contracts.component import Component
-    from dskd_components.registry.registry import ComponentInfo, Registry
+    from dskd_components.components.component import Component
+    from dskd_components.components.registry import ComponentInfo, Registry
     from dskd_components.testing.law import Law
 
 OPTIONS_ARE_UNDERSTOOD = "The component can be made: its options have defaults, or types that values can be chosen for."

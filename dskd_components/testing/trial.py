@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 
-from dskd_components.contracts.component import Component
+from dskd_components.components.component import Component
 from dskd_components.testing.printing import case_as_text, digits_are_left_out
 from dskd_components.testing.report import LawResult
 from dskd_components.testing.variants import label

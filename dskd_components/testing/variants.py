@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-    from dskd_components.contracts.component import Component
+    from dskd_components.components.component import Component
 
 UNBOUNDED: Final = 3.0
 """How far above a lower bound (or below an upper one) options are tried where the other bound is missing."""

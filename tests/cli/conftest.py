@@ -9,7 +9,7 @@ import pytest
 from installing import install
 
 from dskd_components.cli import main
-from dskd_components.registry import default_registry
+from dskd_components.components import default_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -46,7 +46,7 @@ def test_options_of_every_sort(dskd: Callable[..., Ran], install: Callable[..., 
     from collections.abc import Mapping
     from typing import Annotated
     from pydantic import Field
-    from dskd_components.registry import AnyDistance
+    from dskd_components.components import AnyDistance
     class Odd(distance_class("odd")):
         '''Odd.'''
         order: Annotated[int, Field(ge=1, le=3)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, make_batch
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, Space, SpaceResult, TokenTerm
-from dskd_components.contracts import ComparedRows, SharedTokens, Side
+from dskd_components.components import ComparedRows, SharedTokens, Side
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), unique_by=lambda pair: pair[1]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_components import get_distance
-from dskd_components.contracts.distribution import Distribution
+from dskd_components.components.distribution import Distribution
 from dskd_components.distances.log_space import log_mixture, log_ratio_to_mixture, relative_entropy
 
 HALVES = torch.tensor([0.5, 0.5, 0.0]).log()

@@ -24,7 +24,7 @@ from dskd_components import (
     get_distance,
     list_components,
 )
-from dskd_components.registry import default_registry
+from dskd_components.components import default_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,7 +155,7 @@ def test_all_at_once_in_a_program_of_their_own(tmp_path: Path) -> None:
     program = """
 import json, warnings
 from dskd_components import DSKDSpec, get_distance, list_components
-from dskd_components.registry import default_registry
+from dskd_components.components import default_registry
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(2):

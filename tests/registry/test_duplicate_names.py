@@ -10,9 +10,9 @@ from fake_distributions import FakeDistribution, offering
 from pydantic import ValidationError
 
 from dskd_components import DSKDSpec, PluginError, __version__, get_aligner, get_distance, list_components
+from dskd_components.components import default_registry
 from dskd_components.distances import KL
 from dskd_components.presets import PRESETS
-from dskd_components.registry import default_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Annotated
 from pydantic import Field
-from dskd_components.contracts.component import FrozenModel
-from dskd_components.registry import AnyDistance
+from dskd_components.components.component import FrozenModel
+from dskd_components.components import AnyDistance
 
 class Silent(Distance):
     def __call__(self, student_log_probs, teacher_log_probs):

@@ -19,7 +19,7 @@ from dskd_components import (
     list_components,
     use_plugins,
 )
-from dskd_components.registry import PluginPolicy, default_registry
+from dskd_components.components import PluginPolicy, default_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,7 +22,7 @@ from dskd_components import (
 from dskd_components.presets import PRESETS
 
 if TYPE_CHECKING:
-    from dskd_components.registry import ComponentInfo
+    from dskd_components.components import ComponentInfo
 
 GETTERS: dict[str, Any] = {
     "distance": get_distance,

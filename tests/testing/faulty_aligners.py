@@ -17,7 +17,7 @@ from dskd_components.aligners.grouped import GroupedAlignment, GroupedModule
 from dskd_components.aligners.identity import IdentityAlignment, IdentityModule
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.aligner import AlignerModule
+    from dskd_components.components.aligner import AlignerModule
 
 ALIGNER_FAULTS: list[Fault] = []
 fault = functools.partial(collected, ALIGNER_FAULTS)

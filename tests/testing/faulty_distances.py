@@ -12,14 +12,14 @@ from fault import Fault, collected
 from pydantic import ConfigDict
 
 from dskd_components import Distance
-from dskd_components.contracts.distance import DistanceGradients
+from dskd_components.components.distance import DistanceGradients
 from dskd_components.distances import JS, KL, AdaptiveKL, SkewKL
 from dskd_components.distances.log_space import relative_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.distribution import Distribution
+    from dskd_components.components.distribution import Distribution
 
 DISTANCE_FAULTS: list[Fault] = []
 fault = functools.partial(collected, DISTANCE_FAULTS)

@@ -9,7 +9,7 @@ from fault import Fault, collected
 from torch import Tensor, nn
 
 from dskd_components import Projection, Projector, ProjectorHeads
-from dskd_components.contracts import Affine
+from dskd_components.components import Affine
 
 PROJECTOR_FAULTS: list[Fault] = []
 

@@ -11,9 +11,9 @@ from faulty_distances import TemperatureInside, nan_at_equality
 from pydantic import Field
 
 from dskd_components import Distance, PluginError
+from dskd_components.components.loading import Origin
+from dskd_components.components.registry import BrokenPlugin, ComponentInfo, Registry
 from dskd_components.distances import JS, KL
-from dskd_components.registry.plugin import Origin
-from dskd_components.registry.registry import BrokenPlugin, ComponentInfo, Registry
 from dskd_components.testing import (
     CheckReport,
     LawResult,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.space import Space
+    from dskd_components.components.space import Space
     from dskd_components.meeting import Meeting
 
 

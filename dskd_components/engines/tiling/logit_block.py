@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from dskd_components.contracts.distribution import Distribution
+from dskd_components.components.distribution import Distribution
 from dskd_components.engines.tiling.most_likely import most_likely
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dskd_components.engines.tiling.projected_stream import ProjectedByTile
 from dskd_components.engines.tiling.stream import Stream
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.space import Space
+    from dskd_components.components.space import Space
     from dskd_components.engines.workspace import Scratch
     from dskd_components.meeting import Meeting, Unprojected
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from dskd_components.contracts.terms import TokenTerm
+from dskd_components.components.terms import TokenTerm
 from dskd_components.engines.tiling.freed_memory import keep_freed_memory
 from dskd_components.engines.tiling.head_stack import HeadStack
 from dskd_components.engines.tiling.known_gradient import with_known_gradient
@@ -19,7 +19,7 @@ from dskd_components.reduction import Kept
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dskd_components.contracts.space import Space, SpaceResult
+    from dskd_components.components.space import Space, SpaceResult
     from dskd_components.engines.tiling.plan import Plan
     from dskd_components.engines.tiling.side_rows import SideRows
     from dskd_components.engines.tiling.stream import Stream

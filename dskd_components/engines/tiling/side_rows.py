@@ -14,8 +14,7 @@ from dskd_components.engines.tiling.stream import Stream
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.shared_tokens import SharedTokens
-    from dskd_components.contracts.space import Measure, Space
+    from dskd_components.components.space import Measure, SharedTokens, Space
     from dskd_components.engines.workspace import Scratch
     from dskd_components.meeting import Meeting
     from dskd_components.models.states import Side

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.contracts.space import ComparedRows
+from dskd_components.components.space import ComparedRows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.distance import Distance
+    from dskd_components.components.distance import Distance
     from dskd_components.engines.tiling.logit_block import LogitBlock
     from dskd_components.models.states import Side
 

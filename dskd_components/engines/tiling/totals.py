@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.space import SpaceResult
-    from dskd_components.contracts.terms import Tally, TokenTerm
+    from dskd_components.components.space import SpaceResult
+    from dskd_components.components.terms import Tally, TokenTerm
     from dskd_components.reduction import Kept, Reduction
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dskd_components.contracts.component import Component
+from dskd_components.components.component import Component
 from dskd_components.testing.expectation import expect
 from dskd_components.testing.law import law
 

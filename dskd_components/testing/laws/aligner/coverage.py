@@ -13,7 +13,7 @@ from dskd_components.testing.laws.aligner.evaluation import aligned, batch_cases
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.aligner import Aligner
+    from dskd_components.components.aligner import Aligner
     from dskd_components.testing.strategies.batches import Batch
 
 

@@ -15,8 +15,8 @@ from dskd_components.testing.strategies.logits import SEEDS, normal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.aligner import Aligner, AlignerModule
-    from dskd_components.contracts.alignment import Alignment
+    from dskd_components.components.aligner import Aligner, AlignerModule
+    from dskd_components.components.alignment import Alignment
     from dskd_components.testing.law import Cases
 
 

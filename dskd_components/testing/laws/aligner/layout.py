@@ -18,8 +18,8 @@ from dskd_components.testing.laws.aligner.evaluation import (
 )
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.aligner import Aligner
-    from dskd_components.contracts.alignment import Alignment
+    from dskd_components.components.aligner import Aligner
+    from dskd_components.components.alignment import Alignment
     from dskd_components.testing.strategies.batches import Batch
 
 

@@ -24,7 +24,7 @@ from dskd_components.testing.strategies.logits import SEEDS, normal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.aligner import Aligner
+    from dskd_components.components.aligner import Aligner
     from dskd_components.testing.strategies.batches import Batch
 
 

@@ -14,7 +14,7 @@ from dskd_components.testing.strategies.logits import normal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.aligner import Aligner
+    from dskd_components.components.aligner import Aligner
     from dskd_components.models.states import LMStates
     from dskd_components.testing.strategies.batches import Batch
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.contracts.distance import Distance
-from dskd_components.contracts.distribution import Distribution
+from dskd_components.components.distance import Distance
+from dskd_components.components.distribution import Distribution
 from dskd_components.testing.expectation import expect, expect_close, expect_equal
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.distance.evaluation import DTYPES, pairs, values_and_gradients, without_ties

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.contracts.component import Component
+from dskd_components.components.component import Component
 from dskd_components.testing.expectation import expect
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.distance.evaluation import values_at
@@ -17,7 +17,7 @@ from dskd_components.testing.variants import other_values
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dskd_components.contracts.distance import Distance
+    from dskd_components.components.distance import Distance
 
 DONE_AROUND_IT: Final = {"temperature", "tau", "reduction", "ignore_index", "mask"}
 """What the loss does around a distance, once and for all of them."""

@@ -13,7 +13,7 @@ from dskd_components.testing.laws.projector.setting import TRIES, built, end_cas
 from dskd_components.testing.strategies.logits import normal
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.projector import Projector
+    from dskd_components.components.projector import Projector
     from dskd_components.testing.laws.projector.setting import Ends
 
 

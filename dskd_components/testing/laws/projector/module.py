@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.contracts.projector import ProjectorHeads
+from dskd_components.components.projector import ProjectorHeads
 from dskd_components.models.head import Head
 from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
@@ -14,7 +14,7 @@ from dskd_components.testing.laws.projector.setting import TRIES, built, end_cas
 from dskd_components.testing.strategies.logits import normal
 
 if TYPE_CHECKING:
-    from dskd_components.contracts.projector import Projector
+    from dskd_components.components.projector import Projector
     from dskd_components.testing.laws.projector.setting import Ends
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.contracts.projector import ProjectorHeads
+from dskd_components.components.projector import ProjectorHeads
 from dskd_components.models.head import Head
 from dskd_components.testing.strategies.logits import SEEDS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.projector import Projection, Projector
+    from dskd_components.components.projector import Projection, Projector
     from dskd_components.testing.law import Cases
 
 

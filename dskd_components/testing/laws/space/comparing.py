@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 import torch
 
-from dskd_components.contracts.terms import Denominator
+from dskd_components.components.terms import Denominator
 from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.space.rows import compared_with_leaves, row_cases, some_rows
@@ -14,7 +14,7 @@ from dskd_components.testing.laws.space.rows import compared_with_leaves, row_ca
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.space import ComparedRows, Space
+    from dskd_components.components.space import ComparedRows, Space
 
 PER_ROW: Final = ("values", "keep", "eligible")
 """The parts of a term that have an entry for each row."""

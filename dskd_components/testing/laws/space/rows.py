@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.contracts.shared_tokens import SharedTokens
-from dskd_components.contracts.space import ComparedRows, Measure
+from dskd_components.components.space import ComparedRows, Measure, SharedTokens
 from dskd_components.distances.kl import KL
 from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.testing.strategies.logits import FINITE, Temper, logits, pairs_of_logits
@@ -17,7 +16,7 @@ from dskd_components.testing.strategies.logits import FINITE, Temper, logits, pa
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dskd_components.contracts.space import Space, SpaceResult
+    from dskd_components.components.space import Space, SpaceResult
     from dskd_components.testing.law import Cases
 
 

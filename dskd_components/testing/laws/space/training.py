@@ -21,7 +21,7 @@ TRIES: Final = 10
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.contracts.space import Space
+    from dskd_components.components.space import Space
     from dskd_components.output import DSKDOutput
     from dskd_components.testing.strategies.batches import Batch
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dskd_components import Distance
-from dskd_components.contracts import DistanceGradients, Distribution
+from dskd_components.components import DistanceGradients, Distribution
 from dskd_divergences.roots import Roots
 
 

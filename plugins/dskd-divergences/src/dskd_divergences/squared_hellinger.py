@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from dskd_components import Distance
-from dskd_components.contracts import DistanceGradients, Distribution
+from dskd_components.components import DistanceGradients, Distribution
 from dskd_divergences.roots import Roots
 
 

@@ -7,8 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dskd_components import ComparedRows, InputError, Space, SpaceResult, TokenTerm
-from dskd_components.contracts import Denominator, SharedTokens, Side
-from dskd_components.registry import AnyDistance
+from dskd_components.components import AnyDistance, Denominator, SharedTokens, Side
 from dskd_uld.sorted_difference import sorted_difference
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dskd_components import ComparedRows, Space, SpaceResult, TokenTerm
-from dskd_components.contracts import Denominator, Side
+from dskd_components.components import Denominator, Side
 from dskd_uld.sorted_difference import sorted_difference
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from dskd_components.contracts.component import Component
+from dskd_components.components.component import Component
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:

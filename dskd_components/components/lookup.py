@@ -7,18 +7,18 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from dskd_components.components.policy import NO_RULES, PluginPolicy
+from dskd_components.components.registry import ComponentInfo, Registry
 from dskd_components.errors import PluginError
-from dskd_components.registry.policy import NO_RULES, PluginPolicy
-from dskd_components.registry.registry import ComponentInfo, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dskd_components.contracts.aligner import Aligner
-    from dskd_components.contracts.component import Component
-    from dskd_components.contracts.distance import Distance
-    from dskd_components.contracts.projector import Projector
-    from dskd_components.contracts.space import Space
+    from dskd_components.components.aligner import Aligner
+    from dskd_components.components.component import Component
+    from dskd_components.components.distance import Distance
+    from dskd_components.components.projector import Projector
+    from dskd_components.components.space import Space
 
     AnyComponent = TypeVar("AnyComponent", bound=Component)
 

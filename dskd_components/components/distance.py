@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dskd_components.contracts.component import Component
-from dskd_components.contracts.distribution import Distribution
+from dskd_components.components.component import Component
+from dskd_components.components.distribution import Distribution
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

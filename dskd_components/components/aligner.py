@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
-from dskd_components.contracts.component import Component
+from dskd_components.components.component import Component
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dskd_components.contracts.alignment import Alignment
+    from dskd_components.components.alignment import Alignment
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
 

@@ -13,18 +13,17 @@ import pluggy
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from dskd_components._version import __version__
-from dskd_components.contracts import hookspecs
-from dskd_components.contracts.component import did_you_mean
-from dskd_components.contracts.hookspecs import PROJECT_NAME
+from dskd_components.components import hookspecs
+from dskd_components.components.component import did_you_mean
+from dskd_components.components.hookspecs import KINDS, PROJECT_NAME, Kind
+from dskd_components.components.policy import LIBRARY, unmet_requirement
 from dskd_components.errors import PluginError
-from dskd_components.registry.kinds import KINDS, Kind
-from dskd_components.registry.requirements import LIBRARY, unmet_requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.metadata import Distribution, EntryPoint
 
-    from dskd_components.contracts.component import Component
+    from dskd_components.components.component import Component
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which plugins may be imported at all: lists of distributions from the environment and from Python."""
+"""Which plugins may be imported: rules from the environment and from Python, and the versions they were written for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from dskd_components._version import __version__
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
     from typing import Self
+
 
 DISABLE_VARIABLE: Final = "DSKD_DISABLE_PLUGINS"
 ALLOW_VARIABLE: Final = "DSKD_ALLOW_PLUGINS"
@@ -131,3 +134,28 @@ def _checked(argument: str, names: object) -> list[str]:
             f"got {argument}={names!r}."
         )
     return listed
+
+
+LIBRARY: Final = "dskd-components"
+
+
+def unmet_requirement(distribution: Distribution, *, library_version: str = __version__) -> str | None:
+    """Return the requirement on this library that the installed version does not meet, or None.
+
+    Installers check it too, but not with ``--no-deps``, nor when the library alone is replaced later. It is checked
+    before the plugin is imported, so the report is a sentence and not whichever import happens to fail.
+
+    Args:
+        distribution: the plugin's distribution.
+        library_version: the version to compare with.
+    """
+    for text in distribution.requires or ():
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:  # the installer's business: what it says of this library cannot be known
+            continue
+        concerns_us = canonicalize_name(requirement.name) == LIBRARY
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if concerns_us and applies and not requirement.specifier.contains(library_version, prereleases=True):
+            return f"{LIBRARY}{requirement.specifier}"
+    return None

@@ -1,4 +1,4 @@
-"""Field types for specs: a field that holds a component, given as an instance, a name, or a mapping with a name."""
+"""Field types for specs: a component as an instance, a name or a mapping, and weights by the names of terms."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import PydanticInvalidForJsonSchema, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+from pydantic import PydanticInvalidForJsonSchema
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
-from dskd_components.contracts.aligner import Aligner
-from dskd_components.contracts.component import Component
-from dskd_components.contracts.distance import Distance
-from dskd_components.contracts.projector import Projector
-from dskd_components.contracts.space import Space
+from dskd_components.components.aligner import Aligner
+from dskd_components.components.component import Component, did_you_mean
+from dskd_components.components.distance import Distance
+from dskd_components.components.hookspecs import KINDS
+from dskd_components.components.lookup import default_registry, list_components
+from dskd_components.components.projector import Projector
+from dskd_components.components.space import Space
 from dskd_components.errors import DSKDError
-from dskd_components.registry.kinds import KINDS
-from dskd_components.registry.lookup import default_registry, list_components
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
 
@@ -172,3 +174,49 @@ AnyAligner = Annotated[Aligner, ComponentField("aligner")]
 AnyProjector = Annotated[Projector, ComponentField("projector")]
 AnySpace = Annotated[Space, ComponentField("space")]
 AnySpaces = Annotated[tuple[AnySpace, ...], DifferentComponents("space")]
+
+
+@dataclass(frozen=True)
+class ByTermName:
+    """Tells a JSON Schema that the keys of a mapping are names of terms; of which spec they must be, it cannot say."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the names that installed components declare, unless a space declares none."""
+        described = handler(schema)
+        spaces: list[Any] = [info.component for info in list_components("space")]
+        aligners: list[Any] = [info.component for info in list_components("aligner")]
+        names = sorted({name for component in (*spaces, *aligners) for name in component.terms})
+        allowed = {"enum": names} if all(space.terms for space in spaces) else {"not": {"const": "ce"}}
+        return described | {"propertyNames": allowed}
+
+
+def require_term_names(names: Iterable[str], spaces: Iterable[Space], aligner: Aligner) -> None:
+    """Refuse names that no term of some components has.
+
+    Where a space does not declare its terms, nothing but the cross entropy is refused; the first batch will show.
+
+    Args:
+        names: to be checked.
+        spaces: of the spec.
+        aligner: of the spec.
+
+    Raises:
+        ValidationError: there is no such term; each error has the name as its place.
+    """
+    spaces = list(spaces)
+    known = [*(name for space in spaces for name in space.terms), *aligner.terms]
+    is_declared = all(space.terms for space in spaces)
+    problems = []
+    for name in names:
+        if name == "ce":
+            message = "'ce', the student's own cross entropy, has the share 1 - kd_rate; set kd_rate instead"
+        elif is_declared and name not in known:
+            message = f"unknown term {name!r}{did_you_mean(name, known)}; this spec's terms are {', '.join(known)}"
+        else:
+            continue
+        described = PydanticCustomError("unknown_term", "{message}", {"message": message})
+        problems.append(InitErrorDetails(type=described, loc=(name,), input=name))
+    if problems:
+        raise ValidationError.from_exception_data("weights", problems)

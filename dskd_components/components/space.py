@@ -7,18 +7,72 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dskd_components.contracts.component import Component
-from dskd_components.cross_entropy import token_cross_entropy
+import torch
+from torch.nn import functional as F
+
+from dskd_components.components.component import Component
 from dskd_components.models.states import Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
 
     from torch import Tensor
 
-    from dskd_components.contracts.distance import Distance
-    from dskd_components.contracts.shared_tokens import SharedTokens
-    from dskd_components.contracts.terms import Tally, TokenTerm
+    from dskd_components.components.distance import Distance
+    from dskd_components.components.terms import Tally, TokenTerm
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SharedTokens:
+    """The tokens that both models have, each once: the k-th of one side is the k-th of the other.
+
+    Args:
+        student_ids: ``[K]``, int64: their ids in the student's vocabulary.
+        teacher_ids: ``[K]``, int64: their ids in the teacher's.
+    """
+
+    student_ids: Tensor
+    teacher_ids: Tensor
+
+    @classmethod
+    def one_to_one(cls, student_ids: Tensor, teacher_ids: Tensor) -> Self:
+        """Return the pairs that are left when each of the student's tokens keeps the first of its partners.
+
+        Two tokens of a vocabulary may stand for the same bytes (a byte token and an ordinary one), so a map from the
+        teacher's tokens to the student's may meet a token of the student twice.
+
+        Args:
+            student_ids: ``[M]``, int64.
+            teacher_ids: ``[M]``, int64, different from one another.
+
+        Examples:
+            >>> import torch
+            >>> SharedTokens.one_to_one(torch.tensor([5, 3, 5]), torch.tensor([0, 1, 2])).teacher_ids
+            tensor([1, 0])
+        """
+        kept, of_pair = torch.unique(student_ids, return_inverse=True)
+        pairs = torch.arange(len(student_ids), device=student_ids.device)
+        first = torch.full_like(kept, len(pairs)).scatter_reduce(0, of_pair, pairs, "amin")
+        return cls(student_ids=kept, teacher_ids=teacher_ids[first])
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross entropy of each row, in nats; 0 where the target is -100.
+
+    Args:
+        logits: ``[N, V]``, float32 or float64; entries of ``-inf`` are tokens that cannot occur.
+        targets: ``[N]``, int64.
+
+    Returns:
+        ``[N]``, same dtype as the logits.
+
+    Examples:
+        >>> import torch
+        >>> token_cross_entropy(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([1, -100]))
+        tensor([0.6931, 0.0000])
+    """
+    return F.cross_entropy(logits, targets, reduction="none", ignore_index=-100)
 
 
 Direction = Literal["t2s", "s2t"]

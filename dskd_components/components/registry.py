@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from dskd_components.contracts.component import did_you_mean
-from dskd_components.contracts.hookspecs import PROJECT_NAME
+from dskd_components.components.component import did_you_mean
+from dskd_components.components.hookspecs import KINDS, PROJECT_NAME
+from dskd_components.components.loading import Origin, load_plugin
+from dskd_components.components.policy import NO_RULES, is_built_in
 from dskd_components.errors import PluginError, PluginWarning, UnknownComponentError
-from dskd_components.registry.kinds import KINDS
-from dskd_components.registry.plugin import Origin, load_plugin
-from dskd_components.registry.policy import NO_RULES, is_built_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from importlib.metadata import EntryPoint
     from typing import Self
 
-    from dskd_components.contracts.component import Component
-    from dskd_components.registry.policy import PluginPolicy, Rule
+    from dskd_components.components.component import Component
+    from dskd_components.components.policy import PluginPolicy, Rule
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,21 @@ Examples:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import pluggy
 
+from dskd_components.components.aligner import Aligner
+from dskd_components.components.distance import Distance
+from dskd_components.components.projector import Projector
+from dskd_components.components.space import Space
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dskd_components.contracts.aligner import Aligner
-    from dskd_components.contracts.distance import Distance
-    from dskd_components.contracts.projector import Projector
-    from dskd_components.contracts.space import Space
+    from dskd_components.components.component import Component
+
 
 PROJECT_NAME: Final = "dskd_components"
 
@@ -56,3 +60,34 @@ def dskd_projectors() -> Sequence[type[Projector]]:  # type: ignore[empty-body]
 @hookspec
 def dskd_spaces() -> Sequence[type[Space]]:  # type: ignore[empty-body]
     """Return the space classes that the plugin offers."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of component.
+
+    Args:
+        name: ``"distance"``, ``"aligner"``, ``"projector"`` or ``"space"``.
+        hook: the hook through which plugins offer classes of this kind.
+        base: the class that they derive from.
+    """
+
+    name: str
+    hook: str
+    base: type[Component]
+
+    @property
+    def noun(self) -> str:
+        """The name with its article."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+
+KINDS: Final[dict[str, Kind]] = {
+    kind.name: kind
+    for kind in (
+        Kind("distance", "dskd_distances", Distance),
+        Kind("aligner", "dskd_aligners", Aligner),
+        Kind("projector", "dskd_projectors", Projector),
+        Kind("space", "dskd_spaces", Space),
+    )
+}
