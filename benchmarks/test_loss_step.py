@@ -10,7 +10,7 @@ import torch
 from benchmarks.loss_step import contestants
 from benchmarks.loss_step.case import TEACHER_WIDTH, Case
 from dskd_components import Head
-from dskd_components.engines.tiling import head_products
+from dskd_components.engines._tiling import head_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable

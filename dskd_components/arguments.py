@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from dskd_components.loss_weights import LossWeights
+    from dskd_components.engines.reduction import LossWeights
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side
 

@@ -18,19 +18,19 @@ from dskd_components.arguments import (
 )
 from dskd_components.assembly import build_projectors, projector_heads
 from dskd_components.checkpoints import HeadFingerprint
+from dskd_components.engines.aligned_batch import Meeting
+from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.loss_of_models import LossOfModels
-from dskd_components.meeting import Meeting
 from dskd_components.models.precision import without_autocast
 from dskd_components.non_finite import require_finite
 from dskd_components.output import DSKDOutput
 from dskd_components.parameter_groups import parameter_groups
-from dskd_components.reduction import Reduction
 from dskd_components.vocabularies import Vocabularies
 
 if TYPE_CHECKING:
     from dskd_components.components.alignment import Alignment
-    from dskd_components.loss_weights import LossWeights
+    from dskd_components.engines.reduction import LossWeights
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups

@@ -10,8 +10,8 @@ from torch import nn
 
 from dskd_components.components.component import Frozen, FrozenMapping, FrozenModel
 from dskd_components.engines.field import AnyEngine
+from dskd_components.engines.reduction import LossWeights
 from dskd_components.engines.tiled import Tiled
-from dskd_components.loss_weights import LossWeights
 from dskd_components.models.batch import require_teacher_name
 from dskd_components.schedules.field import Share, Weight, at_step, checked_step, highest
 from dskd_components.spec import DSKDSpec, PairSpec

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.meeting import Meeting
+    from dskd_components.engines.aligned_batch import Meeting
     from dskd_components.models.states import LMStates
 
 ROWS: Final = 16

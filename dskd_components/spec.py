@@ -20,8 +20,8 @@ from dskd_components.components.fields import (
 from dskd_components.components.space import Direction, Measure
 from dskd_components.distances.kl import KL
 from dskd_components.engines.field import AnyEngine
+from dskd_components.engines.reduction import LossWeights
 from dskd_components.engines.tiled import Tiled
-from dskd_components.loss_weights import LossWeights
 from dskd_components.presets import preset_fields
 from dskd_components.projectors.linear import Linear
 from dskd_components.schedules.field import Share, Weight, at_step, checked_step

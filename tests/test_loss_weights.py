@@ -14,8 +14,8 @@ from spec_strategies import weights as weight_strategy
 from strategies import SEEDS, Batch, make_batch
 
 from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, InputError
-from dskd_components.engines.tiling.side_rows import SideRows
-from dskd_components.loss_weights import LossWeights
+from dskd_components.engines._tiling.side_rows import SideRows
+from dskd_components.engines.reduction import LossWeights
 from dskd_components.spaces import TeacherSpace
 
 if TYPE_CHECKING:

@@ -9,17 +9,16 @@ import torch
 
 from dskd_components.components.space import ComparedRows, token_cross_entropy
 from dskd_components.components.terms import TokenTerm
-from dskd_components.engines.engine import Engine
-from dskd_components.engines.measurement import Measurement
+from dskd_components.engines.engine import Engine, Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Space
     from dskd_components.components.terms import Tally
+    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Workspace
-    from dskd_components.meeting import Meeting
-    from dskd_components.reduction import Reduction
 
 
 class Eager(Engine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
@@ -10,10 +11,31 @@ from pydantic import ConfigDict
 from dskd_components.components.component import FrozenModel
 
 if TYPE_CHECKING:
-    from dskd_components.engines.measurement import Measurement
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from dskd_components.components.terms import Tally
+    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Workspace
-    from dskd_components.meeting import Meeting
-    from dskd_components.reduction import Reduction
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measurement:
+    """The student's cross entropy and the terms of all spaces, reduced.
+
+    Args:
+        loss: scalar, nats, part of the graph: the weighted sum of the terms, as `LossWeights` has it.
+        values: each term under the spec's reduction, before its weight, ``ce`` among them unless it is not wanted.
+        counts: the number of tokens that count in each term.
+        metrics: numbers for the log.
+    """
+
+    loss: Tensor
+    values: Mapping[str, Tensor]
+    counts: Mapping[str, Tensor]
+    metrics: Mapping[str, Tally]
 
 
 def _require_name(schema: dict[str, Any]) -> None:

@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.engines.engine import Engine
-from dskd_components.engines.measurement import Measurement
-from dskd_components.engines.tiling.alignment_bytes import alignment_bytes, between_bytes
-from dskd_components.engines.tiling.head_products import widened_bytes
-from dskd_components.engines.tiling.plan import Plan
-from dskd_components.engines.tiling.predictions import teacher_predictions
-from dskd_components.engines.tiling.side_pass import SidePass, SideResult
-from dskd_components.engines.tiling.side_rows import SideRows
+from dskd_components.engines._tiling.head_products import widened_bytes
+from dskd_components.engines._tiling.plan import Plan, alignment_bytes, between_bytes
+from dskd_components.engines._tiling.predictions import teacher_predictions
+from dskd_components.engines._tiling.side_pass import SidePass, SideResult
+from dskd_components.engines._tiling.side_rows import SideRows
+from dskd_components.engines.engine import Engine, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import TypeVar
 
+    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Scratch, Workspace
-    from dskd_components.meeting import Meeting
-    from dskd_components.reduction import Reduction
 
     Value = TypeVar("Value")
 

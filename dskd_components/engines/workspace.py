@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+
 HUGE_PAGE: Final = 2 * 2**20
 """Bytes of a large page, by which Linux may hand out memory instead of by 4 KiB. A system that has other sizes ignores
 the hint."""
@@ -94,3 +95,19 @@ class Workspace:
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
         return Workspace, ()
+
+
+def keep_freed_memory(size: int, device: torch.device) -> None:
+    """Have a C library keep what small tensors free for those that come next, where it would hand it back.
+
+    The operations on a block of logits each make a tensor of a few MiB and drop it. If its memory came from the system
+    each time, its first writes would cost as much as the arithmetic.
+
+    Args:
+        size: bytes of the tensors that exist at once.
+        device: where the tensors are.
+    """
+    if device.type == "cpu":
+        # Taken and given back, untouched. glibc hands a freed piece of less than 32 MiB back to the system until it has
+        # seen one as large; from then on it keeps up to twice as much for the next who asks.
+        torch.empty(size * 3 // 4, dtype=torch.uint8)

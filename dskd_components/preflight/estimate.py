@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from dskd_components.engines._tiling.plan import BLOCK_TENSORS
 from dskd_components.engines.tiled import Tiled
-from dskd_components.engines.tiling.plan import BLOCK_TENSORS
 from dskd_components.preflight.costs import Basis, StepCost
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_components import Head
-from dskd_components.engines.tiling import head_products
-from dskd_components.engines.tiling.head_products import HeadProducts
+from dskd_components.engines._tiling import head_products
+from dskd_components.engines._tiling.head_products import HeadProducts
 from dskd_components.engines.workspace import Scratch
 
 

@@ -12,8 +12,8 @@ from strategies import make_batch
 from tiled_steps import Watch, batch_and_loss, gradients
 
 from dskd_components import DSKDSpec, Head
-from dskd_components.engines.tiling.head_products import HeadProducts
-from dskd_components.engines.tiling.reassociation import Learner, Shapes, Way
+from dskd_components.engines._tiling.head_products import HeadProducts
+from dskd_components.engines._tiling.reassociation import Learner, Shapes, Way
 
 
 @pytest.mark.parametrize("projector", ["linear", "live_pinv", "mlp"])

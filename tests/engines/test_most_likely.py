@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd_components.engines.tiling.most_likely import RUN, most_likely
+from dskd_components.engines._tiling.logit_block import RUN, most_likely
 
 
 @given(st.integers(1, 3 * RUN + 1), st.sampled_from([1, 2, 5, 10**6]), st.integers(0, 2**32 - 1), st.booleans())

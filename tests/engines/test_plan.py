@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dskd_components.engines.tiling.plan import BLOCK_TENSORS, Plan
+from dskd_components.engines._tiling.plan import BLOCK_TENSORS, Plan
 
 
 @given(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiled_steps import batch_and_loss, gradients
 
-from dskd_components.engines.tiling.reassociation import Shapes, Way
+from dskd_components.engines._tiling.reassociation import Shapes, Way
 from dskd_components.engines.workspace import HUGE_PAGE, Scratch, Workspace
 
 CPU = torch.device("cpu")

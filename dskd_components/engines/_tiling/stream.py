@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.engines.tiling.head_products import HeadGradient
+from dskd_components.engines._tiling.head_products import HeadGradient
 from dskd_components.models.precision import upcast
 
 if TYPE_CHECKING:

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
-from dskd_components.engines.tiling.joined_stream import JoinedLogits, JoinedThroughout, joint_width
-from dskd_components.engines.tiling.plan import SHARE
-from dskd_components.engines.tiling.projected_stream import ProjectedByTile
-from dskd_components.engines.tiling.stream import Stream
+from dskd_components.engines._tiling.plan import SHARE
+from dskd_components.engines._tiling.projected_stream import (
+    JoinedLogits,
+    JoinedThroughout,
+    ProjectedByTile,
+    joint_width,
+)
+from dskd_components.engines._tiling.stream import Stream
 
 if TYPE_CHECKING:
     from dskd_components.components.space import Space
+    from dskd_components.engines.aligned_batch import Meeting, Unprojected
     from dskd_components.engines.workspace import Scratch
-    from dskd_components.meeting import Meeting, Unprojected
 
 Learner = Literal["nothing", "states", "projection"]
 """The last of these that a gradient is wanted for; with the projection, the states learn too."""

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.engines.tiling.head_products import widened_bytes
-from dskd_components.engines.tiling.head_stack import HeadStack
-from dskd_components.engines.tiling.most_likely import most_likely
-from dskd_components.engines.tiling.plan import Plan
-from dskd_components.engines.tiling.stream import Stream
+from dskd_components.engines._tiling.head_products import widened_bytes
+from dskd_components.engines._tiling.head_stack import HeadStack
+from dskd_components.engines._tiling.logit_block import most_likely
+from dskd_components.engines._tiling.plan import Plan
+from dskd_components.engines._tiling.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from dskd_components.engines.tiling.side_pass import SideResult
+    from dskd_components.engines._tiling.side_pass import SideResult
+    from dskd_components.engines.aligned_batch import Meeting
     from dskd_components.engines.workspace import Scratch
-    from dskd_components.meeting import Meeting
 
 
 @torch.no_grad()

@@ -8,24 +8,56 @@ import torch
 from torch import Tensor
 
 from dskd_components.components.terms import TokenTerm
-from dskd_components.engines.tiling.freed_memory import keep_freed_memory
-from dskd_components.engines.tiling.head_stack import HeadStack
-from dskd_components.engines.tiling.known_gradient import with_known_gradient
-from dskd_components.engines.tiling.logit_block import LogitBlock
-from dskd_components.engines.tiling.tiled_rows import TiledRows
-from dskd_components.engines.tiling.totals import Totals
-from dskd_components.reduction import Kept
+from dskd_components.engines._tiling.head_stack import HeadStack
+from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
+from dskd_components.engines._tiling.precomputed_gradient import with_known_gradient
+from dskd_components.engines.reduction import Kept
+from dskd_components.engines.workspace import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from dskd_components.components.space import Space, SpaceResult
-    from dskd_components.engines.tiling.plan import Plan
-    from dskd_components.engines.tiling.side_rows import SideRows
-    from dskd_components.engines.tiling.stream import Stream
+    from dskd_components.components.terms import Tally
+    from dskd_components.engines._tiling.plan import Plan
+    from dskd_components.engines._tiling.side_rows import SideRows
+    from dskd_components.engines._tiling.stream import Stream
+    from dskd_components.engines.reduction import LossWeights, Reduction
     from dskd_components.engines.workspace import Scratch
-    from dskd_components.loss_weights import LossWeights
-    from dskd_components.reduction import Reduction
+
+
+class Totals:
+    """Values and counts of terms, and tallies of metrics, summed over the tiles so far.
+
+    Args:
+        reduction: how token values become terms.
+    """
+
+    def __init__(self, reduction: Reduction) -> None:
+        self._reduction = reduction
+        self.values: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tally] = {}
+
+    def add(self, name: str, term: TokenTerm, kept: Kept) -> Tensor:
+        """Add a tile's part of a term, and return it: a scalar, part of the graph.
+
+        Args:
+            name: of the term.
+            term: the tile's rows.
+            kept: how many rows of the whole batch count.
+        """
+        tally = kept.tally(term)
+        part = self._reduction.reduced(tally.total, term.denominator, kept.count)
+        self.values[name] = self.values[name] + part.detach() if name in self.values else part.detach()
+        self.counts[name] = self.counts[name] + tally.count if name in self.counts else tally.count
+        return part
+
+    def add_metrics(self, found: SpaceResult) -> None:
+        """Add a tile's tallies."""
+        for name, tally in found.metrics.items():
+            self.metrics[name] = self.metrics[name] + tally if name in self.metrics else tally
+
 
 Blocks = dict["Stream", LogitBlock]
 

@@ -1,8 +1,8 @@
-"""From token values to the loss: sums and counts first, the one division last."""
+"""From token values to the loss: what terms are multiplied with, sums and counts, and the one division last."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,34 @@ if TYPE_CHECKING:
     from typing import Self
 
     from dskd_components.components.terms import Denominator, TokenTerm
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LossWeights:
+    """``loss = cross_entropy * ce + distillation * (sum of by_term[name] * (the term's own weight) * term)``.
+
+    Args:
+        cross_entropy: weight of the student's own cross entropy. None: it is not computed, because another call has it.
+        distillation: weight of all other terms together.
+        by_term: further weights by name of a term, 1 for others.
+
+    Examples:
+        >>> LossWeights(cross_entropy=0.5, distillation=0.5, by_term={"t2s_kd": 2.0}).of("t2s_kd", 3.0)
+        6.0
+    """
+
+    cross_entropy: float | None
+    distillation: float
+    by_term: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, name: str, own: float) -> float:
+        """Return the weight of a term among those of distillation.
+
+        Args:
+            name: of the term.
+            own: the weight that it brings along.
+        """
+        return own * self.by_term.get(name, 1.0)
 
 
 @dataclass(frozen=True, eq=False)

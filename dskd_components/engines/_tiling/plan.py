@@ -1,13 +1,19 @@
-"""`Plan`: from a memory budget to the sizes of tiles and blocks."""
+"""How positions are cut into tiles and blocks so that logits keep to a budget, and what alignment takes of it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from dskd_components.components.space import Space
+    from dskd_components.engines.aligned_batch import Meeting
+
 
 BLOCK_TENSORS: Final = 8
 """How many tensors of a block's size a comparison holds at once: log-probabilities, probabilities, gradients. Distances
@@ -80,3 +86,32 @@ class Plan:
         length = tile.stop - tile.start
         for first in range(0, max(length, 1), self.block_rows):
             yield slice(first, min(first + self.block_rows, length))
+
+
+def alignment_bytes(meeting: Meeting) -> int:
+    """Return how many bytes an alignment holds until the backward pass; an estimate for those that learn.
+
+    Args:
+        meeting: the states of both models, aligned.
+    """
+    alignment = meeting.alignment
+    values = {alignment.student_values.data_ptr(), alignment.teacher_values.data_ptr()}
+    given = {meeting.student.hidden_states.data_ptr(), meeting.teacher.hidden_states.data_ptr()}
+    held = (getattr(alignment, field.name) for field in fields(alignment))
+    made = [part for part in held if isinstance(part, Tensor) and part.data_ptr() not in given]
+    # Beside its outcome an attention keeps what it was computed from, which is as large.
+    return sum(part.nbytes * (1 if part.data_ptr() in values else 2) for part in made)
+
+
+def between_bytes(meeting: Meeting) -> int:
+    """Return an estimate of the bytes between hidden states and visitors, where they are kept: projected states.
+
+    Args:
+        meeting: the states of both models, aligned.
+    """
+    return sum(_projected_bytes(meeting, space) for space in meeting.spaces if space.projector)
+
+
+def _projected_bytes(meeting: Meeting, space: Space) -> int:
+    visitor = meeting.visitor(space)
+    return visitor.targets.numel() * meeting.side(space.side).head.hidden_size * visitor.hidden_states.itemsize

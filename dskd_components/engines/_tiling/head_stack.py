@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.engines.tiling.head_products import HeadProducts
+from dskd_components.engines._tiling.head_products import HeadProducts
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from torch import Tensor
 
-    from dskd_components.engines.tiling.plan import Plan
-    from dskd_components.engines.tiling.stream import Stream
+    from dskd_components.engines._tiling.plan import Plan
+    from dskd_components.engines._tiling.stream import Stream
     from dskd_components.engines.workspace import Scratch
 
 

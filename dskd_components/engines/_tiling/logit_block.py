@@ -1,20 +1,51 @@
-"""`LogitBlock`: a few rows of one model's logits, what was computed from them, and their gradient."""
+"""A block of logits: its most likely tokens, its distances and cross entropy, and the gradient written over it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
 from dskd_components.components.distribution import Distribution
-from dskd_components.engines.tiling.most_likely import most_likely
+from dskd_components.components.space import ComparedRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from dskd_components.components.distance import Distance
     from dskd_components.models.head import Head
+    from dskd_components.models.states import Side
+
+
+RUN: Final = 64
+"""Tokens of a run. Its largest logit is found by vector instructions, where ``argmax`` looks at one token at a time."""
+
+
+def most_likely(logits: Tensor) -> Tensor:
+    """Return ``[n]``, int64: the first token of each row that has its largest logit.
+
+    Args:
+        logits: ``[n, V]``.
+
+    Examples:
+        >>> import torch
+        >>> most_likely(torch.tensor([[0.0, 2.0, 1.0, 2.0]]))
+        tensor([1])
+    """
+    runs = logits.shape[1] // RUN
+    if runs == 0:
+        return torch.argmax(logits, -1)
+    cut = logits[:, : runs * RUN].unflatten(1, (runs, RUN))
+    best, run = cut.amax(-1).max(-1)
+    within = cut[torch.arange(len(logits), device=logits.device), run].argmax(-1)
+    found: Tensor = run * RUN + within
+    if runs * RUN == logits.shape[1]:
+        return found
+    last, position = logits[:, runs * RUN :].max(-1)
+    return torch.where(last > best, runs * RUN + position, found)
 
 
 class CrossEntropyGradient(NamedTuple):
@@ -140,3 +171,43 @@ class LogitBlock:
         if head.softcap is None:
             return None if head.scale == 1.0 else head.scale
         return (self._logits / head.softcap).square_().neg_().add_(1).mul_(head.scale)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TiledRows(ComparedRows):
+    """Rows whose values come from blocks of logits, which keep their gradients.
+
+    Args:
+        student: the block of ``student_logits``.
+        teacher: the block of ``teacher_logits``.
+    """
+
+    student: LogitBlock
+    teacher: LogitBlock
+
+    def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
+        """Return ``[N]``: the distance of each row at the spec's temperatures, in nats."""
+        measure = self.measure
+        with torch.no_grad():
+            found = (distance or measure.distance).value_and_gradients(
+                self.student.distribution(measure.temperature),
+                self.teacher.distribution(measure.teacher_temperature),
+                student_gradient=self.student.wanted,
+                teacher_gradient=self.teacher.wanted and not detach_teacher,
+            )
+            values = found.values * measure.scale
+        values.requires_grad_(found.student is not None or found.teacher is not None)
+        self.student.contribute(values, found.student, measure.scale / measure.temperature)
+        self.teacher.contribute(values, found.teacher, measure.scale / measure.teacher_temperature)
+        return values
+
+    def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
+        """Return ``[N]``: the cross entropy of one side's logits at temperature 1, in nats; 0 without target."""
+        return self._block(side).cross_entropy(targets)
+
+    def predicted(self, side: Side) -> Tensor:
+        """Return ``[N]``, int64: the most likely token of one side's logits."""
+        return self._block(side).predicted()
+
+    def _block(self, side: Side) -> LogitBlock:
+        return self.student if side == "student" else self.teacher

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dskd_components.components.alignment import Alignment
     from dskd_components.components.projector import Affine, Projection, ProjectorHeads
     from dskd_components.components.space import Direction, Measure, Space
-    from dskd_components.loss_weights import LossWeights
+    from dskd_components.engines.reduction import LossWeights
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.engines.tiling.reassociation import visiting_stream
-from dskd_components.engines.tiling.stream import Stream
+from dskd_components.engines._tiling.reassociation import visiting_stream
+from dskd_components.engines._tiling.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Measure, SharedTokens, Space
+    from dskd_components.engines.aligned_batch import Meeting
     from dskd_components.engines.workspace import Scratch
-    from dskd_components.meeting import Meeting
     from dskd_components.models.states import Side
 
 

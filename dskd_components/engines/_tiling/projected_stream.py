@@ -1,0 +1,216 @@
+"""Streams that know the affine projection their states go through, and give gradients to both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch.nn import functional as F
+
+from dskd_components.engines._tiling.head_products import HeadProducts
+from dskd_components.engines._tiling.stream import Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd_components.engines.aligned_batch import Unprojected
+    from dskd_components.engines.workspace import Scratch
+    from dskd_components.models.head import Head
+
+
+class ProjectionGradient:
+    """Gradients to states, their weights and an affine projection, summed over tiles in full precision.
+
+    Args:
+        unprojected: the states ``h`` with their weights ``w``, and the projection ``h W^T + w b``.
+        dtype: what is summed in.
+    """
+
+    def __init__(self, unprojected: Unprojected, dtype: torch.dtype) -> None:
+        self._states, self._weights, (self._matrix, self._bias) = unprojected
+        learning = torch.is_grad_enabled()
+        self._of_states, self._of_weights, self._of_matrix, self._of_bias = (
+            torch.zeros_like(tensor, dtype=dtype) if learning and tensor is not None and tensor.requires_grad else None
+            for tensor in (self._states, self._weights, self._matrix, self._bias)
+        )
+        self._dtype = dtype
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the gradient to the states."""
+        return 0 if self._of_states is None else self._of_states.nbytes
+
+    @property
+    def learned(self) -> list[tuple[Tensor, Tensor]]:
+        """The tensors that learn, each with its gradient."""
+        tensors = (self._states, self._weights, self._matrix, self._bias)
+        gradients = (self._of_states, self._of_weights, self._of_matrix, self._of_bias)
+        return [
+            (tensor, gradient)
+            for tensor, gradient in zip(tensors, gradients, strict=True)
+            if tensor is not None and gradient is not None
+        ]
+
+    def add(self, rows: slice, gradient: Tensor) -> None:
+        """Add what some rows give.
+
+        Args:
+            rows: which of the states.
+            gradient: ``[n, d_target]``: the gradient to these states once they are projected.
+        """
+        states, weights = self._states.detach()[rows].to(self._dtype), self._weights.detach()[rows].to(self._dtype)
+        if self._of_states is not None:
+            torch.mm(gradient, self._matrix.detach().to(self._dtype), out=self._of_states[rows])
+        if self._of_matrix is not None:
+            self._of_matrix.addmm_(gradient.T, states)
+        if self._of_bias is not None:
+            self._of_bias.addmv_(gradient.T, weights[:, 0])
+        if self._of_weights is not None and self._bias is not None:
+            torch.mv(gradient, self._bias.detach().to(self._dtype), out=self._of_weights[rows, 0])
+
+
+class ThroughProjection(Stream):
+    """A stream whose gradient comes to its projected states, and goes on to what was projected, and to the projection.
+
+    Args:
+        states: ``[N, k]``: what `reading_head` reads, a constant.
+        head: the head behind the projection; it learns nothing here.
+        unprojected: the states and the projection, parts of the graph.
+    """
+
+    def __init__(self, states: Tensor, head: Head, unprojected: Unprojected) -> None:
+        super().__init__(states.detach(), head)
+        self._projection_gradient = ProjectionGradient(unprojected, self.dtype)
+
+    def set_gradient(self, rows: slice, gradient: Tensor) -> None:
+        """Take the gradient to the projected states of some rows, ``[n, d_target]``."""
+        self._projection_gradient.add(rows, gradient)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the gradient to what was projected, which waits for the backward pass."""
+        return self._projection_gradient.waiting_bytes
+
+    @property
+    def states_learn(self) -> bool:
+        """Whether a gradient to the projected states is wanted."""
+        return bool(self._projection_gradient.learned)
+
+    @property
+    def learned(self) -> list[tuple[Tensor, Tensor]]:
+        """The tensors that a gradient was wanted for, each with its gradient."""
+        return self._projection_gradient.learned
+
+
+class ProjectedByTile(ThroughProjection):
+    """States are projected as they are read: no more than a tile of them exists at the width behind the projection.
+
+    Args:
+        unprojected: the states and the projection, parts of the graph.
+        head: the head behind the projection; it learns nothing here.
+    """
+
+    def __init__(self, unprojected: Unprojected, head: Head) -> None:
+        super().__init__(unprojected.states, head, unprojected)
+        self._weights = unprojected.weights.detach().to(self.dtype)
+        matrix, bias = unprojected.affine
+        self._matrix = matrix.detach().to(self.dtype)
+        self._bias = None if bias is None else bias.detach().to(self.dtype)
+
+    def states(self, rows: slice) -> Tensor:
+        """Return ``[n, d_target]``: the projected states of some rows."""
+        projected = F.linear(super().states(rows), self._matrix)
+        return projected if self._bias is None else projected.addcmul_(self._weights[rows], self._bias)
+
+
+ALIGNED: Final = 16
+"""Numbers in a row of a joint matrix come in multiples of this: products with rows that begin anywhere are slower."""
+
+
+class JoinedLogits(ThroughProjection):
+    """Logits go the short way, gradients through the projected states' place, though these were never computed.
+
+    Args:
+        unprojected: the states and the projection, parts of the graph.
+        head: the head behind the projection; it learns nothing here.
+        part_bytes: memory for a widened part of the head.
+        scratch: memory for the joint matrix.
+    """
+
+    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int, scratch: Scratch) -> None:
+        super().__init__(_with_weights(unprojected), head, unprojected)
+        self.reading_head = _joint(unprojected, head, self.dtype, part_bytes, scratch)
+        self.joint_bytes = self.reading_head.weight.nbytes
+
+
+class JoinedThroughout(Stream):
+    """Logits and gradients go through the joint matrix; its own gradient becomes the projection's at the end.
+
+    Args:
+        unprojected: as in `JoinedLogits`.
+        head: likewise.
+        part_bytes: likewise.
+        scratch: likewise.
+    """
+
+    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int, scratch: Scratch) -> None:
+        states = _with_weights(unprojected)
+        joint = _joint(unprojected, head, states.dtype, part_bytes, scratch)
+        learns = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in unprojected.affine)
+        super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)), scratch=scratch)
+        self.joint_bytes = joint.weight.nbytes * (2 if learns else 1)
+        self._affine = unprojected.affine
+        self._products = HeadProducts(head, self.dtype, part_bytes)
+
+    @property
+    def learned(self) -> list[tuple[Tensor, Tensor]]:
+        """The tensors that a gradient was wanted for, each with its gradient."""
+        found = []
+        for tensor, gradient in super().learned:
+            if tensor is self.head.weight:
+                of_projection = self._products.states_gradient(gradient.T).T
+                matrix, bias = self._affine
+                width = matrix.shape[1]
+                if matrix.requires_grad:
+                    found.append((matrix, of_projection[:, :width]))
+                if bias is not None and bias.requires_grad:
+                    found.append((bias, of_projection[:, width]))
+            else:
+                found.append((tensor, gradient))
+        return found
+
+
+def joint_width(source: int) -> int:
+    """Return the width of a joint matrix for states of some width: room for the bias, and rows that begin aligned.
+
+    Args:
+        source: width of the states.
+
+    Examples:
+        >>> joint_width(768), joint_width(15)
+        (784, 16)
+    """
+    return math.ceil((source + 1) / ALIGNED) * ALIGNED
+
+
+def _with_weights(unprojected: Unprojected) -> Tensor:
+    """Return ``[N, k]``: the states, behind them the weight of the projection's bias, and zeros."""
+    states, weights, _ = unprojected
+    return _widened(torch.cat([states, weights], 1))
+
+
+@torch.no_grad()
+def _joint(unprojected: Unprojected, head: Head, dtype: torch.dtype, part_bytes: int, scratch: Scratch) -> Head:
+    """Return the head that reads states with the weight of the projection's bias behind them."""
+    matrix, bias = unprojected.affine
+    column = torch.zeros_like(matrix[:, :1]) if bias is None else bias[:, None]
+    projection = _widened(torch.cat([matrix, column], 1).to(dtype))
+    joint = HeadProducts(head, dtype, part_bytes).joined(projection, scratch)
+    head_bias = None if head.bias is None else head.bias[: head.vocabulary_size]
+    return replace(head, weight=joint, bias=head_bias, valid_vocabulary_size=None)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return F.pad(tensor, (0, joint_width(tensor.shape[1] - 1) - tensor.shape[1]))
