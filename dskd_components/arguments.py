@@ -12,7 +12,7 @@ from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.head import describe
 from dskd_components.models.token_groups import TokenGroups
-from dskd_components.spec import DSKDSpec
+from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

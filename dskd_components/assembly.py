@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dskd_components.components.space import Direction
     from dskd_components.models.head import Head
     from dskd_components.models.states import Side
-    from dskd_components.spec import DSKDSpec
+    from dskd_components.spec.dskd_spec import DSKDSpec
 
 ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "student"), "s2t": ("student", "teacher")}
 """The source and the target of each projection."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups
-    from dskd_components.spec import DSKDSpec
+    from dskd_components.spec.dskd_spec import DSKDSpec
 
 
 class DSKDLoss(LossOfModels):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dskd_components.models.wrappers import CausalLM
     from dskd_components.output import DSKDOutput
     from dskd_components.preflight import PreflightReport
-    from dskd_components.spec import DSKDSpec
+    from dskd_components.spec.dskd_spec import DSKDSpec
     from dskd_components.tokenization.vocabulary_map import MapMethod
 
 

@@ -15,9 +15,9 @@ from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.loss import DSKDLoss
 from dskd_components.models.batch import columns_of_pair
 from dskd_components.models.run_model import groups_of_batch, require_fingerprints
-from dskd_components.multi_teacher_spec import MultiTeacherSpec
 from dskd_components.output import DSKDOutput
 from dskd_components.parameter_groups import parameter_groups
+from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dskd_components.components.component import Component
     from dskd_components.models.states import Side
-    from dskd_components.spec import DSKDSpec
+    from dskd_components.spec.dskd_spec import DSKDSpec
     from dskd_components.tokenization.vocabulary_map import MapMethod
 
 

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from dskd_components import MultiTeacherCollator, MultiTeacherLoss, MultiTeacherSpec, TeacherSpec
 from dskd_components.aligners import ExactMatch
-from dskd_components.schedules import LinearSchedule
+from dskd_components.spec.schedules import LinearSchedule
 from examples.two_tokenizers.tokenizers import train_byte_level_bpe, train_metaspace_bpe
 
 TEXTS: Final = [

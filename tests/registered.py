@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, get_space, list_components
-from dskd_components.presets import PRESETS
+from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from strategies import Batch

@@ -16,8 +16,7 @@ from dskd_components.components.component import Frozen, FrozenMapping
 from dskd_components.engines.eager import Eager
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.tiled import Tiled
-from dskd_components.schedules import CosineSchedule, LinearSchedule, PiecewiseSchedule, Schedule
-from dskd_components.schedules.field import WeightField
+from dskd_components.spec.schedules import CosineSchedule, LinearSchedule, PiecewiseSchedule, Schedule, WeightField
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from dskd_components.components import Component
-    from dskd_components.spec import PairSpec
+    from dskd_components.spec.dskd_spec import PairSpec
 
     Pair = TypeVar("Pair", bound=PairSpec)
 

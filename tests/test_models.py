@@ -20,7 +20,7 @@ from dskd_components import (
     LMStates,
     list_components,
 )
-from dskd_components.presets import PRESETS
+from dskd_components.spec.presets import PRESETS
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 

@@ -20,8 +20,8 @@ from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates, get_distance, ge
 from dskd_components.aligners import CrossModelAttention
 from dskd_components.components import Component
 from dskd_components.distances import JS, KL, SkewKL
-from dskd_components.presets import PRESETS
 from dskd_components.spaces import StudentSpace, TeacherSpace
+from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from dskd_components.components import ComponentInfo

@@ -5,11 +5,8 @@ from dskd_components.aligners.cross_model_attention import (
     CrossModelAttention,
     CrossModelAttentionModule,
 )
-from dskd_components.aligners.exact_match import ExactMatch
-from dskd_components.aligners.grouped import GroupedAlignment, GroupedModule
+from dskd_components.aligners.grouped import ExactMatch, GroupedAlignment, GroupedModule, MinEdit, Span
 from dskd_components.aligners.identity import Identity
-from dskd_components.aligners.min_edit import MinEdit
-from dskd_components.aligners.span import Span
 from dskd_components.tokenization.align_text import align_text
 from dskd_components.tokenization.min_edit import min_edit_path
 

@@ -1,14 +1,14 @@
-"""Alignment by groups that are known beforehand, computed from the texts by a collator."""
+"""Aligners whose groups are found beforehand from the texts: exact match, spans, minimum edits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dskd_components.components.aligner import AlignerModule
+from dskd_components.components.aligner import Aligner, AlignerModule, TextMethod
 from dskd_components.components.alignment import Alignment
 from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
@@ -16,6 +16,7 @@ from dskd_components.errors import InputError
 if TYPE_CHECKING:
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
+
 
 Pooling = Literal["mean", "last"]
 """What stands for several positions: their mean, or the last of them."""
@@ -154,3 +155,62 @@ def _spread(pooled: Tensor, group: Tensor) -> Tensor:
     member = group >= 0
     spread[member] = pooled[group[member]]
     return spread
+
+
+class ExactMatch(Aligner):
+    """One-to-one pairs of tokens that stand for the same bytes of the text; all other tokens are left out.
+
+    Both models have then read the same text and are asked for the same next piece of it.
+    """
+
+    source: ClassVar[str] = "Zhang et al. 2025 (DSKD v2), arXiv 2504.11426, exact token alignment"
+    reads_embeddings: ClassVar[bool] = False
+    text_method: ClassVar[TextMethod | None] = "exact_match"
+
+    name: Literal["exact_match"] = "exact_match"
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
+        """Return the module."""
+        return GroupedModule(self.name, one_to_one=True, pooling="mean")
+
+
+class Span(Aligner):
+    """Groups of several tokens to several, closed at each border that both sides share.
+
+    Every scored token that stands for text takes part. What stands for several tokens of the other side is their mean
+    or the last of them.
+    """
+
+    source: ClassVar[str] = "dskd_components, docs/alignment.md"
+    reads_embeddings: ClassVar[bool] = False
+    text_method: ClassVar[TextMethod | None] = "span"
+
+    name: Literal["span"] = "span"
+    pooling: Pooling = "mean"
+    """What stands for several tokens of the other side."""
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
+        """Return the module."""
+        return GroupedModule(self.name, one_to_one=False, pooling=self.pooling)
+
+
+class MinEdit(Aligner):
+    """Tokens that the cheapest warping path joins; it needs no knowledge of the text, and may be wrong.
+
+    As released, only one-to-one joints count. Pooled, all tokens that the path joins, directly or through others, form
+    one group.
+    """
+
+    source: ClassVar[str] = "Wan et al. 2024 (FuseLLM), arXiv 2401.10491, and the code of arXiv 2406.17328"
+    reads_embeddings: ClassVar[bool] = False
+    text_method: ClassVar[TextMethod | None] = "min_edit"
+
+    name: Literal["min_edit"] = "min_edit"
+    many_to_one: Literal["drop", "pool"] = "drop"
+    """What becomes of tokens that the path joins with several: left out, as released, or pooled."""
+    pooling: Pooling = "mean"
+    """With ``pool``: what stands for several tokens of the other side."""
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
+        """Return the module."""
+        return GroupedModule(self.name, one_to_one=self.many_to_one == "drop", pooling=self.pooling)

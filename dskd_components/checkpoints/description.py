@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.spec import DSKDSpec
+    from dskd_components.spec.dskd_spec import DSKDSpec
     from dskd_components.vocabularies import Vocabularies
 
 

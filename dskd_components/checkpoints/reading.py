@@ -18,7 +18,7 @@ from dskd_components.checkpoints.writing import DESCRIPTION_FILE, DIGEST, HEADER
 from dskd_components.distributed.gathering import is_sharded
 from dskd_components.errors import CheckpointError
 from dskd_components.models.head import describe
-from dskd_components.spec import DSKDSpec
+from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

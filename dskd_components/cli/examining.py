@@ -14,9 +14,9 @@ from rich.text import Text
 from dskd_components.cli.pretrained import load_model, load_tokenizer
 from dskd_components.cli.terminal import console, plain
 from dskd_components.errors import ConfigurationError
-from dskd_components.presets import PRESETS
-from dskd_components.spec import DSKDSpec
-from dskd_components.spec_file import load_spec
+from dskd_components.spec import load_spec
+from dskd_components.spec.dskd_spec import DSKDSpec
+from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from dskd_components.preflight import PreflightReport

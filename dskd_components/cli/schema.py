@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from dskd_components.cli.terminal import plain
-from dskd_components.multi_teacher_spec import MultiTeacherSpec, TeacherSpec
-from dskd_components.presets import PRESETS
-from dskd_components.spec import DSKDSpec
-from dskd_components.spec_file.reading import PRESET
+from dskd_components.spec.dskd_spec import DSKDSpec
+from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
+from dskd_components.spec.presets import PRESETS
+from dskd_components.spec.reading import PRESET
 
 
 def print_schema(

@@ -9,8 +9,8 @@ import typer
 from rich.text import Text
 
 from dskd_components.cli.terminal import console, plain
-from dskd_components.spec_file import SpecFileError, parse_either_spec
-from dskd_components.spec_file.reading import read_text
+from dskd_components.spec import SpecFileError, parse_either_spec
+from dskd_components.spec.reading import read_text
 
 
 def validate(

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from dskd_components.collation.dual_encoder import DualEncoder
 from dskd_components.collation.encoded import SIDES, EncodedSample, from_columns, is_preprocessed
-from dskd_components.collation.options import OnError, PaddingSide, one_of, positive_or_none
-from dskd_components.collation.packing import pack_rows
-from dskd_components.collation.padding import pad_rows
-from dskd_components.collation.problems import SampleError, SkipReason
+from dskd_components.collation.padding import pack_rows, pad_rows
+from dskd_components.collation.problems import (
+    OnError,
+    PaddingSide,
+    SampleError,
+    SkipPolicy,
+    SkipReason,
+    one_of,
+    positive_or_none,
+)
 from dskd_components.collation.samples import Columns
-from dskd_components.collation.skipping import SkipPolicy
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
 

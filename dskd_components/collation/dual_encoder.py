@@ -8,8 +8,7 @@ from dskd_components.collation.chat_templates import ChatRenderer
 from dskd_components.collation.documents import Document, DocumentReader
 from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels_of
 from dskd_components.collation.grouping import Stretch, align_stretches, number_tokens, stretches_of
-from dskd_components.collation.options import positive_or_none, text_method
-from dskd_components.collation.problems import SampleError
+from dskd_components.collation.problems import SampleError, positive_or_none, text_method
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens

@@ -9,9 +9,7 @@ from torch import Tensor
 from dskd_components.collation.collator import DualTokenizerCollator
 from dskd_components.collation.dual_encoder import DualEncoder, Prepared
 from dskd_components.collation.encoded import is_preprocessed
-from dskd_components.collation.options import OnError
-from dskd_components.collation.problems import SampleError
-from dskd_components.collation.skipping import SkipPolicy
+from dskd_components.collation.problems import OnError, SampleError, SkipPolicy
 from dskd_components.components.aligner import Aligner
 from dskd_components.components.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError

@@ -6,10 +6,8 @@ from typing import Any
 
 from dskd_components.collation.dual_encoder import DualEncoder
 from dskd_components.collation.encoded import column_names, to_columns
-from dskd_components.collation.options import OnError
-from dskd_components.collation.problems import SampleError, SkipReason
+from dskd_components.collation.problems import OnError, SampleError, SkipPolicy, SkipReason
 from dskd_components.collation.samples import Columns
-from dskd_components.collation.skipping import SkipPolicy
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
 

@@ -1,8 +1,17 @@
-"""Why a sample cannot be used; these are all the reasons there are."""
+"""Samples that cannot be used: what is wrong with them, and what is done about it."""
 
+from __future__ import annotations
+
+from collections import Counter
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from dskd_components.errors import InputError
+from dskd_components.components.aligner import Aligner, TextMethod
+from dskd_components.components.lookup import get_aligner
+from dskd_components.errors import ConfigurationError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 class SkipReason(StrEnum):
@@ -30,10 +39,100 @@ class SampleError(InputError):
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["SampleError"], tuple[SkipReason, str]]:
+    def __reduce__(self) -> tuple[type[SampleError], tuple[SkipReason, str]]:
         """Pickle with both arguments, so that the error crosses from a worker process unharmed."""
         return type(self), (self.reason, str(self))
 
-    def at(self, index: int) -> "SampleError":
+    def at(self, index: int) -> SampleError:
         """Return the same error with the sample's number in front."""
         return type(self)(self.reason, f"Sample {index}: {self}")
+
+
+OnError = Literal["raise", "skip"]
+PaddingSide = Literal["right", "left"]
+
+
+def text_method(aligner: str | Aligner | None) -> TextMethod | None:
+    """How the tokens of a text must be brought together for an aligner.
+
+    Raises:
+        UnknownComponentError: No installed plugin has an aligner of this name.
+        ConfigurationError: It is no aligner.
+    """
+    if isinstance(aligner, str):
+        aligner = get_aligner(aligner)
+    if aligner is not None and not isinstance(aligner, Aligner):
+        raise ConfigurationError(f"Expected aligner to be a name, an Aligner or None, but got aligner={aligner!r}.")
+    return None if aligner is None else aligner.text_method
+
+
+def positive_or_none(name: str, value: Any) -> int | None:
+    """Return a number of tokens, or None.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ConfigurationError(f"Expected {name} to be a positive integer or None, but got {name}={value!r}.")
+    return value
+
+
+def one_of(name: str, value: Any, choices: Any) -> None:
+    """Refuse a value that is none of a literal type's.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value not in get_args(choices):
+        raise ConfigurationError(f"Expected {name} to be one of {get_args(choices)}, but got {name}={value!r}.")
+
+
+Sample = TypeVar("Sample")
+
+
+class SkipPolicy:
+    """Raises the first error, or counts errors by reason.
+
+    Args:
+        on_error: ``"raise"`` or ``"skip"``.
+    """
+
+    def __init__(self, on_error: OnError) -> None:
+        one_of("on_error", on_error, OnError)
+        self.on_error = on_error
+        self.skipped: Counter[SkipReason] = Counter()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Start copies, in workers and elsewhere, with no counts: a copy has skipped nothing yet."""
+        return self.__dict__ | {"skipped": Counter()}
+
+    def usable(self, outcomes: Iterable[Sample | SampleError]) -> list[Sample]:
+        """Return the samples without errors.
+
+        Raises:
+            SampleError: There is one, and errors are to be raised.
+        """
+        samples = []
+        for outcome in outcomes:
+            if not isinstance(outcome, SampleError):
+                samples.append(outcome)
+            elif self.on_error == "raise":
+                raise outcome
+            else:
+                self.skipped[outcome.reason] += 1
+        return samples
+
+    def usable_in_batch(self, outcomes: Sequence[Sample | SampleError]) -> list[Sample]:
+        """Return the samples without errors, of which there must be one.
+
+        Raises:
+            SampleError: There is an error, and errors are to be raised.
+            InputError: No sample is left.
+        """
+        samples = self.usable(outcomes)
+        if not samples:
+            reasons = Counter(str(outcome.reason) for outcome in outcomes if isinstance(outcome, SampleError))
+            raise InputError(
+                f"None of the {len(outcomes)} samples of the batch can be used: {dict(reasons) or 'there are none'}."
+            )
+        return samples

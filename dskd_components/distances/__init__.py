@@ -2,9 +2,7 @@
 
 from dskd_components.distances.adaptive_kl import AdaptiveKL
 from dskd_components.distances.js import JS
-from dskd_components.distances.kl import KL
-from dskd_components.distances.reverse_kl import ReverseKL
-from dskd_components.distances.skew_kl import SkewKL
-from dskd_components.distances.skew_reverse_kl import SkewReverseKL
+from dskd_components.distances.kl import KL, ReverseKL
+from dskd_components.distances.skew_kl import SkewKL, SkewReverseKL
 
 __all__ = ["JS", "KL", "AdaptiveKL", "ReverseKL", "SkewKL", "SkewReverseKL"]

@@ -1,4 +1,4 @@
-"""Forward Kullback-Leibler divergence."""
+"""The Kullback-Leibler divergences: forward, from the teacher to the student, and reverse."""
 
 from __future__ import annotations
 
@@ -46,4 +46,33 @@ class KL(Distance):
         of_teacher = through_log_softmax(teacher.probs, ratio) if teacher_gradient else None
         values = without_negative_rounding(expectation(teacher.probs, ratio, out=ratio))
         of_student = torch.sub(student.probs, teacher.probs, out=ratio) if student_gradient else None
+        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
+
+
+class ReverseKL(Distance):
+    """Reverse KL: ``KL(student || teacher)``. Mode-seeking.
+
+    Examples:
+        >>> import torch
+        >>> ReverseKL()(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log())
+        tensor([0.1438])
+    """
+
+    source: ClassVar[str] = "Gu et al. 2024 (MiniLLM), arXiv 2306.08543"
+    refinement_invariant: ClassVar[bool] = True
+
+    name: Literal["reverse_kl"] = "reverse_kl"
+
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        """Return ``[N]``, nats."""
+        return relative_entropy(student_log_probs, teacher_log_probs)
+
+    def value_and_gradients(
+        self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
+    ) -> DistanceGradients:
+        """Return values and gradients in closed form."""
+        ratio = student.log_ratio(teacher)
+        of_student = through_log_softmax(student.probs, ratio) if student_gradient else None
+        values = without_negative_rounding(expectation(student.probs, ratio, out=ratio))
+        of_teacher = torch.sub(teacher.probs, student.probs, out=ratio) if teacher_gradient else None
         return DistanceGradients(values=values, student=of_student, teacher=of_teacher)

@@ -1,20 +1,53 @@
-"""Skew Kullback-Leibler divergence."""
+"""The skewed Kullback-Leibler divergences, forward and reverse, against a mixture of both distributions."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from dskd_components.components.distance import Distance, DistanceGradients
-from dskd_components.distances.log_space import log_mixture, relative_entropy
-from dskd_components.distances.skewed import skewed_relative_entropy
+from dskd_components.distances.log_space import (
+    expectation,
+    log_mixture,
+    log_of_mixture,
+    log_ratio_to_mixture,
+    relative_entropy,
+    through_log_softmax,
+    without_negative_rounding,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.distribution import Distribution
+
+
+def skewed_relative_entropy(
+    p: Distribution, q: Distribution, alpha: float, *, p_gradient: bool, q_gradient: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return ``KL(p || m)`` for ``m = alpha p + (1 - alpha) q``, and its gradients with respect to logits.
+
+    Args:
+        p: ``[N, V]``.
+        q: ``[N, V]``.
+        alpha: p's share of the mixture, strictly between 0 and 1.
+        p_gradient: whether the gradient with respect to p's logits is wanted.
+        q_gradient: likewise for q's.
+
+    Returns:
+        Values ``[N]``, nats; the gradients ``[N, V]``, each None where not wanted.
+    """
+    mixture = torch.lerp(q.probs, p.probs, alpha)
+    # The derivatives are log(p / m) - alpha p / m with respect to p, and -(1 - alpha) p / m with respect to q.
+    share = p.probs / mixture.clamp_min(torch.finfo(mixture.dtype).tiny)
+    ratio = log_ratio_to_mixture(p, log_of_mixture(mixture))
+    values = without_negative_rounding(expectation(p.probs, ratio))
+    of_p = through_log_softmax(p.probs, ratio.sub_(share, alpha=alpha), out=ratio) if p_gradient else None
+    of_q = through_log_softmax(q.probs, share, out=share).mul_(alpha - 1) if q_gradient else None
+    return values, of_p, of_q
 
 
 class SkewKL(Distance):
@@ -49,5 +82,41 @@ class SkewKL(Distance):
         """Return values and gradients in closed form."""
         values, of_teacher, of_student = skewed_relative_entropy(
             teacher, student, self.alpha, p_gradient=teacher_gradient, q_gradient=student_gradient
+        )
+        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
+
+
+class SkewReverseKL(Distance):
+    """Skew reverse KL: ``KL(student || (1 - alpha) teacher + alpha student)``. At most ``-log(alpha)`` nats.
+
+    Examples:
+        >>> import torch
+        >>> SkewReverseKL(alpha=0.5)(torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log())
+        tensor([0.6931])
+    """
+
+    source: ClassVar[str] = "Ko et al. 2024 (DistiLLM), arXiv 2402.03898, section 3.1"
+    refinement_invariant: ClassVar[bool] = True
+
+    name: Literal["skew_reverse_kl"] = "skew_reverse_kl"
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The share of the student that is mixed into the teacher."""
+
+    @property
+    def upper_bound(self) -> float:
+        """``-log(alpha)``."""
+        return -math.log(self.alpha)
+
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        """Return ``[N]``, nats."""
+        mixture = log_mixture(student_log_probs, teacher_log_probs, self.alpha)
+        return relative_entropy(student_log_probs, mixture)
+
+    def value_and_gradients(
+        self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
+    ) -> DistanceGradients:
+        """Return values and gradients in closed form."""
+        values, of_student, of_teacher = skewed_relative_entropy(
+            student, teacher, self.alpha, p_gradient=student_gradient, q_gradient=teacher_gradient
         )
         return DistanceGradients(values=values, student=of_student, teacher=of_teacher)

@@ -24,7 +24,7 @@ from dskd_components.preflight.pair import Pair
 from dskd_components.preflight.recommend import recommendation, recommended_preset
 from dskd_components.preflight.report import Finding, PreflightReport
 from dskd_components.preflight.sample_texts import SAMPLE_TEXTS
-from dskd_components.spec import DSKDSpec
+from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

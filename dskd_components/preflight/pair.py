@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dskd_components.models.states import Side
-    from dskd_components.spec import DSKDSpec
+    from dskd_components.spec.dskd_spec import DSKDSpec
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, make_batch
 
 from dskd_components import Tally, TokenGroups, get_aligner
-from dskd_components.aligners.spread import spread
+from dskd_components.aligners.cross_model_attention import spread
 
 
 @given(seed=SEEDS)
@@ -89,7 +89,7 @@ def test_samples_are_attended_to_a_few_at_a_time_without_a_difference(monkeypatc
         return [found.teacher_values, *torch.autograd.grad(picked.square().sum(), list(module.parameters()))]
 
     together = outcome()
-    monkeypatch.setattr("dskd_components.aligners.spread.CHUNK", 1)
+    monkeypatch.setattr("dskd_components.aligners.cross_model_attention.CHUNK", 1)
     torch.testing.assert_close(outcome(), together)
 
 

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from spec_strategies import near_documents
 
 from dskd_components import DSKDSpec, MultiTeacherSpec, TeacherSpec
-from dskd_components.presets import PRESETS
+from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

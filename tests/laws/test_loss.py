@@ -13,7 +13,7 @@ from strategies import SEEDS, Batch, make_batch
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDOutput, DSKDSpec, LMStates
-from dskd_components.presets import PRESETS
+from dskd_components.spec.presets import PRESETS
 from dskd_components.testing.strategies import spoilt
 
 ALL = specs()

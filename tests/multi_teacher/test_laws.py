@@ -13,7 +13,7 @@ from registered import build, specs
 from strategies import SEEDS, Batch, make_batch
 
 from dskd_components import DSKDSpec, LMStates, MultiTeacherLoss, MultiTeacherSpec, TeacherSpec
-from dskd_components.spec import PairSpec
+from dskd_components.spec.dskd_spec import PairSpec
 from dskd_components.testing.strategies import spoilt
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from spec_strategies import lists_of_spaces, models, weighted
 from spec_strategies import weights as weight_strategy
 
 from dskd_components import DSKDSpec, MultiTeacherSpec, TeacherSpec
-from dskd_components.presets import PRESETS
+from dskd_components.spec.presets import PRESETS
 
 NAMES = st.sampled_from(["large", "small", "code", "Qwen2_5"])
 SCHEMA = MultiTeacherSpec.model_json_schema()

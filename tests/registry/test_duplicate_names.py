@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from dskd_components import DSKDSpec, PluginError, __version__, get_aligner, get_distance, list_components
 from dskd_components.components import default_registry
 from dskd_components.distances import KL
-from dskd_components.presets import PRESETS
+from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from dskd_components import (
     get_space,
     list_components,
 )
-from dskd_components.presets import PRESETS
+from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from dskd_components.components import ComponentInfo

@@ -13,8 +13,17 @@ from pydantic import TypeAdapter, ValidationError
 from spec_strategies import schedules
 
 from dskd_components import InputError
-from dskd_components.schedules import CosineSchedule, LinearSchedule, PiecewiseSchedule, Schedule
-from dskd_components.schedules.field import Share, Weight, at_step, checked_step, highest
+from dskd_components.spec.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    PiecewiseSchedule,
+    Schedule,
+    Share,
+    Weight,
+    at_step,
+    checked_step,
+    highest,
+)
 
 VALUES = st.floats(0, 1e6)
 STEPS = st.integers(0, 10**6)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from spec_strategies import near_documents, paths, specs
 
 from dskd_components import DSKDSpec, SpecFileError
-from dskd_components.spec_file import SpecProblem, parse_spec
+from dskd_components.spec import SpecProblem, parse_spec
 
 FORMS = {
     "yaml block": lambda document: (yaml.safe_dump(document, allow_unicode=True), "yaml"),

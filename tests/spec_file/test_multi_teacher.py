@@ -18,7 +18,7 @@ from dskd_components import (
     load_multi_teacher_spec,
     load_spec,
 )
-from dskd_components.spec_file import parse_either_spec, parse_multi_teacher_spec, parse_spec
+from dskd_components.spec import parse_either_spec, parse_multi_teacher_spec, parse_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

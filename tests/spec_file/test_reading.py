@@ -9,9 +9,9 @@ import pytest
 
 from dskd_components import DSKDSpec, SpecFileError, load_spec
 from dskd_components.distances import JS, SkewKL
-from dskd_components.presets import PRESETS
 from dskd_components.spaces import StudentSpace, TeacherSpace
-from dskd_components.spec_file import parse_spec
+from dskd_components.spec import parse_spec
+from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from pathlib import Path

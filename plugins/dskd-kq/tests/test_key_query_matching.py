@@ -107,7 +107,7 @@ def test_samples_are_told_apart_a_few_at_a_time_without_a_difference(monkeypatch
         return [values, *torch.autograd.grad((values * torch.arange(1, 8)).sum(), list(aligner.parameters()))]
 
     together = outcome()
-    monkeypatch.setattr("dskd_components.aligners.spread.CHUNK", 1)
+    monkeypatch.setattr("dskd_components.aligners.cross_model_attention.CHUNK", 1)
     torch.testing.assert_close(outcome(), together)
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from dskd_components.loss import DSKDLoss
-from dskd_components.spec import DSKDSpec
+from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.testing.expectation import expect, expect_finite
 from dskd_components.testing.law import law
 from dskd_components.testing.strategies.batches import make_batch

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dskd_components import Aligner, AlignerModule, Alignment, LMStates, Tally, TokenGroups, TokenTerm
 from dskd_components.aligners import CrossModelAttentionModule
-from dskd_components.aligners.spread import Scope, batch_chunks
+from dskd_components.aligners.cross_model_attention import Scope, batch_chunks
 from dskd_kq.discriminator import Discriminator
 from dskd_kq.gradient_reversal import reversed_gradient
 

@@ -22,11 +22,11 @@ from dskd_components.distances.kl import KL
 from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.reduction import LossWeights
 from dskd_components.engines.tiled import Tiled
-from dskd_components.presets import preset_fields
 from dskd_components.projectors.linear import Linear
-from dskd_components.schedules.field import Share, Weight, at_step, checked_step
 from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
+from dskd_components.spec.presets import preset_fields
+from dskd_components.spec.schedules import Share, Weight, at_step, checked_step
 
 if TYPE_CHECKING:
     from typing import Self

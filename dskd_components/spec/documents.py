@@ -1,22 +1,69 @@
-"""YAML as plain data: the values of JSON and nothing else, so that reading a file can neither run nor inflate anything.
-
-The plain words that mean something else than themselves are those of YAML 1.2: ``null``, ``true``, ``false`` and
-numbers, ``1e-3`` among them; ``no`` and ``12:30`` are strings. Anchors, tags and merges have no use in a spec and are
-problems with a path.
-"""
+"""Files of YAML or JSON as plain data, each value with its place in the file."""
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from dskd_components.spec_file.document import Document
-from dskd_components.spec_file.problems import SpecProblem, in_one_line
+from dskd_components.spec.problems import SpecProblem, in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@dataclass
+class Document:
+    """What a file says.
+
+    Args:
+        value: mappings, lists, strings, numbers, truth values and None.
+        lines: the line of the value at each path, as far as it is known.
+        problems: what could not be read.
+    """
+
+    value: Any = None
+    lines: dict[tuple[object, ...], int] = field(default_factory=dict)
+    problems: list[SpecProblem] = field(default_factory=list)
+
+
+def read_json(text: str) -> Document:
+    """Read one JSON document.
+
+    Args:
+        text: the content of a file.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_Pairs)
+    except json.JSONDecodeError as error:
+        return Document(problems=[SpecProblem((), f"not valid JSON: {error.msg}", error.lineno)])
+    except ValueError as error:  # an integer of more than some thousand digits
+        return Document(problems=[SpecProblem((), f"not valid JSON: {in_one_line(str(error))}")])
+    document = Document()
+    document.value = _plain(value, (), document)
+    return document
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The keys and values of one mapping, in the order of the file."""
+
+
+def _plain(value: Any, path: tuple[object, ...], document: Document) -> Any:
+    if isinstance(value, _Pairs):
+        found: dict[str, Any] = {}
+        for key, inner in value:
+            if key in found:
+                document.problems.append(SpecProblem((*path, key), "written twice"))
+            else:
+                found[key] = _plain(inner, (*path, key), document)
+        return found
+    if isinstance(value, list):
+        return [_plain(inner, (*path, position), document) for position, inner in enumerate(value)]
+    return value
+
 
 PREFIX: Final = "tag:yaml.org,2002:"
 

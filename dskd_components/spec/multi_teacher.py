@@ -13,8 +13,8 @@ from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.reduction import LossWeights
 from dskd_components.engines.tiled import Tiled
 from dskd_components.models.batch import require_teacher_name
-from dskd_components.schedules.field import Share, Weight, at_step, checked_step, highest
-from dskd_components.spec import DSKDSpec, PairSpec
+from dskd_components.spec.dskd_spec import DSKDSpec, PairSpec
+from dskd_components.spec.schedules import Share, Weight, at_step, checked_step, highest
 
 if TYPE_CHECKING:
     from typing import Self

@@ -1,19 +1,19 @@
-"""`load_spec`: from a file to a `DSKDSpec`, or to every reason why not."""
+"""Specs in files: read without running anything, every problem with the path of its field."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
 from dskd_components.components.component import did_you_mean
 from dskd_components.errors import UnknownComponentError
-from dskd_components.presets import preset_fields
-from dskd_components.spec import DSKDSpec
-from dskd_components.spec_file.json_document import read_json
-from dskd_components.spec_file.problems import SpecFileError, SpecProblem, in_one_line, line_of
-from dskd_components.spec_file.yaml_document import read_yaml
+from dskd_components.spec.documents import read_json, read_yaml
+from dskd_components.spec.dskd_spec import DSKDSpec
+from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
+from dskd_components.spec.presets import preset_fields
+from dskd_components.spec.problems import SpecFileError, SpecProblem, in_one_line, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from dskd_components.spec import PairSpec
-    from dskd_components.spec_file.document import Document
+    from dskd_components.spec.documents import Document
+    from dskd_components.spec.dskd_spec import PairSpec
 
     Spec = TypeVar("Spec")
     Pair = TypeVar("Pair", bound=PairSpec)
     Outcome: TypeAlias = tuple[Spec | None, list[SpecProblem]]
     Place: TypeAlias = tuple[object, ...]
+
 
 Syntax = Literal["yaml", "json"]
 """What a file is written in."""
@@ -103,7 +104,7 @@ def parse_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") ->
         >>> parse_spec("distance: js\nkd_rate: hot", source="spec.yaml")
         Traceback (most recent call last):
         ...
-        dskd_components.spec_file.problems.SpecFileError: spec.yaml:2: kd_rate: Input should be ...
+        dskd_components.spec.problems.SpecFileError: spec.yaml:2: kd_rate: Input should be ...
     """
     return parsed(text, syntax, source, _spec)
 
@@ -208,3 +209,102 @@ def shown(value: object) -> str:
     """Return a value as problems show it, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def load_multi_teacher_spec(path: str | Path) -> MultiTeacherSpec:
+    r"""Read a spec of several teachers from a file; see `load_spec`.
+
+    A file holds the fields of `MultiTeacherSpec`. What stands under a teacher's name may start from a published method
+    with ``preset: dskd-cma``, as a file of one teacher may.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SpecFileError: the file cannot be read or is not a valid spec; one line for each problem, with its path.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "spec.yaml")
+        ...     _ = file.write_text("teachers:\n  large: {preset: dskd-cma, weight: 0.7}\n  code: {aligner: span}")
+        ...     list(load_multi_teacher_spec(file).teachers)
+        ['large', 'code']
+    """
+    text, syntax = read_text(path)
+    return parse_multi_teacher_spec(text, syntax=syntax, source=str(path))
+
+
+def parse_multi_teacher_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") -> MultiTeacherSpec:
+    """Read a spec of several teachers from a text; see `load_multi_teacher_spec`.
+
+    Args:
+        text: what a file would hold.
+        syntax: of the text.
+        source: what problems name as the file.
+
+    Raises:
+        SpecFileError: the text is not a valid spec.
+    """
+    return parsed(text, syntax, source, _multi_teacher_spec)
+
+
+def parse_either_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") -> DSKDSpec | MultiTeacherSpec:
+    """Read a spec of either kind: of several teachers, if there is the key ``teachers``.
+
+    Args:
+        text: what a file would hold.
+        syntax: of the text.
+        source: what problems name as the file.
+
+    Raises:
+        SpecFileError: the text is not a valid spec.
+
+    Examples:
+        >>> type(parse_either_spec("kd_rate: 0.3")).__name__
+        'DSKDSpec'
+    """
+    return cast("DSKDSpec | MultiTeacherSpec", parsed(text, syntax, source, _either))
+
+
+def _either(document: Document) -> Outcome[DSKDSpec | MultiTeacherSpec]:
+    of_several = TEACHERS in document.value
+    return _multi_teacher_spec(document) if of_several else spec_of(DSKDSpec, document.value, document)
+
+
+def _multi_teacher_spec(document: Document) -> Outcome[MultiTeacherSpec]:
+    fields, problems = dict(document.value), []
+    if PRESET in fields:
+        del fields[PRESET]
+        message = f"a preset is a teacher's own; write it below each of them, {TEACHERS}.NAME.{PRESET}"
+        problems.append(SpecProblem((PRESET,), message, line_of((PRESET,), document.lines)))
+    if isinstance(fields.get(TEACHERS), dict):
+        fields[TEACHERS], found = _teachers(fields[TEACHERS], document)
+        problems += found
+    known = list(MultiTeacherSpec.model_fields)
+    # Apart, because an unknown field would hide what is wrong with the others.
+    unknown = {key: fields.pop(key) for key in list(fields) if key not in known}
+    spec = None
+    for part in ({TEACHERS: {"any": TeacherSpec()}} | unknown, fields):
+        try:
+            spec = MultiTeacherSpec.model_validate(part)
+        except ValidationError as error:
+            problems += problems_of(error, known, document)
+    return spec, problems
+
+
+def _teachers(values: dict[Any, Any], document: Document) -> tuple[dict[Any, TeacherSpec], list[SpecProblem]]:
+    """Return the teachers; in place of one that is not valid, another, so that the rest is still looked at."""
+    teachers, problems = {}, []
+    for name, fields in values.items():
+        path = (TEACHERS, name)
+        spec = None
+        if isinstance(fields, dict):
+            spec, found = spec_of(TeacherSpec, fields, document, path)
+            problems += found
+        else:
+            message = f"expected the fields of a teacher, `weight: 0.5` for example, got {shown(fields)}"
+            problems.append(SpecProblem(path, message, line_of(path, document.lines)))
+        teachers[name] = spec or TeacherSpec()
+    return teachers, problems

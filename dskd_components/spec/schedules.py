@@ -1,0 +1,306 @@
+"""Schedules: weights that change with the optimizer step, and the field type that reads them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+from pydantic_core import core_schema
+
+from dskd_components.components.component import FrozenModel, did_you_mean
+from dskd_components.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+
+
+Value = Annotated[float, Field(ge=0)]
+"""A weight: finite, and not negative."""
+Step = Annotated[int, Field(ge=0)]
+"""How many optimizer steps have been taken; the first one is made at 0."""
+
+
+def _require_name(schema: dict[str, Any]) -> None:
+    schema["required"] = ["name", *(field for field in schema.get("required", []) if field != "name")]
+
+
+class Schedule(FrozenModel, ABC):
+    """Options of a schedule, and the number that they give at a step. It has no state: the loop counts the steps."""
+
+    model_config = ConfigDict(json_schema_extra=_require_name)
+
+    name: str
+
+    @abstractmethod
+    def at(self, step: int) -> float:
+        """Return the number at a step.
+
+        Args:
+            step: how many optimizer steps have been taken, 0 at the first.
+        """
+
+    @property
+    @abstractmethod
+    def turning_points(self) -> Iterable[float]:
+        """The numbers between which the schedule moves; it never leaves their range."""
+
+
+def between(start: float, end: float, fraction: float) -> float:
+    """Return the number at a fraction of the way; rounding never takes it out of the range of the two.
+
+    Args:
+        start: at fraction 0.
+        end: at fraction 1.
+        fraction: from 0 to 1.
+
+    Examples:
+        >>> between(1.0, 3.0, 0.25)
+        1.5
+    """
+    mixed = (1 - fraction) * start + fraction * end
+    return min(max(mixed, min(start, end)), max(start, end))
+
+
+class Ramp(Schedule):
+    """From ``start`` to ``end``; before and after, it stays where it is."""
+
+    start: Value
+    """The number before the ramp and at its first step."""
+    end: Value
+    """The number from the ramp's last step on."""
+    steps: Annotated[int, Field(gt=0)]
+    """How many optimizer steps it takes."""
+    begin: Step = 0
+    """The step at which it begins."""
+
+    def at(self, step: int) -> float:
+        """Return the number at a step."""
+        done = min(max(step - self.begin, 0), self.steps)
+        return between(self.start, self.end, self._eased(done / self.steps))
+
+    @property
+    def turning_points(self) -> Iterable[float]:
+        """Both ends."""
+        return self.start, self.end
+
+    @abstractmethod
+    def _eased(self, fraction: float) -> float:
+        """Return which part of the way is done after a fraction of the steps: 0 at 0, 1 at 1."""
+
+
+class LinearSchedule(Ramp):
+    """The same amount at every step.
+
+    Examples:
+        >>> warm_up = LinearSchedule(start=0, end=1, steps=100)
+        >>> [warm_up.at(step) for step in (0, 25, 100, 1000)]
+        [0.0, 0.25, 1.0, 1.0]
+        >>> LinearSchedule(start=1, end=0, steps=10, begin=50).at(55)
+        0.5
+    """
+
+    name: Literal["linear"] = "linear"
+
+    def _eased(self, fraction: float) -> float:
+        return fraction
+
+
+class CosineSchedule(Ramp):
+    """Slow at both ends, fastest half-way.
+
+    Examples:
+        >>> decay = CosineSchedule(start=1, end=0, steps=100)
+        >>> [round(decay.at(step), 3) for step in (0, 25, 50, 100)]
+        [1.0, 0.854, 0.5, 0.0]
+    """
+
+    name: Literal["cosine"] = "cosine"
+
+    def _eased(self, fraction: float) -> float:
+        # The square of the half angle's sine: exactly 0 and 1 at the ends, as half of (1 - cos) is.
+        return math.sin(fraction * math.pi / 2) ** 2
+
+
+class PiecewiseSchedule(Schedule):
+    """Through given points: the first number before them, the last one after them.
+
+    Examples:
+        >>> warm_up_and_decay = PiecewiseSchedule(points=((0, 0), (100, 1), (900, 1), (1000, 0.5)))
+        >>> [warm_up_and_decay.at(step) for step in (50, 500, 950, 2000)]
+        [0.5, 1.0, 0.75, 0.5]
+        >>> PiecewiseSchedule(points=((0, 1), (100, 0)), interpolation="stairs").at(99)
+        1.0
+    """
+
+    name: Literal["piecewise"] = "piecewise"
+    points: Annotated[tuple[tuple[Step, Value], ...], Field(min_length=1)]
+    """Steps, each greater than the one before it, and the number at each."""
+    interpolation: Literal["linear", "stairs"] = "linear"
+    """Between two points: a straight line, or the number of the earlier one."""
+
+    @field_validator("points")
+    @classmethod
+    def _in_order(cls, points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+        for (earlier, _), (later, _) in pairwise(points):
+            if later <= earlier:
+                raise ValueError(f"expected steps in increasing order, got {later} after {earlier}")
+        return points
+
+    def at(self, step: int) -> float:
+        """Return the number at a step."""
+        passed = bisect_right([first for first, _ in self.points], step)
+        if passed == 0:
+            return self.points[0][1]
+        first, start = self.points[passed - 1]
+        if passed == len(self.points) or self.interpolation == "stairs":
+            return start
+        last, end = self.points[passed]
+        return between(start, end, (step - first) / (last - first))
+
+    @property
+    def turning_points(self) -> Iterable[float]:
+        """The number at each point."""
+        return [value for _, value in self.points]
+
+
+SCHEDULES: Final[Mapping[str, type[Schedule]]] = {
+    "linear": LinearSchedule,
+    "cosine": CosineSchedule,
+    "piecewise": PiecewiseSchedule,
+}
+
+
+@dataclass(frozen=True)
+class WeightField:
+    """Tells pydantic how to read, write and describe a weight.
+
+    Args:
+        at_most: what it must not exceed at any step; None: anything.
+    """
+
+    at_most: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Read mappings as schedules, everything else as a number."""
+        return core_schema.no_info_wrap_validator_function(
+            self._read,
+            self._number,
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the number and every schedule; that a schedule stays within bounds is left to the reading."""
+        schedules = (handler(schedule.__pydantic_core_schema__) for schedule in SCHEDULES.values())
+        return {"anyOf": [handler(self._number), *schedules]}
+
+    @property
+    def _number(self) -> core_schema.CoreSchema:
+        return core_schema.float_schema(ge=0, le=self.at_most, allow_inf_nan=False)
+
+    def _read(self, value: object, number: core_schema.ValidatorFunctionWrapHandler) -> float | Schedule:
+        if isinstance(value, Mapping):
+            value = _schedule_class(value).model_validate(value)
+        if not isinstance(value, Schedule):
+            return float(number(value))
+        reached = highest(value)
+        if self.at_most is not None and reached > self.at_most:
+            raise ValueError(f"expected at most {self.at_most:g} at every step, but the schedule reaches {reached:g}")
+        return value
+
+
+Weight = Annotated[float | Schedule, WeightField()]
+"""A non-negative number, or a schedule of such numbers."""
+Share = Annotated[float | Schedule, WeightField(at_most=1)]
+"""A number from 0 to 1, or a schedule of such numbers."""
+
+
+def highest(weight: float | Schedule) -> float:
+    """Return the greatest number that a weight is at any step.
+
+    Args:
+        weight: the weight.
+
+    Examples:
+        >>> highest(LinearSchedule(start=2, end=1, steps=10))
+        2.0
+    """
+    return max(weight.turning_points) if isinstance(weight, Schedule) else weight
+
+
+def at_step(weight: float | Schedule, step: int | None, field: str) -> float:
+    """Return what a weight is at a step.
+
+    Args:
+        weight: the weight.
+        step: how many optimizer steps have been taken; None if the caller does not say.
+        field: where the weight stands in the spec, for the message.
+
+    Raises:
+        InputError: it depends on the step, which is not given.
+
+    Examples:
+        >>> at_step(0.5, None, "kd_rate")
+        0.5
+        >>> at_step(LinearSchedule(start=0, end=1, steps=10), 5, "kd_rate")
+        0.5
+    """
+    if not isinstance(weight, Schedule):
+        return weight
+    if step is None:
+        raise InputError(
+            f"step is missing: the spec's {field} follows the schedule {weight.name!r}. Pass the number of optimizer "
+            "steps taken so far, 0 at the first: loss_fn.run(..., step=step) or loss_fn(..., step=step)."
+        )
+    return weight.at(step)
+
+
+def checked_step(step: object) -> int | None:
+    """Return a step as a plain integer; None if there is none.
+
+    Args:
+        step: an integer of any type, or None.
+
+    Raises:
+        InputError: it is something else, or negative.
+
+    Examples:
+        >>> checked_step(3)
+        3
+    """
+    if step is None:
+        return None
+    try:
+        number = -1 if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InputError(
+            f"step: expected the number of optimizer steps taken so far, a non-negative integer, got {step!r}."
+        )
+    return number
+
+
+def _schedule_class(options: Mapping[Any, Any]) -> type[Schedule]:
+    name = options.get("name")
+    if not isinstance(name, str):
+        raise ValueError(f"expected a number, or a mapping with a schedule's name under 'name', got {dict(options)!r}")
+    if name not in SCHEDULES:
+        hint = did_you_mean(name, list(SCHEDULES))
+        raise ValueError(f"unknown schedule {name!r}{hint}; the schedules are {', '.join(SCHEDULES)}")
+    return SCHEDULES[name]
+
+
+def _dump(weight: float | Schedule, info: core_schema.SerializationInfo) -> float | dict[str, Any]:
+    return weight.model_dump(mode=info.mode) if isinstance(weight, Schedule) else weight
