@@ -43,12 +43,12 @@ from dskd_components.errors import (
     PluginWarning,
     UnknownComponentError,
 )
-from dskd_components.loss import DSKDLoss
+from dskd_components.loss.dskd_loss import DSKDLoss
+from dskd_components.loss.multi_teacher import MultiTeacherLoss
+from dskd_components.loss.output import DSKDOutput
 from dskd_components.models.head import Head
 from dskd_components.models.states import LMStates, scored_tokens
 from dskd_components.models.token_groups import TokenGroups
-from dskd_components.multi_teacher_loss import MultiTeacherLoss
-from dskd_components.output import DSKDOutput
 from dskd_components.preflight import Finding, PreflightReport
 from dskd_components.spec import SpecFileError, load_multi_teacher_spec, load_spec
 from dskd_components.spec.dskd_spec import DSKDSpec

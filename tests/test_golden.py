@@ -10,7 +10,7 @@ from golden_files import DISTANCES, cases, tensors
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates, get_distance
-from dskd_components.assembly import projector_heads
+from dskd_components.loss.build import projector_heads
 
 # The released JS adds 1e-9 inside its logarithms.
 VALUE, GRADIENT, JS = 1e-5, 1e-4, 1e-4

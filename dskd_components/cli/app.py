@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dskd_components._version import __version__
-from dskd_components.cli.checking import check
-from dskd_components.cli.creating import new_plugin
-from dskd_components.cli.examining import doctor
-from dskd_components.cli.listing import list_installed
+from dskd_components.cli.check import check
+from dskd_components.cli.doctor import doctor
+from dskd_components.cli.list import list_installed
+from dskd_components.cli.new_plugin import new_plugin
 from dskd_components.cli.schema import print_schema
-from dskd_components.cli.showing import show
+from dskd_components.cli.show import show
 from dskd_components.cli.terminal import complain, plain
-from dskd_components.cli.validating import validate
+from dskd_components.cli.validate import validate
 from dskd_components.errors import DSKDError, PluginWarning
 
 if TYPE_CHECKING:

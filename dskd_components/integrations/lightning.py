@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from dskd_components.loss import DSKDLoss
+    from dskd_components.loss.dskd_loss import DSKDLoss
 
 
 class DSKDLightningModule(LightningModule):

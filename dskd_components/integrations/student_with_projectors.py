@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from dskd_components.errors import InputError
-from dskd_components.loss import DSKDLoss
+from dskd_components.loss.dskd_loss import DSKDLoss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-    from dskd_components.output import DSKDOutput
+    from dskd_components.loss.output import DSKDOutput
 
 
 class StudentWithProjectors(nn.Module):

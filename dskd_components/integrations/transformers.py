@@ -11,12 +11,14 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dskd_components.distributed import reduce_gradients
-from dskd_components.integrations.projector_callback import ProjectorCallback
-from dskd_components.integrations.projector_files import load_projectors, save_projectors
-from dskd_components.integrations.projector_groups import projector_groups
-from dskd_components.integrations.repeated_samples import first_rows, own_rows
+from dskd_components.integrations.projectors import (
+    ProjectorCallback,
+    load_projectors,
+    projector_groups,
+    save_projectors,
+)
 from dskd_components.integrations.student_with_projectors import require_parts
-from dskd_components.integrations.token_means import TokenMeans
+from dskd_components.integrations.token_means import TokenMeans, first_rows, own_rows
 from dskd_components.integrations.trainer_checks import (
     require_hooks,
     require_in_optimizer,
@@ -28,8 +30,8 @@ from dskd_components.models.states import scored_tokens
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dskd_components.loss import DSKDLoss
-    from dskd_components.output import DSKDOutput
+    from dskd_components.loss.dskd_loss import DSKDLoss
+    from dskd_components.loss.output import DSKDOutput
 
     Base = Trainer
 else:

@@ -3,8 +3,8 @@
 `DSKDLoss.preflight` and ``dskd doctor`` are the ways in.
 """
 
-from dskd_components.preflight.costs import StepCost
-from dskd_components.preflight.examine import LossType, examine
+from dskd_components.preflight.estimate import StepCost
 from dskd_components.preflight.report import Finding, PreflightReport, Severity
+from dskd_components.preflight.run import LossType, examine
 
 __all__ = ["Finding", "LossType", "PreflightReport", "Severity", "StepCost", "examine"]

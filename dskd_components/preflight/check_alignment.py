@@ -1,4 +1,4 @@
-"""How much of both sides' tokens each way of aligning brings together on sample texts."""
+"""How much of some texts an aligner brings together, and which aligner would be a better choice."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from dskd_components.preflight.pair import Pair
     from dskd_components.tokenization.text_alignment import TextAlignment
+
 
 LITTLE: Final = 0.5
 """Below this share of either side's tokens, an aligner that is told leaves most of the text unused."""
@@ -94,3 +95,38 @@ def _reasons(aligned: list[TextAlignment]) -> str:
     if not reasons:
         return ""
     return "; the others: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+
+
+ENOUGH: Final = 0.8
+"""From this share of both sides' tokens on, exact matching leaves little of the text unused."""
+
+
+def recommended_preset(pair: Pair) -> str:
+    """Return the name of a preset that fits both tokenizers.
+
+    Args:
+        pair: the models.
+    """
+    return "dskd" if pair.one_tokenizer else "dskd-cma"
+
+
+def recommendation(pair: Pair) -> str:
+    """Return a sentence that names the preset, and why.
+
+    Args:
+        pair: the models.
+    """
+    if not pair.has_both_tokenizers:
+        return "Give both tokenizers for a recommendation."
+    if pair.one_tokenizer:
+        return "One tokenizer: DSKDSpec.preset('dskd'), or 'dskd-v2'."
+    try:
+        found = exact_coverage(pair)
+    except InputError:
+        return "Two tokenizers: DSKDSpec.preset('dskd-cma'), whose aligner is told nothing."
+    shares = (
+        f"exact matching covers {found.student:.0%} of the student's and {found.teacher:.0%} of the teacher's tokens"
+    )
+    if min(found) >= ENOUGH:
+        return f"Two tokenizers, and {shares}: DSKDSpec.preset('dskd-v2-eta'), or 'dskd-cma'."
+    return f"Two tokenizers, and {shares} only: DSKDSpec.preset('dskd-cma'), or the aligner 'span'."

@@ -1,12 +1,13 @@
-"""A batch: whether it was made for this pair, and what the loss makes of it."""
+"""Whether the first batch gives a loss and gradients, and what the projectors keep."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from dskd_components.preflight.report import Finding
+from dskd_components.projectors.pinv import PinvProjection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,3 +46,21 @@ def check_batch(pair: Pair, loss_fn: Any, batch: Mapping[str, Tensor]) -> Iterat
     if empty:
         text += f"; no token counts in {', '.join(empty)} as yet"
     yield Finding("ok", "batch", text)
+
+
+LOST: Final = 0.95
+"""From this residual on, a projector starts with next to nothing of what it projects."""
+
+
+def check_projectors(loss_fn: Any) -> Iterator[Finding]:
+    """Look at the residuals of pseudo-inverse projectors.
+
+    Args:
+        loss_fn: a `DSKDLoss`.
+    """
+    for direction, projection in loss_fn.projectors.items():
+        if isinstance(projection, PinvProjection):
+            found = f"{direction}: the initial map loses {projection.residual:.1%} of the logits over the shared tokens"
+            lost = projection.residual > LOST
+            advice = "use the projector 'linear' or 'mlp', or a wider student" if lost else ""
+            yield Finding("warning" if lost else "ok", "pinv residual", found, advice)

@@ -1,18 +1,22 @@
-"""The models by themselves: heads, precision, devices, modes, what they share."""
+"""Whether two models can be used: heads that are understood, rows that do not leak, predictions better than chance."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.nn import functional as F
 
 from dskd_components.errors import InputError
 from dskd_components.models.head import Head
+from dskd_components.models.packing import leak_tolerance, packing_leaks
+from dskd_components.models.run_model import input_embedding
 from dskd_components.preflight.report import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from dskd_components.preflight.pair import Pair
 
@@ -110,3 +114,70 @@ def check_sharing(pair: Pair) -> Iterator[Finding]:
             "change with the student",
             "load the teacher on its own, or copy it: copy.deepcopy(teacher)",
         )
+
+
+def check_packing(pair: Pair) -> Iterator[Finding]:
+    """Run each model on two samples, packed into a row and apart."""
+    advice = "collate with packing=False, or train with an attention that reads position_ids"
+    for side, model, _ in pair.models():
+        try:
+            leak = packing_leaks(model)
+        except InputError as error:
+            yield Finding("warning", f"{side} packing", str(error).rstrip("."), advice)
+            continue
+        if leak <= leak_tolerance(next(model.parameters()).dtype):
+            yield Finding("ok", f"{side} packing", "samples of a packed row do not see one another")
+        else:
+            yield Finding(
+                "warning",
+                f"{side} packing",
+                f"samples of a packed row see one another (states differ by up to {leak:.2g}), so packed batches will "
+                "be refused",
+                advice,
+            )
+
+
+LONGEST: Final = 256
+"""Tokens that are read of a text."""
+
+
+def check_predictions(pair: Pair) -> Iterator[Finding]:
+    """Measure bits a byte of both models, which compare across tokenizers."""
+    if not pair.has_both_tokenizers:
+        return
+    if any(max(tokenizer.get_vocab().values()) >= len(input_embedding(model)) for _, model, tokenizer in pair.models()):
+        return  # found with the vocabularies; on a GPU an id without a row would end the process
+    found = {}
+    for side, model, tokenizer in pair.models():
+        nats, tokens, size = _predicted(model, tokenizer, pair.texts)
+        if not tokens:
+            return
+        found[side] = nats / math.log(2) / size
+        if side == "teacher" and nats / tokens > math.log(len(tokenizer.get_vocab())):
+            yield Finding(
+                "warning",
+                "teacher predictions",
+                f"it predicts the texts worse than chance ({nats / tokens:.1f} nats a token)",
+                "make sure that its weights are trained ones and that the tokenizer is its own",
+            )
+    text = f"student {found['student']:.2f}, teacher {found['teacher']:.2f} bits a byte of the texts"
+    if found["teacher"] >= found["student"]:
+        advice = "make sure that student and teacher are not mixed up, or try texts of the kind to be learned"
+        yield Finding("warning", "predictions", f"{text}: the teacher is no better than the student", advice)
+    else:
+        yield Finding("ok", "predictions", text)
+
+
+@torch.no_grad()
+def _predicted(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[float, int, int]:
+    """Return the sum of negative log-probabilities, the number of predicted tokens, and the bytes of these."""
+    nats, tokens, size = 0.0, 0, 0
+    for text in texts:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :LONGEST].to(next(model.parameters()).device)
+        if ids.shape[1] < 2:
+            continue
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        nats += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+        tokens += ids.shape[1] - 1
+        size += len(tokenizer.decode(ids[0, 1:], skip_special_tokens=True).encode())
+    return nats, tokens, max(size, 1)

@@ -1,12 +1,12 @@
-"""From a small measured step to the time and memory of a step of the size that is meant."""
+"""What a step of training costs: memory and time, estimated from the shapes and a measured product."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dskd_components.engines._tiling.plan import BLOCK_TENSORS
 from dskd_components.engines.tiled import Tiled
-from dskd_components.preflight.costs import Basis, StepCost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.preflight.measuring import MeasuredStep
+
+
+Basis = Literal["measured", "scaled from a measured step", "arithmetic"]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The cost of one component of a training step.
+
+    Args:
+        component: what costs it.
+        seconds: time; 0 for what is only held.
+        bytes: memory; 0 where it is counted elsewhere.
+        basis: how it is known.
+    """
+
+    component: str
+    seconds: float
+    bytes: int
+    basis: Basis
+
 
 SCALED: Final[Basis] = "scaled from a measured step"
 

@@ -1,10 +1,10 @@
-"""What the checks look at."""
+"""The two models and tokenizers that are looked at, and texts to try them on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.errors import InputError
 from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
     from dskd_components.models.states import Side
     from dskd_components.spec.dskd_spec import DSKDSpec
+
+
+SAMPLE_TEXTS: Final = (
+    "A small model can learn a great deal from a large one, provided that both read the same text. Where their "
+    "tokenizers cut it in different places, somebody has to say which pieces belong together.",
+    "In 1969 the crew flew 384,400 km; the return took 60 hours, 37 minutes. That is 3.14159 times as long as planned.",
+    "def mean(values):\n    if not values:\n        return 0.0\n    return sum(values) / len(values)\n",
+    "Der Zug fährt über die Brücke, während die Kinder draußen spielen. « Ça va ? » demanda-t-elle, étonnée.",
+    "东京的春天很短，但是很美。東京の春は短い。Москва не сразу строилась.",
+    "Thanks so much!!! 🎉 See you at the café – bring  two  friends, won't you?",
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,7 +11,7 @@ from dskd_components.errors import ConfigurationError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dskd_components.preflight.costs import StepCost
+    from dskd_components.preflight.estimate import StepCost
 
 Severity = Literal["error", "warning", "ok"]
 """Training cannot work; training works, but likely not as meant; nothing to do."""

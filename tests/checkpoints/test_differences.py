@@ -9,7 +9,7 @@ import torch
 from models import byte_level_tokenizer, metaspace_tokenizer, tiny_model
 
 from dskd_components import CheckpointError, DSKDLoss, DSKDSpec, Head
-from dskd_components.checkpoints import lasting_tensors
+from dskd_components.loss.checkpoints import lasting_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +143,9 @@ def test_a_path_that_is_none_is_refused(accept: Any, folder: Path) -> None:
 def test_another_plugin_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loss_fn = DSKDLoss(DSKDSpec(distance="tvd"), student_hidden_size=2, teacher_hidden_size=3)
     with monkeypatch.context() as patched:
-        patched.setattr("dskd_components.checkpoints.description._plugins", lambda _: {"dskd-divergences": "0.0.1"})
+        patched.setattr(
+            "dskd_components.loss.checkpoints.description._plugins", lambda _: {"dskd-divergences": "0.0.1"}
+        )
         loss_fn.save(tmp_path)
     with pytest.raises(CheckpointError, match=r"plugins\.dskd-divergences: saved '0\.0\.1', here '.*'(.|\n)*Install"):
         loss_fn.restore(tmp_path)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dskd_components import CheckpointError, DSKDLoss, DSKDSpec
-from dskd_components.checkpoints import lasting_tensors
+from dskd_components.loss.checkpoints import lasting_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,7 +154,7 @@ def test_a_format_of_the_future_is_named(tmp_path: Path) -> None:
 def test_a_spec_of_components_that_are_not_installed_is_named(tmp_path: Path) -> None:
     loss_fn = loss()
     loss_fn.save(tmp_path)
-    from dskd_components.checkpoints import read_checkpoint, write_checkpoint
+    from dskd_components.loss.checkpoints import read_checkpoint, write_checkpoint
 
     saved = read_checkpoint(tmp_path)
     changes = {"spec": {**saved.description.spec, "distance": {"name": "vanished"}}, "plugins": {"gone": "1.2"}}

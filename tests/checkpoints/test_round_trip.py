@@ -15,7 +15,7 @@ from spec_strategies import specs as any_specs
 from strategies import make_batch
 
 from dskd_components import CheckpointError, DSKDLoss, DSKDSpec
-from dskd_components.checkpoints import lasting_tensors, read_checkpoint
+from dskd_components.loss.checkpoints import lasting_tensors, read_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def test_every_loss_comes_back_to_the_last_bit(name: str, dtype: torch.dtype, tm
 def test_every_spec_comes_back(spec: DSKDSpec) -> None:
     from tempfile import TemporaryDirectory
 
-    from dskd_components.checkpoints import describe_loss, write_checkpoint
+    from dskd_components.loss.checkpoints import describe_loss, write_checkpoint
 
     loss_fn = DSKDLoss(DSKDSpec(), student_hidden_size=2, teacher_hidden_size=3)
     loss_fn.spec = spec

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 from dskd_components import ConfigurationError, __version__
-from dskd_components.cli.plugin_project import PluginProject
+from dskd_components.cli.new_plugin import PluginProject
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_components import DSKDOutput
-from dskd_components.integrations.repeated_samples import first_rows, own_rows
-from dskd_components.integrations.token_means import TokenMeans
+from dskd_components.integrations.token_means import TokenMeans, first_rows, own_rows
 
 BATCHES = st.lists(st.tuples(st.integers(0, 50), st.floats(0, 10)), min_size=1, max_size=6)
 

@@ -204,7 +204,7 @@ def test_what_a_pseudo_inverse_loses(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DSKDSpec.preset("dskd-v2-eta")
     report = look(spec=spec)
     assert [each for each in report.findings if each.component == "pinv residual"], report.to_text()
-    monkeypatch.setattr("dskd_components.preflight.check_projectors.LOST", -1.0)
+    monkeypatch.setattr("dskd_components.preflight.check_batch.LOST", -1.0)
     found = [each for each in look(spec=spec).findings if each.component == "pinv residual"]
     assert {each.severity for each in found} == {"warning"}
     assert all("'linear'" in each.advice for each in found)

@@ -16,9 +16,9 @@ from dskd_components.testing.strategies.states import make_states, packed, padde
 from dskd_components.testing.strategies.targets import ragged_targets
 
 if TYPE_CHECKING:
-    from dskd_components.loss import DSKDLoss
+    from dskd_components.loss.dskd_loss import DSKDLoss
+    from dskd_components.loss.output import DSKDOutput
     from dskd_components.models.states import LMStates
-    from dskd_components.output import DSKDOutput
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.loss import DSKDLoss
+from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.testing.expectation import expect, expect_finite
 from dskd_components.testing.law import law
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Space
-    from dskd_components.output import DSKDOutput
+    from dskd_components.loss.output import DSKDOutput
     from dskd_components.testing.strategies.batches import Batch
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from dskd_components.components.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.loss import DSKDLoss
+from dskd_components.loss.build import parameter_groups
+from dskd_components.loss.dskd_loss import DSKDLoss
+from dskd_components.loss.output import DSKDOutput
 from dskd_components.models.batch import columns_of_pair
 from dskd_components.models.run_model import groups_of_batch, require_fingerprints
-from dskd_components.output import DSKDOutput
-from dskd_components.parameter_groups import parameter_groups
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:

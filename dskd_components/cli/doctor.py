@@ -65,7 +65,7 @@ def doctor(
 def _report(
     student: str, teacher: str, spec: DSKDSpec | None, texts: list[str] | None, tokens: int | None, device: str
 ) -> PreflightReport:
-    from dskd_components.loss import DSKDLoss
+    from dskd_components.loss.dskd_loss import DSKDLoss
     from dskd_components.preflight import examine
 
     errors = console(stderr=True)

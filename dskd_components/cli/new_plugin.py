@@ -1,4 +1,4 @@
-"""The files of a new plugin distribution, made from the templates beside this file."""
+"""``dskd new-plugin``: a plugin's project, written from templates."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Final
+from typing import Annotated, Final
 
+import typer
 from packaging.utils import canonicalize_name
+from rich.text import Text
 
 from dskd_components._version import __version__
+from dskd_components.cli.terminal import console
 from dskd_components.components.lookup import default_registry
 from dskd_components.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEMPLATES: Final = {
     "pyproject.toml": "pyproject.toml",
@@ -135,3 +136,29 @@ class PluginProject:
                 f"{self.distribution!r} would have the distance {self.component!r}, which {takers[0].distribution} has "
                 "already; choose another name."
             )
+
+
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="Name of the distribution, such as hello-distance.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Option("--directory", "-d", help="The folder in which to make the distribution's own.")
+    ] = Path(),
+) -> None:
+    """Write a complete plugin: one distance with its package, test, and README; it passes `dskd check` as it is."""
+    project = PluginProject.named(name)
+    folder = directory / project.distribution
+    project.write(folder)
+    out = console()
+    out.print(
+        Text.assemble("Wrote ", (f"{folder}/", "bold"), f" with the distance {project.component!r}:"), soft_wrap=True
+    )
+    for path in sorted(project.files()):
+        out.print(Text(f"  {path}"), soft_wrap=True)
+    out.print()
+    out.print(Text("Next:"))
+    for command in (
+        f"pip install --editable {folder if folder.is_absolute() else f'./{folder}'}",
+        f"dskd check {project.distribution}",
+        f"dskd show {project.component}",
+    ):
+        out.print(Text(f"  {command}", "cyan"), soft_wrap=True)

@@ -10,20 +10,21 @@ import torch
 from dskd_components.collation.collator import DualTokenizerCollator
 from dskd_components.errors import DSKDError, DSKDWarning, InputError
 from dskd_components.models.run_model import groups_of_batch
-from dskd_components.preflight.check_alignment import check_alignment
-from dskd_components.preflight.check_batch import check_batch
-from dskd_components.preflight.check_chats import check_chat_templates
-from dskd_components.preflight.check_models import check_heads, check_modes, check_placement, check_sharing
-from dskd_components.preflight.check_packing import check_packing
-from dskd_components.preflight.check_predictions import check_predictions
-from dskd_components.preflight.check_projectors import check_projectors
-from dskd_components.preflight.check_tokenizers import check_special_tokens, check_vocabularies
+from dskd_components.preflight.check_alignment import check_alignment, recommendation, recommended_preset
+from dskd_components.preflight.check_batch import check_batch, check_projectors
+from dskd_components.preflight.check_models import (
+    check_heads,
+    check_modes,
+    check_packing,
+    check_placement,
+    check_predictions,
+    check_sharing,
+)
+from dskd_components.preflight.check_tokenizers import check_chat_templates, check_special_tokens, check_vocabularies
 from dskd_components.preflight.estimate import estimate
 from dskd_components.preflight.measuring import measure_step
-from dskd_components.preflight.pair import Pair
-from dskd_components.preflight.recommend import recommendation, recommended_preset
+from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair
 from dskd_components.preflight.report import Finding, PreflightReport
-from dskd_components.preflight.sample_texts import SAMPLE_TEXTS
 from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.preflight.costs import StepCost
+    from dskd_components.preflight.estimate import StepCost
 
     Check = Callable[[Pair], Iterable[Finding]]
 

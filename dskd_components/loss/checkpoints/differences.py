@@ -10,7 +10,7 @@ from dskd_components.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from dskd_components.checkpoints.description import Description
+    from dskd_components.loss.checkpoints.description import Description
 
 NEVER_COMPARED: Final = ("format", "library_version", "vocabulary_method", "spec.engine")
 """What changes no number: engines differ in time and memory, and how tokenizers were mapped shows in the map."""

@@ -1,7 +1,8 @@
-"""The tensors of a loss that have to be kept, because nothing else brings them back."""
+"""The tensors that a checkpoint keeps, and their digest."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -13,6 +14,27 @@ if TYPE_CHECKING:
     from typing import Any
 
     from torch import Tensor, nn
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 over names, shapes, dtypes and bytes, in hexadecimal.
+
+    Args:
+        tensors: by name, of any device and dtype.
+
+    Examples:
+        >>> digest_of({"a": torch.zeros(2)}) == digest_of({"a": torch.zeros(2)})
+        True
+        >>> digest_of({"a": torch.zeros(2)}) == digest_of({"a": torch.zeros(1, 2)})
+        False
+    """
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
 
 STUDENT_MADE: Final = "projectors.t2s."
 """Where buffers are made from the student's head, which is another one by the time that they would be made again."""

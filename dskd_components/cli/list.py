@@ -11,7 +11,7 @@ import typer
 from packaging.utils import canonicalize_name
 from rich.text import Text
 
-from dskd_components.cli.claims import claims_of
+from dskd_components.cli.options import claims_of
 from dskd_components.cli.terminal import console, plain, row, table
 from dskd_components.components.component import did_you_mean
 from dskd_components.components.lookup import default_registry

@@ -11,8 +11,7 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
-from dskd_components.cli.claims import claims_of
-from dskd_components.cli.options import Option, options_of
+from dskd_components.cli.options import Option, claims_of, options_of
 from dskd_components.cli.terminal import code_text, console
 from dskd_components.components.lookup import default_registry
 from dskd_components.errors import ConfigurationError

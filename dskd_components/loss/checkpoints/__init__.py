@@ -1,0 +1,22 @@
+"""What a loss has learned, on disk: its tensors as safetensors, with what they were learned for.
+
+`DSKDLoss.save`, `.restore` and `.load` are the way in.
+"""
+
+from dskd_components.loss.checkpoints.description import Description, HeadFingerprint, SavedLoss, describe_loss
+from dskd_components.loss.checkpoints.differences import require_no_difference
+from dskd_components.loss.checkpoints.files import Saved, read_checkpoint, write_checkpoint
+from dskd_components.loss.checkpoints.tensors import fill, lasting_tensors
+
+__all__ = [
+    "Description",
+    "HeadFingerprint",
+    "Saved",
+    "SavedLoss",
+    "describe_loss",
+    "fill",
+    "lasting_tensors",
+    "read_checkpoint",
+    "require_no_difference",
+    "write_checkpoint",
+]

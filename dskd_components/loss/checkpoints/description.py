@@ -1,0 +1,182 @@
+"""What a loss has learned for: its spec, its plugins, its tokenizers, and the heads that it met."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import torch
+
+from dskd_components._version import __version__
+from dskd_components.components.component import Component, FrozenModel
+from dskd_components.components.lookup import default_registry
+from dskd_components.components.policy import LIBRARY
+from dskd_components.loss.checkpoints.tensors import digest_of, whole
+from dskd_components.models.head_recipe import text_config
+from dskd_components.models.states import Side
+from dskd_components.tokenization.vocabulary_map import MapMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from torch import Tensor
+
+    from dskd_components.loss.vocabularies import Vocabularies
+    from dskd_components.models.head import Head
+    from dskd_components.models.wrappers import CausalLM
+    from dskd_components.spec.dskd_spec import DSKDSpec
+
+
+class SavedLoss(Protocol):
+    """What is read of a loss in order to describe it."""
+
+    spec: DSKDSpec
+    hidden_sizes: dict[Side, int]
+    vocabularies: Vocabularies
+    head_fingerprints: dict[Side, HeadFingerprint | None]
+    teacher_to_student_ids: Tensor | None
+    same_token: Tensor | None
+
+
+class Description(FrozenModel):
+    """A loss and the pair of models that it is for. None stands for what is not known, and is never compared."""
+
+    format: Literal[1] = 1
+    """How the files are laid out."""
+    library_version: str
+    """The version of this library that wrote them."""
+    spec: dict[str, Any]
+    """All fields of the `DSKDSpec`."""
+    hidden_sizes: dict[Side, int]
+    """Widths of the last hidden states."""
+    tokenizers: dict[Side, str | None]
+    """What tells the tokenizers from others, in hexadecimal."""
+    vocabulary_sizes: dict[Side, int | None]
+    """Numbers of real tokens."""
+    heads: dict[Side, HeadFingerprint | None]
+    """What tells the models from others."""
+    vocabulary_map: str | None
+    """SHA-256 of the map from the teacher's tokens to the student's."""
+    vocabulary_method: MapMethod | None
+    """How tokenizers were mapped; None: the map was given, or there is none."""
+    plugins: dict[str, str]
+    """Versions of the distributions that components of the spec come from, this library aside."""
+
+
+def describe_loss(loss: SavedLoss) -> Description:
+    """Return the description of a loss.
+
+    Args:
+        loss: a `DSKDLoss`.
+    """
+    mapped = {
+        name: tensor
+        for name, tensor in (("teacher_to_student_ids", loss.teacher_to_student_ids), ("same_token", loss.same_token))
+        if tensor is not None
+    }
+    return Description(
+        library_version=__version__,
+        spec=loss.spec.model_dump(mode="json"),
+        hidden_sizes=loss.hidden_sizes,
+        tokenizers={
+            side: None if number is None else f"{number:016x}"
+            for side, number in loss.vocabularies.fingerprints.items()
+        },
+        vocabulary_sizes=dict(loss.vocabularies.sizes),
+        heads=dict(loss.head_fingerprints),
+        vocabulary_map=digest_of(mapped) if mapped else None,
+        vocabulary_method=loss.vocabularies.method,
+        plugins=_plugins(loss.spec),
+    )
+
+
+def _plugins(spec: DSKDSpec) -> dict[str, str]:
+    used = {type(component) for component in _components(spec)}
+    origins = {info.origin for info in default_registry().components() if info.component in used}
+    return {origin.distribution: origin.version for origin in origins if origin.distribution != LIBRARY}
+
+
+def _components(value: object) -> Iterator[Component]:
+    """Yield all components that a value holds, itself included."""
+    if isinstance(value, Component):
+        yield value
+    if isinstance(value, FrozenModel):
+        value = tuple(field for _, field in value)
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _components(part)
+
+
+SAMPLED_ROWS: Final = 64
+"""How many rows of a weight a digest is made of, evenly spread: hashing all of a large head would take seconds."""
+
+
+class HeadFingerprint(FrozenModel):
+    """The structure of a head, and of a frozen one a digest of its weights.
+
+    A student's head changes with each step, so resuming may only ask for its structure. A teacher's does not change.
+
+    Examples:
+        >>> from dskd_components import Head
+        >>> weight = torch.randn(50, 8)
+        >>> whole, rounded = Head(weight), Head(weight.bfloat16())
+        >>> HeadFingerprint.of(whole, frozen=True) == HeadFingerprint.of(rounded, frozen=True)
+        True
+        >>> HeadFingerprint.of(Head(weight + 1), frozen=True) == HeadFingerprint.of(whole, frozen=True)
+        False
+        >>> HeadFingerprint.of(Head(weight + 1), frozen=False) == HeadFingerprint.of(whole, frozen=False)
+        True
+    """
+
+    configuration: str | None = None
+    """Class of the model's configuration, which adapters and compilation leave as it is; None: not known."""
+    rows: int
+    """Rows of the weight, padding included."""
+    vocabulary_size: int
+    """Rows that are real tokens."""
+    hidden_size: int
+    """Width of the hidden states that the head reads."""
+    bias: bool
+    """Whether it has one."""
+    scale: float
+    """What logits are multiplied with."""
+    softcap: float
+    """Where they are capped; 0: nowhere."""
+    weights: str | None = None
+    """SHA-256 over some rows, rounded to bfloat16 so that the precision in which a model is loaded makes no
+    difference; None for a head that is trained."""
+
+    @classmethod
+    def of(cls, head: Head, *, frozen: bool) -> Self:
+        """Return the fingerprint of a head.
+
+        Args:
+            head: the head.
+            frozen: whether its weights stay as they are.
+        """
+        return cls(
+            rows=len(head.weight),
+            vocabulary_size=head.vocabulary_size,
+            hidden_size=head.hidden_size,
+            bias=head.bias is not None,
+            scale=head.scale,
+            softcap=head.softcap or 0.0,
+            weights=_digest_of_rows(head.weight) if frozen else None,
+        )
+
+    def of_model(self, model: CausalLM) -> Self:
+        """Return the same fingerprint with the class of a model's configuration.
+
+        Args:
+            model: the model that the head belongs to.
+        """
+        return self.model_copy(update={"configuration": type(text_config(model)).__name__})
+
+
+@torch.no_grad()
+def _digest_of_rows(weight: Tensor) -> str:
+    """Return a SHA-256 over evenly spread rows, the first and the last among them."""
+    numbers = torch.linspace(0, len(weight) - 1, min(SAMPLED_ROWS, len(weight)), dtype=torch.float64).long()
+    rows = whole(weight.detach()[numbers.to(weight.device)])
+    # Through float32, so that every precision is rounded once and in one way.
+    return digest_of({"weight": rows.cpu().float().bfloat16()})
