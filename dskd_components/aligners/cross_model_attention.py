@@ -30,7 +30,7 @@ CHUNK: Final = 2**20
 """How many numbers are looked at together, rather than those of a whole batch."""
 
 
-def spread(values: Callable[[slice], Tensor], width: int, scored: Tensor, samples: Tensor, scope: Scope) -> Tensor:
+def scored_std(values: Callable[[slice], Tensor], width: int, scored: Tensor, samples: Tensor, scope: Scope) -> Tensor:
     """Return the standard deviation of all entries at the scored positions, for each position.
 
     Args:
@@ -47,7 +47,7 @@ def spread(values: Callable[[slice], Tensor], width: int, scored: Tensor, sample
     Examples:
         >>> values = torch.tensor([[[1.0], [3.0], [99.0]]])
         >>> scored = torch.tensor([[True, True, False]])
-        >>> spread(lambda rows: values[rows], 1, scored, torch.zeros(1, 3, dtype=torch.int64), "sample")
+        >>> scored_std(lambda rows: values[rows], 1, scored, torch.zeros(1, 3, dtype=torch.int64), "sample")
         tensor([[1.4142, 1.4142, 1.0000]])
     """
     chunks = list(batch_chunks(scored.shape[0], scored.shape[1] * width))
@@ -166,7 +166,7 @@ class CrossModelAttentionModule(AlignerModule):
 
         The whole batch's keys are wide; their standard deviations, which may run over the whole batch, are not.
         """
-        of_pairs = spread(
+        of_pairs = scored_std(
             lambda rows: _token_pairs(teacher.rows(rows), "teacher"),
             self.query.out_features,
             teacher.scored,
@@ -193,13 +193,13 @@ class CrossModelAttentionModule(AlignerModule):
         return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
 
     def _teacher_values(self, teacher: LMStates) -> Tensor:
-        """Return ``[B, Tt, dt]``: states and embeddings of the targets, each divided by its spread."""
+        """Return ``[B, Tt, dt]``: states and embeddings of the targets, each divided by its standard deviation."""
         width = teacher.hidden_states.shape[-1]
 
-        def spread_of(values: Callable[[LMStates], Tensor]) -> Tensor:
-            return spread(lambda rows: values(teacher.rows(rows)), width, teacher.scored, teacher.samples, self.std)
+        def std_of(values: Callable[[LMStates], Tensor]) -> Tensor:
+            return scored_std(lambda rows: values(teacher.rows(rows)), width, teacher.scored, teacher.samples, self.std)
 
-        of_states, of_targets = spread_of(_scored_states)[..., None], spread_of(_target_embeddings)[..., None]
+        of_states, of_targets = std_of(_scored_states)[..., None], std_of(_target_embeddings)[..., None]
         values = torch.empty_like(teacher.hidden_states)
         for rows in batch_chunks(len(teacher.targets), teacher.targets.shape[1] * width):
             torch.div(_scored_states(teacher.rows(rows)), of_states[rows], out=values[rows])

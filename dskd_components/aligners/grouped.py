@@ -40,16 +40,16 @@ class GroupedAlignment(Alignment):
 
     def to_student(self, teacher_side: Tensor) -> Tensor:
         """Return ``[B, Ts, d]``: what the teacher's positions of the same group amount to, 0 without a group."""
-        return _spread(self._pool(teacher_side, self.teacher_group), self.student_group)
+        return _scatter(self._pool(teacher_side, self.teacher_group), self.student_group)
 
     def to_teacher(self, student_side: Tensor) -> Tensor:
         """Return ``[B, Tt, d]``: what the student's positions of the same group amount to, 0 without a group."""
-        return _spread(self._pool(student_side, self.student_group), self.teacher_group)
+        return _scatter(self._pool(student_side, self.student_group), self.teacher_group)
 
     def teacher_index(self) -> Tensor:
         """Return ``[B, Ts]``: the first teacher position of the group, where both sides have read the same text."""
         first = _first_positions(self.teacher_group, self.groups)
-        return _spread(first[:, None], self.student_group).squeeze(-1).where(self.student_covered, -1)
+        return _scatter(first[:, None], self.student_group).squeeze(-1).where(self.student_covered, -1)
 
     def _pool(self, values: Tensor, group: Tensor) -> Tensor:
         """Return ``[groups, d]``."""
@@ -149,12 +149,12 @@ def _first_positions(group: Tensor, groups: int) -> Tensor:
     return far.scatter_reduce(0, group[member], positions[member], "amin")
 
 
-def _spread(pooled: Tensor, group: Tensor) -> Tensor:
+def _scatter(pooled: Tensor, group: Tensor) -> Tensor:
     """Return ``[B, T, d]``: each position's group's row, 0 where it has no group."""
-    spread = pooled.new_zeros(*group.shape, pooled.shape[-1])
+    scattered = pooled.new_zeros(*group.shape, pooled.shape[-1])
     member = group >= 0
-    spread[member] = pooled[group[member]]
-    return spread
+    scattered[member] = pooled[group[member]]
+    return scattered
 
 
 class ExactMatch(Aligner):

@@ -30,7 +30,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Document:
+class RenderedSample:
     """A sample as both sides read it.
 
     Attributes:
@@ -60,7 +60,7 @@ class DocumentReader:
         self.teacher = teacher
         self.train_on_prompt = train_on_prompt
 
-    def read(self, sample: Sample) -> Document:
+    def read(self, sample: Sample) -> RenderedSample:
         """Return one sample as both sides read it.
 
         Raises:
@@ -79,7 +79,7 @@ class DocumentReader:
             case ChatSample():
                 return self._chat(sample)
 
-    def _chat(self, sample: ChatSample) -> Document:
+    def _chat(self, sample: ChatSample) -> RenderedSample:
         contents = []
         for message in sample.messages:
             is_answer = message["role"] == "assistant"
@@ -95,15 +95,15 @@ class DocumentReader:
         if not any(content.text for content in scored):
             raise SampleError(SkipReason.EMPTY_RESPONSE, "All its assistant messages are empty.")
         student, teacher = (renderer.render(sample.messages) for renderer in (self.student, self.teacher))
-        return Document(tuple(contents), student, teacher, is_chat=True)
+        return RenderedSample(tuple(contents), student, teacher, is_chat=True)
 
 
-def _whole(text: str, scored_from: int) -> Document:
+def _whole(text: str, scored_from: int) -> RenderedSample:
     """One content that is the text of both sides."""
     _require_unicode([text])
     content = Content(text, scored_from, ends_turn=True)
     rendered = Rendered(text, (Place(0, 0, content.size),))
-    return Document((content,), rendered, rendered, is_chat=False)
+    return RenderedSample((content,), rendered, rendered, is_chat=False)
 
 
 def _require_unicode(texts: Sequence[str]) -> None:

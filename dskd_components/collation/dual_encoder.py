@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dskd_components.collation.chat_templates import ChatRenderer
-from dskd_components.collation.documents import Document, DocumentReader
+from dskd_components.collation.documents import DocumentReader, RenderedSample
 from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels_of
 from dskd_components.collation.grouping import Stretch, align_stretches, number_tokens, stretches_of
 from dskd_components.collation.problems import SampleError, positive_or_none, text_method
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens
-from dskd_components.collation.truncation import Kept, keep_within
+from dskd_components.collation.truncation import TruncatedLengths, keep_within
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
 from dskd_components.tokenization.arrays import IntArray
@@ -36,7 +36,7 @@ class Prepared:
 
     student: SideTokens
     teacher: SideTokens
-    kept: Kept
+    kept: TruncatedLengths
     stretches: list[Stretch]
 
 
@@ -103,7 +103,7 @@ class DualEncoder:
             InputError: Something is no sample at all.
         """
         outcomes: list[Prepared | SampleError | None] = [None] * len(raws)
-        documents: dict[int, Document] = {}
+        documents: dict[int, RenderedSample] = {}
         for index, raw in enumerate(raws):
             try:
                 documents[index] = self.reader.read(self.columns.read(raw))

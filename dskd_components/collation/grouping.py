@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dskd_components.collation.side_tokens import SideTokens
-from dskd_components.collation.truncation import Kept, common_cuts
+from dskd_components.collation.truncation import TruncatedLengths, common_cuts
 from dskd_components.components.aligner import TextMethod
 from dskd_components.tokenization.align_text import warped_groups
 from dskd_components.tokenization.arrays import BoolArray, IntArray
@@ -29,7 +29,7 @@ class Stretch:
     first: tuple[int, int]
 
 
-def stretches_of(student: SideTokens, teacher: SideTokens, kept: Kept) -> list[Stretch]:
+def stretches_of(student: SideTokens, teacher: SideTokens, kept: TruncatedLengths) -> list[Stretch]:
     """What there is to align in a sample: of each content, what both sides keep and have borders around.
 
     Args:
@@ -68,7 +68,7 @@ def align_stretches(stretches: Sequence[Stretch], method: TextMethod, markers: t
 
 
 def number_tokens(
-    student: SideTokens, teacher: SideTokens, kept: Kept, aligned: Sequence[IntArray], method: TextMethod
+    student: SideTokens, teacher: SideTokens, kept: TruncatedLengths, aligned: Sequence[IntArray], method: TextMethod
 ) -> tuple[IntArray, IntArray]:
     """Number the tokens of a sample that belong together.
 
@@ -105,7 +105,7 @@ def number_tokens(
     return numbered
 
 
-def _stretch(student: SideTokens, teacher: SideTokens, number: int, kept: Kept) -> Stretch | None:
+def _stretch(student: SideTokens, teacher: SideTokens, number: int, kept: TruncatedLengths) -> Stretch | None:
     """The part of a content that is aligned, None if both sides have no common border before its end."""
     text = student.contents[number].text
     if kept.is_whole and student.text.text is text and teacher.text.text is text:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dskd_components.collation.chat_templates import Place, Rendered
-from dskd_components.collation.documents import Document
+from dskd_components.collation.documents import RenderedSample
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.tokenization.arrays import IntArray
@@ -50,7 +50,7 @@ class SideEncoder:
         pad_id = _special_id(self.tokenizer, "pad_token_id")
         return next((number for number in (pad_id, self.eos_id) if number is not None), 0)
 
-    def encode(self, documents: Sequence[Document]) -> list[SideTokens]:
+    def encode(self, documents: Sequence[RenderedSample]) -> list[SideTokens]:
         """Return one side of documents in tokens, whole. Errors of single samples are left to `check`."""
         sides: list[Rendered] = [getattr(document, self.side) for document in documents]
         vocabulary = vocabulary_bytes(self.tokenizer)
@@ -61,7 +61,7 @@ class SideEncoder:
         ]
 
     def _side_tokens(
-        self, document: Document, places: Sequence[Place], text: TokenizedText, vocabulary: VocabularyBytes
+        self, document: RenderedSample, places: Sequence[Place], text: TokenizedText, vocabulary: VocabularyBytes
     ) -> SideTokens:
         contents = document.contents
         if document.is_chat:

@@ -10,7 +10,7 @@ from dskd_components.tokenization.arrays import IntArray
 
 
 @dataclass(frozen=True)
-class Kept:
+class TruncatedLengths:
     """How much of a sample is kept.
 
     Attributes:
@@ -34,7 +34,9 @@ def common_cuts(student: SideTokens, teacher: SideTokens, number: int) -> tuple[
     return student_tokens[student_rank], teacher_tokens[teacher_rank]
 
 
-def keep_within(student: SideTokens, teacher: SideTokens, student_limit: int | None, teacher_limit: int | None) -> Kept:
+def keep_within(
+    student: SideTokens, teacher: SideTokens, student_limit: int | None, teacher_limit: int | None
+) -> TruncatedLengths:
     """Find the longest part of a sample that fits into both limits and ends at the same place on both sides.
 
     That is a border within a content that both tokenizers cut, or the end of a turn that both sides mark with a
@@ -51,9 +53,9 @@ def keep_within(student: SideTokens, teacher: SideTokens, student_limit: int | N
     """
     room = (_room(student, student_limit), _room(teacher, teacher_limit))
     if len(student) <= room[0] + len(student.before) and len(teacher) <= room[1] + len(teacher.before):
-        return Kept(len(student), len(teacher), is_whole=True)
+        return TruncatedLengths(len(student), len(teacher), is_whole=True)
     last = _last_border(student, teacher, *room)
-    kept = Kept(len(student.before) + last[0], len(teacher.before) + last[1], is_whole=False)
+    kept = TruncatedLengths(len(student.before) + last[0], len(teacher.before) + last[1], is_whole=False)
     if not (student.scored[: kept.student].any() and teacher.scored[: kept.teacher].any()):
         raise SampleError(
             SkipReason.PROMPT_TOO_LONG,

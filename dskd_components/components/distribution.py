@@ -17,7 +17,7 @@ class Distribution:
 
     Args:
         log_probs: ``[N, V]``, float32 or float64, normalised.
-        complete: whether every token has a positive probability before rounding, so that no entry is ``-inf`` and
+        all_finite: whether every token has a positive probability before rounding, so that no entry is ``-inf`` and
             nobody need look for one. False is always safe.
 
     Examples:
@@ -26,26 +26,26 @@ class Distribution:
         tensor([[0.2500, 0.7500]])
     """
 
-    def __init__(self, *, log_probs: Tensor, complete: bool = False) -> None:
-        self.complete = complete
+    def __init__(self, *, log_probs: Tensor, all_finite: bool = False) -> None:
+        self.all_finite = all_finite
         """Whether no entry is ``-inf``."""
         self._logits = log_probs
         self._is_normalised = True
 
     @classmethod
-    def of_logits(cls, logits: Tensor, *, complete: bool = False) -> Self:
+    def of_logits(cls, logits: Tensor, *, all_finite: bool = False) -> Self:
         """Return the distributions that logits stand for.
 
         Args:
             logits: ``[N, V]``, float32 or float64; referred to, so they must stay as they are while this is in use.
-            complete: as in the class.
+            all_finite: as in the class.
 
         Examples:
             >>> import torch
             >>> Distribution.of_logits(torch.tensor([[0.0, 0.0]])).log_probs
             tensor([[-0.6931, -0.6931]])
         """
-        found = cls(log_probs=logits, complete=complete)
+        found = cls(log_probs=logits, all_finite=all_finite)
         found._is_normalised = False
         return found
 
@@ -84,7 +84,7 @@ class Distribution:
         if not (self._is_normalised and other._is_normalised):
             # What large logits have in common goes first, so that it takes no digits from the rest.
             ratio -= (self._largest - other._largest) + (self._log_sum - other._log_sum)
-        return ratio if self.complete else ratio.masked_fill_(self._logits == -math.inf, 0.0)
+        return ratio if self.all_finite else ratio.masked_fill_(self._logits == -math.inf, 0.0)
 
     @cached_property
     def _largest(self) -> Tensor:

@@ -108,8 +108,8 @@ class ComparedRows:
         teacher_logits: ``[N, Vt]``, float32: what comes from the teacher's hidden states. The two vocabularies are one,
             unless nothing is projected and the models have different ones.
         targets: ``[N]``, int64: the token that is right at each row, in the vocabulary of the space's own side.
-        teacher_choice: ``[N]``, int64, or None: the teacher's own most likely token in the student's vocabulary, -100
-            where it has none; only for spaces with ``needs_teacher_choice``.
+        teacher_argmax: ``[N]``, int64, or None: the teacher's own most likely token in the student's vocabulary, -100
+            where it has none; only for spaces with ``needs_teacher_argmax``.
         measure: how distributions are measured.
         shared_tokens: the tokens that both vocabularies have, or None; only for spaces with ``needs_shared_tokens``.
     """
@@ -117,7 +117,7 @@ class ComparedRows:
     student_logits: Tensor
     teacher_logits: Tensor
     targets: Tensor
-    teacher_choice: Tensor | None
+    teacher_argmax: Tensor | None
     measure: Measure
     shared_tokens: SharedTokens | None = None
 
@@ -197,8 +197,8 @@ class Space(Component, ABC):
     them that shows at the first batch."""
 
     @property
-    def needs_teacher_choice(self) -> bool:
-        """Whether `compare` reads ``rows.teacher_choice``."""
+    def needs_teacher_argmax(self) -> bool:
+        """Whether `compare` reads ``rows.teacher_argmax``."""
         return False
 
     @property

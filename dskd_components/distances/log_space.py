@@ -76,7 +76,7 @@ def log_ratio_to_mixture(p: Distribution, log_mixture: Tensor) -> Tensor:
         log_mixture: ``[N, V]``, as `log_of_mixture` gives it.
     """
     ratio = p.log_probs - log_mixture
-    return ratio if p.complete else ratio.masked_fill_(p.log_probs == -math.inf, 0.0)
+    return ratio if p.all_finite else ratio.masked_fill_(p.log_probs == -math.inf, 0.0)
 
 
 def log_of_mixture(mixture: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a loss needs beside an engine that spreads the models over ranks: DDP, FSDP2, Accelerate, DeepSpeed.
+"""What a loss needs beside an engine that shards the models over ranks: DDP, FSDP2, Accelerate, DeepSpeed.
 
 Without a process group each function does what is right for one process.
 """

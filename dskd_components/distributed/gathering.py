@@ -110,7 +110,7 @@ def _put_away_after_accumulation(parameter: Any) -> None:
 
 
 def gathered(parameter: Tensor) -> Tensor:
-    """Return the whole of a parameter that is spread over ranks, part of the graph.
+    """Return the whole of a parameter that is sharded, part of the graph.
 
     The loss reads heads and embeddings outside of the modules that own them, where an engine's own hooks do not gather
     them. Gradients of what is returned go back to each rank's part, averaged over ranks as the engine itself averages,
@@ -163,7 +163,7 @@ def require_whole(name: str, tensor: Tensor) -> None:
 
 
 def require_plain(name: str, tensor: Tensor) -> None:
-    """Refuse an activation that is spread over ranks.
+    """Refuse an activation that is sharded.
 
     Args:
         name: what the message calls it.
@@ -180,11 +180,11 @@ def require_plain(name: str, tensor: Tensor) -> None:
 
 
 def _sharded(tensor: Any) -> str:
-    return f"a DTensor that is spread over ranks, placements {list(tensor.placements)}"
+    return f"a DTensor that is sharded, placements {list(tensor.placements)}"
 
 
 def whole_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters by name, without those that an engine has spread over ranks and looks after itself."""
+    """Return the parameters by name, without those that an engine has sharded and looks after itself."""
     return {name: parameter for name, parameter in module.named_parameters() if not is_in_parts(parameter)}
 
 
@@ -194,5 +194,5 @@ def whole_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def is_in_parts(tensor: Tensor) -> bool:
-    """Return whether an engine has spread a tensor over ranks, though it may have gathered it for the moment."""
+    """Return whether an engine has sharded a tensor, though it may have gathered it for the moment."""
     return is_sharded(tensor) or is_partitioned(tensor)

@@ -24,7 +24,7 @@ def reduce_gradients(module: nn.Module, *, group: ProcessGroup | None = None) ->
     """Average a module's gradients over ranks, as ``DistributedDataParallel`` does for one that it wraps.
 
     Call it on all ranks together, once a step: after the last ``backward`` of an accumulation, before gradients are
-    clipped and the optimizer's step. A second call changes nothing. Parameters that an engine has spread over ranks are
+    clipped and the optimizer's step. A second call changes nothing. Parameters that an engine has sharded are
     left to it.
 
     Args:

@@ -88,7 +88,7 @@ def synchronise(module: nn.Module, *, group: ProcessGroup | None = None) -> None
     """Give all ranks the first rank's parameters and buffers, as wrapping in ``DistributedDataParallel`` does.
 
     For a loss that is not wrapped: its projectors start from random numbers, which differ between ranks. All ranks must
-    call this together, before the first step. Parameters that an engine has spread over ranks are left to it.
+    call this together, before the first step. Parameters that an engine has sharded are left to it.
 
     Args:
         module: usually the `DSKDLoss`.

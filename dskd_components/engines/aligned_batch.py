@@ -1,4 +1,4 @@
-"""`Meeting`: one batch, aligned, with the hidden states of either model brought to where the other's are."""
+"""`AlignedBatch`: one batch, aligned, with the hidden states of either model brought to where the other's are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dskd_components.models.states import LMStates, Side
 
 
-class Visitors(NamedTuple):
+class ProjectedStates(NamedTuple):
     """The other model's states at the covered positions of a side, and the head that reads them.
 
     Args:
@@ -36,8 +36,8 @@ class Visitors(NamedTuple):
     head: Head
 
 
-class Unprojected(NamedTuple):
-    """Visitors before an affine projection.
+class AffineInput(NamedTuple):
+    """The other model's states before an affine projection.
 
     Args:
         states: ``[N, d]``, aligned.
@@ -51,7 +51,7 @@ class Unprojected(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Meeting:
+class AlignedBatch:
     """Both models' states of one batch, their alignment, and the projections between them.
 
     It has no logits: these are the engine's matter.
@@ -82,7 +82,7 @@ class Meeting:
         """Return the states of one model."""
         return self.student if side == "student" else self.teacher
 
-    def visitor(self, space: Space) -> LMStates:
+    def source(self, space: Space) -> LMStates:
         """Return the states of the model whose states come to a space."""
         return self.teacher if space.side == "student" else self.student
 
@@ -102,7 +102,7 @@ class Meeting:
             return SharedTokens(student_ids=ids, teacher_ids=ids)
         return SharedTokens.one_to_one(heads.target_ids, heads.source_ids)
 
-    def visitors(self, space: Space, *, recompute: bool = False) -> Visitors:
+    def projected(self, space: Space, *, recompute: bool = False) -> ProjectedStates:
         """Return the other model's states, projected and aligned, and the head that reads them.
 
         A projected state is read by the head of the space that it has come to. The student's head is a constant for
@@ -113,21 +113,21 @@ class Meeting:
             recompute: keep nothing of what lies between, and compute it again for the gradient.
         """
         if recompute:
-            states = checkpoint(self._visiting_states, space, use_reentrant=False)
+            states = checkpoint(self._projected_states, space, use_reentrant=False)
         else:
-            states = self._visiting_states(space)
+            states = self._projected_states(space)
         if space.projector is None:
-            return Visitors(states, self.visitor(space).head)
-        return Visitors(states, self.heads[space.projector].target.detach())
+            return ProjectedStates(states, self.source(space).head)
+        return ProjectedStates(states, self.heads[space.projector].target.detach())
 
-    def _visiting_states(self, space: Space) -> Tensor:
-        rows = self._arriving(space)
+    def _projected_states(self, space: Space) -> Tensor:
+        rows = self._source_rows(space)
         if space.projector is not None:
             rows = self.projections[space.projector](rows, self.heads[space.projector])
         return self._aligned(rows, space)
 
-    def unprojected(self, space: Space) -> Unprojected | None:
-        """Return what `visitors` would project, aligned, if the projection is affine; None if it is not.
+    def affine_input(self, space: Space) -> AffineInput | None:
+        """Return what `projected` would project, aligned, if the projection is affine; None if it is not.
 
         Alignment and projection can change places then, but for the bias, which comes with each row's weight.
         """
@@ -136,15 +136,15 @@ class Meeting:
         affine = self.projections[space.projector].affine(self.heads[space.projector])
         if affine is None:
             return None
-        rows = self._arriving(space)
+        rows = self._source_rows(space)
         weights = self._aligned(rows.new_ones(len(rows), 1), space)
-        return Unprojected(self._aligned(rows, space), weights, affine)
+        return AffineInput(self._aligned(rows, space), weights, affine)
 
-    def teacher_choice(self, predicted: Tensor) -> Tensor:
+    def teacher_argmax(self, predicted: Tensor) -> Tensor:
         """Return ``[B, Ts]``: the teacher's most likely token for each covered student position.
 
         Args:
-            predicted: ``[B, Tt]``, int64: the teacher's most likely token at the positions of `choosing`, -1 elsewhere.
+            predicted: ``[B, Tt]``, int64: the teacher's most likely token at `argmax_positions`, -1 elsewhere.
 
         Returns:
             Student ids, -100 where the student has no such token.
@@ -153,36 +153,36 @@ class Meeting:
         ids = predicted if mapping is None else mapping[predicted.clamp_min(0)]
         known = (predicted >= 0) & (ids >= 0) & (ids < self.student.head.vocabulary_size)
         ids = ids.where(known, IGNORE_INDEX)
-        return ids.gather(1, self._chosen_positions.clamp_min(0)).where(self.covered("student"), IGNORE_INDEX)
+        return ids.gather(1, self._teacher_positions.clamp_min(0)).where(self.covered("student"), IGNORE_INDEX)
 
     @cached_property
-    def choosing(self) -> Tensor:
-        """``[B, Tt]``, bool: the teacher positions whose prediction `teacher_choice` looks at."""
-        reached = self._chosen_positions
+    def argmax_positions(self) -> Tensor:
+        """``[B, Tt]``, bool: the teacher positions whose prediction `teacher_argmax` looks at."""
+        reached = self._teacher_positions
         times = torch.zeros_like(self.teacher.targets).scatter_add(1, reached.clamp_min(0), (reached >= 0).long())
         return (times > 0) & self.teacher.scored
 
     @cached_property
-    def _chosen_positions(self) -> Tensor:
+    def _teacher_positions(self) -> Tensor:
         return self.alignment.teacher_index().where(self.covered("student"), -1)
 
-    def _arriving(self, space: Space) -> Tensor:
+    def _source_rows(self, space: Space) -> Tensor:
         """Return ``[M, d]``: what comes to a space from the other model's scored positions, before projection.
 
         Only scored rows are touched: the others may hold NaN, which a weight of zero would not stop.
         """
-        visitor = self.visitor(space)
-        values = visitor.hidden_states
+        source = self.source(space)
+        values = source.hidden_states
         if space.projector is not None:
             alignment = self.alignment
             values = alignment.teacher_values if space.side == "student" else alignment.student_values
-        return _rows_at(values, visitor.scored)
+        return _rows_at(values, source.scored)
 
     def _aligned(self, rows: Tensor, space: Space) -> Tensor:
-        """Bring rows of the visitor's scored positions to the covered positions of a space's side."""
-        visitor = self.visitor(space)
+        """Bring rows of the source's scored positions to the covered positions of a space's side."""
+        source = self.source(space)
         bring = self.alignment.to_student if space.side == "student" else self.alignment.to_teacher
-        return _rows_at(bring(_placed(rows, visitor.scored)), self.covered(space.side))
+        return _rows_at(bring(_placed(rows, source.scored)), self.covered(space.side))
 
 
 def _rows_at(tensor: Tensor, mask: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dskd_components.components.space import Space
     from dskd_components.components.terms import Tally
-    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Workspace
 
@@ -34,15 +34,15 @@ class Eager(Engine):
 
     name: Literal["eager"] = "eager"
 
-    def measure(self, meeting: Meeting, reduction: Reduction, workspace: Workspace) -> Measurement:  # noqa: ARG002
+    def measure(self, batch: AlignedBatch, reduction: Reduction, workspace: Workspace) -> Measurement:  # noqa: ARG002
         """Return loss and terms of a batch."""
-        logits = AllLogits(meeting)
-        student, weights = meeting.student, meeting.weights
+        logits = AllLogits(batch)
+        student, weights = batch.student, batch.weights
         terms: dict[str, TokenTerm] = {}
         if weights.cross_entropy is not None:
             terms["ce"] = TokenTerm(values=token_cross_entropy(logits.student, student.targets[student.scored]))
         metrics: dict[str, Tally] = {}
-        for space in meeting.spaces:
+        for space in batch.spaces:
             found = space.compare(logits.rows(space))
             terms |= found.terms
             metrics |= found.metrics
@@ -58,45 +58,45 @@ class AllLogits:
     """The logits of all scored positions of a batch, made once for all spaces.
 
     Args:
-        meeting: the states of both models.
+        batch: the states of both models.
     """
 
-    def __init__(self, meeting: Meeting) -> None:
-        self._meeting = meeting
+    def __init__(self, batch: AlignedBatch) -> None:
+        self._batch = batch
 
     @cached_property
     def student(self) -> Tensor:
         """``[N, Vs]``: the student's own logits at its scored positions."""
-        student = self._meeting.student
+        student = self._batch.student
         return student.head.logits(student.hidden_states[student.scored])
 
     @cached_property
     def teacher(self) -> Tensor:
         """``[M, Vt]``: the teacher's own logits at its scored positions, without graph."""
-        teacher = self._meeting.teacher
+        teacher = self._batch.teacher
         with torch.no_grad():
             return teacher.head.logits(teacher.hidden_states[teacher.scored])
 
     @cached_property
-    def teacher_choice(self) -> Tensor:
+    def teacher_argmax(self) -> Tensor:
         """``[B, Ts]``: the teacher's most likely token at each covered student position, as a student id or -100."""
-        predicted = torch.full_like(self._meeting.teacher.targets, -1)
-        predicted[self._meeting.teacher.scored] = self.teacher.argmax(-1)
-        return self._meeting.teacher_choice(predicted)
+        predicted = torch.full_like(self._batch.teacher.targets, -1)
+        predicted[self._batch.teacher.scored] = self.teacher.argmax(-1)
+        return self._batch.teacher_argmax(predicted)
 
     def rows(self, space: Space) -> ComparedRows:
         """Return what a space compares: the covered positions of its side, with logits from both models."""
-        meeting = self._meeting
-        side, covered = meeting.side(space.side), meeting.covered(space.side)
+        batch = self._batch
+        side, covered = batch.side(space.side), batch.covered(space.side)
         own = self.student if space.side == "student" else self.teacher
         own = own[covered[side.scored]]
-        visitors = meeting.visitors(space)
-        visiting = visitors.head.logits(visitors.states)
+        states, head = batch.projected(space)
+        projected = head.logits(states)
         return ComparedRows(
-            student_logits=own if space.side == "student" else visiting,
-            teacher_logits=visiting if space.side == "student" else own,
+            student_logits=own if space.side == "student" else projected,
+            teacher_logits=projected if space.side == "student" else own,
             targets=side.targets[covered],
-            teacher_choice=self.teacher_choice[covered] if space.needs_teacher_choice else None,
-            measure=meeting.measure,
-            shared_tokens=meeting.shared_tokens if space.needs_shared_tokens else None,
+            teacher_argmax=self.teacher_argmax[covered] if space.needs_teacher_argmax else None,
+            measure=batch.measure,
+            shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
         )

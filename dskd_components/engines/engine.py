@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.terms import Tally
-    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Workspace
 
@@ -27,7 +27,7 @@ class Measurement:
 
     Args:
         loss: scalar, nats, part of the graph: the weighted sum of the terms, as `LossWeights` has it.
-        values: each term under the spec's reduction, before its weight, ``ce`` among them unless it is not wanted.
+        values: each term under the spec's reduction, before its weight; ``ce`` among them, if it is wanted.
         counts: the number of tokens that count in each term.
         metrics: numbers for the log.
     """
@@ -50,11 +50,11 @@ class Engine(FrozenModel, ABC):
     name: str
 
     @abstractmethod
-    def measure(self, meeting: Meeting, reduction: Reduction, workspace: Workspace) -> Measurement:
+    def measure(self, batch: AlignedBatch, reduction: Reduction, workspace: Workspace) -> Measurement:
         """Return loss and terms of a batch.
 
         Args:
-            meeting: the states of both models, aligned.
+            batch: the states of both models, aligned.
             reduction: how token values become terms.
             workspace: memory for what exists during a step only.
         """

@@ -112,14 +112,14 @@ class Reduction:
         """Return the values of all terms, part of the graph, and the numbers of tokens that count in them, by name."""
         values, counts = {}, {}
         for name, term in terms.items():
-            tally = Kept.of(term).tally(term)
+            tally = TermCounts.of(term).tally(term)
             values[name] = self.reduced(tally.total, term.denominator, tally.count)
             counts[name] = tally.count
         return values, counts
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class TermCounts:
     """How many rows of a term count, of all rows that its batch has.
 
     Args:

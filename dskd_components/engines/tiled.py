@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from dskd_components.engines._tiling.head_products import widened_bytes
-from dskd_components.engines._tiling.plan import Plan, alignment_bytes, between_bytes
+from dskd_components.engines._tiling.plan import Plan, alignment_bytes, projected_bytes
 from dskd_components.engines._tiling.predictions import teacher_predictions
 from dskd_components.engines._tiling.side_pass import SidePass, SideResult
 from dskd_components.engines._tiling.side_rows import SideRows
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import TypeVar
 
-    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Scratch, Workspace
 
     Value = TypeVar("Value")
 
 RECOMPUTE_SHARE: Final = 16
-"""Visitors are computed twice where what lies on their way would take more than one part in so many of the budget."""
+"""Projected states are computed twice where what lies before them would take more than one part in so many of the
+budget."""
 
 
 class Tiled(Engine):
@@ -46,37 +47,37 @@ class Tiled(Engine):
     beside the tensors of hidden size that a large batch needs they have half of the budget still, and a row at
     least."""
 
-    def measure(self, meeting: Meeting, reduction: Reduction, workspace: Workspace) -> Measurement:
+    def measure(self, batch: AlignedBatch, reduction: Reduction, workspace: Workspace) -> Measurement:
         """Return loss and terms of a batch."""
         measure = _measure
         if torch.compiler.is_compiling():
             # Tiles are cut by the number of scored tokens, which changes with each batch: a compiler gains nothing.
             measure = torch.compiler.disable(_measure)
-        return measure(meeting, reduction, workspace, int(self.memory_budget_mib * 2**20))
+        return measure(batch, reduction, workspace, int(self.memory_budget_mib * 2**20))
 
 
-def _measure(meeting: Meeting, reduction: Reduction, workspace: Workspace, budget: int) -> Measurement:
-    recompute = between_bytes(meeting) > budget // RECOMPUTE_SHARE
-    held = alignment_bytes(meeting) + (0 if recompute else between_bytes(meeting))
-    needs_choice = any(space.needs_teacher_choice for space in meeting.spaces)
+def _measure(batch: AlignedBatch, reduction: Reduction, workspace: Workspace, budget: int) -> Measurement:
+    recompute = projected_bytes(batch) > budget // RECOMPUTE_SHARE
+    held = alignment_bytes(batch) + (0 if recompute else projected_bytes(batch))
+    needs_argmax = any(space.needs_teacher_argmax for space in batch.spaces)
     results, choice = [], None
-    if any(space.side == "teacher" for space in meeting.spaces):
+    if any(space.side == "teacher" for space in batch.spaces):
         with workspace.lend() as scratch:
-            rows = SideRows.of(meeting, "teacher", scratch, budget=_left(budget, held), recompute=recompute)
+            rows = SideRows.of(batch, "teacher", scratch, budget=_left(budget, held), recompute=recompute)
             left = _left(budget, held + rows.row_bytes)
-            results.append(_passed(rows, meeting, reduction, scratch, left, predicts=needs_choice))
-            held += rows.waiting_bytes
+            results.append(_run_side(rows, batch, reduction, scratch, left, predicts=needs_argmax))
+            held += rows.gradient_bytes
             del rows  # what it holds makes room for the other side
-    if needs_choice:
+    if needs_argmax:
         with workspace.lend() as scratch:
-            predicted = teacher_predictions(meeting, results, scratch, _left(budget, held))
-        choice = meeting.teacher_choice(predicted)
-    if meeting.weights.cross_entropy is not None or any(space.side == "student" for space in meeting.spaces):
+            predicted = teacher_predictions(batch, results, scratch, _left(budget, held))
+        choice = batch.teacher_argmax(predicted)
+    if batch.weights.cross_entropy is not None or any(space.side == "student" for space in batch.spaces):
         with workspace.lend() as scratch:
             rows = SideRows.of(
-                meeting, "student", scratch, budget=_left(budget, held), recompute=recompute, teacher_choice=choice
+                batch, "student", scratch, budget=_left(budget, held), recompute=recompute, teacher_argmax=choice
             )
-            results.insert(0, _passed(rows, meeting, reduction, scratch, _left(budget, held + rows.row_bytes)))
+            results.insert(0, _run_side(rows, batch, reduction, scratch, _left(budget, held + rows.row_bytes)))
             del rows
     return Measurement(
         loss=torch.stack([result.loss for result in results]).sum(),
@@ -91,8 +92,8 @@ def _left(budget: int, held: int) -> int:
     return max(budget // 2, budget - held)
 
 
-def _passed(
-    rows: SideRows, meeting: Meeting, reduction: Reduction, scratch: Scratch, budget: int, *, predicts: bool = False
+def _run_side(
+    rows: SideRows, batch: AlignedBatch, reduction: Reduction, scratch: Scratch, budget: int, *, predicts: bool = False
 ) -> SideResult:
     plan = Plan.of(
         budget=budget - rows.joint_bytes,
@@ -102,7 +103,7 @@ def _passed(
         widened=max(widened_bytes(stream.head, rows.dtype) for stream in rows.streams),
         has_cache=rows.targets.device.type == "cpu",
     )
-    return SidePass(rows, plan, reduction, scratch, weights=meeting.weights, predicts=predicts).run()
+    return SidePass(rows, plan, reduction, scratch, weights=batch.weights, predicts=predicts).run()
 
 
 def _merged(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:

@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dskd_components.engines.aligned_batch import Meeting
+from dskd_components.engines.aligned_batch import AlignedBatch
 from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
 from dskd_components.loss.checkpoints import (
     HeadFingerprint,
+    checkpoint_tensors,
     describe_loss,
-    lasting_tensors,
     read_checkpoint,
     require_no_difference,
     write_checkpoint,
 )
 from dskd_components.loss.output import DSKDOutput
 from dskd_components.loss.validation import (
-    groups_that_fit,
     require_arguments,
     require_finite,
     require_fitting_heads,
@@ -29,6 +28,7 @@ from dskd_components.loss.validation import (
     require_matching_states,
     require_parameters,
     require_vocabulary_map,
+    validated_groups,
 )
 from dskd_components.loss.vocabularies import Vocabularies
 from dskd_components.models.head import Head
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from dskd_components.components.alignment import Alignment
     from dskd_components.engines.reduction import LossWeights
-    from dskd_components.loss.checkpoints import Saved
+    from dskd_components.loss.checkpoints import Checkpoint
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups
     from dskd_components.models.wrappers import CausalLM
@@ -160,8 +160,8 @@ class DSKDLoss(nn.Module):
         weights = self.spec.loss_weights(step) if weights is None else weights
         with without_autocast(student.hidden_states.device):
             student, teacher = self._usable(student, teacher)
-            aligned = self.aligner(student, teacher, groups_that_fit(alignment, student, teacher))
-            meeting = Meeting(
+            aligned = self.aligner(student, teacher, validated_groups(alignment, student, teacher))
+            batch = AlignedBatch(
                 spaces=self.spec.spaces,
                 measure=self.spec.measure,
                 weights=weights,
@@ -173,13 +173,13 @@ class DSKDLoss(nn.Module):
                 teacher_to_student_ids=self.teacher_to_student_ids,
             )
             reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
-            measured = self.spec.engine.measure(meeting, reduction, self._workspace)
+            measured = self.spec.engine.measure(batch, reduction, self._workspace)
             values, counts = reduction.values(aligned.terms)
             distilled = sum(weights.of(name, aligned.terms[name].weight) * values[name] for name in values)
             loss = measured.loss + weights.distillation * distilled
             values, counts = {**measured.values, **values}, {**measured.counts, **counts}
         require_known_terms(weights, values)
-        require_finite(loss, values, meeting)
+        require_finite(loss, values, batch)
         return DSKDOutput(
             loss=loss,
             terms={name: value.detach() for name, value in values.items()},
@@ -203,7 +203,7 @@ class DSKDLoss(nn.Module):
         """
         with without_autocast(student.hidden_states.device):
             student, teacher = self._usable(student, teacher)
-            found: Alignment = self.aligner(student, teacher, groups_that_fit(alignment, student, teacher))
+            found: Alignment = self.aligner(student, teacher, validated_groups(alignment, student, teacher))
         return found
 
     def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
@@ -356,7 +356,7 @@ class DSKDLoss(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written to, or holds files of these names of another origin.
         """
-        write_checkpoint(folder, describe_loss(self), lasting_tensors(self))
+        write_checkpoint(folder, describe_loss(self), checkpoint_tensors(self))
 
     def restore(self, folder: str | Path, *, accept: Collection[str] = ()) -> None:
         """Take over what `save` has written; all of it or nothing.
@@ -369,9 +369,9 @@ class DSKDLoss(nn.Module):
             CheckpointError: the files are missing or damaged, or of another spec, tokenizer, model or plugin version;
                 the message has both values of all that differs. The engine may differ.
         """
-        self.fitting(folder, accept=accept).restore(self)
+        self.read_matching(folder, accept=accept).restore(self)
 
-    def fitting(self, folder: str | Path, *, accept: Collection[str] = ()) -> Saved:
+    def read_matching(self, folder: str | Path, *, accept: Collection[str] = ()) -> Checkpoint:
         """Read what `save` has written, once it is known to be for this loss; nothing is taken over.
 
         Args:

@@ -256,7 +256,7 @@ class MultiTeacherLoss(nn.Module):
         Raises:
             CheckpointError: as there; the message has the folder of the teacher.
         """
-        found = {name: self.pair(name).fitting(Path(folder) / name, accept=accept) for name in self.spec.teachers}
+        found = {name: self.pair(name).read_matching(Path(folder) / name, accept=accept) for name in self.spec.teachers}
         for name, saved in found.items():
             saved.restore(self.pair(name))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.reduction import LossWeights
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side
@@ -157,7 +157,9 @@ def require_parameters(loss: nn.Module, student: LMStates) -> None:
             )
 
 
-def groups_that_fit(alignment: Tensor | TokenGroups | None, student: LMStates, teacher: LMStates) -> TokenGroups | None:
+def validated_groups(
+    alignment: Tensor | TokenGroups | None, student: LMStates, teacher: LMStates
+) -> TokenGroups | None:
     """Return a given correspondence as groups, once its shape is known to fit.
 
     Args:
@@ -204,13 +206,13 @@ ROWS: Final = 16
 """How many positions are looked at together."""
 
 
-def require_finite(loss: Tensor, values: Mapping[str, Tensor], meeting: Meeting) -> None:
+def require_finite(loss: Tensor, values: Mapping[str, Tensor], batch: AlignedBatch) -> None:
     """Raise the reason if the loss is NaN or infinite.
 
     Args:
         loss: scalar.
         values: the terms' values.
-        meeting: what the terms were computed from.
+        batch: what the terms were computed from.
 
     Raises:
         InputError: the loss is not finite; the message names the tensor or the distance at fault.
@@ -218,11 +220,11 @@ def require_finite(loss: Tensor, values: Mapping[str, Tensor], meeting: Meeting)
     if loss.isfinite():
         return
     broken = [name for name, value in values.items() if not value.isfinite()] or ["their sum"]
-    raise InputError(f"The loss is {loss.item()}: {_reason(meeting)} Terms at fault: {', '.join(broken)}.")
+    raise InputError(f"The loss is {loss.item()}: {_reason(batch)} Terms at fault: {', '.join(broken)}.")
 
 
-def _reason(meeting: Meeting) -> str:
-    sides = (("student", meeting.student), ("teacher", meeting.teacher))
+def _reason(batch: AlignedBatch) -> str:
+    sides = (("student", batch.student), ("teacher", batch.teacher))
     for side, states in sides:
         damaged = _damaged(states)
         if damaged:
@@ -230,7 +232,7 @@ def _reason(meeting: Meeting) -> str:
     for side, states in sides:
         if any((logits.isnan() | (logits == math.inf)).any() for logits, _ in _logits(states)):
             return f"the {side}'s logits overflow."
-    for logits, targets in _logits(meeting.student):
+    for logits, targets in _logits(batch.student):
         if (logits.gather(1, targets[:, None]) == -math.inf).any():
             return "a target is a token that the student's head rules out (its logit is -inf)."
     return (

@@ -154,7 +154,7 @@ def require_ids_of_the_model(model: CausalLM, input_ids: Tensor, prefix: str) ->
         InputError: an id has no row in the embedding; the message names both numbers.
     """
     shape: tuple[int, ...] = getattr(unwrapped(model).get_input_embeddings().weight, "shape", ())
-    # Other shapes are of weights that are spread over ranks, and do not tell.
+    # Other shapes are of weights that are sharded, and do not tell.
     if len(shape) != 2 or "pixel_values" in named_inputs(model):
         return
     lowest, highest = (int(bound) for bound in input_ids.aminmax())

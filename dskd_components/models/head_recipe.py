@@ -135,7 +135,7 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
 
     Returns:
         The recipe; its tensors are the model's live parameters, or made of them where an adapter changes the head or an
-        engine spreads it over ranks.
+        engine shards it.
 
     Raises:
         InputError: the model has no output embeddings, or their weight cannot be read.

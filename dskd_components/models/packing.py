@@ -83,7 +83,7 @@ _known_leaks: WeakKeyDictionary[CausalLM, dict[tuple[object, ...], float]] = Wea
 def require_samples_apart(model: CausalLM, inputs: Mapping[str, Tensor], segment_ids: Tensor, prefix: str) -> None:
     """Refuse packed rows that a model would read as one text.
 
-    A model is tried once, at its first packed batch (`packing_leaks`). With parameters spread over ranks, all ranks
+    A model is tried once, at its first packed batch (`packing_leaks`). With sharded parameters, all ranks
     must therefore have packed batches, or none.
 
     Args:

@@ -126,7 +126,7 @@ def _shifted(groups: Tensor) -> Tensor:
 
 
 def input_embedding(model: CausalLM) -> Tensor:
-    """Return ``[V, width]``: the model's input embedding, gathered where it is spread over ranks.
+    """Return ``[V, width]``: the model's input embedding, gathered where it is sharded.
 
     Raises:
         InputError: its input embedding has no weight matrix.

@@ -55,18 +55,18 @@ class StudentSpace(Space):
     """Weight of ``t2s_kd``."""
 
     @property
-    def needs_teacher_choice(self) -> bool:
+    def needs_teacher_argmax(self) -> bool:
         """Whether targets or filter look at the teacher's own prediction."""
         return self.targets == "teacher_argmax" or self.filter == "agreement"
 
     def compare(self, rows: ComparedRows) -> SpaceResult:
         """Return ``t2s_ce`` and ``t2s_kd``."""
         predicted = rows.predicted("teacher")
-        targets = rows.targets if self.targets == "labels" else _choice(rows)
+        targets = rows.targets if self.targets == "labels" else _argmax_of(rows)
         keep = self._keep(rows, predicted)
         hits = {"t2s_accuracy": rows.targets}
-        if self.needs_teacher_choice:
-            hits["t2s_agreement"] = _choice(rows)
+        if self.needs_teacher_argmax:
+            hits["t2s_agreement"] = _argmax_of(rows)
         return SpaceResult(
             terms={
                 "t2s_ce": TokenTerm(
@@ -78,7 +78,7 @@ class StudentSpace(Space):
                 "t2s_kd": TokenTerm(
                     values=rows.divergence(self.distance, detach_teacher=True),
                     keep=keep,
-                    eligible=_choice(rows) >= 0 if self.needs_teacher_choice else None,
+                    eligible=_argmax_of(rows) >= 0 if self.needs_teacher_argmax else None,
                     widen_above=self.agreement_threshold if self.filter == "agreement" else None,
                     denominator=self.kd_denominator,
                     weight=self.kd_weight,
@@ -91,12 +91,12 @@ class StudentSpace(Space):
     def _keep(self, rows: ComparedRows, predicted: Tensor) -> Tensor | None:
         if self.filter == "none":
             return None
-        return predicted == (rows.targets if self.filter == "correct" else _choice(rows))
+        return predicted == (rows.targets if self.filter == "correct" else _argmax_of(rows))
 
 
-def _choice(rows: ComparedRows) -> Tensor:
-    assert rows.teacher_choice is not None, "needs_teacher_choice promises it"
-    return rows.teacher_choice
+def _argmax_of(rows: ComparedRows) -> Tensor:
+    assert rows.teacher_argmax is not None, "needs_teacher_argmax promises it"
+    return rows.teacher_argmax
 
 
 def _share_of_hits(predicted: Tensor, wanted: Tensor) -> Tally:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Document:
+class ParsedFile:
     """What a file says.
 
     Args:
@@ -30,7 +30,7 @@ class Document:
     problems: list[SpecProblem] = field(default_factory=list)
 
 
-def read_json(text: str) -> Document:
+def read_json(text: str) -> ParsedFile:
     """Read one JSON document.
 
     Args:
@@ -39,10 +39,10 @@ def read_json(text: str) -> Document:
     try:
         value = json.loads(text, object_pairs_hook=_Pairs)
     except json.JSONDecodeError as error:
-        return Document(problems=[SpecProblem((), f"not valid JSON: {error.msg}", error.lineno)])
+        return ParsedFile(problems=[SpecProblem((), f"not valid JSON: {error.msg}", error.lineno)])
     except ValueError as error:  # an integer of more than some thousand digits
-        return Document(problems=[SpecProblem((), f"not valid JSON: {in_one_line(str(error))}")])
-    document = Document()
+        return ParsedFile(problems=[SpecProblem((), f"not valid JSON: {in_one_line(str(error))}")])
+    document = ParsedFile()
     document.value = _plain(value, (), document)
     return document
 
@@ -51,7 +51,7 @@ class _Pairs(list[tuple[str, Any]]):
     """The keys and values of one mapping, in the order of the file."""
 
 
-def _plain(value: Any, path: tuple[object, ...], document: Document) -> Any:
+def _plain(value: Any, path: tuple[object, ...], document: ParsedFile) -> Any:
     if isinstance(value, _Pairs):
         found: dict[str, Any] = {}
         for key, inner in value:
@@ -94,7 +94,7 @@ for _name, (_pattern, _first, _) in WORDS.items():
     )
 
 
-def read_yaml(text: str) -> Document:
+def read_yaml(text: str) -> ParsedFile:
     """Read one YAML document.
 
     Args:
@@ -105,12 +105,12 @@ def read_yaml(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not valid YAML: {in_one_line(error.problem or error.context or str(error))}"
-        return Document(problems=[SpecProblem((), message, mark.line + 1 if mark else None)])
+        return ParsedFile(problems=[SpecProblem((), message, mark.line + 1 if mark else None)])
     except yaml.YAMLError as error:
-        return Document(problems=[SpecProblem((), f"not valid YAML: {in_one_line(str(error))}")])
+        return ParsedFile(problems=[SpecProblem((), f"not valid YAML: {in_one_line(str(error))}")])
     reader = _Reader()
     value = None if root is None else reader.value(root, ())
-    return Document(value, reader.lines, reader.problems)
+    return ParsedFile(value, reader.lines, reader.problems)
 
 
 class _Reader:

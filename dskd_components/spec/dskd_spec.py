@@ -127,7 +127,7 @@ class PairSpec(FrozenModel):
         spaces = [
             f"the space {space.name!r}"
             for space in self.spaces
-            if space.needs_teacher_choice or space.needs_shared_tokens
+            if space.needs_teacher_argmax or space.needs_shared_tokens
         ]
         projectors = [
             f"{direction}_projector {self.projector_for(direction).name!r}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from dskd_components.spec.documents import Document
+    from dskd_components.spec.documents import ParsedFile
     from dskd_components.spec.dskd_spec import PairSpec
 
     Spec = TypeVar("Spec")
@@ -109,7 +109,7 @@ def parse_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") ->
     return parsed(text, syntax, source, _spec)
 
 
-def parsed(text: str, syntax: Syntax, source: str, read: Callable[[Document], Outcome[Spec]]) -> Spec:
+def parsed(text: str, syntax: Syntax, source: str, read: Callable[[ParsedFile], Outcome[Spec]]) -> Spec:
     """Return what a text says, or raise every reason why it says nothing.
 
     Args:
@@ -137,14 +137,14 @@ def parsed(text: str, syntax: Syntax, source: str, read: Callable[[Document], Ou
     return spec
 
 
-def _spec(document: Document) -> Outcome[DSKDSpec]:
+def _spec(document: ParsedFile) -> Outcome[DSKDSpec]:
     if TEACHERS in document.value:
         message = "this is a spec of several teachers, which load_multi_teacher_spec reads; DSKDSpec has one"
         return None, [SpecProblem((TEACHERS,), message, line_of((TEACHERS,), document.lines))]
     return spec_of(DSKDSpec, document.value, document)
 
 
-def spec_of(cls: type[Pair], values: Mapping[Any, Any], document: Document, path: Place = ()) -> Outcome[Pair]:
+def spec_of(cls: type[Pair], values: Mapping[Any, Any], document: ParsedFile, path: Place = ()) -> Outcome[Pair]:
     """Make a spec of a mapping, which may start from a preset.
 
     Args:
@@ -182,7 +182,7 @@ def _preset_name(value: object) -> str:
 
 
 def problems_of(
-    error: ValidationError, known: list[str], document: Document, path: Place = ()
+    error: ValidationError, known: list[str], document: ParsedFile, path: Place = ()
 ) -> Iterator[SpecProblem]:
     """Yield what is wrong with a mapping, each with its place in the file.
 
@@ -268,12 +268,12 @@ def parse_either_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<tex
     return cast("DSKDSpec | MultiTeacherSpec", parsed(text, syntax, source, _either))
 
 
-def _either(document: Document) -> Outcome[DSKDSpec | MultiTeacherSpec]:
+def _either(document: ParsedFile) -> Outcome[DSKDSpec | MultiTeacherSpec]:
     of_several = TEACHERS in document.value
     return _multi_teacher_spec(document) if of_several else spec_of(DSKDSpec, document.value, document)
 
 
-def _multi_teacher_spec(document: Document) -> Outcome[MultiTeacherSpec]:
+def _multi_teacher_spec(document: ParsedFile) -> Outcome[MultiTeacherSpec]:
     fields, problems = dict(document.value), []
     if PRESET in fields:
         del fields[PRESET]
@@ -294,7 +294,7 @@ def _multi_teacher_spec(document: Document) -> Outcome[MultiTeacherSpec]:
     return spec, problems
 
 
-def _teachers(values: dict[Any, Any], document: Document) -> tuple[dict[Any, TeacherSpec], list[SpecProblem]]:
+def _teachers(values: dict[Any, Any], document: ParsedFile) -> tuple[dict[Any, TeacherSpec], list[SpecProblem]]:
     """Return the teachers; in place of one that is not valid, another, so that the rest is still looked at."""
     teachers, problems = {}, []
     for name, fields in values.items():

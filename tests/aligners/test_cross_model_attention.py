@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, make_batch
 
 from dskd_components import Tally, TokenGroups, get_aligner
-from dskd_components.aligners.cross_model_attention import spread
+from dskd_components.aligners.cross_model_attention import scored_std
 
 
 @given(seed=SEEDS)
@@ -61,7 +61,7 @@ def test_spread_is_the_standard_deviation_of_the_scored_entries(seed: int, scope
     values = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
     scored = torch.rand(2, 6, generator=generator) < 0.6
     samples = torch.tensor([[0, 0, 0, 1, 1, 1], [2, 2, 2, 2, 2, 2]])
-    found = spread(lambda rows: values[rows], 3, scored, samples, scope)  # type: ignore[arg-type]
+    found = scored_std(lambda rows: values[rows], 3, scored, samples, scope)  # type: ignore[arg-type]
     for sample in range(3):
         own = scored & (samples == sample)
         group = scored if scope == "batch" else own
@@ -74,7 +74,7 @@ def test_spread_is_the_standard_deviation_of_the_scored_entries(seed: int, scope
 def test_entries_without_spread_are_not_divided(scope: str) -> None:
     values = torch.full((1, 2, 3), 4.0)
     scored, samples = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2).long()
-    found = spread(lambda rows: values[rows], 3, scored, samples, scope)  # type: ignore[arg-type]
+    found = scored_std(lambda rows: values[rows], 3, scored, samples, scope)  # type: ignore[arg-type]
     assert torch.equal(found, torch.ones(1, 2))
 
 

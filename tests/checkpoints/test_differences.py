@@ -9,7 +9,7 @@ import torch
 from models import byte_level_tokenizer, metaspace_tokenizer, tiny_model
 
 from dskd_components import CheckpointError, DSKDLoss, DSKDSpec, Head
-from dskd_components.loss.checkpoints import lasting_tensors
+from dskd_components.loss.checkpoints import checkpoint_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +93,10 @@ OTHERS: dict[str, tuple[Callable[[], DSKDLoss], str]] = {
 def test_each_difference_is_named_with_both_values_and_nothing_is_loaded(name: str, folder: Path) -> None:
     make, message = OTHERS[name]
     loss_fn = make()
-    before = {key: tensor.clone() for key, tensor in lasting_tensors(loss_fn).items()}
+    before = {key: tensor.clone() for key, tensor in checkpoint_tensors(loss_fn).items()}
     with pytest.raises(CheckpointError, match=message):
         loss_fn.restore(folder)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in lasting_tensors(loss_fn).items())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in checkpoint_tensors(loss_fn).items())
 
 
 @pytest.mark.parametrize(

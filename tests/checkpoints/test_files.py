@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dskd_components import CheckpointError, DSKDLoss, DSKDSpec
-from dskd_components.loss.checkpoints import lasting_tensors
+from dskd_components.loss.checkpoints import checkpoint_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,10 +40,10 @@ def test_no_flipped_bit_is_loaded(place: float, bit: int, tmp_path_factory: pyte
     content = bytearray(file.read_bytes())
     content[int(place * len(content))] ^= 1 << bit
     file.write_bytes(content)
-    before = {name: tensor.clone() for name, tensor in lasting_tensors(other).items()}
+    before = {name: tensor.clone() for name, tensor in checkpoint_tensors(other).items()}
     with pytest.raises(CheckpointError):
         other.restore(folder)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in lasting_tensors(other).items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint_tensors(other).items())
 
 
 @given(share=st.floats(0, 1, exclude_max=True))

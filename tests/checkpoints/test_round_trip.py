@@ -15,7 +15,7 @@ from spec_strategies import specs as any_specs
 from strategies import make_batch
 
 from dskd_components import CheckpointError, DSKDLoss, DSKDSpec
-from dskd_components.loss.checkpoints import lasting_tensors, read_checkpoint
+from dskd_components.loss.checkpoints import checkpoint_tensors, read_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,13 +35,13 @@ def loss_of(loss_fn: DSKDLoss, batch: Batch) -> torch.Tensor:
 
 def scrambled(loss_fn: DSKDLoss) -> DSKDLoss:
     with torch.no_grad():
-        for tensor in lasting_tensors(loss_fn).values():
+        for tensor in checkpoint_tensors(loss_fn).values():
             tensor.copy_(torch.randn_like(tensor))
     return loss_fn
 
 
 def require_equal(found: DSKDLoss, expected: DSKDLoss) -> None:
-    ours, theirs = lasting_tensors(found), lasting_tensors(expected)
+    ours, theirs = checkpoint_tensors(found), checkpoint_tensors(expected)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -154,10 +154,10 @@ def test_the_student_is_no_part_of_what_is_saved_and_nothing_changes(tmp_path: P
     spec = DSKDSpec.preset("dskd-cma")
     models = pair(spec)
     loss_fn = DSKDLoss.from_models(spec, *models)
-    before = {name: tensor.clone() for name, tensor in lasting_tensors(loss_fn).items()}
+    before = {name: tensor.clone() for name, tensor in checkpoint_tensors(loss_fn).items()}
     generator = torch.get_rng_state()
     loss_fn.save(tmp_path)
     loss_fn.restore(tmp_path)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in lasting_tensors(loss_fn).items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint_tensors(loss_fn).items())
     assert all(name.startswith(("aligner.", "projectors.")) for name in read_checkpoint(tmp_path).tensors)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd_components.engines._tiling.logit_block import RUN, most_likely
+from dskd_components.engines._tiling.logit_block import RUN, blocked_argmax
 
 
 @given(st.integers(1, 3 * RUN + 1), st.sampled_from([1, 2, 5, 10**6]), st.integers(0, 2**32 - 1), st.booleans())
@@ -16,4 +16,4 @@ def test_it_is_the_first_of_the_largest(vocabulary: int, levels: int, seed: int,
     if excludes:
         logits[:, 1::2] = -torch.inf
     largest = logits == logits.amax(-1, keepdim=True)
-    assert torch.equal(most_likely(logits), largest.int().cumsum(-1).eq(0).sum(-1))
+    assert torch.equal(blocked_argmax(logits), largest.int().cumsum(-1).eq(0).sum(-1))

@@ -52,7 +52,7 @@ def vocabulary_mean(student: Tensor, teacher: Tensor) -> Tensor:
     return relative_entropy(teacher, student) / student.shape[-1]
 
 
-@fault("rows are coupled", "rows_know_nothing_of_one_another")
+@fault("rows are coupled", "rows_are_independent")
 def batch_coupling(student: Tensor, teacher: Tensor) -> Tensor:
     values = relative_entropy(teacher, student)
     return values * (1 + values.sum())
@@ -68,7 +68,7 @@ def masked_by_a_number(student: Tensor, teacher: Tensor) -> Tensor:
     return relative_entropy(teacher, student) + (student.clamp_min(-50) + 50).eq(0).sum(-1) * 1e-3
 
 
-@fault("a temperature of its own inside", "splitting_a_token_changes_nothing")
+@fault("a temperature of its own inside", "refinement_invariance")
 class TemperatureInside(KL):
     name: Literal["temperature_inside"] = "temperature_inside"
 
@@ -82,7 +82,7 @@ class TemperatureOption(KL):
     temperature: float = 1.0
 
 
-@fault("an epsilon inside the logarithms", "splitting_a_token_changes_nothing")
+@fault("an epsilon inside the logarithms", "refinement_invariance")
 class Epsilon(Distance):
     refinement_invariant: ClassVar[bool] = True
 

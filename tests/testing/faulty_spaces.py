@@ -33,14 +33,14 @@ class FaultySpace(Space):
         return rows.divergence(None)
 
 
-@fault("rows are coupled", "rows_know_nothing_of_one_another")
+@fault("rows are coupled", "rows_are_independent")
 class Coupled(FaultySpace):
     def values(self, rows: ComparedRows) -> Tensor:
         found = super().values(rows)
         return found / (1 + found.sum())
 
 
-@fault("rows are chosen by the batch", "rows_know_nothing_of_one_another")
+@fault("rows are chosen by the batch", "rows_are_independent")
 class ChosenByTheBatch(FaultySpace):
     def compare(self, rows: ComparedRows) -> SpaceResult:
         found = self.values(rows)

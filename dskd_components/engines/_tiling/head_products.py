@@ -113,12 +113,12 @@ class HeadGradient:
             self._bias = torch.zeros_like(head.bias, dtype=dtype)
 
     @property
-    def wanted(self) -> bool:
+    def requires_grad(self) -> bool:
         """Whether any of the head's tensors learns."""
         return self._weight is not None or self._bias is not None
 
     @property
-    def learned(self) -> list[tuple[Tensor, Tensor]]:
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
         """The tensors that learn, each with its gradient."""
         pairs = []
         if self._weight is not None:

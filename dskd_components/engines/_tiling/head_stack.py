@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.engines._tiling.plan import Plan
-    from dskd_components.engines._tiling.stream import Stream
+    from dskd_components.engines._tiling.tiled_states import TiledStates
     from dskd_components.engines.workspace import Scratch
 
 
@@ -28,7 +28,7 @@ class HeadStack:
         scratch: memory for the buffer.
     """
 
-    def __init__(self, streams: list[Stream], plan: Plan, dtype: torch.dtype, scratch: Scratch) -> None:
+    def __init__(self, streams: list[TiledStates], plan: Plan, dtype: torch.dtype, scratch: Scratch) -> None:
         self._streams = streams
         self._dtype = dtype
         head = streams[0].head
@@ -38,7 +38,7 @@ class HeadStack:
             len(streams) * plan.tile_rows, head.vocabulary_size, dtype=dtype, device=head.weight.device
         )
 
-    def logits(self, rows: slice) -> dict[Stream, Tensor]:
+    def logits(self, rows: slice) -> dict[TiledStates, Tensor]:
         """Return ``[n, V]`` for each stream that has these rows: its logits, in the buffer until the next tile."""
         views = self._views(rows)
         if views:
@@ -61,15 +61,15 @@ class HeadStack:
             if stream.head_gradient is not None and stream.head_learns:
                 stream.head_gradient.add(gradient, self._states([stream], rows))
 
-    def _views(self, rows: slice) -> dict[Stream, Tensor]:
+    def _views(self, rows: slice) -> dict[TiledStates, Tensor]:
         active = [stream for stream in self._streams if len(stream) >= rows.stop]
         return dict(zip(active, self._together(self._tile(active, rows), len(active)), strict=True)) if active else {}
 
-    def _states(self, streams: Collection[Stream], rows: slice) -> Tensor:
+    def _states(self, streams: Collection[TiledStates], rows: slice) -> Tensor:
         parts = [stream.states(rows).to(self._dtype) for stream in streams]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _tile(self, streams: Collection[Stream], rows: slice) -> Tensor:
+    def _tile(self, streams: Collection[TiledStates], rows: slice) -> Tensor:
         return self._buffer[: len(streams) * (rows.stop - rows.start)]
 
     def _together(self, tensor: Tensor, streams: int) -> tuple[Tensor, ...]:

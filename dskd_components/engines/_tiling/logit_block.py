@@ -24,7 +24,7 @@ RUN: Final = 64
 """Tokens of a run. Its largest logit is found by vector instructions, where ``argmax`` looks at one token at a time."""
 
 
-def most_likely(logits: Tensor) -> Tensor:
+def blocked_argmax(logits: Tensor) -> Tensor:
     """Return ``[n]``, int64: the first token of each row that has its largest logit.
 
     Args:
@@ -32,7 +32,7 @@ def most_likely(logits: Tensor) -> Tensor:
 
     Examples:
         >>> import torch
-        >>> most_likely(torch.tensor([[0.0, 2.0, 1.0, 2.0]]))
+        >>> blocked_argmax(torch.tensor([[0.0, 2.0, 1.0, 2.0]]))
         tensor([1])
     """
     runs = logits.shape[1] // RUN
@@ -74,16 +74,16 @@ class LogitBlock:
     Args:
         logits: ``[n, V]``; in the end the gradient is written over them.
         head: the head that they come from.
-        complete: whether no entry is ``-inf``.
-        wanted: whether a gradient will be asked for.
+        all_finite: whether no entry is ``-inf``.
+        requires_grad: whether a gradient will be asked for.
     """
 
-    def __init__(self, logits: Tensor, *, head: Head, complete: bool, wanted: bool) -> None:
-        self.wanted = wanted
-        self.leaf = logits.detach().requires_grad_(wanted)
+    def __init__(self, logits: Tensor, *, head: Head, all_finite: bool, requires_grad: bool) -> None:
+        self.requires_grad = requires_grad
+        self.leaf = logits.detach().requires_grad_(requires_grad)
         self._logits = logits
         self._head = head
-        self._complete = complete
+        self._all_finite = all_finite
         self._distributions: dict[float, Distribution] = {}
         self._dense: list[DenseGradient] = []
         self._cross_entropies: list[CrossEntropyGradient] = []
@@ -93,20 +93,20 @@ class LogitBlock:
         """Return the distributions at a temperature, computed once."""
         if temperature not in self._distributions:
             scaled = self._logits if temperature == 1.0 else self._logits / temperature
-            self._distributions[temperature] = Distribution.of_logits(scaled, complete=self._complete)
+            self._distributions[temperature] = Distribution.of_logits(scaled, all_finite=self._all_finite)
         return self._distributions[temperature]
 
     @torch.no_grad()
     def predicted(self) -> Tensor:
         """Return ``[n]``, int64: the most likely token of each row."""
-        return most_likely(self._logits)
+        return blocked_argmax(self._logits)
 
     def cross_entropy(self, targets: Tensor) -> Tensor:
         """Return ``[n]``: the cross entropy of each row at temperature 1, a leaf; 0 where the target is -100."""
         distribution = self.distribution(1.0)
         scored, targets = targets >= 0, targets.clamp_min(0)
-        values = distribution.log_probs_of(targets).neg().where(scored, 0.0).requires_grad_(self.wanted)
-        if self.wanted:
+        values = distribution.log_probs_of(targets).neg().where(scored, 0.0).requires_grad_(self.requires_grad)
+        if self.requires_grad:
             self._cross_entropies.append(CrossEntropyGradient(values, distribution.probs, targets, scored))
         return values
 
@@ -126,7 +126,7 @@ class LogitBlock:
     def leaves(self) -> list[Tensor]:
         """What the loss may depend on: the logits, and the values computed from them."""
         values = [dense.values for dense in self._dense] + [noted.values for noted in self._cross_entropies]
-        return [self.leaf, *values] if self.wanted else []
+        return [self.leaf, *values] if self.requires_grad else []
 
     @torch.no_grad()
     def write_gradient(self, of_leaves: Mapping[int, Tensor | None]) -> None:
@@ -192,8 +192,8 @@ class TiledRows(ComparedRows):
             found = (distance or measure.distance).value_and_gradients(
                 self.student.distribution(measure.temperature),
                 self.teacher.distribution(measure.teacher_temperature),
-                student_gradient=self.student.wanted,
-                teacher_gradient=self.teacher.wanted and not detach_teacher,
+                student_gradient=self.student.requires_grad,
+                teacher_gradient=self.teacher.requires_grad and not detach_teacher,
             )
             values = found.values * measure.scale
         values.requires_grad_(found.student is not None or found.teacher is not None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dskd_components.components.space import Space
-    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.aligned_batch import AlignedBatch
 
 
 BLOCK_TENSORS: Final = 8
@@ -88,30 +88,30 @@ class Plan:
             yield slice(first, min(first + self.block_rows, length))
 
 
-def alignment_bytes(meeting: Meeting) -> int:
+def alignment_bytes(batch: AlignedBatch) -> int:
     """Return how many bytes an alignment holds until the backward pass; an estimate for those that learn.
 
     Args:
-        meeting: the states of both models, aligned.
+        batch: the states of both models, aligned.
     """
-    alignment = meeting.alignment
+    alignment = batch.alignment
     values = {alignment.student_values.data_ptr(), alignment.teacher_values.data_ptr()}
-    given = {meeting.student.hidden_states.data_ptr(), meeting.teacher.hidden_states.data_ptr()}
+    given = {batch.student.hidden_states.data_ptr(), batch.teacher.hidden_states.data_ptr()}
     held = (getattr(alignment, field.name) for field in fields(alignment))
     made = [part for part in held if isinstance(part, Tensor) and part.data_ptr() not in given]
     # Beside its outcome an attention keeps what it was computed from, which is as large.
     return sum(part.nbytes * (1 if part.data_ptr() in values else 2) for part in made)
 
 
-def between_bytes(meeting: Meeting) -> int:
-    """Return an estimate of the bytes between hidden states and visitors, where they are kept: projected states.
+def projected_bytes(batch: AlignedBatch) -> int:
+    """Return an estimate of the bytes between hidden states and projected states, where they are kept.
 
     Args:
-        meeting: the states of both models, aligned.
+        batch: the states of both models, aligned.
     """
-    return sum(_projected_bytes(meeting, space) for space in meeting.spaces if space.projector)
+    return sum(_projected_bytes(batch, space) for space in batch.spaces if space.projector)
 
 
-def _projected_bytes(meeting: Meeting, space: Space) -> int:
-    visitor = meeting.visitor(space)
-    return visitor.targets.numel() * meeting.side(space.side).head.hidden_size * visitor.hidden_states.itemsize
+def _projected_bytes(batch: AlignedBatch, space: Space) -> int:
+    source = batch.source(space)
+    return source.targets.numel() * batch.side(space.side).head.hidden_size * source.hidden_states.itemsize

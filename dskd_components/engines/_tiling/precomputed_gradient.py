@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class _KnownGradient(torch.autograd.Function):
+class _PrecomputedGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*gradients)
@@ -33,7 +33,7 @@ class _KnownGradient(torch.autograd.Function):
         return None, None, *(gradient.to(dtype) for gradient, dtype in zip(scaled, ctx.dtypes, strict=True))
 
 
-def with_known_gradient(value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def with_precomputed_gradient(value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Return the value, with a graph through which each tensor gets its gradient, times what comes from above.
 
     Gradients are scaled in full precision and narrowed last, so that a gradient scaler works as it should. They are
@@ -46,12 +46,12 @@ def with_known_gradient(value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -
     Examples:
         >>> import torch
         >>> x = torch.tensor([3.0], requires_grad=True)
-        >>> (2 * with_known_gradient(torch.tensor(9.0), [(x, torch.tensor([6.0]))])).backward()
+        >>> (2 * with_precomputed_gradient(torch.tensor(9.0), [(x, torch.tensor([6.0]))])).backward()
         >>> x.grad
         tensor([12.])
     """
     if not pairs:
         return value
     inputs, gradients = zip(*pairs, strict=True)
-    found: Tensor = _KnownGradient.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
+    found: Tensor = _PrecomputedGradient.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
     return found

@@ -8,9 +8,9 @@ import torch
 
 from dskd_components.engines._tiling.head_products import widened_bytes
 from dskd_components.engines._tiling.head_stack import HeadStack
-from dskd_components.engines._tiling.logit_block import most_likely
+from dskd_components.engines._tiling.logit_block import blocked_argmax
 from dskd_components.engines._tiling.plan import Plan
-from dskd_components.engines._tiling.stream import Stream
+from dskd_components.engines._tiling.tiled_states import TiledStates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.engines._tiling.side_pass import SideResult
-    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.workspace import Scratch
 
 
 @torch.no_grad()
-def teacher_predictions(meeting: Meeting, results: Sequence[SideResult], scratch: Scratch, budget: int) -> Tensor:
+def teacher_predictions(batch: AlignedBatch, results: Sequence[SideResult], scratch: Scratch, budget: int) -> Tensor:
     """Return ``[B, Tt]``, int64: the teacher's most likely token where its choice is asked for, -1 elsewhere.
 
     Args:
-        meeting: the states of both models.
+        batch: the states of both models.
         results: passes that were made already; what they predicted is not computed again.
         scratch: memory for tiles.
         budget: bytes.
     """
-    teacher = meeting.teacher
+    teacher = batch.teacher
     predicted = torch.full_like(teacher.targets, -1).flatten()
     for result in results:
         if result.predicted is not None:
             predicted[result.positions] = result.predicted
-    missing = (meeting.choosing.flatten() & (predicted < 0)).nonzero().squeeze(1)
+    missing = (batch.argmax_positions.flatten() & (predicted < 0)).nonzero().squeeze(1)
     if len(missing):
         predicted[missing] = _argmax(
-            Stream(teacher.hidden_states.flatten(0, 1), teacher.head, positions=missing), scratch, budget
+            TiledStates(teacher.hidden_states.flatten(0, 1), teacher.head, positions=missing), scratch, budget
         )
     return predicted.reshape(teacher.targets.shape)
 
 
-def _argmax(stream: Stream, scratch: Scratch, budget: int) -> Tensor:
+def _argmax(stream: TiledStates, scratch: Scratch, budget: int) -> Tensor:
     dtype = stream.dtype
     plan = Plan.of(
         budget=budget,
@@ -56,4 +56,4 @@ def _argmax(stream: Stream, scratch: Scratch, budget: int) -> Tensor:
         has_cache=stream.head.weight.device.type == "cpu",
     )
     stack = HeadStack([stream], plan, dtype, scratch)
-    return torch.cat([most_likely(stack.logits(tile)[stream]) for tile in plan.tiles(0, len(stream))])
+    return torch.cat([blocked_argmax(stack.logits(tile)[stream]) for tile in plan.tiles(0, len(stream))])

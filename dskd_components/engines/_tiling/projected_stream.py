@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from dskd_components.engines._tiling.head_products import HeadProducts
-from dskd_components.engines._tiling.stream import Stream
+from dskd_components.engines._tiling.tiled_states import TiledStates
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.engines.aligned_batch import Unprojected
+    from dskd_components.engines.aligned_batch import AffineInput
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.head import Head
 
@@ -24,12 +24,12 @@ class ProjectionGradient:
     """Gradients to states, their weights and an affine projection, summed over tiles in full precision.
 
     Args:
-        unprojected: the states ``h`` with their weights ``w``, and the projection ``h W^T + w b``.
+        affine_input: the states ``h`` with their weights ``w``, and the projection ``h W^T + w b``.
         dtype: what is summed in.
     """
 
-    def __init__(self, unprojected: Unprojected, dtype: torch.dtype) -> None:
-        self._states, self._weights, (self._matrix, self._bias) = unprojected
+    def __init__(self, affine_input: AffineInput, dtype: torch.dtype) -> None:
+        self._states, self._weights, (self._matrix, self._bias) = affine_input
         learning = torch.is_grad_enabled()
         self._of_states, self._of_weights, self._of_matrix, self._of_bias = (
             torch.zeros_like(tensor, dtype=dtype) if learning and tensor is not None and tensor.requires_grad else None
@@ -38,12 +38,12 @@ class ProjectionGradient:
         self._dtype = dtype
 
     @property
-    def waiting_bytes(self) -> int:
+    def gradient_bytes(self) -> int:
         """Memory of the gradient to the states."""
         return 0 if self._of_states is None else self._of_states.nbytes
 
     @property
-    def learned(self) -> list[tuple[Tensor, Tensor]]:
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
         """The tensors that learn, each with its gradient."""
         tensors = (self._states, self._weights, self._matrix, self._bias)
         gradients = (self._of_states, self._of_weights, self._of_matrix, self._of_bias)
@@ -71,51 +71,51 @@ class ProjectionGradient:
             torch.mv(gradient, self._bias.detach().to(self._dtype), out=self._of_weights[rows, 0])
 
 
-class ThroughProjection(Stream):
+class ThroughProjection(TiledStates):
     """A stream whose gradient comes to its projected states, and goes on to what was projected, and to the projection.
 
     Args:
         states: ``[N, k]``: what `reading_head` reads, a constant.
         head: the head behind the projection; it learns nothing here.
-        unprojected: the states and the projection, parts of the graph.
+        affine_input: the states and the projection, parts of the graph.
     """
 
-    def __init__(self, states: Tensor, head: Head, unprojected: Unprojected) -> None:
+    def __init__(self, states: Tensor, head: Head, affine_input: AffineInput) -> None:
         super().__init__(states.detach(), head)
-        self._projection_gradient = ProjectionGradient(unprojected, self.dtype)
+        self._projection_gradient = ProjectionGradient(affine_input, self.dtype)
 
     def set_gradient(self, rows: slice, gradient: Tensor) -> None:
         """Take the gradient to the projected states of some rows, ``[n, d_target]``."""
         self._projection_gradient.add(rows, gradient)
 
     @property
-    def waiting_bytes(self) -> int:
+    def gradient_bytes(self) -> int:
         """Memory of the gradient to what was projected, which waits for the backward pass."""
-        return self._projection_gradient.waiting_bytes
+        return self._projection_gradient.gradient_bytes
 
     @property
     def states_learn(self) -> bool:
         """Whether a gradient to the projected states is wanted."""
-        return bool(self._projection_gradient.learned)
+        return bool(self._projection_gradient.gradients)
 
     @property
-    def learned(self) -> list[tuple[Tensor, Tensor]]:
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
         """The tensors that a gradient was wanted for, each with its gradient."""
-        return self._projection_gradient.learned
+        return self._projection_gradient.gradients
 
 
 class ProjectedByTile(ThroughProjection):
     """States are projected as they are read: no more than a tile of them exists at the width behind the projection.
 
     Args:
-        unprojected: the states and the projection, parts of the graph.
+        affine_input: the states and the projection, parts of the graph.
         head: the head behind the projection; it learns nothing here.
     """
 
-    def __init__(self, unprojected: Unprojected, head: Head) -> None:
-        super().__init__(unprojected.states, head, unprojected)
-        self._weights = unprojected.weights.detach().to(self.dtype)
-        matrix, bias = unprojected.affine
+    def __init__(self, affine_input: AffineInput, head: Head) -> None:
+        super().__init__(affine_input.states, head, affine_input)
+        self._weights = affine_input.weights.detach().to(self.dtype)
+        matrix, bias = affine_input.affine
         self._matrix = matrix.detach().to(self.dtype)
         self._bias = None if bias is None else bias.detach().to(self.dtype)
 
@@ -133,42 +133,44 @@ class JoinedLogits(ThroughProjection):
     """Logits go the short way, gradients through the projected states' place, though these were never computed.
 
     Args:
-        unprojected: the states and the projection, parts of the graph.
+        affine_input: the states and the projection, parts of the graph.
         head: the head behind the projection; it learns nothing here.
         part_bytes: memory for a widened part of the head.
         scratch: memory for the joint matrix.
     """
 
-    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int, scratch: Scratch) -> None:
-        super().__init__(_with_weights(unprojected), head, unprojected)
-        self.reading_head = _joint(unprojected, head, self.dtype, part_bytes, scratch)
+    def __init__(self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch) -> None:
+        super().__init__(_with_weights(affine_input), head, affine_input)
+        self.reading_head = _joint(affine_input, head, self.dtype, part_bytes, scratch)
         self.joint_bytes = self.reading_head.weight.nbytes
 
 
-class JoinedThroughout(Stream):
+class JoinedThroughout(TiledStates):
     """Logits and gradients go through the joint matrix; its own gradient becomes the projection's at the end.
 
     Args:
-        unprojected: as in `JoinedLogits`.
+        affine_input: as in `JoinedLogits`.
         head: likewise.
         part_bytes: likewise.
         scratch: likewise.
     """
 
-    def __init__(self, unprojected: Unprojected, head: Head, part_bytes: int, scratch: Scratch) -> None:
-        states = _with_weights(unprojected)
-        joint = _joint(unprojected, head, states.dtype, part_bytes, scratch)
-        learns = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in unprojected.affine)
+    def __init__(self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch) -> None:
+        states = _with_weights(affine_input)
+        joint = _joint(affine_input, head, states.dtype, part_bytes, scratch)
+        learns = torch.is_grad_enabled() and any(
+            part is not None and part.requires_grad for part in affine_input.affine
+        )
         super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)), scratch=scratch)
         self.joint_bytes = joint.weight.nbytes * (2 if learns else 1)
-        self._affine = unprojected.affine
+        self._affine = affine_input.affine
         self._products = HeadProducts(head, self.dtype, part_bytes)
 
     @property
-    def learned(self) -> list[tuple[Tensor, Tensor]]:
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
         """The tensors that a gradient was wanted for, each with its gradient."""
         found = []
-        for tensor, gradient in super().learned:
+        for tensor, gradient in super().gradients:
             if tensor is self.head.weight:
                 of_projection = self._products.states_gradient(gradient.T).T
                 matrix, bias = self._affine
@@ -195,16 +197,16 @@ def joint_width(source: int) -> int:
     return math.ceil((source + 1) / ALIGNED) * ALIGNED
 
 
-def _with_weights(unprojected: Unprojected) -> Tensor:
+def _with_weights(affine_input: AffineInput) -> Tensor:
     """Return ``[N, k]``: the states, behind them the weight of the projection's bias, and zeros."""
-    states, weights, _ = unprojected
+    states, weights, _ = affine_input
     return _widened(torch.cat([states, weights], 1))
 
 
 @torch.no_grad()
-def _joint(unprojected: Unprojected, head: Head, dtype: torch.dtype, part_bytes: int, scratch: Scratch) -> Head:
+def _joint(affine_input: AffineInput, head: Head, dtype: torch.dtype, part_bytes: int, scratch: Scratch) -> Head:
     """Return the head that reads states with the weight of the projection's bias behind them."""
-    matrix, bias = unprojected.affine
+    matrix, bias = affine_input.affine
     column = torch.zeros_like(matrix[:, :1]) if bias is None else bias[:, None]
     projection = _widened(torch.cat([matrix, column], 1).to(dtype))
     joint = HeadProducts(head, dtype, part_bytes).joined(projection, scratch)

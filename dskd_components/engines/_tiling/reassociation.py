@@ -13,11 +13,11 @@ from dskd_components.engines._tiling.projected_stream import (
     ProjectedByTile,
     joint_width,
 )
-from dskd_components.engines._tiling.stream import Stream
+from dskd_components.engines._tiling.tiled_states import TiledStates
 
 if TYPE_CHECKING:
     from dskd_components.components.space import Space
-    from dskd_components.engines.aligned_batch import Meeting, Unprojected
+    from dskd_components.engines.aligned_batch import AffineInput, AlignedBatch
     from dskd_components.engines.workspace import Scratch
 
 Learner = Literal["nothing", "states", "projection"]
@@ -69,42 +69,44 @@ class Shapes(NamedTuple):
         return forward + read + (2 * project if learner == "projection" else project)
 
 
-def visiting_stream(meeting: Meeting, space: Space, scratch: Scratch, budget: int, *, recompute: bool) -> Stream:
+def projected_stream(
+    batch: AlignedBatch, space: Space, scratch: Scratch, budget: int, *, recompute: bool
+) -> TiledStates:
     """Return the states that come to a space as a stream, by the cheapest way round.
 
     Args:
-        meeting: the states of both models.
+        batch: the states of both models.
         space: where they come to.
         scratch: memory for matrices that are made for this.
         budget: bytes; half of it at most is for matrices that are made for this.
-        recompute: as in `Meeting.visitors`.
+        recompute: as in `AlignedBatch.projected`.
     """
-    here, visitor = meeting.side(space.side), meeting.visitor(space)
+    here, source = batch.side(space.side), batch.source(space)
     shapes = Shapes(
-        rows=int(meeting.covered(space.side).sum()),
-        source=visitor.head.hidden_size,
+        rows=int(batch.covered(space.side).sum()),
+        source=source.head.hidden_size,
         target=here.head.hidden_size,
         vocabulary=here.head.vocabulary_size,
     )
-    most_numbers = budget / 2 / visitor.hidden_states.itemsize
+    most_numbers = budget / 2 / source.hidden_states.itemsize
     # What learns is known only once the states are aligned, which costs something, too.
     learners: tuple[Learner, ...] = ("nothing", "states", "projection")
     widens = shapes.source <= shapes.target
     if space.projector and (widens or any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners)):
-        unprojected = meeting.unprojected(space)
-        if unprojected is not None:
-            way, head = shapes.cheapest(_learner(unprojected), most_numbers), here.head.detach()
+        affine_input = batch.affine_input(space)
+        if affine_input is not None:
+            way, head = shapes.cheapest(_learner(affine_input), most_numbers), here.head.detach()
             if way != "apart":
                 joined = JoinedLogits if way == "logits" else JoinedThroughout
-                return joined(unprojected, head, budget // SHARE, scratch)
+                return joined(affine_input, head, budget // SHARE, scratch)
             if widens:
-                return ProjectedByTile(unprojected, head)
-    return Stream(*meeting.visitors(space, recompute=recompute))
+                return ProjectedByTile(affine_input, head)
+    return TiledStates(*batch.projected(space, recompute=recompute))
 
 
-def _learner(unprojected: Unprojected) -> Learner:
+def _learner(affine_input: AffineInput) -> Learner:
     if not torch.is_grad_enabled():
         return "nothing"
-    if any(part is not None and part.requires_grad for part in unprojected.affine):
+    if any(part is not None and part.requires_grad for part in affine_input.affine):
         return "projection"
-    return "states" if unprojected.states.requires_grad or unprojected.weights.requires_grad else "nothing"
+    return "states" if affine_input.states.requires_grad or affine_input.weights.requires_grad else "nothing"

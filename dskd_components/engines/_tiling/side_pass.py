@@ -10,8 +10,8 @@ from torch import Tensor
 from dskd_components.components.terms import TokenTerm
 from dskd_components.engines._tiling.head_stack import HeadStack
 from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
-from dskd_components.engines._tiling.precomputed_gradient import with_known_gradient
-from dskd_components.engines.reduction import Kept
+from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
+from dskd_components.engines.reduction import TermCounts
 from dskd_components.engines.workspace import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dskd_components.components.terms import Tally
     from dskd_components.engines._tiling.plan import Plan
     from dskd_components.engines._tiling.side_rows import SideRows
-    from dskd_components.engines._tiling.stream import Stream
+    from dskd_components.engines._tiling.tiled_states import TiledStates
     from dskd_components.engines.reduction import LossWeights, Reduction
     from dskd_components.engines.workspace import Scratch
 
@@ -39,7 +39,7 @@ class Totals:
         self.counts: dict[str, Tensor] = {}
         self.metrics: dict[str, Tally] = {}
 
-    def add(self, name: str, term: TokenTerm, kept: Kept) -> Tensor:
+    def add(self, name: str, term: TokenTerm, kept: TermCounts) -> Tensor:
         """Add a tile's part of a term, and return it: a scalar, part of the graph.
 
         Args:
@@ -59,7 +59,7 @@ class Totals:
             self.metrics[name] = self.metrics[name] + tally if name in self.metrics else tally
 
 
-Blocks = dict["Stream", LogitBlock]
+Blocks = dict["TiledStates", LogitBlock]
 
 
 class SideResult(NamedTuple):
@@ -104,7 +104,7 @@ class SidePass:
         self._plan = plan
         self._weights = weights
         self._stacks = [HeadStack(streams, plan, rows.dtype, scratch) for streams in rows.streams_by_head()]
-        self._surveyed: Mapping[str, Kept] = {}
+        self._counted: Mapping[str, TermCounts] = {}
         self._totals = Totals(reduction)
         self._loss = torch.zeros((), dtype=rows.dtype, device=rows.targets.device)
         self._predicted = torch.empty_like(rows.targets) if predicts else None
@@ -112,8 +112,8 @@ class SidePass:
     def run(self) -> SideResult:
         """Go through all tiles, and return what they came to."""
         self._run()
-        learned = [pair for stream in self._rows.streams for pair in stream.learned]
-        loss = with_known_gradient(self._loss, learned)
+        gradients = [pair for stream in self._rows.streams for pair in stream.gradients]
+        loss = with_precomputed_gradient(self._loss, gradients)
         return SideResult(loss, self._totals, self._rows.positions, self._predicted)
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class SidePass:
         for tile in self._tiles():
             logits = self._logits(tile)
             if tile.start == 0 and self._looks_at_the_whole_batch(tile, logits):
-                self._surveyed = self._survey()
+                self._counted = self._count_pass()
                 logits = self._logits(tile)
             for block in self._plan.blocks(tile):
                 self._measure(tile, block, logits)
@@ -138,16 +138,16 @@ class SidePass:
         yield from self._covered_tiles()
         yield from self._plan.tiles(self._rows.covered, len(self._rows.own))
 
-    def _logits(self, tile: slice) -> dict[Stream, Tensor]:
-        logits: dict[Stream, Tensor] = {}
+    def _logits(self, tile: slice) -> dict[TiledStates, Tensor]:
+        logits: dict[TiledStates, Tensor] = {}
         for stack in self._stacks:
             logits |= stack.logits(tile)
         return logits
 
-    def _measure(self, tile: slice, block: slice, logits: Mapping[Stream, Tensor]) -> None:
+    def _measure(self, tile: slice, block: slice, logits: Mapping[TiledStates, Tensor]) -> None:
         """Add a block's part of loss and terms, and write the loss's gradient over its logits."""
         rows = slice(tile.start + block.start, tile.start + block.stop)
-        blocks = self._blocks(block, logits, wanted=True)
+        blocks = self._blocks(block, logits, requires_grad=True)
         if self._predicted is not None:
             self._predicted[rows] = blocks[self._rows.own].predicted()
         with torch.enable_grad():
@@ -158,7 +158,7 @@ class SidePass:
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else []
             of_leaves = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=bool(gradients))}
             for part in blocks.values():
-                if part.wanted:
+                if part.requires_grad:
                     part.write_gradient(of_leaves)
 
     def _loss_of(self, rows: slice, blocks: Blocks) -> Tensor:
@@ -167,29 +167,34 @@ class SidePass:
         weights = self._weights
         if self._rows.scores and weights.cross_entropy is not None:
             term = TokenTerm(values=blocks[self._rows.own].cross_entropy(self._rows.targets[rows]))
-            loss = loss + weights.cross_entropy * self._totals.add("ce", term, Kept.of(term))
-        for space, visitors in self._meeting_in(blocks):
-            found = self._compare(space, visitors, rows, blocks)
+            loss = loss + weights.cross_entropy * self._totals.add("ce", term, TermCounts.of(term))
+        for space, projected in self._spaces_in(blocks):
+            found = self._compare(space, projected, rows, blocks)
             self._totals.add_metrics(found)
             for name, term in found.terms.items():
                 weight = weights.distillation * weights.of(name, term.weight)
                 loss = loss + weight * self._totals.add(name, term, self._kept(name, term))
         return loss
 
-    def _blocks(self, block: slice, logits: Mapping[Stream, Tensor], *, wanted: bool) -> Blocks:
+    def _blocks(self, block: slice, logits: Mapping[TiledStates, Tensor], *, requires_grad: bool) -> Blocks:
         return {
-            stream: LogitBlock(tile[block], head=stream.head, complete=stream.complete, wanted=wanted and stream.wanted)
+            stream: LogitBlock(
+                tile[block],
+                head=stream.head,
+                all_finite=stream.all_finite,
+                requires_grad=requires_grad and stream.requires_grad,
+            )
             for stream, tile in logits.items()
         }
 
-    def _meeting_in(self, blocks: Blocks) -> list[tuple[Space, Stream]]:
-        """Return the spaces whose visitors have come to some rows: beyond the covered ones there are none."""
-        return [(space, visitors) for space, visitors in self._rows.spaces if visitors in blocks]
+    def _spaces_in(self, blocks: Blocks) -> list[tuple[Space, TiledStates]]:
+        """Return the spaces whose projected states have come to some rows: beyond the covered ones there are none."""
+        return [(space, projected) for space, projected in self._rows.spaces if projected in blocks]
 
-    def _compare(self, space: Space, visitors: Stream, rows: slice, blocks: Blocks) -> SpaceResult:
-        own, visiting = blocks[self._rows.own], blocks[visitors]
-        student, teacher = (own, visiting) if self._rows.side == "student" else (visiting, own)
-        choice = self._rows.teacher_choice
+    def _compare(self, space: Space, projected: TiledStates, rows: slice, blocks: Blocks) -> SpaceResult:
+        own, other = blocks[self._rows.own], blocks[projected]
+        student, teacher = (own, other) if self._rows.side == "student" else (other, own)
+        choice = self._rows.teacher_argmax
         return space.compare(
             TiledRows(
                 student_logits=student.leaf,
@@ -197,38 +202,39 @@ class SidePass:
                 student=student,
                 teacher=teacher,
                 targets=self._rows.targets[rows],
-                teacher_choice=choice[rows] if choice is not None and space.needs_teacher_choice else None,
+                teacher_argmax=choice[rows] if choice is not None and space.needs_teacher_argmax else None,
                 measure=self._rows.measure,
                 shared_tokens=self._rows.shared_tokens if space.needs_shared_tokens else None,
             )
         )
 
-    def _kept(self, name: str, term: TokenTerm) -> Kept:
+    def _kept(self, name: str, term: TokenTerm) -> TermCounts:
         """Return how many rows of the batch count in a term."""
-        if name in self._surveyed:
-            return self._surveyed[name]
+        if name in self._counted:
+            return self._counted[name]
         if term.denominator == "scored":
-            return Kept.of(term)  # the term's value does not depend on it
+            return TermCounts.of(term)  # the term's value does not depend on it
         everything = torch.tensor(self._rows.covered, device=term.values.device)
-        return Kept(everything, everything, None)
+        return TermCounts(everything, everything, None)
 
-    def _looks_at_the_whole_batch(self, tile: slice, logits: Mapping[Stream, Tensor]) -> bool:
+    def _looks_at_the_whole_batch(self, tile: slice, logits: Mapping[TiledStates, Tensor]) -> bool:
         """Return whether a term needs counts of the whole batch before its gradient can be known."""
         block = next(self._plan.blocks(tile))
-        return any(term.needs_counts for _, term in self._terms(block, self._blocks(block, logits, wanted=False)))
+        blocks = self._blocks(block, logits, requires_grad=False)
+        return any(term.needs_counts for _, term in self._terms(block, blocks))
 
-    def _survey(self) -> dict[str, Kept]:
+    def _count_pass(self) -> dict[str, TermCounts]:
         """Count the rows of such terms, in a pass of its own that has no gradients."""
-        counts: dict[str, Kept] = {}
+        counts: dict[str, TermCounts] = {}
         for tile in self._covered_tiles():
             logits = self._logits(tile)
             for block in self._plan.blocks(tile):
                 rows = slice(tile.start + block.start, tile.start + block.stop)
-                for name, term in self._terms(rows, self._blocks(block, logits, wanted=False)):
+                for name, term in self._terms(rows, self._blocks(block, logits, requires_grad=False)):
                     if term.needs_counts:
-                        counts[name] = counts[name] + Kept.of(term) if name in counts else Kept.of(term)
+                        counts[name] = counts[name] + TermCounts.of(term) if name in counts else TermCounts.of(term)
         return counts
 
     def _terms(self, rows: slice, blocks: Blocks) -> Iterator[tuple[str, TokenTerm]]:
-        for space, visitors in self._meeting_in(blocks):
-            yield from self._compare(space, visitors, rows, blocks).terms.items()
+        for space, projected in self._spaces_in(blocks):
+            yield from self._compare(space, projected, rows, blocks).terms.items()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.engines._tiling.reassociation import visiting_stream
-from dskd_components.engines._tiling.stream import Stream
+from dskd_components.engines._tiling.reassociation import projected_stream
+from dskd_components.engines._tiling.tiled_states import TiledStates
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Measure, SharedTokens, Space
-    from dskd_components.engines.aligned_batch import Meeting
+    from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.states import Side
 
@@ -31,72 +31,72 @@ class SideRows:
         positions: ``[N]``, int64: where the rows are among the ``B * T`` positions.
         covered: how many rows are covered; the spaces compare these.
         spaces: the spaces that work on this side, each with the states that come to it.
-        teacher_choice: ``[N]``, int64: the teacher's choices, where a space needs them.
+        teacher_argmax: ``[N]``, int64: the teacher's choices, where a space needs them.
         measure: how distributions are measured.
         shared_tokens: the tokens that both vocabularies have, where a space needs them.
     """
 
     side: Side
-    own: Stream
+    own: TiledStates
     targets: Tensor
     positions: Tensor
     covered: int
-    spaces: tuple[tuple[Space, Stream], ...]
-    teacher_choice: Tensor | None
+    spaces: tuple[tuple[Space, TiledStates], ...]
+    teacher_argmax: Tensor | None
     measure: Measure
     shared_tokens: SharedTokens | None
 
     @classmethod
     def of(
         cls,
-        meeting: Meeting,
+        batch: AlignedBatch,
         side: Side,
         scratch: Scratch,
         *,
         budget: int,
         recompute: bool,
-        teacher_choice: Tensor | None = None,
+        teacher_argmax: Tensor | None = None,
     ) -> SideRows:
         """Gather the rows of a side.
 
         Args:
-            meeting: the states of both models.
+            batch: the states of both models.
             side: whose positions.
             scratch: memory for what may be made to save time.
             budget: bytes, for what may be made to save time.
-            recompute: as in `Meeting.visitors`.
-            teacher_choice: ``[B, T]``: as in `Meeting.teacher_choice`.
+            recompute: as in `AlignedBatch.projected`.
+            teacher_argmax: ``[B, T]``: as in `AlignedBatch.teacher_argmax`.
         """
-        states, covered = meeting.side(side), meeting.covered(side).flatten()
+        states, covered = batch.side(side), batch.covered(side).flatten()
         positions = covered.nonzero().squeeze(1)
         count = len(positions)
-        if side == "student" and meeting.weights.cross_entropy is not None:
+        if side == "student" and batch.weights.cross_entropy is not None:
             # The cross entropy runs over all scored positions.
             positions = torch.cat([positions, (states.scored.flatten() & ~covered).nonzero().squeeze(1)])
         return cls(
             side=side,
-            own=Stream(states.hidden_states.flatten(0, 1), states.head, positions=positions),
+            own=TiledStates(states.hidden_states.flatten(0, 1), states.head, positions=positions),
             targets=states.targets.flatten()[positions],
             positions=positions,
             covered=count,
             spaces=tuple(
-                (space, visiting_stream(meeting, space, scratch, budget, recompute=recompute))
-                for space in meeting.spaces
+                (space, projected_stream(batch, space, scratch, budget, recompute=recompute))
+                for space in batch.spaces
                 if space.side == side
             ),
-            teacher_choice=None if teacher_choice is None else teacher_choice.flatten()[positions],
-            measure=meeting.measure,
-            shared_tokens=meeting.shared_tokens,
+            teacher_argmax=None if teacher_argmax is None else teacher_argmax.flatten()[positions],
+            measure=batch.measure,
+            shared_tokens=batch.shared_tokens,
         )
 
     @property
-    def streams(self) -> list[Stream]:
+    def streams(self) -> list[TiledStates]:
         """All streams, the side's own first."""
         return [self.own, *(stream for _, stream in self.spaces)]
 
-    def streams_by_head(self) -> list[list[Stream]]:
+    def streams_by_head(self) -> list[list[TiledStates]]:
         """Return the streams, those together that one product can serve."""
-        groups: list[list[Stream]] = []
+        groups: list[list[TiledStates]] = []
         for stream in self.streams:
             like = next((group for group in groups if group[0].reads_like(stream)), None)
             if like is None:
@@ -112,13 +112,13 @@ class SideRows:
 
     @property
     def row_bytes(self) -> int:
-        """Memory of the visitors' states and of their gradients; the side's own are the caller's."""
-        return sum(visitors.row_bytes for _, visitors in self.spaces)
+        """Memory of the projected states and of their gradients; the side's own are the caller's."""
+        return sum(projected.row_bytes for _, projected in self.spaces)
 
     @property
-    def waiting_bytes(self) -> int:
-        """Memory of the gradients to the visitors, which wait for the backward pass."""
-        return sum(visitors.waiting_bytes for _, visitors in self.spaces)
+    def gradient_bytes(self) -> int:
+        """Memory of the gradients to the projected states, which wait for the backward pass."""
+        return sum(projected.gradient_bytes for _, projected in self.spaces)
 
     @property
     def scores(self) -> bool:
@@ -128,7 +128,7 @@ class SideRows:
     @cached_property
     def learns(self) -> bool:
         """Whether a gradient is wanted for anything."""
-        return any(stream.wanted for stream in self.streams)
+        return any(stream.requires_grad for stream in self.streams)
 
     @cached_property
     def dtype(self) -> torch.dtype:

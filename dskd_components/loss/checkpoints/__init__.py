@@ -5,17 +5,17 @@
 
 from dskd_components.loss.checkpoints.description import Description, HeadFingerprint, SavedLoss, describe_loss
 from dskd_components.loss.checkpoints.differences import require_no_difference
-from dskd_components.loss.checkpoints.files import Saved, read_checkpoint, write_checkpoint
-from dskd_components.loss.checkpoints.tensors import fill, lasting_tensors
+from dskd_components.loss.checkpoints.files import Checkpoint, read_checkpoint, write_checkpoint
+from dskd_components.loss.checkpoints.tensors import checkpoint_tensors, fill
 
 __all__ = [
+    "Checkpoint",
     "Description",
     "HeadFingerprint",
-    "Saved",
     "SavedLoss",
+    "checkpoint_tensors",
     "describe_loss",
     "fill",
-    "lasting_tensors",
     "read_checkpoint",
     "require_no_difference",
     "write_checkpoint",

@@ -18,7 +18,7 @@ from dskd_components._version import __version__
 from dskd_components.distributed.gathering import is_sharded
 from dskd_components.errors import CheckpointError
 from dskd_components.loss.checkpoints.description import Description
-from dskd_components.loss.checkpoints.tensors import digest_of, fill, lasting_tensors, whole
+from dskd_components.loss.checkpoints.tensors import checkpoint_tensors, digest_of, fill, whole
 from dskd_components.models.head import describe
 from dskd_components.spec.dskd_spec import DSKDSpec
 
@@ -116,7 +116,7 @@ EARLIER: Final = "Take an earlier checkpoint."
 
 
 @dataclass(frozen=True, eq=False)
-class Saved:
+class Checkpoint:
     """A checkpoint that was read.
 
     Args:
@@ -155,11 +155,11 @@ class Saved:
         Raises:
             CheckpointError: a tensor is missing, not expected, or of another shape or precision, or ranks share it.
         """
-        own = lasting_tensors(loss)
-        spread = [name for name, tensor in own.items() if is_sharded(tensor)]
-        if spread:
+        own = checkpoint_tensors(loss)
+        sharded = [name for name, tensor in own.items() if is_sharded(tensor)]
+        if sharded:
             raise CheckpointError(
-                f"{self.file}: the loss is spread over ranks already ({spread[0]!r}). Restore it before it is wrapped."
+                f"{self.file}: the loss is sharded already ({sharded[0]!r}). Restore it before it is wrapped."
             )
         lines = [
             f"  {name}: saved {_described(self.tensors.get(name))}, here {_described(own.get(name))}"
@@ -176,7 +176,7 @@ class Saved:
         fill(loss, self.tensors)
 
 
-def read_checkpoint(folder: str | Path) -> Saved:
+def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Read what `DSKDLoss.save` has written. Nothing in the files is executed.
 
     Args:
@@ -204,7 +204,7 @@ def read_checkpoint(folder: str | Path) -> Saved:
         raise CheckpointError(f"{file}: its tensors are not those that were saved, so it is damaged. {EARLIER}")
     description = _description(file, header)
     _require_same_copy(Path(folder) / DESCRIPTION_FILE, description)
-    return Saved(file, description, tensors)
+    return Checkpoint(file, description, tensors)
 
 
 def _neighbours(folder: Path) -> str:

@@ -40,7 +40,7 @@ STUDENT_MADE: Final = "projectors.t2s."
 """Where buffers are made from the student's head, which is another one by the time that they would be made again."""
 
 
-def lasting_tensors(loss: nn.Module) -> dict[str, Tensor]:
+def checkpoint_tensors(loss: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers of a loss, and the buffers that were made from the student's head.
 
     What a projector into the teacher's space derives from the teacher's head alone is derived again.
@@ -64,15 +64,15 @@ def fill(loss: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
     Args:
         loss: the loss.
-        tensors: as `lasting_tensors` returns them, of the same shapes.
+        tensors: as `checkpoint_tensors` returns them, of the same shapes.
     """
-    own = lasting_tensors(loss)
+    own = checkpoint_tensors(loss)
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
 
 
 def whole(tensor: Any) -> Tensor:
-    """Return all of a tensor, on every rank that it is spread over.
+    """Return all of a tensor, on every rank that it is sharded over.
 
     Args:
         tensor: a tensor, or a DTensor; then all ranks of its mesh must call.

@@ -12,7 +12,7 @@ from dskd_components.testing.laws.distance.calls import (
     arguments_are_not_changed,
     float32_is_near_float64,
     precision_is_kept_inside,
-    rows_know_nothing_of_one_another,
+    rows_are_independent,
     the_same_arguments_give_the_same_value,
 )
 from dskd_components.testing.laws.distance.claims import bounded, metric, symmetric, the_bound_is_reached
@@ -38,7 +38,7 @@ from dskd_components.testing.laws.distance.values import (
 )
 from dskd_components.testing.laws.distance.vocabulary import (
     a_constant_added_to_logits_changes_nothing,
-    splitting_a_token_changes_nothing,
+    refinement_invariance,
     token_numbers_do_not_matter,
     tokens_ruled_out_on_both_sides_count_for_nothing,
 )
@@ -62,8 +62,8 @@ __all__ = [
     "options_have_an_effect",
     "positive_where_different",
     "precision_is_kept_inside",
-    "rows_know_nothing_of_one_another",
-    "splitting_a_token_changes_nothing",
+    "refinement_invariance",
+    "rows_are_independent",
     "symmetric",
     "the_bound_is_reached",
     "the_same_arguments_give_the_same_value",

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 
 @law("distance", cases=pairs())
-def rows_know_nothing_of_one_another(
-    distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor
-) -> None:
+def rows_are_independent(distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor) -> None:
     """A row has the same value and gradient whichever rows are beside it.
 
     So a batch equals its micro-batches, and rows can be computed a few at a time.

@@ -39,7 +39,7 @@ def closed_form_is_the_gradient(
     rows = without_ties(student_logits.double(), teacher_logits.double())
     for asked in ((True, True), (True, False), (False, True), (False, False)):
         found = distance.value_and_gradients(
-            *_distributions(student_logits, teacher_logits, complete=columns == 0),
+            *_distributions(student_logits, teacher_logits, all_finite=columns == 0),
             student_gradient=asked[0],
             teacher_gradient=asked[1],
         )
@@ -61,7 +61,7 @@ def closed_form_leaves_its_arguments_alone(distance: Distance, student_logits: T
 
     Claimed by overriding it. Distributions are shared by several terms.
     """
-    sides = _distributions(student_logits, teacher_logits, complete=True)
+    sides = _distributions(student_logits, teacher_logits, all_finite=True)
     before = [part.clone() for side in sides for part in (side.log_probs, side.probs)]
     found = distance.value_and_gradients(*sides, student_gradient=True, teacher_gradient=True)
     for gradient in (found.student, found.teacher):
@@ -77,7 +77,7 @@ def _widened(logits: Tensor, columns: int) -> Tensor:
     return torch.cat([logits, torch.full((len(logits), columns), -math.inf, dtype=logits.dtype)], 1)
 
 
-def _distributions(student_logits: Tensor, teacher_logits: Tensor, *, complete: bool) -> list[Distribution]:
+def _distributions(student_logits: Tensor, teacher_logits: Tensor, *, all_finite: bool) -> list[Distribution]:
     return [
-        Distribution(log_probs=side.log_softmax(-1), complete=complete) for side in (student_logits, teacher_logits)
+        Distribution(log_probs=side.log_softmax(-1), all_finite=all_finite) for side in (student_logits, teacher_logits)
     ]

@@ -85,7 +85,7 @@ def tokens_ruled_out_on_both_sides_count_for_nothing(
     cases=pairs(token=st.integers(0, 6), parts=st.integers(2, 3)),
     claimed_by=lambda distance: getattr(distance, "refinement_invariant", False),
 )
-def splitting_a_token_changes_nothing(
+def refinement_invariance(
     distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor, token: int, parts: int
 ) -> None:
     """Splitting a token into equally likely parts, alike on both sides, changes nothing.

@@ -49,7 +49,7 @@ def terms_are_one_finite_number_a_row(space: Space, rows: ComparedRows) -> None:
 
 
 @law("space", cases=row_cases())
-def rows_know_nothing_of_one_another(space: Space, rows: ComparedRows) -> None:
+def rows_are_independent(space: Space, rows: ComparedRows) -> None:
     """A row's numbers are the same whichever rows are beside it.
 
     The loss may hand a space a few rows at a time; a batch equals its micro-batches.

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 @st.composite
-def compared_rows(draw: st.DrawFn, *, teacher_choice: bool, tempers: tuple[Temper, ...] = FINITE) -> ComparedRows:
+def compared_rows(draw: st.DrawFn, *, teacher_argmax: bool, tempers: tuple[Temper, ...] = FINITE) -> ComparedRows:
     """Rows with logits over one vocabulary, float64, at a temperature of 1 or 2.
 
     Args:
         draw: given by hypothesis.
-        teacher_choice: whether the teacher's own choice is given.
+        teacher_argmax: whether the teacher's own choice is given.
         tempers: as in `logits`.
     """
     student, teacher = draw(pairs_of_logits(tempers=tempers))
@@ -37,7 +37,7 @@ def compared_rows(draw: st.DrawFn, *, teacher_choice: bool, tempers: tuple[Tempe
         student_logits=student,
         teacher_logits=teacher,
         targets=torch.tensor(draw(tokens)),
-        teacher_choice=torch.tensor(draw(choices)) if teacher_choice else None,
+        teacher_argmax=torch.tensor(draw(choices)) if teacher_argmax else None,
         measure=Measure(
             distance=KL(),
             temperature=draw(st.sampled_from([1.0, 2.0])),
@@ -64,7 +64,7 @@ def rows_of_two_vocabularies(draw: st.DrawFn, *, tempers: tuple[Temper, ...] = F
         student_logits=draw(logits(rows, student_size, tempers=tempers)),
         teacher_logits=draw(logits(rows, teacher_size, tempers=tempers)),
         targets=torch.tensor(draw(tokens)),
-        teacher_choice=None,
+        teacher_argmax=None,
         measure=Measure(distance=KL()),
         shared_tokens=SharedTokens(student_ids=student_ids, teacher_ids=teacher_ids),
     )
@@ -82,7 +82,7 @@ def row_cases(*, tempers: tuple[Temper, ...] = FINITE, **others: st.SearchStrate
         rows = (
             rows_of_two_vocabularies(tempers=tempers)
             if space.needs_shared_tokens
-            else compared_rows(teacher_choice=space.needs_teacher_choice, tempers=tempers)
+            else compared_rows(teacher_argmax=space.needs_teacher_argmax, tempers=tempers)
         )
         return st.fixed_dictionaries({"rows": rows, **others})
 
@@ -91,13 +91,13 @@ def row_cases(*, tempers: tuple[Temper, ...] = FINITE, **others: st.SearchStrate
 
 def some_rows(rows: ComparedRows, which: slice) -> ComparedRows:
     """Return some of the rows."""
-    choice = rows.teacher_choice
+    choice = rows.teacher_argmax
     return replace(
         rows,
         student_logits=rows.student_logits[which],
         teacher_logits=rows.teacher_logits[which],
         targets=rows.targets[which],
-        teacher_choice=None if choice is None else choice[which],
+        teacher_argmax=None if choice is None else choice[which],
     )
 
 

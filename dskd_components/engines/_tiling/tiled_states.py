@@ -1,4 +1,4 @@
-"""`Stream`: hidden states that pass through a head tile by tile, and the gradients that come back."""
+"""`TiledStates`: hidden states that pass through a head tile by tile, and the gradients that come back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dskd_components.models.head import Head
 
 
-class Stream:
+class TiledStates:
     """One model's states at some positions of a side, the head that reads them, and the gradients to both.
 
     Args:
@@ -47,7 +47,7 @@ class Stream:
         self.head_gradient = HeadGradient(head, self._states.dtype, scratch) if learning else None
         self.joint_bytes = 0
         """Memory of matrices that were made for the stream."""
-        self.complete = head.bias is None or not bool(head.bias.detach().isinf().any())
+        self.all_finite = head.bias is None or not bool(head.bias.detach().isinf().any())
         """Whether no logit can be ``-inf``."""
 
     def __len__(self) -> int:
@@ -71,10 +71,10 @@ class Stream:
     @property
     def row_bytes(self) -> int:
         """Memory of the states and of what waits for the backward pass."""
-        return self._states.nbytes + self.waiting_bytes
+        return self._states.nbytes + self.gradient_bytes
 
     @property
-    def waiting_bytes(self) -> int:
+    def gradient_bytes(self) -> int:
         """Memory of the gradient to the states, which waits for the backward pass."""
         return 0 if self._gradient is None else self._gradient.nbytes
 
@@ -86,20 +86,20 @@ class Stream:
     @property
     def head_learns(self) -> bool:
         """Whether a gradient to the head is wanted."""
-        return self.head_gradient is not None and self.head_gradient.wanted
+        return self.head_gradient is not None and self.head_gradient.requires_grad
 
     @property
-    def wanted(self) -> bool:
+    def requires_grad(self) -> bool:
         """Whether any gradient is wanted."""
         return self.states_learn or self.head_learns
 
     @property
-    def learned(self) -> list[tuple[Tensor, Tensor]]:
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
         """The tensors that a gradient was wanted for, each with its gradient."""
         pairs = [] if self._gradient is None else [(self._states, self._gradient)]
-        return pairs + ([] if self.head_gradient is None else self.head_gradient.learned)
+        return pairs + ([] if self.head_gradient is None else self.head_gradient.gradients)
 
-    def reads_like(self, other: Stream) -> bool:
+    def reads_like(self, other: TiledStates) -> bool:
         """Return whether both pass through the same tensors in the same way, so that one product serves them."""
         ours, theirs = self.head, other.head
         return (
