@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dskd_components.collation.dual_encoder import DualEncoder
+from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions
 from dskd_components.collation.encoded import SIDES, EncodedSample, from_columns, is_preprocessed
 from dskd_components.collation.padding import pack_rows, pad_rows
 from dskd_components.collation.problems import (
@@ -87,12 +87,14 @@ class DualTokenizerCollator:
         self._encoder = DualEncoder(
             student_tokenizer,
             teacher_tokenizer,
-            aligner=aligner,
-            student_max_length=student_max_length,
-            teacher_max_length=teacher_max_length,
-            append_eos=append_eos,
-            train_on_prompt=train_on_prompt,
-            columns=columns or Columns(),
+            EncodingOptions(
+                aligner=aligner,
+                student_max_length=student_max_length,
+                teacher_max_length=teacher_max_length,
+                append_eos=append_eos,
+                train_on_prompt=train_on_prompt,
+                columns=columns,
+            ),
         )
 
     @property

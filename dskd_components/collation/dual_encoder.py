@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dskd_components.collation.chat_templates import ChatRenderer
 from dskd_components.collation.documents import DocumentReader, RenderedSample
@@ -15,12 +15,10 @@ from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.truncation import TruncatedLengths, keep_within
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
+from dskd_components.models.states import Side
 from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.min_edit import SPACE_MARKERS
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
-
-if TYPE_CHECKING:
-    from dskd_components.models.states import Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,40 +38,47 @@ class Prepared:
     stretches: list[Stretch]
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """How samples become tokens, whoever asks for it; the collators and the preprocessor document the fields.
+
+    Raises:
+        ConfigurationError: An option has no such value.
+    """
+
+    aligner: str | Aligner | None = "exact_match"
+    student_max_length: int | None = None
+    teacher_max_length: int | None = None
+    append_eos: bool = True
+    train_on_prompt: bool = False
+    columns: Columns | None = None
+
+    def __post_init__(self) -> None:
+        text_method(self.aligner)
+        for side, limit in self.max_lengths.items():
+            positive_or_none(f"{side}_max_length", limit)
+
+    @property
+    def max_lengths(self) -> dict[Side, int | None]:
+        """The most tokens that each side may have."""
+        return {"student": self.student_max_length, "teacher": self.teacher_max_length}
+
+
 class DualEncoder:
     """Turns raw samples into tokens, labels and groups of both sides.
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
         teacher_tokenizer: Likewise.
-        aligner: Whose groups are made; None for none.
-        student_max_length: The most tokens that the student may have.
-        teacher_max_length: Likewise.
-        append_eos: Whether texts and responses end with EOS.
-        train_on_prompt: Whether prompts and all messages are scored.
-        columns: What the keys of a sample are called.
+        options: How.
     """
 
-    def __init__(
-        self,
-        student_tokenizer: Any,
-        teacher_tokenizer: Any,
-        *,
-        aligner: str | Aligner | None,
-        student_max_length: int | None,
-        teacher_max_length: int | None,
-        append_eos: bool,
-        train_on_prompt: bool,
-        columns: Columns,
-    ) -> None:
-        self.method = text_method(aligner)
-        self.max_lengths: dict[Side, int | None] = {
-            "student": positive_or_none("student_max_length", student_max_length),
-            "teacher": positive_or_none("teacher_max_length", teacher_max_length),
-        }
-        self.columns = columns
-        self.student = SideEncoder(student_tokenizer, "student", append_eos=append_eos)
-        self.teacher = SideEncoder(teacher_tokenizer, "teacher", append_eos=append_eos)
+    def __init__(self, student_tokenizer: Any, teacher_tokenizer: Any, options: EncodingOptions) -> None:
+        self.method = text_method(options.aligner)
+        self.max_lengths = options.max_lengths
+        self.columns = options.columns or Columns()
+        self.student = SideEncoder(student_tokenizer, "student", append_eos=options.append_eos)
+        self.teacher = SideEncoder(teacher_tokenizer, "teacher", append_eos=options.append_eos)
         self.markers = (
             SPACE_MARKERS[vocabulary_bytes(student_tokenizer).family],
             SPACE_MARKERS[vocabulary_bytes(teacher_tokenizer).family],
@@ -81,7 +86,7 @@ class DualEncoder:
         self.reader = DocumentReader(
             ChatRenderer(student_tokenizer, "student"),
             ChatRenderer(teacher_tokenizer, "teacher"),
-            train_on_prompt=train_on_prompt,
+            train_on_prompt=options.train_on_prompt,
         )
         self.fingerprints: dict[Side, int] = {"student": self.student.fingerprint, "teacher": self.teacher.fingerprint}
         self.pad_ids: dict[Side, int] = {"student": self.student.pad_id, "teacher": self.teacher.pad_id}

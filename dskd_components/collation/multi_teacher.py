@@ -9,7 +9,8 @@ from torch import Tensor
 from dskd_components.collation.collator import DualTokenizerCollator
 from dskd_components.collation.dual_encoder import DualEncoder, Prepared
 from dskd_components.collation.encoded import is_preprocessed
-from dskd_components.collation.problems import OnError, SampleError, SkipPolicy
+from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SkipPolicy
+from dskd_components.collation.samples import Columns
 from dskd_components.components.aligner import Aligner
 from dskd_components.components.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError
@@ -28,8 +29,13 @@ class MultiTeacherCollator:
         aligners: By teacher, the aligner of its loss, or its name; one that is not named gets ``"exact_match"``.
         student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
         teacher_max_lengths: Likewise, by teacher. All models are cut at one border of the text.
+        padding_side: Where rows are padded.
+        pad_to_multiple_of: What the length of the rows is a multiple of.
+        packing: Whether all samples go into one row, one after the other.
+        append_eos: Whether texts and responses end with each tokenizer's EOS, if it has one.
+        train_on_prompt: Whether prompts and messages of all roles are scored, not responses alone.
         on_error: ``"raise"`` a `SampleError`, or ``"skip"`` a sample that one of the models cannot read, and count it.
-        **options: As in `DualTokenizerCollator`, for all: ``padding_side``, ``packing``, ``append_eos`` and so on.
+        columns: What the keys of a sample are called.
 
     Raises:
         InputError: A tokenizer is not a fast one.
@@ -53,8 +59,13 @@ class MultiTeacherCollator:
         aligners: Mapping[str, str | Aligner | None] | None = None,
         student_max_length: int | None = None,
         teacher_max_lengths: Mapping[str, int | None] | None = None,
+        padding_side: PaddingSide = "right",
+        pad_to_multiple_of: int | None = None,
+        packing: bool = False,
+        append_eos: bool = True,
+        train_on_prompt: bool = False,
         on_error: OnError = "raise",
-        **options: Any,
+        columns: Columns | None = None,
     ) -> None:
         if not isinstance(teacher_tokenizers, Mapping) or not teacher_tokenizers:
             raise ConfigurationError(
@@ -74,7 +85,12 @@ class MultiTeacherCollator:
                 aligner=aligners.get(name, "exact_match"),
                 student_max_length=student_max_length,
                 teacher_max_length=limits.get(name),
-                **options,
+                padding_side=padding_side,
+                pad_to_multiple_of=pad_to_multiple_of,
+                packing=packing,
+                append_eos=append_eos,
+                train_on_prompt=train_on_prompt,
+                columns=columns,
             )
             for name, tokenizer in teacher_tokenizers.items()
         }

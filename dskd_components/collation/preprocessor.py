@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from dskd_components.collation.dual_encoder import DualEncoder
+from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions
 from dskd_components.collation.encoded import column_names, to_columns
 from dskd_components.collation.problems import OnError, SampleError, SkipPolicy, SkipReason
 from dskd_components.collation.samples import Columns
@@ -61,12 +61,14 @@ class DualTokenizerPreprocessor:
         self._encoder = DualEncoder(
             student_tokenizer,
             teacher_tokenizer,
-            aligner=aligner,
-            student_max_length=student_max_length,
-            teacher_max_length=teacher_max_length,
-            append_eos=append_eos,
-            train_on_prompt=train_on_prompt,
-            columns=columns or Columns(),
+            EncodingOptions(
+                aligner=aligner,
+                student_max_length=student_max_length,
+                teacher_max_length=teacher_max_length,
+                append_eos=append_eos,
+                train_on_prompt=train_on_prompt,
+                columns=columns,
+            ),
         )
 
     @property
