@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from dskd_components.cli.terminal import console, plain
-from dskd_components.spec import SpecFileError, parse_either_spec
+from dskd_components.spec import SpecFileError, parse_spec
 from dskd_components.spec.reading import read_text
 
 
@@ -30,10 +30,10 @@ def validate(
     for file in files:
         try:
             if file == "-":
-                spec = parse_either_spec(sys.stdin.read(), source="<stdin>")
+                spec = parse_spec(sys.stdin.read(), None, source="<stdin>")
             else:
                 text, syntax = read_text(file)
-                spec = parse_either_spec(text, syntax=syntax, source=file)
+                spec = parse_spec(text, None, syntax=syntax, source=file)
         except SpecFileError as error:
             valid = False
             _print_problems(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
@@ -168,3 +168,64 @@ def did_you_mean(name: object, known: list[str]) -> str:
 
 def _letters(name: object) -> str:
     return re.sub(r"[\W_]+", "", str(name)).casefold()
+
+
+Choice = TypeVar("Choice", bound=FrozenModel)
+
+
+def read_choice(
+    value: object,
+    base: type[Choice],
+    kind: str,
+    class_of: Callable[[str], type[Choice]],
+    make: Callable[[type[Choice], Mapping[Any, Any]], Choice] | None = None,
+) -> Choice:
+    """Return what a field of a spec chooses: an instance as it is, a name, or a mapping with a name and options.
+
+    Args:
+        value: what the field was given.
+        base: the class of all that can be chosen.
+        kind: what they are called in messages, ``"distance"``.
+        class_of: finds a class by name; its `ValueError` names the alternatives.
+        make: makes an instance of a class and options; None: pydantic's validation.
+
+    Raises:
+        ValueError: it is something else, or there is no such name; in a mapping the error's place is ``name``.
+    """
+    make = make or (lambda cls, options: cls.model_validate(options))
+    noun = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    if isinstance(value, base):
+        return value
+    if isinstance(value, str):
+        return make(class_of(value), {})
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"expected {noun}: an instance, a name, or a mapping with a name and options, got {_described(value, base)}"
+        )
+    name = value.get("name")
+    if not isinstance(name, str):
+        raise ValueError(f"expected a mapping with {noun}'s name under 'name', got {dict(value)!r}")
+    try:
+        chosen = class_of(name)
+    except ValueError as error:
+        described = PydanticCustomError("unusable_name", "{error}", {"error": str(error)})
+        raise ValidationError.from_exception_data(
+            kind, [InitErrorDetails(type=described, loc=("name",), input=name)]
+        ) from error
+    return make(chosen, value)
+
+
+def require_name_in_schema(schema: dict[str, Any]) -> None:
+    """Have a JSON Schema ask for the name, which tells one choice from another."""
+    schema["required"] = ["name", *(field for field in schema.get("required", []) if field != "name")]
+
+
+def _described(value: object, base: type[FrozenModel]) -> str:
+    """Say what came instead of a choice."""
+    if isinstance(value, Component):
+        return f"the {value.kind} {value.name!r}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}" + (
+            f"; did you mean {value.__name__}()?" if issubclass(value, base) else ""
+        )
+    return "None" if value is None else f"{type(value).__name__} {value!r}"

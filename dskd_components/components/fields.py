@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,16 +10,15 @@ from pydantic import PydanticInvalidForJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from dskd_components.components.aligner import Aligner
-from dskd_components.components.component import Component, did_you_mean
+from dskd_components.components.component import Component, did_you_mean, read_choice
 from dskd_components.components.distance import Distance
 from dskd_components.components.hookspecs import KINDS
 from dskd_components.components.lookup import default_registry, list_components
 from dskd_components.components.projector import Projector
 from dskd_components.components.space import Space
-from dskd_components.errors import DSKDError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
@@ -64,29 +62,9 @@ class ComponentField:
 
     def _resolve(self, value: object) -> Component:
         kind = KINDS[self.kind]
-        if isinstance(value, kind.base):
-            return value
-        if isinstance(value, str):
-            return _made(default_registry().component_class(self.kind, value), {})
-        if isinstance(value, Mapping):
-            return self._from_mapping(value)
-        raise ValueError(
-            f"expected {kind.noun}: an instance, a name, or a mapping with a name and options, got "
-            f"{_described(value, kind.base)}"
+        return read_choice(
+            value, kind.base, self.kind, lambda name: default_registry().component_class(self.kind, name), _made
         )
-
-    def _from_mapping(self, value: Mapping[Any, Any]) -> Component:
-        name = value.get("name")
-        if not isinstance(name, str):
-            raise ValueError(f"expected a mapping with the {self.kind}'s name under 'name', got {dict(value)!r}")
-        try:
-            component = default_registry().component_class(self.kind, name)
-        except DSKDError as error:
-            described = PydanticCustomError("unusable_name", "{error}", {"error": str(error)})
-            raise ValidationError.from_exception_data(
-                self.kind, [InitErrorDetails(type=described, loc=("name",), input=name)]
-            ) from error
-        return _made(component, value)
 
 
 @dataclass(frozen=True)
@@ -137,17 +115,6 @@ def _named(name: str) -> JsonSchemaValue:
 
 def _by_name_alone(name: str) -> JsonSchemaValue:
     return {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
-
-
-def _described(value: object, base: type[Component]) -> str:
-    """Say what came instead of a component."""
-    if isinstance(value, Component):
-        return f"the {value.kind} {value.name!r}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}" + (
-            f"; did you mean {value.__name__}()?" if issubclass(value, base) else ""
-        )
-    return "None" if value is None else f"{type(value).__name__} {value!r}"
 
 
 def _needs_no_options(component: type[Component]) -> bool:

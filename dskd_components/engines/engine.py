@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict
 
-from dskd_components.components.component import FrozenModel
+from dskd_components.components.component import FrozenModel, require_name_in_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,14 +38,10 @@ class Measurement:
     metrics: Mapping[str, Tally]
 
 
-def _require_name(schema: dict[str, Any]) -> None:
-    schema["required"] = ["name", *(field for field in schema.get("required", []) if field != "name")]
-
-
 class Engine(FrozenModel, ABC):
     """Options of an engine, and the way it takes from hidden states to terms."""
 
-    model_config = ConfigDict(json_schema_extra=_require_name)
+    model_config = ConfigDict(json_schema_extra=require_name_in_schema)
 
     name: str
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from dskd_components.components.component import did_you_mean
+from dskd_components.components.component import did_you_mean, read_choice
 from dskd_components.engines.eager import Eager
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.tiled import Tiled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ENGINES: Final[Mapping[str, type[Tiled | Eager]]] = {"tiled": Tiled, "eager": Eager}
 
 
 def _read(value: object) -> Engine:
-    if isinstance(value, Engine):
-        return value
-    if isinstance(value, str):
-        return _engine_class(value)()
-    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-        return _engine_class(value["name"]).model_validate(value)
-    raise ValueError(f"expected an engine: an instance, a name, or a mapping with a name and options, got {value!r}")
+    return read_choice(value, Engine, "engine", _engine_class)  # type: ignore[type-abstract]
 
 
 def _engine_class(name: str) -> type[Tiled | Eager]:

@@ -8,13 +8,7 @@ reports every problem with the path of its field. Import the names below, or fro
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
 from dskd_components.spec.problems import SpecFileError, SpecProblem
-from dskd_components.spec.reading import (
-    load_multi_teacher_spec,
-    load_spec,
-    parse_either_spec,
-    parse_multi_teacher_spec,
-    parse_spec,
-)
+from dskd_components.spec.reading import load_multi_teacher_spec, load_spec, parse_spec
 from dskd_components.spec.schedules import CosineSchedule, LinearSchedule, PiecewiseSchedule, Schedule
 
 __all__ = [
@@ -29,7 +23,5 @@ __all__ = [
     "TeacherSpec",
     "load_multi_teacher_spec",
     "load_spec",
-    "parse_either_spec",
-    "parse_multi_teacher_spec",
     "parse_spec",
 ]

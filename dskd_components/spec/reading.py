@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -87,11 +87,32 @@ def read_text(path: str | Path) -> tuple[str, Syntax]:
     return text, "json" if path.suffix.lower() == ".json" else "yaml"
 
 
-def parse_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") -> DSKDSpec:
-    r"""Read a spec from a text; see `load_spec`.
+@overload
+def parse_spec(text: str, *, syntax: Syntax = ..., source: str = ...) -> DSKDSpec: ...
+
+
+@overload
+def parse_spec(text: str, expected: type[Spec], *, syntax: Syntax = ..., source: str = ...) -> Spec: ...
+
+
+@overload
+def parse_spec(
+    text: str, expected: None, *, syntax: Syntax = ..., source: str = ...
+) -> DSKDSpec | MultiTeacherSpec: ...
+
+
+def parse_spec(
+    text: str,
+    expected: Any = DSKDSpec,
+    *,
+    syntax: Syntax = "yaml",
+    source: str = "<text>",
+) -> Any:
+    r"""Read a spec from a text; see `load_spec` and `load_multi_teacher_spec`.
 
     Args:
         text: what a file would hold.
+        expected: `DSKDSpec` or `MultiTeacherSpec`; None: the latter, if the text has the key ``teachers``.
         syntax: of the text.
         source: what problems name as the file.
 
@@ -101,15 +122,17 @@ def parse_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") ->
     Examples:
         >>> parse_spec("distance: {name: skew_kl, alpha: 0.3}").distance
         SkewKL(name='skew_kl', alpha=0.3)
+        >>> type(parse_spec("teachers: {large: {weight: 0.7}}", None)).__name__
+        'MultiTeacherSpec'
         >>> parse_spec("distance: js\nkd_rate: hot", source="spec.yaml")
         Traceback (most recent call last):
         ...
         dskd_components.spec.problems.SpecFileError: spec.yaml:2: kd_rate: Input should be ...
     """
-    return parsed(text, syntax, source, _spec)
+    return _parsed(text, syntax, source, READERS[expected])
 
 
-def parsed(text: str, syntax: Syntax, source: str, read: Callable[[ParsedFile], Outcome[Spec]]) -> Spec:
+def _parsed(text: str, syntax: Syntax, source: str, read: Callable[[ParsedFile], Outcome[Spec]]) -> Spec:
     """Return what a text says, or raise every reason why it says nothing.
 
     Args:
@@ -233,39 +256,7 @@ def load_multi_teacher_spec(path: str | Path) -> MultiTeacherSpec:
         ['large', 'code']
     """
     text, syntax = read_text(path)
-    return parse_multi_teacher_spec(text, syntax=syntax, source=str(path))
-
-
-def parse_multi_teacher_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") -> MultiTeacherSpec:
-    """Read a spec of several teachers from a text; see `load_multi_teacher_spec`.
-
-    Args:
-        text: what a file would hold.
-        syntax: of the text.
-        source: what problems name as the file.
-
-    Raises:
-        SpecFileError: the text is not a valid spec.
-    """
-    return parsed(text, syntax, source, _multi_teacher_spec)
-
-
-def parse_either_spec(text: str, *, syntax: Syntax = "yaml", source: str = "<text>") -> DSKDSpec | MultiTeacherSpec:
-    """Read a spec of either kind: of several teachers, if there is the key ``teachers``.
-
-    Args:
-        text: what a file would hold.
-        syntax: of the text.
-        source: what problems name as the file.
-
-    Raises:
-        SpecFileError: the text is not a valid spec.
-
-    Examples:
-        >>> type(parse_either_spec("kd_rate: 0.3")).__name__
-        'DSKDSpec'
-    """
-    return cast("DSKDSpec | MultiTeacherSpec", parsed(text, syntax, source, _either))
+    return parse_spec(text, MultiTeacherSpec, syntax=syntax, source=str(path))
 
 
 def _either(document: ParsedFile) -> Outcome[DSKDSpec | MultiTeacherSpec]:
@@ -308,3 +299,11 @@ def _teachers(values: dict[Any, Any], document: ParsedFile) -> tuple[dict[Any, T
             problems.append(SpecProblem(path, message, line_of(path, document.lines)))
         teachers[name] = spec or TeacherSpec()
     return teachers, problems
+
+
+READERS: Final[Mapping[type[DSKDSpec | MultiTeacherSpec] | None, Callable[[ParsedFile], Outcome[Any]]]] = {
+    DSKDSpec: _spec,
+    MultiTeacherSpec: _multi_teacher_spec,
+    None: _either,
+}
+"""By what is expected, how a spec is made of a file."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, field_validator
 from pydantic_core import core_schema
 
-from dskd_components.components.component import FrozenModel, did_you_mean
+from dskd_components.components.component import FrozenModel, did_you_mean, read_choice, require_name_in_schema
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,14 +30,10 @@ Step = Annotated[int, Field(ge=0)]
 """How many optimizer steps have been taken; the first one is made at 0."""
 
 
-def _require_name(schema: dict[str, Any]) -> None:
-    schema["required"] = ["name", *(field for field in schema.get("required", []) if field != "name")]
-
-
 class Schedule(FrozenModel, ABC):
     """Options of a schedule, and the number that they give at a step. It has no state: the loop counts the steps."""
 
-    model_config = ConfigDict(json_schema_extra=_require_name)
+    model_config = ConfigDict(json_schema_extra=require_name_in_schema)
 
     name: str
 
@@ -211,7 +207,7 @@ class WeightField:
 
     def _read(self, value: object, number: core_schema.ValidatorFunctionWrapHandler) -> float | Schedule:
         if isinstance(value, Mapping):
-            value = _schedule_class(value).model_validate(value)
+            value = read_choice(value, Schedule, "schedule", _schedule_class)  # type: ignore[type-abstract]
         if not isinstance(value, Schedule):
             return float(number(value))
         reached = highest(value)
@@ -292,10 +288,7 @@ def checked_step(step: object) -> int | None:
     return number
 
 
-def _schedule_class(options: Mapping[Any, Any]) -> type[Schedule]:
-    name = options.get("name")
-    if not isinstance(name, str):
-        raise ValueError(f"expected a number, or a mapping with a schedule's name under 'name', got {dict(options)!r}")
+def _schedule_class(name: str) -> type[Schedule]:
     if name not in SCHEDULES:
         hint = did_you_mean(name, list(SCHEDULES))
         raise ValueError(f"unknown schedule {name!r}{hint}; the schedules are {', '.join(SCHEDULES)}")

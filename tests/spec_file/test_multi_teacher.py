@@ -18,7 +18,7 @@ from dskd_components import (
     load_multi_teacher_spec,
     load_spec,
 )
-from dskd_components.spec import parse_either_spec, parse_multi_teacher_spec, parse_spec
+from dskd_components.spec import parse_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +43,9 @@ SPEC = MultiTeacherSpec(
 )
 
 
-def problems(text: str, parse: Any = parse_multi_teacher_spec) -> list[str]:
+def problems(text: str, expected: Any = MultiTeacherSpec) -> list[str]:
     with pytest.raises(SpecFileError) as caught:
-        parse(text, source="spec.yaml")
+        parse_spec(text, expected, source="spec.yaml")
     return str(caught.value).splitlines()
 
 
@@ -56,8 +56,8 @@ def test_yaml_and_json(tmp_path: Path) -> None:
 
 
 def test_the_key_teachers_tells_the_kinds_apart(tmp_path: Path) -> None:
-    assert parse_either_spec(YAML) == SPEC
-    assert parse_either_spec("preset: dskd") == DSKDSpec.preset("dskd")
+    assert parse_spec(YAML, None) == SPEC
+    assert parse_spec("preset: dskd", None) == DSKDSpec.preset("dskd")
     (tmp_path / "spec.yaml").write_text(YAML)
     with pytest.raises(SpecFileError, match=r"yaml:3: teachers: this is a spec of several teachers, which load_multi"):
         load_spec(tmp_path / "spec.yaml")
@@ -120,11 +120,11 @@ def test_a_teacher_is_read_as_a_spec_of_one_is(document: Any) -> None:
         alone = parse_spec(text, syntax="json")
     except SpecFileError as error:
         with pytest.raises(SpecFileError) as caught:
-            parse_multi_teacher_spec(of_several, syntax="json")
+            parse_spec(of_several, MultiTeacherSpec, syntax="json")
         expected = [("teachers", "one", *problem.path) for problem in error.problems]
         assert [problem.path for problem in caught.value.problems] == expected
     else:
-        assert parse_multi_teacher_spec(of_several, syntax="json").pair("one") == alone
+        assert parse_spec(of_several, MultiTeacherSpec, syntax="json").pair("one") == alone
 
 
 def test_the_schema_describes_files() -> None:
