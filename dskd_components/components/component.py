@@ -204,7 +204,7 @@ def read_choice(
         )
     name = value.get("name")
     if not isinstance(name, str):
-        raise ValueError(f"expected a mapping with {noun}'s name under 'name', got {dict(value)!r}")
+        raise ValueError(f"expected a mapping with the {kind}'s name under 'name', got {dict(value)!r}")
     try:
         chosen = class_of(name)
     except ValueError as error:

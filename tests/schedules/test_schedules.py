@@ -80,8 +80,8 @@ def test_a_schedule_goes_through_json_and_back(schedule: Schedule) -> None:
         (1.1, "less than or equal to 1"),
         (math.nan, "finite number"),
         ("linear", "valid number"),
-        ({"start": 0}, "a schedule's name under 'name'"),
-        ({"name": ["linear"]}, "a schedule's name under 'name'"),
+        ({"start": 0}, "the schedule's name under 'name'"),
+        ({"name": ["linear"]}, "the schedule's name under 'name'"),
         ({"name": "linaer"}, r"unknown schedule 'linaer' \(did you mean 'linear'"),
         (
             {"name": "linear", "start": 0, "end": 1.5, "steps": 9},
