@@ -16,35 +16,22 @@ if TYPE_CHECKING:
 @hookimpl
 def dskd_distances() -> Sequence[type[Distance]]:
     """Return the built-in distances."""
-    return [
-        distances.KL,
-        distances.ReverseKL,
-        distances.JS,
-        distances.SkewKL,
-        distances.SkewReverseKL,
-        distances.AdaptiveKL,
-    ]
+    return distances.BUILT_IN
 
 
 @hookimpl
 def dskd_aligners() -> Sequence[type[Aligner]]:
     """Return the built-in aligners."""
-    return [
-        aligners.Identity,
-        aligners.CrossModelAttention,
-        aligners.ExactMatch,
-        aligners.Span,
-        aligners.MinEdit,
-    ]
+    return aligners.BUILT_IN
 
 
 @hookimpl
 def dskd_projectors() -> Sequence[type[Projector]]:
     """Return the built-in projectors."""
-    return [projectors.Linear, projectors.MLP, projectors.Pinv, projectors.LivePinv]
+    return projectors.BUILT_IN
 
 
 @hookimpl
 def dskd_spaces() -> Sequence[type[Space]]:
     """Return the built-in spaces."""
-    return [spaces.StudentSpace, spaces.TeacherSpace, spaces.SharedVocabularySpace]
+    return spaces.BUILT_IN

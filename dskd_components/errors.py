@@ -1,8 +1,17 @@
-"""The errors and warnings that the library raises.
+"""The errors and warnings that the library raises, and the hint that a misspelt name gets.
 
 Every error says what was expected, what came, and what to do. All of them are `ValueError`s too, so that
 pydantic can attach the path of the offending field when one is raised while a spec is read.
 """
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class DSKDError(Exception):
@@ -35,3 +44,21 @@ class PluginWarning(UserWarning):
 
 class DSKDWarning(UserWarning):
     """Something is legal but very likely not what was meant."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known names nearest to an unknown one, or nothing.
+
+    Capitals and the characters between words make no difference.
+
+    Examples:
+        >>> did_you_mean("Temprature", ["temperature", "distance"])
+        " (did you mean 'temperature'?)"
+    """
+    by_letters = {_letters(other): other for other in known}
+    close = [by_letters[letters] for letters in get_close_matches(_letters(name), by_letters, n=3, cutoff=0.5)]
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def _letters(name: object) -> str:
+    return re.sub(r"[\W_]+", "", str(name)).casefold()

@@ -10,6 +10,9 @@ from dskd_components.aligners.identity import Identity
 from dskd_components.tokenization.align_text import align_text
 from dskd_components.tokenization.min_edit import min_edit_path
 
+BUILT_IN = (Identity, CrossModelAttention, ExactMatch, Span, MinEdit)
+"""What `dskd_components.builtin` offers to the registry, in the order of its lists."""
+
 __all__ = [
     "AttentionAlignment",
     "CrossModelAttention",

@@ -66,7 +66,7 @@ def _report(
     student: str, teacher: str, spec: DSKDSpec | None, texts: list[str] | None, tokens: int | None, device: str
 ) -> PreflightReport:
     from dskd_components.loss.dskd_loss import DSKDLoss
-    from dskd_components.preflight import examine
+    from dskd_components.preflight import SAMPLE_TEXTS, Pair, examine
 
     errors = console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
@@ -81,15 +81,15 @@ def _report(
         for side, source in (("student", student), ("teacher", teacher)):
             progress.update(task, description=f"loading the {side}")
             models.append(load_model(source, device))
-        return examine(
-            DSKDLoss,
-            *models,
-            *tokenizers,
+        pair = Pair(
+            student=models[0],
+            teacher=models[1],
+            student_tokenizer=tokenizers[0],
+            teacher_tokenizer=tokenizers[1],
             spec=spec,
-            texts=texts,
-            tokens_per_step=tokens,
-            watch=watch,
+            texts=SAMPLE_TEXTS if texts is None else texts,
         )
+        return examine(DSKDLoss, pair, tokens_per_step=tokens, watch=watch)
 
 
 def _spec(name: str) -> DSKDSpec:

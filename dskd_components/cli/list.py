@@ -13,9 +13,8 @@ from rich.text import Text
 
 from dskd_components.cli.options import claims_of
 from dskd_components.cli.terminal import console, plain, row, table
-from dskd_components.components.component import did_you_mean
 from dskd_components.components.lookup import default_registry
-from dskd_components.errors import PluginWarning
+from dskd_components.errors import PluginWarning, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,9 +12,8 @@ from dskd_components.collation.encoded import is_preprocessed
 from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SkipPolicy
 from dskd_components.collation.samples import Columns
 from dskd_components.components.aligner import Aligner
-from dskd_components.components.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.models.batch import columns_of_several, require_teacher_name
+from dskd_components.models.batch import columns_of_several, of_teacher, require_known_teachers, require_teacher_name
 
 PreparedForAll = dict[str, Prepared]
 """One sample, by teacher; the student's tokens are the same for each of them."""
@@ -76,7 +75,9 @@ class MultiTeacherCollator:
             require_teacher_name(name)
         aligners, limits = dict(aligners or {}), dict(teacher_max_lengths or {})
         for argument, given in (("aligners", aligners), ("teacher_max_lengths", limits)):
-            _require_known(argument, given, list(teacher_tokenizers))
+            require_known_teachers(
+                argument, given, teacher_tokenizers, source="teacher_tokenizers has", error=ConfigurationError
+            )
         self._policy = SkipPolicy(on_error)
         self._collators = {
             name: DualTokenizerCollator(
@@ -145,7 +146,7 @@ def _cut_alike(
     sample: PreparedForAll = {}
     for name, outcome in outcomes.items():
         if isinstance(outcome, SampleError):
-            return SampleError(outcome.reason, f"Teacher {name!r}: {outcome}")
+            return SampleError(outcome.reason, of_teacher(name, outcome))
         sample[name] = outcome
     while True:
         kept = [prepared.kept.student for prepared in sample.values()]
@@ -157,13 +158,4 @@ def _cut_alike(
                 try:
                     sample[name] = encoders[name].shorten(prepared, min(kept))
                 except SampleError as error:
-                    return SampleError(error.reason, f"Teacher {name!r}: {error.at(index)}")
-
-
-def _require_known(argument: str, given: Mapping[str, object], names: list[str]) -> None:
-    for name in given:
-        if name not in names:
-            raise ConfigurationError(
-                f"{argument}: unknown teacher {name!r}{did_you_mean(name, names)}; teacher_tokenizers has "
-                f"{', '.join(map(repr, names))}."
-            )
+                    return SampleError(error.reason, of_teacher(name, error.at(index)))

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dskd_components.components.component import did_you_mean
-from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+from dskd_components.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -150,24 +150,6 @@ class Component(FrozenModel, ABC):
         if field.is_required():
             raise TypeError(f'{cls.__name__} has no name: add `name: Literal["my_name"] = "my_name"`.')
         return str(field.default)
-
-
-def did_you_mean(name: object, known: list[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the known names nearest to an unknown one, or nothing.
-
-    Capitals and the characters between words make no difference.
-
-    Examples:
-        >>> did_you_mean("Temprature", ["temperature", "distance"])
-        " (did you mean 'temperature'?)"
-    """
-    by_letters = {_letters(other): other for other in known}
-    close = [by_letters[letters] for letters in get_close_matches(_letters(name), by_letters, n=3, cutoff=0.5)]
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-
-
-def _letters(name: object) -> str:
-    return re.sub(r"[\W_]+", "", str(name)).casefold()
 
 
 Choice = TypeVar("Choice", bound=FrozenModel)

@@ -10,12 +10,13 @@ from pydantic import PydanticInvalidForJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from dskd_components.components.aligner import Aligner
-from dskd_components.components.component import Component, did_you_mean, read_choice
+from dskd_components.components.component import Component, read_choice
 from dskd_components.components.distance import Distance
 from dskd_components.components.hookspecs import KINDS
 from dskd_components.components.lookup import default_registry, list_components
 from dskd_components.components.projector import Projector
 from dskd_components.components.space import Space
+from dskd_components.errors import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,10 +14,9 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from dskd_components._version import __version__
 from dskd_components.components import hookspecs
-from dskd_components.components.component import did_you_mean
 from dskd_components.components.hookspecs import KINDS, PROJECT_NAME, Kind
 from dskd_components.components.policy import LIBRARY, unmet_requirement
-from dskd_components.errors import PluginError
+from dskd_components.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

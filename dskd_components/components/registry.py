@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from dskd_components.components.component import did_you_mean
 from dskd_components.components.hookspecs import KINDS, PROJECT_NAME
 from dskd_components.components.loading import Origin, load_plugin
 from dskd_components.components.policy import NO_RULES, is_built_in
-from dskd_components.errors import PluginError, PluginWarning, UnknownComponentError
+from dskd_components.errors import PluginError, PluginWarning, UnknownComponentError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

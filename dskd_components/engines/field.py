@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from dskd_components.components.component import did_you_mean, read_choice
+from dskd_components.components.component import read_choice
 from dskd_components.engines.eager import Eager
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.tiled import Tiled
+from dskd_components.errors import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -34,7 +34,7 @@ from dskd_components.loss.vocabularies import Vocabularies
 from dskd_components.models.head import Head
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import groups_of_batch, input_embedding, require_fingerprints, run_model
-from dskd_components.preflight import examine
+from dskd_components.preflight import SAMPLE_TEXTS, Pair, examine
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -459,14 +459,13 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: the texts are no texts, or the number of tokens is not positive.
         """
-        return examine(
-            cls,
-            student,
-            teacher,
-            student_tokenizer,
-            teacher_tokenizer,
+        pair = Pair(
+            student=student,
+            teacher=teacher,
+            student_tokenizer=student_tokenizer,
+            teacher_tokenizer=teacher_tokenizer,
             spec=spec,
-            texts=texts,
+            texts=SAMPLE_TEXTS if texts is None else texts,
             batch=batch,
-            tokens_per_step=tokens_per_step,
         )
+        return examine(cls, pair, tokens_per_step=tokens_per_step)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from dskd_components.components.component import did_you_mean
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.loss.build import parameter_groups
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.output import DSKDOutput
-from dskd_components.models.batch import columns_of_pair
+from dskd_components.models.batch import columns_of_pair, of_teacher, require_known_teachers
 from dskd_components.models.run_model import groups_of_batch, require_fingerprints
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
@@ -282,12 +281,7 @@ def _require_known(spec: MultiTeacherSpec, argument: str, given: object) -> None
             f"{argument}: expected a mapping by teacher's name, of {', '.join(map(repr, names))}, got "
             f"{type(given).__name__}."
         )
-    for name in given:
-        if name not in names:
-            raise InputError(
-                f"{argument}: unknown teacher {name!r}{did_you_mean(name, names)}; the spec's teachers are "
-                f"{', '.join(map(repr, names))}."
-            )
+    require_known_teachers(argument, given, names, source="the spec's teachers are", error=InputError)
 
 
 def _require_all(
@@ -312,7 +306,7 @@ def _naming(teacher: str) -> Iterator[None]:
         yield
     except (InputError, ConfigurationError) as error:
         kind = ConfigurationError if isinstance(error, ConfigurationError) else InputError
-        raise kind(f"Teacher {teacher!r}: {error}") from error
+        raise kind(of_teacher(teacher, error)) from error
 
 
 def _merged(by_teacher: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from dskd_components.components.component import did_you_mean
 from dskd_components.distributed.gathering import is_in_parts
-from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 from dskd_components.models.head import describe
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.spec.dskd_spec import DSKDSpec

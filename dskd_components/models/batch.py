@@ -6,14 +6,15 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, did_you_mean
 from dskd_components.models.wrappers import named_inputs, unwrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from torch import Tensor
 
+    from dskd_components.errors import DSKDError
     from dskd_components.models.wrappers import CausalLM
 
 
@@ -38,6 +39,33 @@ def require_teacher_name(name: str) -> str:
     if name == "student" or name.startswith("student_"):
         raise InputError(f"a teacher cannot be called {name!r}: columns of that name are the student's")
     return name
+
+
+def require_known_teachers(
+    argument: str, given: Mapping[str, object], names: Iterable[str], *, source: str, error: type[DSKDError]
+) -> None:
+    """Refuse names that are no teacher's.
+
+    Args:
+        argument: what the message calls the mapping.
+        given: by name.
+        names: the teachers there are.
+        source: what has them, ``"the spec's teachers are"``.
+        error: what is raised.
+
+    Raises:
+        DSKDError: of the given type: a name is unknown; the message has the alternatives.
+    """
+    names = list(names)
+    for name in given:
+        if name not in names:
+            known = ", ".join(map(repr, names))
+            raise error(f"{argument}: unknown teacher {name!r}{did_you_mean(name, names)}; {source} {known}.")
+
+
+def of_teacher(name: str, problem: object) -> str:
+    """Return a problem with the name of the teacher that it is about before it."""
+    return f"Teacher {name!r}: {problem}"
 
 
 def columns_of_several(by_teacher: Mapping[str, Mapping[str, Column]]) -> dict[str, Column]:

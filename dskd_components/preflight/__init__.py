@@ -4,7 +4,8 @@
 """
 
 from dskd_components.preflight.estimate import StepCost
+from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair
 from dskd_components.preflight.report import Finding, PreflightReport, Severity
 from dskd_components.preflight.run import LossType, examine
 
-__all__ = ["Finding", "LossType", "PreflightReport", "Severity", "StepCost", "examine"]
+__all__ = ["SAMPLE_TEXTS", "Finding", "LossType", "Pair", "PreflightReport", "Severity", "StepCost", "examine"]

@@ -10,7 +10,7 @@ from dskd_components.errors import InputError
 from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -41,15 +41,23 @@ class Pair:
         spec: what is to be computed; None: not settled.
         texts: samples of the text to train on.
         batch: a batch to train on, or None.
+
+    Raises:
+        InputError: the texts are no texts.
     """
 
     student: Any
     teacher: Any
-    student_tokenizer: Any
-    teacher_tokenizer: Any
-    spec: DSKDSpec | None
-    texts: tuple[str, ...]
-    batch: Mapping[str, Tensor] | None
+    student_tokenizer: Any = None
+    teacher_tokenizer: Any = None
+    spec: DSKDSpec | None = None
+    texts: Sequence[str] = SAMPLE_TEXTS
+    batch: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        texts = self.texts
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise InputError(f"texts: expected a list of texts that are not empty, got {texts!r:.100}.")
 
     def models(self) -> Iterator[tuple[Side, Any, Any]]:
         """Yield side, model and tokenizer of both."""

@@ -23,16 +23,16 @@ from dskd_components.preflight.check_models import (
 from dskd_components.preflight.check_tokenizers import check_chat_templates, check_special_tokens, check_vocabularies
 from dskd_components.preflight.estimate import estimate
 from dskd_components.preflight.measuring import measure_step
-from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair
 from dskd_components.preflight.report import Finding, PreflightReport
 from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
     from dskd_components.preflight.estimate import StepCost
+    from dskd_components.preflight.pair import Pair
 
     Check = Callable[[Pair], Iterable[Finding]]
 
@@ -65,14 +65,8 @@ class LossType(Protocol):
 
 def examine(
     loss_type: LossType,
-    student: Any,
-    teacher: Any,
-    student_tokenizer: Any = None,
-    teacher_tokenizer: Any = None,
+    pair: Pair,
     *,
-    spec: DSKDSpec | None = None,
-    texts: Sequence[str] | None = None,
-    batch: Mapping[str, Tensor] | None = None,
     tokens_per_step: int | None = 2048,
     watch: Callable[[str], None] | None = None,
 ) -> PreflightReport:
@@ -80,28 +74,13 @@ def examine(
 
     Args:
         loss_type: `DSKDLoss`.
-        student: as in `DSKDLoss.preflight`.
-        teacher: likewise.
-        student_tokenizer: likewise.
-        teacher_tokenizer: likewise.
-        spec: likewise.
-        texts: likewise.
-        batch: likewise.
-        tokens_per_step: likewise.
+        pair: the models, their tokenizers, and what they are to be trained with.
+        tokens_per_step: tokens of the student for which time and memory are stated; None: nothing is measured.
         watch: is called with the name of each check before it begins.
 
     Raises:
-        InputError: the texts are no texts, or the number of tokens is not positive.
+        InputError: the number of tokens is not positive.
     """
-    pair = Pair(
-        student=student,
-        teacher=teacher,
-        student_tokenizer=student_tokenizer,
-        teacher_tokenizer=teacher_tokenizer,
-        spec=spec,
-        texts=_texts(texts),
-        batch=batch,
-    )
     if tokens_per_step is not None and not tokens_per_step > 0:
         raise InputError(f"tokens_per_step: expected a positive number or None, got {tokens_per_step!r}.")
     watch = watch or (lambda _: None)
@@ -120,14 +99,6 @@ def examine(
             findings += found
     passed = all(finding.severity != "error" for finding in findings)
     return PreflightReport(tuple(findings), costs, recommendation(pair) if passed else "")
-
-
-def _texts(texts: Sequence[str] | None) -> tuple[str, ...]:
-    if texts is None:
-        return SAMPLE_TEXTS
-    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
-        raise InputError(f"texts: expected a list of texts that are not empty, got {texts!r:.100}.")
-    return tuple(texts)
 
 
 def _run(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -5,4 +5,7 @@ from dskd_components.projectors.live_pinv import LivePinv
 from dskd_components.projectors.mlp import MLP
 from dskd_components.projectors.pinv import Pinv
 
+BUILT_IN = (Linear, MLP, Pinv, LivePinv)
+"""What `dskd_components.builtin` offers to the registry, in the order of its lists."""
+
 __all__ = ["MLP", "Linear", "LivePinv", "Pinv"]

@@ -4,4 +4,7 @@ from dskd_components.spaces.shared_vocabulary import SharedVocabularySpace
 from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
 
+BUILT_IN = (StudentSpace, TeacherSpace, SharedVocabularySpace)
+"""What `dskd_components.builtin` offers to the registry, in the order of its lists."""
+
 __all__ = ["SharedVocabularySpace", "StudentSpace", "TeacherSpace"]

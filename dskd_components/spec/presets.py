@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.aligners import CrossModelAttention, ExactMatch
-from dskd_components.components.component import did_you_mean
 from dskd_components.distances import KL
-from dskd_components.errors import UnknownComponentError
+from dskd_components.errors import UnknownComponentError, did_you_mean
 from dskd_components.projectors import LivePinv, Pinv
 from dskd_components.spaces import SharedVocabularySpace, StudentSpace, TeacherSpace
 

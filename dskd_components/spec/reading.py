@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from pydantic import ValidationError
 
-from dskd_components.components.component import did_you_mean
-from dskd_components.errors import UnknownComponentError
+from dskd_components.errors import UnknownComponentError, did_you_mean
 from dskd_components.spec.documents import read_json, read_yaml
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, field_validator
 from pydantic_core import core_schema
 
-from dskd_components.components.component import FrozenModel, did_you_mean, read_choice, require_name_in_schema
-from dskd_components.errors import InputError
+from dskd_components.components.component import FrozenModel, read_choice, require_name_in_schema
+from dskd_components.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

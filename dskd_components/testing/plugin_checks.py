@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dskd_components.components.component import did_you_mean
 from dskd_components.components.lookup import default_registry
-from dskd_components.errors import PluginError
+from dskd_components.errors import PluginError, did_you_mean
 from dskd_components.testing.laws import laws_about
 from dskd_components.testing.report import CheckReport, LawResult
 from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, result_of

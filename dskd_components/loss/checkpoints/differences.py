@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dskd_components.components.component import did_you_mean
-from dskd_components.errors import CheckpointError
+from dskd_components.errors import CheckpointError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
