@@ -1,4 +1,4 @@
-"""Built-in aligners between the token positions of two models, one concept a file."""
+"""Built-in aligners between the token positions of two models. Other rooms import the names below."""
 
 from dskd_components.aligners.cross_model_attention import (
     AttentionAlignment,

@@ -1,4 +1,8 @@
-"""``dskd``, the command line: one command a file."""
+"""``dskd``, the command line: one command a file, named as the command is.
+
+`app` puts the commands together, `terminal` writes, `pretrained` and `python_file` load what a command is given,
+`options` describes components. Nothing but `main` is imported from elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, TextIO, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -28,8 +29,24 @@ def console(*, stderr: bool = False) -> Console:
         stderr: whether it is the stream for errors.
     """
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+    if stream.isatty():
+        return Console(file=stream, highlight=False, markup=False, emoji=False)
+    width = None if os.environ.get("COLUMNS") else PIPE_WIDTH
+    unpadded = cast("IO[str]", _Unpadded(stream))
+    return Console(file=unpadded, highlight=False, markup=False, emoji=False, width=width)
+
+
+class _Unpadded:
+    """A stream that gets lines without the blanks that fill a table's cells up to the width."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(re.sub(r" +(?=\n)", "", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def plain(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Built-in distances between next-token distributions, one concept a file, all computed in log space."""
+"""Built-in distances between next-token distributions, a family in a file, all computed in log space."""
 
 from dskd_components.distances.adaptive_kl import AdaptiveKL
 from dskd_components.distances.js import JS

@@ -1,6 +1,7 @@
 """What a loss needs beside an engine that shards the models over ranks: DDP, FSDP2, Accelerate, DeepSpeed.
 
-Without a process group each function does what is right for one process.
+Without a process group each function does what is right for one process. `gathering` makes whole weights, `gradients`
+reduces them, `synchronisation` compares ranks. Import the names below.
 """
 
 from dskd_components.distributed.gathering import gathered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ConfigDict
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Workspace
+
+
+BLOCK_TENSORS: Final = 8
+"""How many tensors of a block's size a comparison holds at once: log-probabilities, probabilities, gradients. Distances
+that go through autograd may hold some more."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dskd_components.engines._tiling.plan import BLOCK_TENSORS
+from dskd_components.engines.engine import BLOCK_TENSORS
 from dskd_components.engines.tiled import Tiled
 
 if TYPE_CHECKING:

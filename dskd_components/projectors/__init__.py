@@ -1,4 +1,4 @@
-"""Built-in projectors between the hidden spaces of two models, one concept a file."""
+"""Built-in projectors between the hidden spaces of two models. Other rooms import the names below."""
 
 from dskd_components.projectors.linear import Linear
 from dskd_components.projectors.live_pinv import LivePinv

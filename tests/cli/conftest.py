@@ -44,6 +44,7 @@ def dskd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
             main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         assert "Traceback" not in captured.out + captured.err
+        assert not [line for line in captured.out.splitlines() if line.endswith(" ")], "rows end where their text ends"
         code = left.value.code
         return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
 

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
+from dskd_components.engines.engine import BLOCK_TENSORS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dskd_components.components.space import Space
     from dskd_components.engines.aligned_batch import AlignedBatch
 
-
-BLOCK_TENSORS: Final = 8
-"""How many tensors of a block's size a comparison holds at once: log-probabilities, probabilities, gradients. Distances
-that go through autograd may hold some more."""
 
 CACHED_BLOCK: Final = 4 * 2**20
 """Bytes of one such tensor on a CPU, where the operations on single entries are as fast as the cache that it stays in.

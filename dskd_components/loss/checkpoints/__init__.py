@@ -1,6 +1,7 @@
 """What a loss has learned, on disk: its tensors as safetensors, with what they were learned for.
 
-`DSKDLoss.save`, `.restore` and `.load` are the way in.
+`DSKDLoss.save`, `.restore` and `.load` are the way in. `description` says what a loss was learned for, `differences`
+compares two of them, `tensors` says what is kept, `files` reads and writes. Import the names below.
 """
 
 from dskd_components.loss.checkpoints.description import Description, HeadFingerprint, SavedLoss, describe_loss
