@@ -9,8 +9,8 @@ Compose a loss from a spec and call it in any training loop::
 
 Importing this package loads neither `transformers` nor any plugin; plugins are loaded by the first look-up by name.
 
-The names of ``__all__`` are the library's interface. Its folders are rooms, and each room's ``__init__`` says what lives
-there. A module or name that begins with an underscore is private to its room.
+The names of ``__all__`` are the library's interface. Its folders are rooms, and each room's ``__init__`` says what
+lives there. A module or name that begins with an underscore is private to its room.
 """
 
 from dskd_components._version import __version__

@@ -1,7 +1,7 @@
 """Looking at a pair of models before training: does it fit, what does a step cost, what should be changed.
 
-`DSKDLoss.preflight` and ``dskd doctor`` are the ways in. `run` has all checks in their order, the ``check_`` modules one
-subject each, `estimate` and `measuring` the costs, `report` the outcome. Import the names below.
+`DSKDLoss.preflight` and ``dskd doctor`` are the ways in. `run` has all checks in their order, the ``check_`` modules
+one subject each, `estimate` and `measuring` the costs, `report` the outcome. Import the names below.
 """
 
 from dskd_components.preflight.estimate import StepCost
