@@ -14,11 +14,9 @@ import platform
 import pydoc_data.topics
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence, Sized
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,10 +30,9 @@ from dskd_components.tokenization.byte_spans import tokenize_batch_with_spans
 from dskd_components.tokenization.fast_tokenizers import encode_batch
 from dskd_components.tokenization.min_edit import min_edit_path, min_edit_paths
 from dskd_components.tokenization.span_groups import exact_match_pairs
+from examples.offline.tokenizers import LOADERS
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # everything is timed on one thread
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tokenization"))
-
 PAIRS = (("gpt2", "qwen"), ("llama2", "mistral"), ("gpt2", "mistral"), ("llama2", "qwen"))
 MARKERS = {"gpt2": "Ġ", "qwen": "Ġ", "llama2": "▁", "mistral": "▁"}
 LENGTHS = (900, 1400, 2000)
@@ -107,8 +104,7 @@ def weighted_mean(times: list[float], tokenized: Sequence[Sized]) -> float:
 
 def measure(kind: str, student_name: str, teacher_name: str) -> dict[str, Any]:
     """All three ratios for one pair of tokenizers; times in microseconds per student token."""
-    loaders = import_module("real_tokenizers").LOADERS
-    student_tokenizer, teacher_tokenizer = loaders[student_name](), loaders[teacher_name]()
+    student_tokenizer, teacher_tokenizer = LOADERS[student_name](), LOADERS[teacher_name]()
     markers = MARKERS[student_name], MARKERS[teacher_name]
     chosen = texts(kind)
     student, teacher = (tokenize_batch_with_spans(side, chosen) for side in (student_tokenizer, teacher_tokenizer))

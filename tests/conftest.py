@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 from hypothesis import settings
-
-# Helpers of the tests are plain modules beside them.
-sys.path.insert(0, str(Path(__file__).parent))
 
 # One thread: two workers share two cores, and results do not depend on how many there are.
 torch.set_num_threads(1)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SEEDS, make_batch
 
 from dskd_components import Tally, TokenGroups, get_aligner
 from dskd_components.aligners.cross_model_attention import scored_std
+from tests.helpers.strategies import SEEDS, make_batch
 
 
 @given(seed=SEEDS)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SEEDS, Batch, make_batch
 from torch import Tensor
 
 from dskd_components import InputError, LMStates, TokenGroups, get_aligner
 from dskd_components.aligners.grouped import GroupedAlignment
+from tests.helpers.strategies import SEEDS, Batch, make_batch
 
 
 @dataclass(frozen=True)

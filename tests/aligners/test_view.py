@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from registered import build, names
-from strategies import Batch, make_batch
 
 from dskd_components import DSKDSpec, InputError
+from tests.helpers.registered import build, names
+from tests.helpers.strategies import Batch, make_batch
 
 if TYPE_CHECKING:
     from pathlib import Path

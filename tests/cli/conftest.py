@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from installing import install
 
 from dskd_components.cli import main
 from dskd_components.components import default_registry
+from tests.helpers.commands import Ran
+from tests.helpers.installing import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = ["install"]
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def words(self) -> str:
-        """The output without line breaks."""
-        return " ".join(self.out.split())
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_distributions import FakeDistribution, offering
+
+from tests.helpers.fake_distributions import FakeDistribution, offering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Ran
+    from tests.helpers.commands import Ran
 
 HEADER = """
 from typing import Literal

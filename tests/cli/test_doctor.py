@@ -6,14 +6,15 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from models import TEXTS, tiny_model
-from pairs import sound_pair, tokenizer
+
+from tests.helpers.models import TEXTS, tiny_model
+from tests.helpers.pairs import sound_pair, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Ran
+    from tests.helpers.commands import Ran
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pairs import sound_pair
+
+from tests.helpers.pairs import sound_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Ran
+    from tests.helpers.commands import Ran
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

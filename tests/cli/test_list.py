@@ -6,14 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_distributions import FakeDistribution, offering
 
 from dskd_components import __version__, list_components
+from tests.helpers.fake_distributions import FakeDistribution, offering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Ran
+    from tests.helpers.commands import Ran
 
 Run = "Callable[..., Ran]"
 BROKEN = FakeDistribution("broken-plugin", "raise RuntimeError('[red]boom[/red]')", "2.7.1")

@@ -20,7 +20,7 @@ from dskd_components.cli.new_plugin import PluginProject
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Ran
+    from tests.helpers.commands import Ran
 
 NAMES = {
     "hello-distance": ("hello_distance", "hello", "Hello"),

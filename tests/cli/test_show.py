@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_distributions import FakeDistribution, offering
 
 from dskd_components import list_components
 from dskd_components.cli.options import options_of
+from tests.helpers.fake_distributions import FakeDistribution, offering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Ran
+    from tests.helpers.commands import Ran
 
 
 @pytest.mark.parametrize("info", list_components(), ids=lambda info: f"{info.kind} {info.name}")

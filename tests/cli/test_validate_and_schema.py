@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import yaml
 from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
-from spec_strategies import near_documents
 
 from dskd_components import DSKDSpec, MultiTeacherSpec, TeacherSpec
 from dskd_components.spec.presets import PRESETS
+from tests.helpers.spec_strategies import near_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from conftest import Ran
+    from tests.helpers.commands import Ran
 
 
 def test_a_valid_file(dskd: Callable[..., Ran], tmp_path: Path) -> None:

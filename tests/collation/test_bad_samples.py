@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from collating import byte_level, core, metaspace, row_of, unigram, wordpiece
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -16,6 +15,7 @@ from dskd_components.aligners import MinEdit
 from dskd_components.collation import Columns, SampleError, SkipReason
 from dskd_components.errors import ConfigurationError
 from dskd_components.tokenization.fast_tokenizers import fingerprint_number
+from tests.helpers.collating import byte_level, core, metaspace, row_of, unigram, wordpiece
 
 GOOD = {"prompt": "What is new?", "response": " The statement is."}
 LONG = {"prompt": "the statement " * 20, "response": " is new"}

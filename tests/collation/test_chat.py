@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from collating import CHATML, TEXTS, byte_level, core, members, metaspace, row_of, unigram, wordpiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_components import DualTokenizerCollator, InputError
 from dskd_components.collation import SampleError, SkipReason
 from dskd_components.tokenization.byte_spans import tokenize_with_spans
+from tests.helpers.collating import CHATML, TEXTS, byte_level, core, members, metaspace, row_of, unigram, wordpiece
 
 CHAT = [
     {"role": "system", "content": "Be brief, s."},

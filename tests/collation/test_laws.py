@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from collating import KINDS, PAIRS, TEXTS, core, members, row_of, spans_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_components import DualTokenizerCollator
 from dskd_components.collation import SampleError
+from tests.helpers.collating import KINDS, PAIRS, TEXTS, core, members, row_of, spans_of
 
 METHODS = ("exact_match", "span", "min_edit")
 # Fewer examples than elsewhere for laws that collate each of them several times; there are four pairs of tokenizers.

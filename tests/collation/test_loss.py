@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from collating import byte_level, metaspace
-from models import tiny_model
-from registered import names
 
 from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator
 from dskd_components.models.hidden_states import last_hidden_states
+from tests.helpers.collating import byte_level, metaspace
+from tests.helpers.models import tiny_model
+from tests.helpers.registered import names
 
 SAMPLES: list[dict[str, Any]] = [
     {"prompt": "What is new?", "response": " The statement is the value."},

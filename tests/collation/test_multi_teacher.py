@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from collating import byte_level, metaspace, unigram
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dskd_components import ConfigurationError, DualTokenizerCollator, InputError, MultiTeacherCollator
 from dskd_components.collation import SampleError
+from tests.helpers.collating import byte_level, metaspace, unigram
 
 TEACHERS = {"large": metaspace, "code": unigram}
 ALIGNERS = {"large": "exact_match", "code": "span"}

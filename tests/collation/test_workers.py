@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from collating import byte_level, metaspace
 from torch.utils.data import DataLoader
 
 from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, InputError
 from dskd_components.collation import SampleError, SkipReason
+from tests.helpers.collating import byte_level, metaspace
 
 SAMPLES: list[dict[str, Any]] = [
     {"prompt": f"What is statement {number}?", "response": f" The value {number * 37} is new."} for number in range(7)

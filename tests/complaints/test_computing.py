@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from models import byte_level_tokenizer, metaspace_tokenizer
-from registered import build, names
-from strategies import make_batch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
 from dskd_components.aligners import align_text
+from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer
+from tests.helpers.registered import build, names
+from tests.helpers.strategies import make_batch
 
 
 def states(hidden: Tensor, head: Head, targets: Tensor) -> LMStates:

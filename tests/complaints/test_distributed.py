@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from distributed_step import make_step
-from models import tiny_model
-from process_groups import run_on_ranks
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, InputError, LMStates
 from dskd_components.distributed import gathered, sum_over_ranks, world_size
+from tests.helpers.distributed_step import make_step
+from tests.helpers.models import tiny_model
+from tests.helpers.process_groups import run_on_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ def test_complaint_13_an_empty_head_is_refused() -> None:
 
 
 def head_of_zero3(rank: int, folder: str) -> None:
-    from engines_of_deepspeed import start_deepspeed
+    from tests.helpers.engines_of_deepspeed import start_deepspeed
 
     deepspeed = start_deepspeed()
     model = tiny_model("Llama")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from models import byte_level_tokenizer, metaspace_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM
 
 from dskd_components import CheckpointError, DSKDLoss, DSKDSpec, DualTokenizerCollator
+from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path

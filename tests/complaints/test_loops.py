@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from collating import LLAMA, byte_level, members, metaspace, row_of
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, InputError, scored_tokens
 from examples.tiny import Pair, tiny_pair
 from examples.trainer import new_trainer
+from tests.helpers.collating import LLAMA, byte_level, members, metaspace, row_of
 
 if TYPE_CHECKING:
     from pathlib import Path

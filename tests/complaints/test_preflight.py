@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pairs import CHATML, OTHER, finding, look, sound_pair, tokenizer
 
 from dskd_components import ConfigurationError, DSKDSpec
+from tests.helpers.pairs import CHATML, OTHER, finding, look, sound_pair, tokenizer
 
 
 def test_complaint_09_padding_rows_of_the_head_are_reported() -> None:

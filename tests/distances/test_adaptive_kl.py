@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from hypothesis import given
-from strategies import SEEDS
 from torch import Tensor
 
 from dskd_components import get_distance
+from tests.helpers.strategies import SEEDS
 
 
 def naive_weight(student: Tensor, teacher: Tensor, alpha: float) -> float:

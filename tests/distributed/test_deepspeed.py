@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_step import make_step, of_one_process
-from process_groups import run_on_ranks
 
 from dskd_components import InputError
+from tests.helpers.distributed_step import make_step, of_one_process
+from tests.helpers.process_groups import run_on_ranks
 
 pytest.importorskip("deepspeed")
 
@@ -27,7 +27,7 @@ CASES = [
 
 
 def run_rank(rank: int, folder: str) -> None:
-    import engines_of_deepspeed
+    from tests.helpers import engines_of_deepspeed
 
     for number, (spread, preset, tied, silent, engine) in enumerate(CASES):
         step = make_step(preset, tied=tied, silent=silent, engine=engine, seed=rank)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import engines_of_ranks
 import pytest
 import torch
-from distributed_step import make_step, of_one_process
-from process_groups import run_on_ranks
+
+from tests.helpers import engines_of_ranks
+from tests.helpers.distributed_step import make_step, of_one_process
+from tests.helpers.process_groups import run_on_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path

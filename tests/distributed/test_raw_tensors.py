@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.distributed as dist
-from process_groups import run_on_ranks
-from registered import build
-from strategies import Batch, make_batch
 from torch.nn.parallel import DistributedDataParallel
 
 from dskd_components import DSKDLoss, DSKDSpec, Head
+from tests.helpers.process_groups import run_on_ranks
+from tests.helpers.registered import build
+from tests.helpers.strategies import Batch, make_batch
 
 if TYPE_CHECKING:
     from pathlib import Path

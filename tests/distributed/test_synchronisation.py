@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.distributed as dist
-from models import tiny_model
-from process_groups import run_on_ranks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -24,6 +22,8 @@ from dskd_components.distributed import (
     synchronise,
     world_size,
 )
+from tests.helpers.models import tiny_model
+from tests.helpers.process_groups import run_on_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from registered import build
-from strategies import make_batch
-from tiled_steps import Watch, batch_and_loss, gradients
 
 from dskd_components import DSKDSpec, Head
 from dskd_components.engines._tiling.head_products import HeadProducts
 from dskd_components.engines._tiling.reassociation import Learner, Shapes, Way
+from tests.helpers.registered import build
+from tests.helpers.strategies import make_batch
+from tests.helpers.tiled_steps import Watch, batch_and_loss, gradients
 
 
 @pytest.mark.parametrize("projector", ["linear", "live_pinv", "mlp"])

@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from registered import build
-from strategies import Batch, make_batch
-from tiled_steps import SMALL, Watch, batch_and_loss, gradients, learned
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components import ComparedRows, DSKDLoss, DSKDSpec, Head, InputError, Space, SpaceResult, TokenTerm
 from dskd_components.models.states import IGNORE_INDEX, Side  # pydantic reads it
+from tests.helpers.registered import build
+from tests.helpers.strategies import Batch, make_batch
+from tests.helpers.tiled_steps import SMALL, Watch, batch_and_loss, gradients, learned
 
 
 def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:

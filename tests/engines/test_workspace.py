@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiled_steps import batch_and_loss, gradients
 
 from dskd_components.engines._tiling.reassociation import Shapes, Way
 from dskd_components.engines.workspace import HUGE_PAGE, Scratch, Workspace
+from tests.helpers.tiled_steps import batch_and_loss, gradients
 
 CPU = torch.device("cpu")
 COLUMNS = HUGE_PAGE // 4

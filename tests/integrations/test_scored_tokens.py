@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import byte_level_tokenizer, encode, tiny_model
 
 from dskd_components import DSKDLoss, DSKDSpec, InputError, scored_tokens
+from tests.helpers.models import byte_level_tokenizer, encode, tiny_model
 
 LABELS = st.integers(1, 3).flatmap(
     lambda rows: st.integers(1, 6).flatmap(

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from registered import build, specs
-from strategies import SEEDS, Batch, make_batch
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDOutput, DSKDSpec, Head
+from tests.helpers.registered import build, specs
+from tests.helpers.strategies import SEEDS, Batch, make_batch
 
 ALL = specs()
 every_spec = pytest.mark.parametrize("spec", ALL.values(), ids=ALL.keys())

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from registered import build, specs
-from strategies import SEEDS, Batch, make_batch
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDOutput, DSKDSpec, LMStates
 from dskd_components.spec.presets import PRESETS
 from dskd_components.testing.strategies import spoilt
+from tests.helpers.registered import build, specs
+from tests.helpers.strategies import SEEDS, Batch, make_batch
 
 ALL = specs()
 INVARIANT = specs(split_invariant=True)

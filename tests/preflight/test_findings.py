@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from models import TEXTS, metaspace_tokenizer, tiny_model
-from pairs import CHATML, OTHER, finding, look, sound_pair, tokenizer, trained_teacher
 
 from dskd_components import ConfigurationError, DSKDSpec, DualTokenizerCollator, InputError
+from tests.helpers.models import TEXTS, metaspace_tokenizer, tiny_model
+from tests.helpers.pairs import CHATML, OTHER, finding, look, sound_pair, tokenizer, trained_teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

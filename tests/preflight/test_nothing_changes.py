@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from models import TEXTS
-from pairs import finding, look, sound_pair
 
 from dskd_components import DSKDLoss
 from dskd_components.preflight import StepCost
+from tests.helpers.models import TEXTS
+from tests.helpers.pairs import finding, look, sound_pair
 
 if TYPE_CHECKING:
     from dskd_components.preflight import PreflightReport

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SEEDS
 from torch import Tensor
 
 from dskd_components import Head, ProjectorHeads, get_projector
 from dskd_components.projectors.pseudo_inverse import pseudo_inverse
+from tests.helpers.strategies import SEEDS
 
 
 def matrix(seed: int, rows: int, columns: int, rank: int, scale: float = 1.0) -> Tensor:

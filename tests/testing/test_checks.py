@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 import torch
-from faulty_distances import TemperatureInside, nan_at_equality
 from pydantic import Field
 
 from dskd_components import Distance, PluginError
@@ -26,6 +25,7 @@ from dskd_components.testing import (
     require_law,
     variants,
 )
+from tests.helpers.faulty_distances import TemperatureInside, nan_at_equality
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from faulty_aligners import ALIGNER_FAULTS
-from faulty_distances import DISTANCE_FAULTS
-from faulty_projectors import PROJECTOR_FAULTS
-from faulty_spaces import SPACE_FAULTS
 
 from dskd_components.testing import laws_about, registered_variants
 from dskd_components.testing.checks import kind_of
 from dskd_components.testing.trial import result_of
+from tests.helpers.faulty_aligners import ALIGNER_FAULTS
+from tests.helpers.faulty_distances import DISTANCE_FAULTS
+from tests.helpers.faulty_projectors import PROJECTOR_FAULTS
+from tests.helpers.faulty_spaces import SPACE_FAULTS
 
 if TYPE_CHECKING:
-    from fault import Fault
+    from tests.helpers.fault import Fault
 
 SEEDS = (None, 1, 2, 3, 4)
 FAULTS = [*DISTANCE_FAULTS, *ALIGNER_FAULTS, *PROJECTOR_FAULTS, *SPACE_FAULTS]

@@ -3,13 +3,13 @@
 from itertools import pairwise
 
 import pytest
-import texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real_tokenizers import LOADERS
 
 from dskd_components.tokenization.align_text import align_text
 from dskd_components.tokenization.byte_spans import core_starts
+from examples.offline.tokenizers import LOADERS
+from tests.helpers import texts
 
 FAST = ("gpt2", "neox", "claude", "llama2", "mon", "bert", "t5")
 AWKWARD = "\u0301\u0327e½ﬁ한\u1112\u1161ｶﾞĠ▁İẞ\u200d\u00ad\u0958😀我\x00\r\n\t \u00a0#<s>/ Ǯ"

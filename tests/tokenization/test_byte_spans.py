@@ -1,8 +1,6 @@
 """Spans, groups and reasons written down by hand for the cases that naive code gets wrong."""
 
 import pytest
-import real_tokenizers
-from real_tokenizers import LOADERS
 from tokenizers import Tokenizer, models
 from transformers import BertTokenizerFast
 
@@ -10,6 +8,8 @@ from dskd_components.errors import InputError
 from dskd_components.tokenization.align_text import align_text
 from dskd_components.tokenization.byte_spans import tokenize_batch_with_spans, tokenize_with_spans
 from dskd_components.tokenization.text_alignment import UnalignedReason
+from examples.offline import tokenizers as real_tokenizers
+from examples.offline.tokenizers import LOADERS
 
 SPANS = [
     ("gpt2", " Hello", [(0, 6)]),

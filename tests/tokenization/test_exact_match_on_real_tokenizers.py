@@ -2,13 +2,13 @@
 
 from functools import cache
 
-import oracle
 import pytest
-import texts
-from real_tokenizers import FAMILIES, LOADERS
 
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans
 from dskd_components.tokenization.span_groups import exact_match_pairs
+from examples.offline.tokenizers import FAMILIES, LOADERS
+from tests.helpers import span_oracle as oracle
+from tests.helpers import texts
 
 
 @cache

@@ -4,17 +4,17 @@ import json
 import tracemalloc
 
 import pytest
-import texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
-from real_tokenizers import LOADERS
 
 from dskd_components.errors import InputError
 from dskd_components.tokenization import warping, warping_band
 from dskd_components.tokenization.align_text import align_text, align_texts
 from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_path, min_edit_paths, path_groups
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
+from examples.offline.tokenizers import LOADERS
+from tests.helpers import texts
 
 MARKERS = {"gpt2": "Ġ", "qwen": "Ġ", "tinyllama": "▁", "mistral": "▁"}
 CASES = json.loads((texts.GOLDEN / "alignments.json").read_text(encoding="utf-8"))

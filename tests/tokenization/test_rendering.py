@@ -2,12 +2,12 @@
 
 import matplotlib as mpl
 import pytest
-import texts
 from matplotlib.figure import Figure
-from real_tokenizers import LOADERS
 
 from dskd_components.tokenization.align_text import align_text
 from dskd_components.tokenization.rendering import display_width
+from examples.offline.tokenizers import LOADERS
+from tests.helpers import texts
 
 
 @pytest.fixture(autouse=True)

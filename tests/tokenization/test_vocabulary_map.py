@@ -5,17 +5,17 @@ import sys
 
 import numpy as np
 import pytest
-import real_tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
-from real_tokenizers import LOADERS
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dskd_components.errors import InputError
 from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 from dskd_components.tokenization.nearest_token import nearest_tokens
 from dskd_components.tokenization.vocabulary_map import build_vocabulary_map
+from examples.offline import tokenizers as real_tokenizers
+from examples.offline.tokenizers import LOADERS
 
 
 def ids(tokenizer, *tokens):

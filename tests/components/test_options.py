@@ -1,0 +1,127 @@
+"""Options that the built-in components do not happen to have: required, structured, or components themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from dskd_components import DSKDSpec, get_distance
+from tests.helpers.fake_distributions import FakeDistribution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOURCE = """
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated
+from pydantic import Field
+from dskd_components.components.component import FrozenModel
+from dskd_components.components import AnyDistance
+
+class Silent(Distance):
+    def __call__(self, student_log_probs, teacher_log_probs):
+        return (student_log_probs * 0).nan_to_num().sum(-1)
+
+class Needy(Silent):
+    name: Literal["needy"] = "needy"
+    order: Annotated[float, Field(gt=0)]
+
+class Side(Enum):
+    LEFT = "left"
+    RIGHT = "right"
+
+class Band(FrozenModel):
+    low: float
+    high: float = 1.0
+
+class Structured(Silent):
+    name: Literal["structured"] = "structured"
+    bands: tuple[Band, ...] = (Band(low=0.0), Band(low=0.5, high=0.7))
+    side: Side = Side.LEFT
+
+class Mixture(Silent):
+    name: Literal["mixture"] = "mixture"
+    parts: Annotated[tuple[AnyDistance, ...], Field(min_length=1)] = ("kl",)
+
+class Custom(Silent):
+    name: Literal["custom"] = "custom"
+    weigh: Callable[[float], float] | None = None
+
+@hookimpl
+def dskd_distances():
+    return [Needy, Structured, Mixture, Custom]
+"""
+
+
+@pytest.fixture(autouse=True)
+def installed(install: Callable[..., None]) -> None:
+    install(FakeDistribution("many-options", SOURCE))
+
+
+def is_described(distance: Any) -> bool:
+    schema = DSKDSpec.model_json_schema()
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema).is_valid({"distance": distance})
+
+
+def is_read(distance: Any) -> bool:
+    try:
+        spec = DSKDSpec(distance=distance)
+    except ValidationError:
+        return False
+    assert DSKDSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert DSKDSpec.model_validate(spec.model_dump(mode="json")) == spec
+    assert hash(spec) == hash(DSKDSpec.model_validate(spec.model_dump()))
+    return True
+
+
+READ = {
+    "required": {"name": "needy", "order": 2.0},
+    "structured by name": "structured",
+    "structured": {"name": "structured", "bands": [{"low": 0.1}], "side": "right"},
+    "mixture by name": "mixture",
+    "mixture": {"name": "mixture", "parts": ["js", {"name": "skew_kl", "alpha": 0.3}]},
+    "not for JSON": "custom",
+    "not for JSON, with its name": {"name": "custom"},
+    "mixture of mixtures": {"name": "mixture", "parts": [{"name": "mixture", "parts": ["tvd"]}]},
+}
+REFUSED = {
+    "required by name": ("needy", ("distance", "order")),
+    "required without it": ({"name": "needy"}, ("distance", "order")),
+    "structured inside": ({"name": "structured", "bands": [{"lo": 1}]}, ("distance", "bands", 0, "lo")),
+    "structured without": ({"name": "structured", "bands": [{}]}, ("distance", "bands", 0, "low")),
+    "enumeration": ({"name": "structured", "side": "up"}, ("distance", "side")),
+    "unknown part": ({"name": "mixture", "parts": ["kl", "k1"]}, ("distance", "parts", 1)),
+    "nameless part": ({"name": "mixture", "parts": ["kl", {"alpha": 0.1}]}, ("distance", "parts", 1)),
+}
+
+
+@pytest.mark.parametrize("distance", READ.values(), ids=READ)
+def test_it_is_described_and_read(distance: Any) -> None:
+    assert is_described(distance)
+    assert is_read(distance)
+
+
+@pytest.mark.parametrize(("distance", "path"), REFUSED.values(), ids=REFUSED)
+def test_it_is_neither_described_nor_read(distance: Any, path: tuple[Any, ...]) -> None:
+    assert not is_described(distance)
+    with pytest.raises(ValidationError) as caught:
+        DSKDSpec(distance=distance)
+    [error] = caught.value.errors()
+    assert error["loc"] == path
+
+
+def test_an_option_of_a_part_is_refused_with_its_path() -> None:
+    with pytest.raises(ValidationError) as caught:
+        DSKDSpec(distance={"name": "mixture", "parts": ["kl", {"name": "skew_kl", "alpha": 2}]})
+    [error] = caught.value.errors()
+    assert error["loc"] == ("distance", "parts", 1, "alpha")
+
+
+def test_a_required_option_is_asked_for() -> None:
+    with pytest.raises(ValidationError, match=r"order\n.*[Rr]equired"):
+        get_distance("needy")

@@ -1,0 +1,1 @@
+"""What tests share: tiny models and tokenizers, strategies, naive versions, seeded faults, process groups."""
