@@ -73,11 +73,11 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 def test_four_commands_from_an_empty_folder_to_training(shell: Shell) -> None:
-    new, install, check, train = blocks("write-a-distance.md", "sh")[0].splitlines()
+    new, install, check, train = blocks("tutorial/write-a-distance.md", "sh")[0].splitlines()
     assert "hello-distance/ with the distance 'hello'" in shell.run(new)
     shell.run(install)
     assert "hello-distance: every law holds" in shell.run(check)
-    (shell.folder / "train.py").write_text(blocks("write-a-distance.md", "python")[0])
+    (shell.folder / "train.py").write_text(blocks("tutorial/write-a-distance.md", "python")[0])
     losses = [float(loss) for loss in re.findall(r"loss (\S+),", shell.run(train))]
     assert len(losses) == 20
     assert losses[-1] < losses[0]
@@ -86,7 +86,7 @@ def test_four_commands_from_an_empty_folder_to_training(shell: Shell) -> None:
 def test_what_is_to_be_done_before_a_release(shell: Shell) -> None:
     folder = shell.folder / "hello-distance"
     here = Shell(folder, shell.environment)
-    check, test, build = blocks("publishing.md", "sh")[0].splitlines()
+    check, test, build = blocks("how-to/publishing.md", "sh")[0].splitlines()
     here.run(check.replace("500", "3"))
     assert re.search(r"\d+ passed", here.run(f"python -m {test} --dskd-max-examples 3"))
     here.run(f"{build} --no-isolation")

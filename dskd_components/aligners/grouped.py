@@ -181,7 +181,7 @@ class Span(Aligner):
     or the last of them.
     """
 
-    source: ClassVar[str] = "dskd_components, docs/alignment.md"
+    source: ClassVar[str] = "dskd_components, docs/explanation/alignment.md"
     reads_embeddings: ClassVar[bool] = False
     text_method: ClassVar[TextMethod | None] = "span"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LOOP_OF_YOUR_OWN = (
     "Wrap dskd_components.integrations.student_with_projectors.StudentWithProjectors in a loop of your own or in "
-    "Accelerate instead (docs/training-loops.md)."
+    "Accelerate instead (docs/how-to/training-loops.md)."
 )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.helpers.commands import Ran
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def steps(document: Path) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What docs/laws.md says of the laws is what the laws say of themselves, and all of them are there."""
+"""What docs/reference/laws.md says of the laws is what the laws say of themselves, and all of them are there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from dskd_components.testing import laws_about
 
-DOCUMENT = " ".join((Path(__file__).parents[2] / "docs/laws.md").read_text(encoding="utf-8").split())
+DOCUMENT = " ".join((Path(__file__).parents[2] / "docs/reference/laws.md").read_text(encoding="utf-8").split())
 
 
 @pytest.mark.parametrize("kind", ["distance", "aligner", "projector", "space"])
