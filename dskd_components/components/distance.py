@@ -34,8 +34,8 @@ class Distance(Component, ABC):
     one vocabulary, ``log_softmax`` in float32. What is done after it: masking, weighting, summing, dividing. None of
     these belongs inside.
 
-    Laws that every distance is held to (`dskd_components.testing`, ``docs/reference/laws.md``): rows are independent; values are
-    non-negative, finite for finite log-probabilities, and 0 where the two rows are equal; gradients are finite; a
+    Laws that every distance is held to (`dskd_components.testing`, ``docs/reference/laws.md``): rows are independent;
+    values are non-negative, finite for finite log-probabilities, and 0 where the two rows are equal; gradients are finite; a
     common reordering of the vocabulary changes nothing; an entry of ``-inf`` on both sides counts for nothing; inputs
     are not changed. What else it claims, it declares: ``symmetric``, ``upper_bound`` and so on.
 
