@@ -87,7 +87,7 @@ class AttentionAlignment(Alignment):
     Args:
         student_to_teacher: ``[B, Ts, Tt]``: weights of the teacher's positions for each student position; rows of
             uncovered positions are zero.
-        teacher_to_student: ``[B, Tt, Ts]``: likewise from the teacher's positions.
+        teacher_to_student: ``[B, Tt, Ts]``: the weights of the student's positions for each of the teacher's.
     """
 
     student_to_teacher: Tensor
@@ -227,7 +227,7 @@ class CrossModelAttention(Aligner):
         return self.std == "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
-        """Return the module."""
+        """Return the attention with its query projection, randomly initialised."""
         return CrossModelAttentionModule(student_embedding_size, teacher_embedding_size, self.std)
 
 

@@ -28,7 +28,7 @@ class GroupedAlignment(Alignment):
 
     Args:
         student_group: ``[B, Ts]``, int64: a number from 0 to groups - 1 where ``student_covered``, else -1.
-        teacher_group: ``[B, Tt]``, int64: likewise.
+        teacher_group: ``[B, Tt]``, int64: the group of each teacher position, -1 for none.
         groups: how many groups there are in the batch.
         pooling: what stands for several positions.
     """
@@ -170,7 +170,7 @@ class ExactMatch(Aligner):
     name: Literal["exact_match"] = "exact_match"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
-        """Return the module."""
+        """Return the module that applies given groups; it has no parameters."""
         return GroupedModule(self.name, one_to_one=True, pooling="mean")
 
 
@@ -190,7 +190,7 @@ class Span(Aligner):
     """What stands for several tokens of the other side."""
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
-        """Return the module."""
+        """Return the module that applies given groups; it has no parameters."""
         return GroupedModule(self.name, one_to_one=False, pooling=self.pooling)
 
 
@@ -212,5 +212,5 @@ class MinEdit(Aligner):
     """With ``pool``: what stands for several tokens of the other side."""
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
-        """Return the module."""
+        """Return the module that applies given groups; it has no parameters."""
         return GroupedModule(self.name, one_to_one=self.many_to_one == "drop", pooling=self.pooling)

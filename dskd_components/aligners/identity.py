@@ -68,7 +68,7 @@ class Identity(Aligner):
     name: Literal["identity"] = "identity"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
-        """Return the module."""
+        """Return the module that pairs equal positions; it has no parameters."""
         return IdentityModule()
 
 

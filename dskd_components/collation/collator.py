@@ -32,11 +32,11 @@ class DualTokenizerCollator:
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
-        teacher_tokenizer: Likewise.
+        teacher_tokenizer: The teacher's, of either kind.
         aligner: The loss's aligner, or its name; its ``text_method`` says how tokens are brought together. None, or an
             aligner that is told nothing: no groups.
         student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
-        teacher_max_length: Likewise. Both sides are cut at one border of the text.
+        teacher_max_length: The most tokens that the teacher may have. Both sides are cut at one border of the text.
         padding_side: Where rows are padded.
         pad_to_multiple_of: What the length of the rows is a multiple of.
         packing: Whether all samples go into one row, one after the other.

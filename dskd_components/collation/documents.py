@@ -36,7 +36,7 @@ class RenderedSample:
     Attributes:
         contents: What both sides read, in order.
         student: The student's text, and where it has the contents.
-        teacher: Likewise.
+        teacher: The teacher's text, and where it has the contents.
         is_chat: Whether each side's text comes from its own chat template.
     """
 

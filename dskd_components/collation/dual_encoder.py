@@ -69,7 +69,7 @@ class DualEncoder:
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
-        teacher_tokenizer: Likewise.
+        teacher_tokenizer: The teacher's, of either kind.
         options: How.
     """
 

@@ -24,10 +24,10 @@ class MultiTeacherCollator:
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
-        teacher_tokenizers: Likewise, by teacher.
+        teacher_tokenizers: By teacher, its tokenizer, of either kind.
         aligners: By teacher, the aligner of its loss, or its name; one that is not named gets ``"exact_match"``.
         student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
-        teacher_max_lengths: Likewise, by teacher. All models are cut at one border of the text.
+        teacher_max_lengths: By teacher, the most tokens that it may have. All models are cut at one border of the text.
         padding_side: Where rows are padded.
         pad_to_multiple_of: What the length of the rows is a multiple of.
         packing: Whether all samples go into one row, one after the other.

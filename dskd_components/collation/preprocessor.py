@@ -20,11 +20,11 @@ class DualTokenizerPreprocessor:
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
-        teacher_tokenizer: Likewise.
+        teacher_tokenizer: The teacher's, of either kind.
         aligner: The loss's aligner, or its name; its ``text_method`` says how tokens are brought together. None, or an
             aligner that is told nothing: no groups.
         student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
-        teacher_max_length: Likewise. Both sides are cut at one border of the text.
+        teacher_max_length: The most tokens that the teacher may have. Both sides are cut at one border of the text.
         append_eos: Whether texts and responses end with each tokenizer's EOS, if it has one.
         train_on_prompt: Whether prompts and messages of all roles are scored, not responses alone.
         on_error: ``"raise"`` a `SampleError`, or ``"skip"`` the sample and count it in `skipped`; then ``batched=True``

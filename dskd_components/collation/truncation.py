@@ -46,7 +46,7 @@ def keep_within(
         student: The student's tokens.
         teacher: The teacher's tokens.
         student_limit: How many tokens the student may have in all; None: any number.
-        teacher_limit: Likewise.
+        teacher_limit: The most tokens of the teacher; None: any number.
 
     Raises:
         SampleError: No scored token would be left on one of the sides.

@@ -112,7 +112,7 @@ class Alignment(ABC):
 
     Args:
         student_covered: ``[B, Ts]``, bool: scored student positions that have something on the teacher's side.
-        teacher_covered: ``[B, Tt]``, bool: likewise for the teacher's positions.
+        teacher_covered: ``[B, Tt]``, bool: the scored teacher positions that something of the student belongs to.
         student_values: ``[B, Ts, ds]``: what the s2t projector reads, the student's hidden states as a rule.
         teacher_values: ``[B, Tt, dt]``: what the t2s projector reads. Cross-model attention adds the embedding of
             the target here; other aligners pass the teacher's hidden states on.

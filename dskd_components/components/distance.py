@@ -19,7 +19,7 @@ class DistanceGradients:
         values: ``[N]``, nats.
         student: ``[N, V]``: the derivative of each row's value with respect to the logits whose ``log_softmax`` the
             student's log-probabilities are; None where it was not asked for.
-        teacher: ``[N, V]``: likewise for the teacher's logits.
+        teacher: ``[N, V]``: the gradient with respect to the teacher's logits, or None.
     """
 
     values: Tensor
@@ -35,9 +35,9 @@ class Distance(Component, ABC):
     these belongs inside.
 
     Laws that every distance is held to (`dskd_components.testing`, ``docs/reference/laws.md``): rows are independent;
-    values are non-negative, finite for finite log-probabilities, and 0 where the two rows are equal; gradients are finite; a
-    common reordering of the vocabulary changes nothing; an entry of ``-inf`` on both sides counts for nothing; inputs
-    are not changed. What else it claims, it declares: ``symmetric``, ``upper_bound`` and so on.
+    values are non-negative, finite for finite log-probabilities, and 0 where the two rows are equal; gradients are
+    finite; a common reordering of the vocabulary changes nothing; an entry of ``-inf`` on both sides counts for
+    nothing; inputs are not changed. What else it claims, it declares: ``symmetric``, ``upper_bound`` and so on.
 
     Examples:
         A complete distance:
@@ -82,7 +82,7 @@ class Distance(Component, ABC):
 
         Args:
             student_log_probs: ``[N, V]``, normalised log-probabilities, float32 or float64.
-            teacher_log_probs: ``[N, V]``, likewise.
+            teacher_log_probs: ``[N, V]``, the teacher's, of the same dtype.
 
         Returns:
             ``[N]``, nats, same dtype.
@@ -100,7 +100,7 @@ class Distance(Component, ABC):
 
         Args:
             student: the student's distributions, without graph.
-            teacher: the teacher's, likewise.
+            teacher: the teacher's distribution.
             student_gradient: whether the gradient with respect to the student's logits is wanted.
             teacher_gradient: whether that of the teacher's is.
 

@@ -22,7 +22,7 @@ def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     Args:
         log_p: ``[..., V]``, normalised log-probabilities, ``-inf`` allowed.
-        log_q: ``[..., V]``, likewise.
+        log_q: ``[..., V]``, log-probabilities of the same shape.
 
     Returns:
         ``[...]``, non-negative; infinite where q rules out what p allows.
@@ -41,7 +41,7 @@ def log_mixture(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:
 
     Args:
         log_p: ``[..., V]``, log-probabilities, ``-inf`` allowed.
-        log_q: ``[..., V]``, likewise.
+        log_q: ``[..., V]``, log-probabilities of the same shape.
         weight: the share of p, strictly between 0 and 1.
 
     Returns:

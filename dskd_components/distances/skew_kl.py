@@ -35,7 +35,7 @@ def skewed_relative_entropy(
         q: ``[N, V]``.
         alpha: p's share of the mixture, strictly between 0 and 1.
         p_gradient: whether the gradient with respect to p's logits is wanted.
-        q_gradient: likewise for q's.
+        q_gradient: whether the gradient with respect to q's logits is wanted.
 
     Returns:
         Values ``[N]``, nats; the gradients ``[N, V]``, each None where not wanted.

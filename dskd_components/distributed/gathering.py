@@ -189,7 +189,7 @@ def whole_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def whole_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers by name, likewise."""
+    """Return the buffers by name, without those that an engine has sharded."""
     return {name: buffer for name, buffer in module.named_buffers() if not is_in_parts(buffer)}
 
 

@@ -72,7 +72,7 @@ class Workspace:
     """Keeps the memory of large matrices from step to step.
 
     Memory that comes from the system anew is cleared first, and on a CPU that takes longer than several operations on
-    it. A copy of a workspace is an empty one, pickled ones likewise; a GPU's allocator keeps memory itself.
+    it. A copy of a workspace is an empty one, and so is a pickled one; a GPU's allocator keeps memory itself.
 
     Examples:
         >>> import torch

@@ -69,7 +69,7 @@ class StudentWithProjectors(nn.Module):
         Args:
             batch: as in `DSKDLoss.run`.
             num_items_in_batch: as in `DSKDLoss.forward`.
-            step: likewise.
+            step: how many optimizer steps have been taken; see `DSKDLoss.forward`.
 
         Raises:
             InputError: as in `DSKDLoss.run`.

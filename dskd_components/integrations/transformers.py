@@ -290,8 +290,8 @@ class DSKDTrainer(DSKDTrainerMixin, Trainer):
     Args:
         *args: as in `transformers.Trainer`.
         loss_fn: as in `DSKDTrainerMixin`.
-        teacher: likewise.
-        projector_lr: likewise.
+        teacher: the teacher; it is put in evaluation mode and never trained or saved.
+        projector_lr: learning rate of projectors and aligner; None: the student's.
         **kwargs: as in `transformers.Trainer`.
 
     Examples:

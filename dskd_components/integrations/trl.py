@@ -29,8 +29,8 @@ class DSKDSFTTrainer(DSKDTrainerMixin, SFTTrainer):  # type: ignore[misc]  # the
         args: as in `trl.SFTTrainer`.
         data_collator: makes the columns that `DSKDLoss.run` reads.
         loss_fn: as in `DSKDTrainerMixin`.
-        teacher: likewise.
-        projector_lr: likewise.
+        teacher: the teacher; it is put in evaluation mode and never trained or saved.
+        projector_lr: learning rate of projectors and aligner; None: the student's.
         **kwargs: as in `trl.SFTTrainer`.
 
     Raises:

@@ -60,9 +60,9 @@ class DSKDLoss(nn.Module):
         student_hidden_size: width ds of the student's last hidden states.
         teacher_hidden_size: width dt of the teacher's.
         student_embedding_size: width of the student's input embedding; None: as the hidden states.
-        teacher_embedding_size: likewise.
+        teacher_embedding_size: width of the teacher's input embedding; None: as its hidden states.
         student_head: the student's head, for projectors that are initialised from it (``pinv``, ``live_pinv``).
-        teacher_head: likewise.
+        teacher_head: the teacher's head, for the same projectors.
         teacher_to_student_ids: ``[Vt]``, int64: the student's id of each teacher token, -1 where it has none. Needed
             for two tokenizers by those projectors and by everything that looks at the teacher's own predictions.
         same_token: ``[Vt]``, bool: which entries of that map are the very same token; projectors made from heads keep
@@ -194,9 +194,9 @@ class DSKDLoss(nn.Module):
         """Return which positions the loss brings together, to look at: ``align(...).plot(...)``.
 
         Args:
-            student: as in `forward`.
-            teacher: as in `forward`.
-            alignment: as in `forward`.
+            student: the student's states.
+            teacher: the teacher's states.
+            alignment: which positions belong together, for aligners that are told; see `forward`.
 
         Raises:
             InputError: a tensor does not fit.
@@ -250,7 +250,7 @@ class DSKDLoss(nn.Module):
             student: the student.
             teacher: the teacher.
             student_tokenizer: tells which rows of the student's head are real tokens, and which tokens both have.
-            teacher_tokenizer: likewise.
+            teacher_tokenizer: tells the same of the teacher's.
             vocabulary_method: how the teacher's own predictions become student tokens, where the spec wants that:
                 ``"bytes"``, by equal tokens alone, or ``"min_edit"``, other tokens by the nearest.
             cache_dir: a folder that keeps maps between vocabularies from run to run.
@@ -307,8 +307,8 @@ class DSKDLoss(nn.Module):
                 scored), ``student_attention_mask``, and so on with ``teacher_``; with one tokenizer the prefix may be
                 left out. ``student_groups`` and ``teacher_groups`` (`TokenGroups`, by token), or ``alignment`` as in
                 `forward`, go to the aligner.
-            num_items_in_batch: as in `forward`.
-            step: as in `forward`.
+            num_items_in_batch: what the mean divides by, over all micro-batches and ranks; see `forward`.
+            step: how many optimizer steps have been taken; see `forward`.
 
         Returns:
             As `forward`.
@@ -375,11 +375,11 @@ class DSKDLoss(nn.Module):
         """Read what `save` has written, once it is known to be for this loss; nothing is taken over.
 
         Args:
-            folder: as in `restore`.
-            accept: likewise.
+            folder: what `save` has written to.
+            accept: differences that are meant; see `restore`.
 
         Raises:
-            CheckpointError: likewise.
+            CheckpointError: it is not for this loss, or damaged; see `restore`.
         """
         saved = read_checkpoint(folder)
         require_no_difference(saved.description, describe_loss(self), accept, source=str(saved.file))
@@ -403,10 +403,10 @@ class DSKDLoss(nn.Module):
             folder: the folder.
             student: the student, with the weights that it had when the loss was saved.
             teacher: the teacher.
-            student_tokenizer: as in `from_models`.
-            teacher_tokenizer: likewise.
-            accept: as in `restore`.
-            cache_dir: as in `from_models`.
+            student_tokenizer: its tokenizer; see `from_models`.
+            teacher_tokenizer: the teacher's tokenizer.
+            accept: differences that are meant; see `restore`.
+            cache_dir: a folder that keeps maps between vocabularies from run to run.
 
         Raises:
             CheckpointError: as in `restore`, or a component of the saved spec is not installed.
@@ -447,7 +447,7 @@ class DSKDLoss(nn.Module):
             student: the student.
             teacher: the teacher.
             student_tokenizer: its tokenizer; without it much cannot be looked at.
-            teacher_tokenizer: likewise.
+            teacher_tokenizer: the teacher's tokenizer.
             spec: what is to be computed; None: the recommended one.
             texts: samples of the text to train on; None: a few that the library brings along.
             batch: a batch to train on, as `run` takes it; None: one of the texts.

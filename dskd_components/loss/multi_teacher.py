@@ -200,8 +200,8 @@ class MultiTeacherLoss(nn.Module):
             batch: the student's columns, ``student_input_ids`` and so on, and each teacher's, ``large_input_ids``, with
                 ``student_groups_large`` and ``large_groups`` for its aligner: what `MultiTeacherCollator` makes. A
                 teacher with the student's tokenizer may have no columns of its own.
-            num_items_in_batch: as in `forward`.
-            step: as in `forward`.
+            num_items_in_batch: what means divide by, over all micro-batches and ranks; see `DSKDLoss.forward`.
+            step: how many optimizer steps have been taken; see `DSKDLoss.forward`.
 
         Raises:
             InputError: a column is missing, the batch was made with other tokenizers, or as in `forward`.

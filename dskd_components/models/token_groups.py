@@ -23,7 +23,7 @@ class TokenGroups:
 
     Args:
         student: ``[B, Ts]``, int64: the group of each student position, -1 for none.
-        teacher: ``[B, Tt]``, int64: likewise, with the same numbers.
+        teacher: ``[B, Tt]``, int64: the group of each teacher position, -1 for none, with the same numbers.
 
     Raises:
         InputError: a tensor has another shape or dtype.

@@ -59,5 +59,5 @@ class Linear(Projector):
     """Whether the map has a bias."""
 
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
-        """Return the module."""
+        """Return a linear layer with random weights."""
         return LinearProjection(source_size, target_size, bias=self.bias)

@@ -76,5 +76,5 @@ class LivePinv(Projector):
     """Singular values of the target's head below this share of the largest count as zero."""
 
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
-        """Return the module."""
+        """Return the map, which is made anew from the live head."""
         return LivePinvProjection(self.required(heads), rtol=self.rtol)

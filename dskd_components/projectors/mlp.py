@@ -74,6 +74,6 @@ class MLP(Projector):
     """What stands between them."""
 
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
-        """Return the module."""
+        """Return an MLP with random weights."""
         inner = [self.hidden_size or target_size] * (self.num_layers - 1)
         return MLPProjection([source_size, *inner, target_size], self.activation)

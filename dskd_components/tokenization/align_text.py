@@ -26,7 +26,7 @@ def align_text(
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
-        teacher_tokenizer: Likewise.
+        teacher_tokenizer: The teacher's, of either kind.
         text: The text.
         method: ``"exact_match"`` pairs tokens that stand for the same bytes; ``"span"`` groups tokens between
             the boundaries that both sides share; ``"min_edit"`` warps token strings onto each other.
@@ -62,10 +62,10 @@ def align_texts(
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
-        teacher_tokenizer: Likewise.
+        teacher_tokenizer: The teacher's, of either kind.
         texts: The texts.
         method: As for `align_text`.
-        add_special_tokens: Likewise.
+        add_special_tokens: Whether both tokenizers add their own templates.
 
     Returns:
         The alignment of each text.

@@ -76,7 +76,7 @@ class TokenizedText:
         text: The text.
         token_ids: The id of each token ``[T]``.
         starts: Where each token's span starts, in bytes ``[T]``; -1 for tokens that a template added.
-        ends: Where it ends, exclusive ``[T]``; -1 likewise.
+        ends: Where it ends, exclusive ``[T]``; -1 for template tokens.
         cores: Where it starts without its leading spaces (`core_starts`) ``[T]``; -1 for tokens that have no
             bytes to themselves: those that a template added, stand for no text, or share a rewritten
             character.

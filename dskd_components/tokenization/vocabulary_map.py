@@ -72,7 +72,7 @@ def build_vocabulary_map(
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
-        teacher_tokenizer: Likewise.
+        teacher_tokenizer: The teacher's, of either kind.
         method: ``"bytes"`` maps equal tokens alone; ``"min_edit"`` maps every other ordinary token of the
             teacher to the student's token at the smallest edit distance, the lowest id of several, unless the
             two have no character in common.

@@ -42,7 +42,7 @@ class TokenDistances:
         row_ids: Which distinct token each token of the one sequence is ``[R]``.
         column_ids: Which distinct token each token of the other sequence is ``[C]``.
         row_lengths: How many characters each token of the one sequence has ``[R]``.
-        column_lengths: Likewise for the other ``[C]``.
+        column_lengths: The same for the other sequence ``[C]``.
         table: Distances between distinct tokens ``[distinct row tokens, distinct column tokens]``.
     """
 

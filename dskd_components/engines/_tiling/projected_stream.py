@@ -149,10 +149,10 @@ class JoinedThroughout(TiledStates):
     """Logits and gradients go through the joint matrix; its own gradient becomes the projection's at the end.
 
     Args:
-        affine_input: as in `JoinedLogits`.
-        head: likewise.
-        part_bytes: likewise.
-        scratch: likewise.
+        affine_input: the states and the projection, parts of the graph.
+        head: the head behind the projection; it learns nothing here.
+        part_bytes: memory for a widened part of the head.
+        scratch: memory for the joint matrix and its gradient.
     """
 
     def __init__(self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch) -> None:

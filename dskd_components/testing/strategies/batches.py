@@ -70,7 +70,7 @@ class Batch:
 
         Args:
             student: how many are added on the left and on the right of the student's side.
-            teacher: likewise on the teacher's.
+            teacher: the same on the teacher's side.
             garbage: what their hidden states hold.
         """
         groups = zip((self.groups.student, self.groups.teacher), (student, teacher), strict=True)
