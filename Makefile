@@ -1,6 +1,7 @@
 # make demo   trains a teacher, then distils it into a student that has another tokenizer
 # make test   lint, types, architecture, documentation examples, tests
 # make bench  speed, as ratios in one run
+# make bench-gpu  the same on an accelerator
 # make mutation  changes distances and aligners in every small way, and counts what the laws do not notice; half an hour
 VENV ?= .venv
 PYTHON ?= python3
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: test demo lint types architecture tests wheel-check bench mutation format clean
+.PHONY: test demo lint types architecture tests wheel-check bench bench-gpu mutation format clean
 
 test: lint types architecture tests
 
@@ -40,6 +41,10 @@ wheel-check: $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m examples.distil_two_tokenizers --output output
+
+# Needs a CUDA device, and a PyTorch for it in the environment.
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu --json benchmarks/results/gpu.json
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.alignment

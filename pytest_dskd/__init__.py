@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--dskd-max-examples``.
+    """Add ``--dskd-max-examples`` and ``--dskd-device``.
 
     Args:
         parser: pytest's.
@@ -27,6 +27,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="try each law of laws_of(...) on N cases, whatever the test says",
     )
+    group.addoption(
+        "--dskd-device",
+        metavar="DEVICE",
+        help="make tensors on this device unless a test says otherwise: cuda, for example",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the default device of torch, if ``--dskd-device`` asks for one.
+
+    Args:
+        config: pytest's.
+    """
+    device = config.getoption("--dskd-device")
+    if device:
+        import torch
+
+        torch.set_default_device(device)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
 
 Method = Literal["dskd", "dskd-cma", "js"]
 STUDENT_WIDTH, TEACHER_WIDTH = 768, 2048
+"""Widths of the hidden states where a case does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Case:
         scored: share of each sample's positions that are scored, the last ones.
         dtype: of hidden states and heads.
         budget: of the tiled engine, in MiB; None: its default.
+        widths: of the hidden states of student and teacher.
+        device: where everything is.
     """
 
     method: Method
@@ -32,6 +35,8 @@ class Case:
     scored: float = 1.0
     dtype: torch.dtype = torch.float32
     budget: float | None = None
+    widths: tuple[int, int] = (STUDENT_WIDTH, TEACHER_WIDTH)
+    device: str = "cpu"
 
     @property
     def label(self) -> str:
@@ -44,8 +49,8 @@ class Case:
     def states(self) -> tuple[LMStates, LMStates]:
         """Random states of student and teacher; the student's hidden states and head are leaves."""
         generator = torch.Generator().manual_seed(0)
-        student = self._side(generator, STUDENT_WIDTH, self.vocabularies[0], learns=True)
-        teacher = self._side(generator, TEACHER_WIDTH, self.vocabularies[1], learns=False)
+        student = self._side(generator, self.widths[0], self.vocabularies[0], learns=True)
+        teacher = self._side(generator, self.widths[1], self.vocabularies[1], learns=False)
         if self.method != "dskd-cma":
             teacher = replace(teacher, targets=student.targets, input_ids=student.input_ids)
         return student, teacher
@@ -55,13 +60,13 @@ class Case:
         samples = self.tokens // length
         targets = torch.randint(0, vocabulary, (samples, length), generator=generator)
         targets[:, : round(length * (1 - self.scored))] = -100
-        hidden = torch.randn(samples, length, width, generator=generator).to(self.dtype)
-        weight = (torch.randn(vocabulary, width, generator=generator) * width**-0.5).to(self.dtype)
+        hidden = torch.randn(samples, length, width, generator=generator).to(self.device, self.dtype)
+        weight = (torch.randn(vocabulary, width, generator=generator) * width**-0.5).to(self.device, self.dtype)
         return LMStates(
             hidden_states=hidden.requires_grad_(learns),
-            targets=targets,
+            targets=targets.to(self.device),
             head=Head(weight.requires_grad_(learns)),
-            input_ids=torch.randint(0, vocabulary, targets.shape, generator=generator),
+            input_ids=torch.randint(0, vocabulary, targets.shape, generator=generator).to(self.device),
             embedding=weight.detach(),
         )
 
@@ -75,4 +80,5 @@ class Case:
         else:
             spec = DSKDSpec.preset(self.method, engine=options)
         torch.manual_seed(0)
-        return DSKDLoss(spec, student_hidden_size=STUDENT_WIDTH, teacher_hidden_size=TEACHER_WIDTH)
+        student, teacher = self.widths
+        return DSKDLoss(spec, student_hidden_size=student, teacher_hidden_size=teacher).to(self.device)

@@ -18,6 +18,7 @@ from dskd_components.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from rich.console import Console
 
     from dskd_components.testing import CheckReport, LawResult
@@ -82,9 +83,11 @@ def check(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Draw other cases; without it they are the same ones each time.")
     ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where the cases are made: cuda, for example.")] = "cpu",
 ) -> None:
     """Try every law on a plugin's components. The exit code is 1 if one does not hold."""
     _require_testing_extra()
+    place = _device(device)
     errors = console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
@@ -98,7 +101,8 @@ def check(
         def watch(label: str, number: int, total: int) -> None:
             progress.update(task, description=label, completed=number, total=total)
 
-        report = _report(target, max_examples, seed, watch)
+        with place:
+            report = _report(target, max_examples, seed, watch)
     out = console()
     print_report(out, report)
     laws = sum(result.outcome != "not claimed" for result in report.results)
@@ -107,6 +111,24 @@ def check(
         out.print(Text(f"{target}: {failed} of {laws} results are failures.", "bold red"), soft_wrap=True)
         raise typer.Exit(1)
     out.print(Text(f"{target}: every law holds ({laws} results).", "bold green"), soft_wrap=True)
+
+
+def _device(name: str) -> torch.device:
+    """Return a device that tensors can be made on.
+
+    Raises:
+        ConfigurationError: there is none of that name here.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"--device {name}: expected a device that this PyTorch can use, such as cpu or cuda: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return torch.device(name)
 
 
 def _require_testing_extra() -> None:

@@ -57,7 +57,7 @@ def test_metrics_are_entropy_and_accuracy() -> None:
 
 @given(seed=SEEDS, scope=st.sampled_from(["sample", "batch"]))
 def test_spread_is_the_standard_deviation_of_the_scored_entries(seed: int, scope: str) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     values = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
     scored = torch.rand(2, 6, generator=generator) < 0.6
     samples = torch.tensor([[0, 0, 0, 1, 1, 1], [2, 2, 2, 2, 2, 2]])

@@ -72,7 +72,7 @@ def exchanged(batch: Batch) -> Batch:
 
 @given(seed=SEEDS, choice=st.sampled_from(CHOICES), groups=st.integers(1, 4))
 def test_each_position_has_what_its_group_comes_to(seed: int, choice: Choice, groups: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     batch = make_batch(seed, same_tokenizer=False)
     # Few numbers, some of them great: groups of many and of one, of one side alone, and the same number in each sample.
     numbers = torch.tensor([-1, 0, 1, 129, 2**32 - 1])

@@ -22,7 +22,7 @@ SCORED = (9, 1)
 
 
 def sides(rows: slice) -> tuple[LMStates, LMStates]:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     targets = torch.randint(0, 11, (2, 9), generator=generator)
     targets[1, SCORED[1] :] = -100
     made = []

@@ -46,7 +46,7 @@ def test_complaint_03_one_shift_convention() -> None:
 def test_complaint_09_padded_vocabulary() -> None:
     """Rows past the tokenizer's vocabulary change nothing, however large; a target among them is refused."""
     narrow, wide = llama(50), with_padding(llama(50), 14)
-    hidden_states = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
+    hidden_states = torch.randn(2, 7, 16, generator=torch.Generator(torch.get_default_device()).manual_seed(0))
     head = Head.from_model(wide, valid_vocabulary_size=50)
     assert torch.equal(head.logits(hidden_states), Head.from_model(narrow).logits(hidden_states))
     ids = torch.arange(5, 19).reshape(2, 7)

@@ -49,7 +49,7 @@ class Looking(Space):
 @given(seed=SEEDS, asks=st.booleans())
 def test_a_space_that_asks_gets_the_tokens_that_both_heads_read(engine: Any, seed: int, asks: bool) -> None:
     batch = make_batch(seed, same_tokenizer=False)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     mapping = torch.randint(-1, 14, (13,), generator=generator)  # the student's head has 11 tokens
     same = torch.randint(0, 2, (13,), generator=generator).bool()
     Looking.seen.clear()

@@ -25,7 +25,7 @@ def naive_weight(student: Tensor, teacher: Tensor, alpha: float) -> float:
 
 
 def random_pair(seed: int, *, ties: bool = False) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     student, teacher = (torch.randn(1, 9, generator=generator, dtype=torch.float64) for _ in range(2))
     return student, teacher.round() if ties else teacher
 

@@ -31,7 +31,7 @@ def test_parts_of_a_head_give_what_all_of_it_gives(
     scale: float,
     softcap: float | None,
 ) -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     weight = torch.randn(vocabulary, 3, generator=generator).to(dtype)
     bias = torch.randn(vocabulary, generator=generator).to(dtype) if biased else None
     head = Head(weight, bias, scale=scale, softcap=softcap)

@@ -18,7 +18,7 @@ STUDENT, TEACHER = (2000, 16), (6000, 48)
 
 def states(size: tuple[int, int], tokens: int, *, learns: bool) -> LMStates:
     vocabulary, width = size
-    generator = torch.Generator().manual_seed(vocabulary)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(vocabulary)
     targets = torch.randint(0, vocabulary, (tokens // 64, 64), generator=generator)
     weight = torch.randn(vocabulary, width, generator=generator).requires_grad_(learns)
     return LMStates(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def cases(kind: str) -> list[dict[str, Any]]:
 
 
 def tensors(case: dict[str, Any]) -> dict[str, Tensor]:
-    return load_file(GOLDEN / f"{case['name']}.safetensors")
+    return load_file(GOLDEN / f"{case['name']}.safetensors", device=str(torch.get_default_device()))
 
 
 # The releases' names of the distances, and ours.

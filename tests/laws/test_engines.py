@@ -23,7 +23,7 @@ BUDGETS = st.sampled_from([1e-6, 1e-3, 4e-3, 384.0])
 @st.composite
 def heads(draw: st.DrawFn, head: Head, *, learns: bool) -> Head:
     """A head of the same weight, with everything that heads may have besides."""
-    generator = torch.Generator().manual_seed(draw(SEEDS))
+    generator = torch.Generator(torch.get_default_device()).manual_seed(draw(SEEDS))
     bias = None
     if draw(st.booleans()):
         bias = torch.randn(len(head.weight), generator=generator, dtype=head.weight.dtype)

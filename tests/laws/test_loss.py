@@ -101,7 +101,7 @@ def test_micro_batches_add_up_to_the_batch(spec: DSKDSpec, seed: int, cut: int) 
 def test_the_order_of_samples_changes_nothing(spec: DSKDSpec, seed: int) -> None:
     batch = make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer)
     loss_fn = build(spec, batch)
-    order = torch.randperm(3, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(3, generator=torch.Generator(torch.get_default_device()).manual_seed(seed))
 
     plain = batch.loss(loss_fn)
     other = batch.rows(order).loss(loss_fn)

@@ -145,7 +145,7 @@ def test_exactly_aligned_pairs(seed: int, distance: str) -> None:
     spec = published.replace(spaces=(student_space, published.spaces[1]))
     batch, _ = leaves_of(make_batch(seed, same_tokenizer=False, student_vocabulary=4, teacher_vocabulary=5))
     student, teacher = batch.student, batch.teacher
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     index = torch.stack([torch.randperm(8, generator=generator)[:6].sort().values for _ in range(3)])
     index = index.masked_fill(torch.rand(3, 6, generator=generator) < 0.3, -1)
     mapping = torch.tensor([2, -1, 0, 3, -1])

@@ -104,7 +104,7 @@ def test_images_reach_the_model() -> None:
     """A batch for a vision-language model has its images as one more column."""
     model = make("LLaVA")
     ids = torch.tensor([[10, 3, 3, 3, 3, 11, 12]])  # 3 stands for a patch of the image
-    images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, 3, 8, 8, generator=torch.Generator(torch.get_default_device()).manual_seed(0))
     columns = {"student_input_ids": ids, "student_labels": ids}
     found = LOSS.states(model, columns | {"student_pixel_values": images}, "student").hidden_states
     with torch.no_grad():

@@ -17,7 +17,7 @@ from tests.helpers.strategies import SEEDS
 
 def matrix(seed: int, rows: int, columns: int, rank: int, scale: float = 1.0) -> Tensor:
     """A random matrix of a given rank, float64."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)

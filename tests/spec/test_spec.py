@@ -317,7 +317,7 @@ def test_the_schema_accepts_exactly_what_is_read(document: Any) -> None:
 
 
 def test_a_distance_of_a_plugin_is_used_by_name() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     spec = DSKDSpec.preset("vanilla-kd", distance="tvd", kd_rate=1.0)
     targets = torch.randint(0, 11, (2, 5), generator=generator)
     targets[0, 3:] = -100

@@ -122,7 +122,7 @@ def make_batch(
         teacher_vocabulary: Vt.
         at_least: how many positions of each row are scored at least.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     if same_tokenizer:
         teacher_length, teacher_vocabulary = student_length, student_vocabulary
     student_targets = ragged_targets(generator, batch, student_length, student_vocabulary, at_least=at_least)

@@ -30,7 +30,7 @@ def ragged_targets(
         ``[B, T]``, int64, -100 where no token is scored.
 
     Examples:
-        >>> ragged_targets(torch.Generator().manual_seed(3), 1, 6, 9)
+        >>> ragged_targets(torch.Generator(torch.get_default_device()).manual_seed(3), 1, 6, 9)
         tensor([[-100, -100, -100, -100, -100,    3]])
     """
     targets = torch.randint(0, vocabulary, (batch, length), generator=generator)
@@ -53,5 +53,7 @@ def targets(batch: int, length: int, vocabulary: int, *, at_least: int = 0) -> s
         >>> test_shape()
     """
     return SEEDS.map(
-        lambda seed: ragged_targets(torch.Generator().manual_seed(seed), batch, length, vocabulary, at_least=at_least)
+        lambda seed: ragged_targets(
+            torch.Generator(torch.get_default_device()).manual_seed(seed), batch, length, vocabulary, at_least=at_least
+        )
     )

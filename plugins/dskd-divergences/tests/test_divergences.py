@@ -22,7 +22,7 @@ hellinger, squared_hellinger, triangular = Hellinger(), SquaredHellinger(), Tria
 
 
 def log_probs(seed: int, rows: int = 5, tokens: int = 7) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     return torch.randn(rows, tokens, generator=generator, dtype=torch.float64).mul(3).log_softmax(-1)
 
 

@@ -15,7 +15,11 @@ tvd = TotalVariation()
 
 
 def log_probs(seed: int, rows: int = 5, tokens: int = 7) -> Tensor:
-    return torch.randn(rows, tokens, generator=torch.Generator().manual_seed(seed)).mul(3).log_softmax(-1)
+    return (
+        torch.randn(rows, tokens, generator=torch.Generator(torch.get_default_device()).manual_seed(seed))
+        .mul(3)
+        .log_softmax(-1)
+    )
 
 
 def test_it_is_found_by_name() -> None:

@@ -20,7 +20,7 @@ KQ = KeyQueryMatching(hidden_size=16)
 
 def states(seed: int, *, width: int, length: int, scored: list[int]) -> LMStates:
     """Random states; of each row the given number of positions is scored."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     targets = torch.randint(0, 9, (len(scored), length), generator=generator)
     for row, number in zip(targets, scored, strict=True):
         row[number:] = -100

@@ -32,7 +32,9 @@ def loss_of(spec: DSKDSpec, student: Tensor, teacher: Tensor, mapping: Tensor | 
 
 
 def logits(seed: int, tokens: int, rows: int = 4) -> Tensor:
-    return torch.randn(rows, tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).mul(2)
+    return torch.randn(
+        rows, tokens, generator=torch.Generator(torch.get_default_device()).manual_seed(seed), dtype=torch.float64
+    ).mul(2)
 
 
 @engines

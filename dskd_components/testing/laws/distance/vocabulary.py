@@ -46,7 +46,9 @@ def token_numbers_do_not_matter(
 
     Token ids are names. A sort whose ties fall by position, or a cut at a fixed id, breaks this.
     """
-    order = torch.randperm(student_logits.shape[1], generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(
+        student_logits.shape[1], generator=torch.Generator(torch.get_default_device()).manual_seed(seed)
+    )
     values, gradient, _ = values_and_gradients(distance, student_logits, teacher_logits)
     other, other_gradient, _ = values_and_gradients(distance, student_logits[:, order], teacher_logits[:, order])
     expect_close(other, values, "the distance of the renumbered rows", rtol=1e-6, atol=1e-9)
@@ -64,7 +66,9 @@ def tokens_ruled_out_on_both_sides_count_for_nothing(
     So padded and masked vocabularies are harmless. A mean over the vocabulary breaks this, and ``0 * log 0``, and a
     large negative number in place of ``-inf``.
     """
-    order = torch.randperm(student_logits.shape[1] + columns, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(
+        student_logits.shape[1] + columns, generator=torch.Generator(torch.get_default_device()).manual_seed(seed)
+    )
     ruled_out = torch.full((len(student_logits), columns), -math.inf, dtype=student_logits.dtype)
     values, gradient, _ = values_and_gradients(distance, student_logits, teacher_logits)
     wide, *wide_gradients = values_and_gradients(

@@ -62,7 +62,7 @@ def ends(draw: st.DrawFn, *, narrowest: int = 1, different_vocabularies: bool = 
         narrowest: the least width.
         different_vocabularies: whether the heads share some tokens only, at least one; else all of them.
     """
-    generator = torch.Generator().manual_seed(draw(SEEDS))
+    generator = torch.Generator(torch.get_default_device()).manual_seed(draw(SEEDS))
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)

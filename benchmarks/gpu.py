@@ -1,0 +1,211 @@
+"""``python -m benchmarks.gpu``: a loss step on an accelerator, in one table, unattended and within minutes.
+
+For each case: the time of a step over that of its bare matrix products in the precision of the inputs, the peak of
+memory above inputs and gradients, and how many kernels and how many waits of the host a step takes. Beside the tiled
+engine stand the eager one, the eager one compiled, and Liger's fused JSD, where they can do the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.loss_step import contestants, report
+from benchmarks.loss_step.case import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dskd_components import LMStates
+
+    Step = Callable[[], torch.Tensor]
+
+ONE, TWO, LARGE = (32_000, 32_000), (50_257, 151_936), (128_256, 128_256)
+PLAIN = ("tiled", "eager")
+
+CASES: tuple[tuple[Case, tuple[str, ...]], ...] = (
+    (Case("dskd", 256, ONE), PLAIN),
+    (Case("dskd", 2048, ONE), PLAIN),
+    (Case("dskd", 2048, ONE, dtype=torch.bfloat16), (*PLAIN, "eager compiled")),
+    (Case("dskd", 2048, ONE, scored=0.5, dtype=torch.bfloat16), PLAIN),
+    (Case("dskd-cma", 2048, TWO, dtype=torch.bfloat16), PLAIN),
+    (Case("js", 2048, ONE, dtype=torch.bfloat16), (*PLAIN, "Liger", "Liger compiled")),
+    (
+        Case("js", 8192, LARGE, dtype=torch.bfloat16, widths=(4096, 4096)),
+        ("tiled", "Liger", "Liger compiled"),
+    ),
+    (
+        Case("js", 8192, LARGE, dtype=torch.bfloat16, widths=(4096, 4096), budget=4096),
+        ("tiled",),
+    ),
+)
+
+
+def bare_products(case: Case, student: LMStates, teacher: LMStates) -> Step:
+    """The matrix products that the method cannot do without, made from operands of the inputs' precision."""
+    weights = [side.head.weight.detach() for side in (student, teacher)]
+    rows = [side.hidden_states.detach()[side.scored] for side in (student, teacher)]
+    gradients = [
+        torch.zeros(len(states), len(weight), dtype=weight.dtype, device=weight.device)
+        for states, weight in zip(rows, weights, strict=True)
+    ]
+    projected = 0 if case.method == "js" else 1
+
+    def step() -> torch.Tensor:
+        for _ in range(1 + projected):
+            rows[0] @ weights[0].T
+            gradients[0] @ weights[0]
+            rows[1] @ weights[1].T
+        found = gradients[0].T @ rows[0]
+        if projected:
+            gradients[1] @ weights[1]
+        return found[0, 0]
+
+    return step
+
+
+def contestant(name: str, case: Case, student: LMStates, teacher: LMStates) -> Step:
+    """A step of one of those that are compared."""
+    if name.startswith("Liger"):
+        return contestants.liger(student, teacher, compiled=name.endswith("compiled"))
+    engine, _, compiled = name.partition(" ")
+    loss_fn = case.loss(engine)
+    if compiled:
+        loss_fn.compile()
+    return contestants.library(case, engine, student, teacher, loss=loss_fn)
+
+
+def milliseconds(step: Step, rounds: int) -> list[float]:
+    """Time a step between events of the device, several times."""
+    found = []
+    for _ in range(rounds):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        step()
+        end.record()
+        end.synchronize()
+        found.append(begin.elapsed_time(end))
+    return found
+
+
+def peak_mib(step: Step, student: LMStates) -> float:
+    """Return the most that a step takes above what is there before it and the gradients that it leaves."""
+    step()
+    kept = sum(leaf.nbytes for leaf in (student.hidden_states, student.head.weight))
+    contestants.forget_gradients(student, None)
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before - kept) / 2**20
+
+
+def waits(step: Step) -> int:
+    """Count how often the host waits for the device in a step."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def kernels(step: Step) -> int:
+    """Count what a step starts on the device, copies included."""
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        step()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in trace.events())
+
+
+def measure(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
+    """Measure all contestants of a case."""
+    student, teacher = case.states()
+    bare = bare_products(case, student, teacher)
+    bare()
+    row: dict[str, Any] = {"case": case.label, "widths": case.widths, "contestants": {}}
+    for name in names:
+        if name.startswith("Liger") and find_spec("liger_kernel") is None:
+            continue
+        try:
+            step = contestant(name, case, student, teacher)
+            for _ in range(2):
+                step()
+            times = milliseconds(step, rounds)
+            reference = milliseconds(bare, rounds)
+            row["contestants"][name] = {
+                "milliseconds": round(statistics.median(times), 3),
+                "over_bare": round(statistics.median(times) / statistics.median(reference), 3),
+                "range": [round(min(times), 3), round(max(times), 3)],
+                "peak_mib": round(peak_mib(step, student)),
+                "kernels": kernels(step),
+                "waits": waits(step),
+            }
+            row["bare_milliseconds"] = round(statistics.median(reference), 3)
+        except (RuntimeError, ValueError, TypeError) as error:  # a contestant that cannot do the work is a row, too
+            row["contestants"][name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+        step = None  # type: ignore[assignment]
+        contestants.forget_gradients(student, None)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return row
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """Print a line for each case and contestant."""
+    table = Table(title=f"A loss step on {results['machine']['gpu']}")
+    for heading in ("case", "contestant", "ms", "over bare", "peak MiB", "kernels", "waits"):
+        table.add_column(heading)
+    for row in results["rows"]:
+        for name, found in row["contestants"].items():
+            if "failed" in found:
+                table.add_row(row["case"], name, found["failed"])
+                continue
+            table.add_row(
+                row["case"],
+                name,
+                f"{found['milliseconds']:.2f}",
+                f"{found['over_bare']:.2f}",
+                str(found["peak_mib"]),
+                str(found["kernels"]),
+                str(found["waits"]),
+            )
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    """Measure, print the table, and write JSON as the rows come."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("benchmarks.gpu: expected a CUDA device, and PyTorch finds none.")
+    machine = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, **report.machine()}
+    results: dict[str, Any] = {"benchmark": "gpu", "machine": machine, "rounds": options.rounds, "rows": []}
+    for case, names in track(CASES, description="cases", console=Console(stderr=True)):
+        on_device = Case(**{**vars(case), "device": "cuda"})
+        results["rows"].append(measure(on_device, names, options.rounds))
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print_table(results)
+
+
+if __name__ == "__main__":
+    main()
