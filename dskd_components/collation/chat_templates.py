@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dskd_components.collation.content_parts import as_parts, reads_parts_alone
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.errors import InputError
 
@@ -61,35 +62,45 @@ class ChatRenderer:
         self.tokenizer = tokenizer
         self.side = side
         self._literals: dict[str, list[str] | None] = {}
+        self._parts: dict[str, bool] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is only remembered, so that copies of one renderer are equal."""
-        return self.__dict__ | {"_literals": {}}
+        return self.__dict__ | {"_literals": {}, "_parts": {}}
 
-    def render(self, messages: Messages) -> Rendered:
+    def render(self, messages: Messages, options: Mapping[str, Any] | None = None) -> Rendered:
         """Return the rendered chat and the place of each message's content.
+
+        Args:
+            messages: The messages; contents are texts.
+            options: What the template is told beside them.
 
         Raises:
             InputError: The tokenizer has no chat template.
             SampleError: The template refuses the chat, or a content cannot be found in the outcome.
         """
-        text = self._apply(messages)
+        options = options or {}
+        text = self._apply(messages, options)
         contents = [message["content"] or "" for message in messages]
-        literals = self._between_contents(messages)
+        literals = self._between_contents(messages, options)
         found = None if literals is None else _between(text, literals, contents)
         found = found or _only_places(text, contents)
         if found is None:
             raise SampleError(SkipReason.CONTENT_ALTERED, self._altered(text, contents))
         return Rendered(text, _in_bytes(text, contents, found))
 
-    def _apply(self, messages: Messages) -> str:
+    def _apply(self, messages: Messages, options: Mapping[str, Any]) -> str:
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError(
                 f"The {self.side}'s tokenizer ({type(self.tokenizer).__name__}) has no chat template. Set its "
                 "chat_template, or pass prompt/response pairs."
             )
+        if self._reads_parts(options):
+            messages = [{**message, "content": as_parts(message.get("content"))} for message in messages]
         try:
-            text: str = self.tokenizer.apply_chat_template([dict(message) for message in messages], tokenize=False)
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, **options
+            )
         except Exception as error:
             # A template raises errors of jinja2, which is not ours to import.
             if not type(error).__module__.startswith("jinja2"):
@@ -99,21 +110,37 @@ class ChatRenderer:
             ) from error
         return text
 
-    def _between_contents(self, messages: Messages) -> list[str] | None:
+    def _reads_parts(self, options: Mapping[str, Any]) -> bool:
+        """Whether the template reads contents as lists of parts alone."""
+        own = {name: value for name, value in options.items() if name == "chat_template"}
+        template = repr(own or self.tokenizer.chat_template)
+        if template not in self._parts:
+            self._parts[template] = reads_parts_alone(
+                lambda messages: self.tokenizer.apply_chat_template(messages, tokenize=False, **own)
+            )
+        return self._parts[template]
+
+    def _between_contents(self, messages: Messages, options: Mapping[str, Any]) -> list[str] | None:
         """What the template puts before, between and after the contents; None if the marks do not come through."""
+        if any(callable(tool) for tool in options.get("tools", ())):
+            # Another function may later have the name and the address of one that is gone.
+            return self._marked(messages, options)
         pattern = json.dumps(
-            [{**message, "content": bool(message["content"])} for message in messages], default=repr, sort_keys=True
+            [*({**message, "content": bool(message["content"])} for message in messages), dict(options)],
+            default=repr,
+            sort_keys=True,
         )
         if pattern not in self._literals:
             if len(self._literals) >= KNOWN_PATTERNS:
                 self._literals.clear()
-            self._literals[pattern] = self._marked(messages)
+            self._literals[pattern] = self._marked(messages, options)
         return self._literals[pattern]
 
-    def _marked(self, messages: Messages) -> list[str] | None:
+    def _marked(self, messages: Messages, options: Mapping[str, Any]) -> list[str] | None:
         marks = [MARK.format(f"{number:06}") if message["content"] else "" for number, message in enumerate(messages)]
         try:
-            rest = self._apply([{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)])
+            marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
+            rest = self._apply(marked, options)
         except SampleError:
             return None
         literals = []

@@ -1,12 +1,13 @@
 """A sample as both tokenizers are to read it: contents that both sides share, and where each side has them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dskd_components.collation.chat_templates import ChatRenderer, Place, Rendered
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.samples import ChatSample, PairSample, Sample, TextSample
+from dskd_components.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -65,37 +66,65 @@ class DocumentReader:
 
         Raises:
             SampleError: It has nothing to learn from, or a chat template does not keep its contents.
+            InputError: Prompts are to be scored, but the teacher has one of its own.
         """
         match sample:
             case TextSample(text):
                 if not text:
                     raise SampleError(SkipReason.EMPTY_TEXT, "Its text is empty.")
                 return _whole(text, 0)
-            case PairSample(prompt, response):
+            case PairSample(prompt, response, teacher_prompt):
                 if not response:
                     raise SampleError(SkipReason.EMPTY_RESPONSE, "Its response is empty; there is nothing to learn.")
                 _require_unicode([prompt, response])
+                if teacher_prompt is not None:
+                    self._require_unscored_prompts()
+                    return _after_prompts(prompt, teacher_prompt, response)
                 return _whole(prompt + response, 0 if self.train_on_prompt else len(prompt.encode()))
             case ChatSample():
                 return self._chat(sample)
 
     def _chat(self, sample: ChatSample) -> RenderedSample:
         contents = []
-        for message in sample.messages:
+        for number, message in enumerate(sample.messages):
             is_answer = message["role"] == "assistant"
-            is_scored = is_answer or self.train_on_prompt
+            is_scored = (is_answer and number >= sample.prompt_length) or self.train_on_prompt
             contents.append(Content(message["content"] or "", 0 if is_scored else None, ends_turn=is_answer))
         _require_unicode([content.text for content in contents])
         scored = [content for content in contents if content.scored_from is not None]
         if not scored:
-            roles = ", ".join(message["role"] for message in sample.messages) or "none"
+            roles = ", ".join(message["role"] for message in sample.messages[sample.prompt_length :]) or "none"
+            what = "Of this chat, its completion" if sample.prompt_length else "Its chat"
             raise SampleError(
-                SkipReason.NO_ASSISTANT_TURN, f"Its chat has no message of the role 'assistant'; its roles are {roles}."
+                SkipReason.NO_ASSISTANT_TURN, f"{what} has no message of the role 'assistant'; its roles are {roles}."
             )
         if not any(content.text for content in scored):
             raise SampleError(SkipReason.EMPTY_RESPONSE, "All its assistant messages are empty.")
-        student, teacher = (renderer.render(sample.messages) for renderer in (self.student, self.teacher))
-        return RenderedSample(tuple(contents), student, teacher, is_chat=True)
+        student = self.student.render(sample.messages, sample.template_options)
+        if sample.teacher_prompt is None:
+            teacher = self.teacher.render(sample.messages, sample.template_options)
+            return RenderedSample(tuple(contents), student, teacher, is_chat=True)
+        self._require_unscored_prompts()
+        completion = sample.messages[sample.prompt_length :]
+        teacher = self.teacher.render((*sample.teacher_prompt, *completion), sample.template_options)
+        # The prompts are each side's own, as the template's words are; what both sides read is the completion.
+        student, teacher = (
+            replace(rendered, places=rendered.places[len(rendered.places) - len(completion) :])
+            for rendered in (student, teacher)
+        )
+        return RenderedSample(tuple(contents[sample.prompt_length :]), student, teacher, is_chat=True)
+
+    def _require_unscored_prompts(self) -> None:
+        """Refuse to score prompts that are not the same for both sides.
+
+        Raises:
+            InputError: Prompts are to be scored.
+        """
+        if self.train_on_prompt:
+            raise InputError(
+                "It has a 'teacher_prompt', so the prompts of the two sides differ and cannot be scored: use "
+                "train_on_prompt=False, or leave it out."
+            )
 
 
 def _whole(text: str, scored_from: int) -> RenderedSample:
@@ -104,6 +133,17 @@ def _whole(text: str, scored_from: int) -> RenderedSample:
     content = Content(text, scored_from, ends_turn=True)
     rendered = Rendered(text, (Place(0, 0, content.size),))
     return RenderedSample((content,), rendered, rendered, is_chat=False)
+
+
+def _after_prompts(student_prompt: str, teacher_prompt: str, response: str) -> RenderedSample:
+    """A response that each side reads after a prompt of its own."""
+    _require_unicode([student_prompt, teacher_prompt])
+    content = Content(response, 0, ends_turn=True)
+    student, teacher = (
+        Rendered(prompt + response, (Place(len(prompt.encode()), 0, content.size),))
+        for prompt in (student_prompt, teacher_prompt)
+    )
+    return RenderedSample((content,), student, teacher, is_chat=False)
 
 
 def _require_unicode(texts: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from dskd_components.collation.integer_columns import integer, integers
 from dskd_components.components.aligner import TextMethod
 from dskd_components.errors import InputError
 from dskd_components.models.states import IGNORE_INDEX, Side
@@ -93,12 +94,15 @@ def from_columns(
     if missing:
         raise InputError(f"A preprocessed sample lacks {', '.join(map(repr, missing))}; it has {sorted(columns)}.")
     for side in SIDES:
-        if int(columns[f"{side}_fingerprint"]) != fingerprints[side]:
+        if integer(f"{side}_fingerprint", columns[f"{side}_fingerprint"]) != fingerprints[side]:
             raise InputError(
                 f"The samples were preprocessed with another tokenizer for the {side} than this collator has. "
                 "Preprocess them again, or give the collator the tokenizers that were used."
             )
-    made = METHODS[int(columns[METHOD_COLUMN])]
+    number = integer(METHOD_COLUMN, columns[METHOD_COLUMN])
+    if not 0 <= number < len(METHODS):
+        raise InputError(f"Expected {METHOD_COLUMN!r} to be below {len(METHODS)}, but got {number}.")
+    made = METHODS[number]
     if made != method:
         raise InputError(
             f"The samples were aligned by {made!r}, but this collator is for {method!r}. Give the preprocessor and the "
@@ -109,7 +113,7 @@ def from_columns(
 
 def _side_from_columns(columns: Mapping[str, Any], side: Side, has_groups: bool) -> EncodedSide:
     names = [f"{side}_{name}" for name in ("input_ids", "labels", "groups")[: 3 if has_groups else 2]]
-    arrays = [np.asarray(columns.get(name), dtype=np.int64) for name in names if columns.get(name) is not None]
+    arrays = [integers(name, columns[name]) for name in names if columns.get(name) is not None]
     if len(arrays) < len(names) or len({array.shape for array in arrays}) > 1:
         raise InputError(f"A preprocessed sample needs {', '.join(map(repr, names))}, all of one length.")
     return EncodedSide(arrays[0], arrays[1], arrays[2] if has_groups else None)

@@ -132,7 +132,13 @@ class MultiTeacherCollator:
     def _outcomes(self, samples: Sequence[Any]) -> list[PreparedForAll | SampleError]:
         """Each sample's tokens for every teacher, or what is wrong with it for the first that cannot read it."""
         encoders = {name: collator.encoder for name, collator in self._collators.items()}
-        prepared = {name: encoder.prepare(samples) for name, encoder in encoders.items()}
+        columns = next(iter(encoders.values())).columns
+        for index, sample in enumerate(samples):
+            _require_known_prompts(index, sample, columns.teacher_prompt, list(encoders))
+        prepared = {
+            name: encoder.prepare([_for_teacher(sample, columns.teacher_prompt, name) for sample in samples])
+            for name, encoder in encoders.items()
+        }
         return [
             _cut_alike({name: outcomes[index] for name, outcomes in prepared.items()}, encoders, index)
             for index in range(len(samples))
@@ -159,3 +165,23 @@ def _cut_alike(
                     sample[name] = encoders[name].shorten(prepared, min(kept))
                 except SampleError as error:
                     return SampleError(error.reason, of_teacher(name, error.at(index)))
+
+
+def _prompts_by_teacher(sample: Any, column: str) -> Mapping[str, Any] | None:
+    prompts = sample.get(column) if isinstance(sample, Mapping) else None
+    return prompts if isinstance(prompts, Mapping) else None
+
+
+def _require_known_prompts(index: int, sample: Any, column: str, names: list[str]) -> None:
+    for name in _prompts_by_teacher(sample, column) or ():
+        if name not in names:
+            raise InputError(
+                f"Sample {index}: {column}: unknown teacher {name!r}{did_you_mean(name, names)}; teacher_tokenizers "
+                f"has {', '.join(map(repr, names))}."
+            )
+
+
+def _for_teacher(sample: Any, column: str, name: str) -> Any:
+    """A sample as one teacher is to have it; a teacher that has no prompt of its own reads the student's."""
+    prompts = _prompts_by_teacher(sample, column)
+    return sample if prompts is None else {**sample, column: prompts.get(name)}

@@ -2,14 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions
 from dskd_components.collation.encoded import column_names, to_columns
+from dskd_components.collation.plain_values import items_of
 from dskd_components.collation.problems import OnError, SampleError, SkipPolicy, SkipReason
 from dskd_components.collation.samples import Columns
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
+
+CHAT_COLUMNS: Final = ("messages", "prompt", "response")
+"""Of these, one that holds mappings is a chat. Prompts by teacher are a mapping, too, but of no chat."""
 
 
 class DualTokenizerPreprocessor:
@@ -108,16 +112,23 @@ class DualTokenizerPreprocessor:
     def _is_batch(self, batch: Mapping[str, Any]) -> bool:
         """Whether a mapping has columns: lists of texts, or lists of chats. A chat is a list of mappings."""
         for name, value in batch.items():
-            if isinstance(value, str | Mapping):
+            if value is None:
+                continue
+            entries, meaning = items_of(value), self._encoder.columns.meaning_of(name)
+            if entries is None:
                 return False
-            if name == self._encoder.columns.messages and value is not None:
+            if not entries and meaning == "messages":
                 # A list without elements is read as a chat without messages, which is an error.
-                return len(value) > 0 and not isinstance(value[0], Mapping)
+                return False
+            first = next((entry for entry in entries if entry is not None), None)
+            if meaning in CHAT_COLUMNS and isinstance(first, Mapping):
+                return False
         return True
 
 
 def _rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    lengths = {name: len(column) for name, column in batch.items()}
+    columns = {name: column for name, column in batch.items() if column is not None}
+    lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"Expected columns of one length, but got {lengths}.")
-    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,9 +1,12 @@
 """The three forms of a sample, and how they are told apart."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from dskd_components.collation.messages import Message, read_messages
+from dskd_components.collation.plain_values import items_of
+from dskd_components.collation.template_options import read_template_options
 from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 
 
@@ -16,51 +19,97 @@ class TextSample:
 
 @dataclass(frozen=True)
 class PairSample:
-    """A prompt and a response, tokenized as one text."""
+    """A prompt and a response, tokenized as one text.
+
+    Attributes:
+        prompt: What stands before the response.
+        response: What is learned.
+        teacher_prompt: What stands before the response for the teacher; None: the same.
+    """
 
     prompt: str
     response: str
+    teacher_prompt: str | None = None
 
 
 @dataclass(frozen=True)
 class ChatSample:
-    """Chat messages, each a mapping with ``role`` and ``content``."""
+    """Chat messages, each a mapping with ``role`` and ``content``.
 
-    messages: tuple[Mapping[str, Any], ...]
+    Attributes:
+        messages: All of them.
+        prompt_length: How many of the first are a prompt, of which answers are not scored either.
+        teacher_prompt: What the teacher reads in place of the prompt; None: the same.
+        template_options: What the chat template is told beside the messages.
+    """
+
+    messages: tuple[Message, ...]
+    prompt_length: int = 0
+    teacher_prompt: tuple[Message, ...] | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 Sample = TextSample | PairSample | ChatSample
+
+FORMS: Final = frozenset({frozenset({"text"}), frozenset({"prompt", "response"}), frozenset({"messages"})})
+EXTRAS: Final = ("teacher_prompt", "tools", "chat_template_kwargs")
+SYNONYMS: Final = {"completion": "response", "conversations": "messages"}
+"""Names that data sets of TRL use, by the form's."""
+
+_MEDIA = "Only texts can be aligned."
+_PREFERENCE = "It belongs to a preference data set; name the response that is to be learned 'response'."
+_TOKENS = "Tokens are made of texts, for both tokenizers; DualTokenizerPreprocessor makes them ahead of training."
+HINTS: Final = {
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _MEDIA),
+    **dict.fromkeys(("chosen", "rejected", "label"), _PREFERENCE),
+    **dict.fromkeys(("input_ids", "labels", "completion_mask", "assistant_masks", "attention_mask"), _TOKENS),
+    **{f"{side}_{name}": _TOKENS for side in ("student", "teacher") for name in ("input_ids", "labels", "groups")},
+    "privileged_context": "Write the prompt that the teacher is to read, with the context in it, to 'teacher_prompt'.",
+}
+"""What to do about keys that other libraries know."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """What the keys of a sample are called.
 
+    ``completion`` is another name for the response, and ``conversations`` for messages, unless you give these names to
+    other columns.
+
     Args:
         text: The key of a text.
-        prompt: The key of a prompt.
-        response: The key of its response.
+        prompt: The key of a prompt: a text or messages.
+        response: The key of its response: likewise.
         messages: The key of chat messages.
+        teacher_prompt: The key of a prompt that the teacher alone reads, in place of the other.
+        tools: The key of the tools that a chat's template is told of.
+        chat_template_kwargs: The key of further options for a chat's template.
 
     Examples:
         >>> Columns(prompt="question", response="answer").read({"question": "2 + 2 =", "answer": " 4"})
-        PairSample(prompt='2 + 2 =', response=' 4')
+        PairSample(prompt='2 + 2 =', response=' 4', teacher_prompt=None)
     """
 
     text: str = "text"
     prompt: str = "prompt"
     response: str = "response"
     messages: str = "messages"
+    teacher_prompt: str = "teacher_prompt"
+    tools: str = "tools"
+    chat_template_kwargs: str = "chat_template_kwargs"
+    _meanings: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        names = [self.text, self.prompt, self.response, self.messages]
+        own = {name: str(getattr(self, name)) for name in ("text", "prompt", "response", "messages", *EXTRAS)}
+        names = [getattr(self, name) for name in own]
         if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
-            raise ConfigurationError(f"Expected four different column names, but got {names}.")
+            raise ConfigurationError(f"Expected different column names, but got {own}.")
+        meanings = SYNONYMS | {name: meaning for meaning, name in own.items()}
+        object.__setattr__(self, "_meanings", meanings)
 
-    @property
-    def forms(self) -> tuple[frozenset[str], ...]:
-        """The sets of keys that make a sample."""
-        return frozenset({self.text}), frozenset({self.prompt, self.response}), frozenset({self.messages})
+    def meaning_of(self, key: str) -> str | None:
+        """Return the name in `Columns` that a key of a sample stands for; None if it is not known."""
+        return self._meanings.get(key)
 
     def read(self, raw: Any) -> Sample:
         """Return what a mapping holds. A key whose value is None counts as absent.
@@ -72,26 +121,84 @@ class Columns:
             raise InputError(
                 f"Expected a sample to be a mapping, but got {type(raw).__name__} {raw!r:.80}. {self._help}"
             )
-        present = {key: value for key, value in raw.items() if value is not None}
-        self._check_keys(list(present))
-        if self.messages in present:
-            return ChatSample(self._messages(present[self.messages]))
-        for key, value in present.items():
-            if not isinstance(value, str):
-                raise InputError(f"Expected {key!r} to be a text (str), but got {type(value).__name__} {value!r:.80}.")
-        if self.text in present:
-            return TextSample(present[self.text])
-        return PairSample(present[self.prompt], present[self.response])
-
-    def _check_keys(self, keys: list[str]) -> None:
-        known = [self.text, self.prompt, self.response, self.messages]
-        for key in keys:
-            if key not in known:
-                raise InputError(f"Unknown key {key!r} in a sample{did_you_mean(key, known)}. {self._help}")
-        if frozenset(keys) not in self.forms:
+        keys = self._keys_of(raw)
+        values = {meaning: raw[key] for meaning, key in keys.items()}
+        form = values.keys() - set(EXTRAS)
+        if form not in FORMS:
+            given = " and ".join(repr(key) for meaning, key in keys.items() if meaning in form) or "no keys"
+            raise InputError(f"A sample with {given} has no known form. {self._help}")
+        if "teacher_prompt" in keys and "prompt" not in keys:
             raise InputError(
-                f"A sample with {' and '.join(map(repr, keys)) or 'no keys'} has no known form. {self._help}"
+                f"{keys['teacher_prompt']!r} takes the place of a prompt, so it goes with {self.prompt!r} and "
+                f"{self.response!r}, not with {' and '.join(repr(keys[meaning]) for meaning in form)}."
             )
+        if "messages" in keys:
+            messages = read_messages(keys["messages"], values["messages"])
+            return ChatSample(messages, template_options=self._template_options(keys, values))
+        if "text" in keys:
+            self._refuse_template_options(keys, values)
+            return TextSample(_text(keys["text"], values["text"], "a text (str)"))
+        return self._prompted(keys, values)
+
+    def _prompted(self, keys: Mapping[str, str], values: Mapping[str, Any]) -> Sample:
+        """A prompt and its response, as texts or as messages."""
+        parts = [meaning for meaning in ("prompt", "teacher_prompt", "response") if meaning in keys]
+        kinds = {meaning: isinstance(values[meaning], str) for meaning in parts}
+        for meaning, is_text in kinds.items():
+            if not is_text and items_of(values[meaning]) is None:
+                self._refuse_kind(meaning, keys[meaning], values[meaning])
+        if len(set(kinds.values())) > 1:
+            names = " and ".join(repr(keys[meaning]) for meaning in parts)
+            found = " and ".join("a text" if is_text else "messages" for is_text in kinds.values())
+            raise InputError(f"Expected {names} to be of one kind, texts or messages, but got {found}.")
+        if kinds["prompt"]:
+            self._refuse_template_options(keys, values)
+            prompt, response = str(values["prompt"]), str(values["response"])
+            own = str(values["teacher_prompt"]) if "teacher_prompt" in keys else prompt
+            return PairSample(prompt, response, None if own == prompt else own)
+        read = {meaning: read_messages(keys[meaning], values[meaning]) for meaning in parts}
+        of_teacher = read.get("teacher_prompt", read["prompt"])
+        return ChatSample(
+            (*read["prompt"], *read["response"]),
+            len(read["prompt"]),
+            None if of_teacher == read["prompt"] else of_teacher,
+            self._template_options(keys, values),
+        )
+
+    def _refuse_kind(self, meaning: str, key: str, value: Any) -> None:
+        several = meaning == "teacher_prompt" and isinstance(value, Mapping)
+        advice = " Prompts by teacher are for MultiTeacherCollator." if several else ""
+        raise InputError(
+            f"Expected {key!r} to be a text (str) or messages, but got {type(value).__name__} {value!r:.80}.{advice}"
+        )
+
+    def _keys_of(self, raw: Mapping[Any, Any]) -> dict[str, str]:
+        """The keys that have a value, by their meaning."""
+        keys: dict[str, str] = {}
+        for key, value in raw.items():
+            if value is None:
+                continue
+            meaning = self._meanings.get(key)
+            if meaning is None:
+                hint = f". {HINTS[key]}" if key in HINTS else f"{did_you_mean(key, list(self._meanings))}."
+                raise InputError(f"Unknown key {key!r} in a sample{hint} {self._help}")
+            if meaning in keys:
+                raise InputError(f"A sample has {keys[meaning]!r} and {key!r}, which mean the same; leave one of them.")
+            keys[meaning] = key
+        return keys
+
+    def _template_options(self, keys: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "tools" not in keys and "chat_template_kwargs" not in keys:
+            return {}
+        return read_template_options(
+            self.tools, values.get("tools"), self.chat_template_kwargs, values.get("chat_template_kwargs")
+        )
+
+    def _refuse_template_options(self, keys: Mapping[str, str], values: Mapping[str, Any]) -> None:
+        options = self._template_options(keys, values)
+        if options:
+            key = keys["tools" if "tools" in options else "chat_template_kwargs"]
+            raise InputError(f"{key!r} is for chat templates, so it goes with chats, not with texts.")
 
     @property
     def _help(self) -> str:
@@ -100,19 +207,8 @@ class Columns:
             "remove other columns, or name yours with columns=Columns(...)."
         )
 
-    def _messages(self, value: Any) -> tuple[Mapping[str, Any], ...]:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise InputError(
-                f"Expected {self.messages!r} to be a sequence of messages, got {type(value).__name__} {value!r:.80}."
-            )
-        for number, message in enumerate(value):
-            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-                raise InputError(
-                    f"{self.messages}[{number}]: expected a mapping with 'role' and 'content', but got {message!r:.80}."
-                )
-            if not isinstance(message.get("content"), str | None):
-                raise InputError(
-                    f"{self.messages}[{number}]: expected 'content' to be a text (str), but got "
-                    f"{type(message['content']).__name__}. Only texts can be aligned."
-                )
-        return tuple(value)
+
+def _text(key: str, value: Any, expected: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"Expected {key!r} to be {expected}, but got {type(value).__name__} {value!r:.80}.")
+    return str(value)
