@@ -113,7 +113,8 @@ class ChatRenderer:
     def _reads_parts(self, options: Mapping[str, Any]) -> bool:
         """Whether the template reads contents as lists of parts alone."""
         own = {name: value for name, value in options.items() if name == "chat_template"}
-        template = repr(own or self.tokenizer.chat_template)
+        template = own.get("chat_template", self.tokenizer.chat_template)
+        template = template if isinstance(template, str) else repr(template)
         if template not in self._parts:
             self._parts[template] = reads_parts_alone(
                 lambda messages: self.tokenizer.apply_chat_template(messages, tokenize=False, **own)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from dskd_components.collation.chat_templates import ChatRenderer, Place, Rendered
 from dskd_components.collation.problems import SampleError, SkipReason
-from dskd_components.collation.samples import ChatSample, PairSample, Sample, TextSample
+from dskd_components.collation.samples import ChatSample, PairSample, TextSample
 from dskd_components.errors import InputError
 
 
@@ -61,7 +61,7 @@ class DocumentReader:
         self.teacher = teacher
         self.train_on_prompt = train_on_prompt
 
-    def read(self, sample: Sample) -> RenderedSample:
+    def read(self, sample: TextSample | PairSample | ChatSample) -> RenderedSample:
         """Return one sample as both sides read it.
 
         Raises:

@@ -8,10 +8,12 @@ from dskd_components.collation.chat_templates import ChatRenderer
 from dskd_components.collation.documents import DocumentReader, RenderedSample
 from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels_of
 from dskd_components.collation.grouping import Stretch, align_stretches, number_tokens, stretches_of
-from dskd_components.collation.problems import SampleError, positive_or_none, text_method
-from dskd_components.collation.samples import Columns
+from dskd_components.collation.pretokenized import side_tokens_of
+from dskd_components.collation.problems import SampleError, needs_same_tokens, positive_or_none, text_method
+from dskd_components.collation.samples import Columns, Sample
 from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens
+from dskd_components.collation.token_samples import TokenSample
 from dskd_components.collation.truncation import TruncatedLengths, keep_within
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
@@ -75,6 +77,7 @@ class DualEncoder:
 
     def __init__(self, student_tokenizer: Any, teacher_tokenizer: Any, options: EncodingOptions) -> None:
         self.method = text_method(options.aligner)
+        self.needs_same_tokens = needs_same_tokens(options.aligner)
         self.max_lengths = options.max_lengths
         self.columns = options.columns or Columns()
         self.student = SideEncoder(student_tokenizer, "student", append_eos=options.append_eos)
@@ -111,7 +114,12 @@ class DualEncoder:
         documents: dict[int, RenderedSample] = {}
         for index, raw in enumerate(raws):
             try:
-                documents[index] = self.reader.read(self.columns.read(raw))
+                sample = self.columns.read(raw)
+                if isinstance(sample, TokenSample):
+                    outcomes[index] = self._pretokenized(sample)
+                else:
+                    self._require_alignable(sample)
+                    documents[index] = self.reader.read(sample)
             except SampleError as error:
                 outcomes[index] = error.at(index)
             except InputError as error:
@@ -133,6 +141,27 @@ class DualEncoder:
             SampleError: No scored token would be left on one of the sides.
         """
         return self._cut(sample.student, sample.teacher, student_limit)
+
+    def _pretokenized(self, sample: TokenSample) -> Prepared:
+        if self.fingerprints["student"] != self.fingerprints["teacher"]:
+            raise InputError(
+                "It has 'input_ids', which are the tokens of one tokenizer, but student and teacher have different "
+                "ones. Give texts, prompts and responses, or messages."
+            )
+        tokens = side_tokens_of(sample, self.student.tokenizer, train_on_prompt=self.reader.train_on_prompt)
+        return self._prepared(tokens, tokens)
+
+    def _require_alignable(self, sample: Sample) -> None:
+        """Refuse a prompt of the teacher's own where positions are to belong to themselves.
+
+        Raises:
+            InputError: The aligner needs the same tokens on both sides.
+        """
+        if self.needs_same_tokens and getattr(sample, "teacher_prompt", None) is not None:
+            raise InputError(
+                "It has a 'teacher_prompt', but the aligner 'identity' needs both sides to read the same tokens. Build "
+                'the collator and the spec with aligner="exact_match".'
+            )
 
     def _prepared(self, student: SideTokens, teacher: SideTokens) -> Prepared:
         self.student.check(student)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 
 def items_of(value: Any) -> list[Any] | None:
@@ -11,7 +12,7 @@ def items_of(value: Any) -> list[Any] | None:
 
     Data sets in NumPy's format and tables of pandas hold lists as arrays of objects.
     """
-    if isinstance(value, np.ndarray) and value.ndim:
+    if isinstance(value, np.ndarray | Tensor) and value.ndim:
         return list(value)
     if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
         return None
@@ -25,7 +26,7 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, str):
         return str(value)
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and not value.ndim):
         return value.item()
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}

@@ -9,6 +9,7 @@ from dskd_components.collation.encoded import column_names, to_columns
 from dskd_components.collation.plain_values import items_of
 from dskd_components.collation.problems import OnError, SampleError, SkipPolicy, SkipReason
 from dskd_components.collation.samples import Columns
+from dskd_components.collation.token_samples import TOKEN_KEYS
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
 
@@ -122,6 +123,8 @@ class DualTokenizerPreprocessor:
                 return False
             first = next((entry for entry in entries if entry is not None), None)
             if meaning in CHAT_COLUMNS and isinstance(first, Mapping):
+                return False
+            if meaning is None and name in TOKEN_KEYS and first is not None and items_of(first) is None:
                 return False
         return True
 

@@ -59,11 +59,27 @@ def text_method(aligner: str | Aligner | None) -> TextMethod | None:
         UnknownComponentError: No installed plugin has an aligner of this name.
         ConfigurationError: It is no aligner.
     """
+    found = _aligner(aligner)
+    return None if found is None else found.text_method
+
+
+def needs_same_tokens(aligner: str | Aligner | None) -> bool:
+    """Whether an aligner needs both sides to read the same tokens.
+
+    Raises:
+        UnknownComponentError: No installed plugin has an aligner of this name.
+        ConfigurationError: It is no aligner.
+    """
+    found = _aligner(aligner)
+    return found is not None and found.same_tokenizer
+
+
+def _aligner(aligner: str | Aligner | None) -> Aligner | None:
     if isinstance(aligner, str):
         aligner = get_aligner(aligner)
     if aligner is not None and not isinstance(aligner, Aligner):
         raise ConfigurationError(f"Expected aligner to be a name, an Aligner or None, but got aligner={aligner!r}.")
-    return None if aligner is None else aligner.text_method
+    return aligner
 
 
 def positive_or_none(name: str, value: Any) -> int | None:

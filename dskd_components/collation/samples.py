@@ -7,6 +7,7 @@ from typing import Any, Final
 from dskd_components.collation.messages import Message, read_messages
 from dskd_components.collation.plain_values import items_of
 from dskd_components.collation.template_options import read_template_options
+from dskd_components.collation.token_samples import TokenSample, read_tokens
 from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 
 
@@ -49,7 +50,7 @@ class ChatSample:
     template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-Sample = TextSample | PairSample | ChatSample
+Sample = TextSample | PairSample | ChatSample | TokenSample
 
 FORMS: Final = frozenset({frozenset({"text"}), frozenset({"prompt", "response"}), frozenset({"messages"})})
 EXTRAS: Final = ("teacher_prompt", "tools", "chat_template_kwargs")
@@ -58,11 +59,11 @@ SYNONYMS: Final = {"completion": "response", "conversations": "messages"}
 
 _MEDIA = "Only texts can be aligned."
 _PREFERENCE = "It belongs to a preference data set; name the response that is to be learned 'response'."
-_TOKENS = "Tokens are made of texts, for both tokenizers; DualTokenizerPreprocessor makes them ahead of training."
+_TOKENS = "Tokens of both sides, ahead of training, are made by DualTokenizerPreprocessor, and are not to be changed."
 HINTS: Final = {
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _MEDIA),
     **dict.fromkeys(("chosen", "rejected", "label"), _PREFERENCE),
-    **dict.fromkeys(("input_ids", "labels", "completion_mask", "assistant_masks", "attention_mask"), _TOKENS),
+    **dict.fromkeys(("labels", "completion_mask", "assistant_masks", "attention_mask"), "It goes with 'input_ids'."),
     **{f"{side}_{name}": _TOKENS for side in ("student", "teacher") for name in ("input_ids", "labels", "groups")},
     "privileged_context": "Write the prompt that the teacher is to read, with the context in it, to 'teacher_prompt'.",
 }
@@ -121,6 +122,8 @@ class Columns:
             raise InputError(
                 f"Expected a sample to be a mapping, but got {type(raw).__name__} {raw!r:.80}. {self._help}"
             )
+        if raw.get("input_ids") is not None and self.meaning_of("input_ids") is None:
+            return read_tokens(raw)
         keys = self._keys_of(raw)
         values = {meaning: raw[key] for meaning, key in keys.items()}
         form = values.keys() - set(EXTRAS)

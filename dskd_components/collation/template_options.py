@@ -10,8 +10,9 @@ from dskd_components.errors import InputError
 NOT_OF_TEMPLATES: Final = frozenset(
     {"conversation", "messages", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
     | {"return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
+    | {"add_generation_prompt", "continue_final_message"}
 )
-"""Arguments of ``apply_chat_template`` that say how to tokenize; here the collator does that."""
+"""Arguments of ``apply_chat_template`` that say how to tokenize or to generate: a sample does not."""
 
 
 def read_template_options(tools_name: str, tools: Any, options_name: str, options: Any) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def _options(name: str, tools_name: str, value: Any) -> dict[str, Any]:
         if key == "tools":
             raise InputError(f"{name} has 'tools'; give them as the sample's {tools_name!r}.")
         if not isinstance(key, str) or key in NOT_OF_TEMPLATES:
-            raise InputError(f"{name} has {key!r}, which is no option of a chat template; remove it.")
+            raise InputError(f"{name} has {key!r}, which is no option of a chat template for training; remove it.")
     return options
 
 

@@ -15,6 +15,7 @@ from collating import byte_level, metaspace, row_of, unigram, wordpiece
 from transformers import PreTrainedTokenizerFast
 
 from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, InputError, MultiTeacherCollator
+from dskd_components.aligners import Identity
 from dskd_components.collation import Columns, SampleError, SkipReason
 
 if TYPE_CHECKING:
@@ -520,7 +521,8 @@ USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content"
         ({"prompt": "a", "completion": "b", "label": True}, "'label'.*preference"),
         ({"prompt": "a", "privileged_context": "c"}, "'privileged_context'.*'teacher_prompt'"),
         ({"messages": [USER, ANSWER], "images": [1]}, "'images'.*[Oo]nly texts"),
-        ({"input_ids": [1, 2], "labels": [1, 2]}, "'input_ids'.*DualTokenizerPreprocessor"),
+        ({"input_ids": [1, 2], "labels": [1, 2]}, "'input_ids'.*one tokenizer"),
+        ({"messages": [USER, ANSWER], "chat_template_kwargs": {"add_generation_prompt": True}}, "'add_gen"),
         ({"student_input_ids": [1, 2]}, "'student_input_ids'.*DualTokenizerPreprocessor"),
     ],
 )  # fmt: skip
@@ -545,3 +547,115 @@ def test_what_cannot_be_understood_is_refused_by_name(taker: str, sample: dict[s
 def test_prompts_alone_have_nothing_to_learn() -> None:
     with pytest.raises(InputError, match=r"A sample with 'prompt' has no known form"):
         DualTokenizerCollator(byte_level(), metaspace())([{"prompt": [USER]}])
+
+
+# ---- tokens of one tokenizer
+
+
+def pretokenized(tokenizer: Any, chat: Messages) -> dict[str, Any]:
+    """What TRL makes of a chat whose answers alone are scored, by means of this library's own row."""
+    batch = DualTokenizerCollator(tokenizer, tokenizer)([{"messages": chat}])
+    row = row_of(batch, "student")
+    return {"input_ids": row["input_ids"], "labels": row["labels"]}
+
+
+TOKEN_FORMATS: dict[str, Any] = {
+    "labels": lambda row: row,
+    "completion_mask": lambda row: {
+        "input_ids": row["input_ids"], "completion_mask": [int(label >= 0) for label in row["labels"]]
+    },
+    "both masks": lambda row: {
+        "input_ids": row["input_ids"], "completion_mask": [1] * len(row["labels"]),
+        "assistant_masks": [label >= 0 for label in row["labels"]], "attention_mask": [1] * len(row["labels"]),
+    },
+    "numpy": lambda row: {key: np.array(value) for key, value in row.items()},
+    "torch": lambda row: {key: torch.tensor(value, dtype=torch.int32) for key, value in row.items()},
+    "masks of torch": lambda row: {
+        "input_ids": torch.tensor(row["input_ids"]), "assistant_masks": torch.tensor(row["labels"]) >= 0
+    },
+    "masks of numpy": lambda row: {
+        "input_ids": tuple(row["input_ids"]), "assistant_masks": np.array(row["labels"]) >= 0
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOKEN_FORMATS)
+@pytest.mark.parametrize("aligner", ["exact_match", "span", "min_edit", None])
+def test_tokens_of_one_tokenizer_are_the_chat_that_they_were_made_of(aligner: Any, name: str) -> None:
+    tokenizer = byte_level()
+    chats = [CHAT, [*CHAT, *ASTRAL, *LONG]]
+    samples = [TOKEN_FORMATS[name](pretokenized(tokenizer, chat)) for chat in chats]
+    collate = DualTokenizerCollator(tokenizer, tokenizer, aligner=aligner)
+    batch, expected = collate(samples), collate([{"messages": chat} for chat in chats])
+    assert batch.keys() == expected.keys()
+    for column in batch:
+        if not column.endswith("groups"):
+            assert torch.equal(batch[column], expected[column])
+    if aligner is not None:
+        for number in range(len(chats)):
+            rows = [row_of(batch, side, number) for side in ("student", "teacher")]
+            assert rows[0] == rows[1], "each token belongs to itself"
+            grouped = zip(rows[0]["groups"], rows[0]["labels"], strict=True)
+            assert all((group >= 0) == (label >= 0) for group, label in grouped)
+    preprocess = DualTokenizerPreprocessor(tokenizer, tokenizer, aligner=aligner)
+    assert same(collate([preprocess(sample) for sample in samples]), batch)
+    columns = preprocess({key: [sample[key] for sample in samples] for key in samples[0]})
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    assert same(collate(rows), batch)
+    several = MultiTeacherCollator(tokenizer, {"large": tokenizer}, aligners={"large": aligner})(samples)
+    assert torch.equal(several["large_labels"], batch["teacher_labels"])
+
+
+def test_tokens_are_cut_and_packed_like_texts() -> None:
+    tokenizer = metaspace()
+    row = pretokenized(tokenizer, LONG)
+    first = [label >= 0 for label in row["labels"]].index(True)
+    limit = first + 5
+    collate = DualTokenizerCollator(tokenizer, tokenizer, student_max_length=limit, packing=True)
+    batch = collate([row, row])
+    assert batch["student_input_ids"].tolist() == [row["input_ids"][:limit] * 2]
+    assert batch["teacher_labels"].tolist() == [row["labels"][:limit] * 2]
+    with pytest.raises(SampleError) as caught:
+        DualTokenizerCollator(tokenizer, tokenizer, teacher_max_length=first)([row])
+    assert caught.value.reason is SkipReason.PROMPT_TOO_LONG
+    masked = TOKEN_FORMATS["completion_mask"](row)
+    everything = DualTokenizerCollator(tokenizer, tokenizer, train_on_prompt=True)
+    assert row_of(everything([masked]), "student")["labels"] == [-100, *row["input_ids"][1:]]
+    assert row_of(everything([row]), "student")["labels"] == row["labels"]
+    data = DualTokenizerPreprocessor(tokenizer, tokenizer)({"input_ids": torch.tensor([row["input_ids"]] * 2)})
+    assert len(data["student_labels"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"input_ids": [3, 4, 5], "labels": [3, 4]}, "one length.*'labels': 2"),
+        ({"input_ids": []}, "'input_ids': 0"),
+        ({"input_ids": [3, 4, 5], "labels": [4, 5, -100]}, r"labels\[0\] is 4 and input_ids\[0\] is 3.*not shifted"),
+        ({"input_ids": [3, 4, 5], "completion_mask": [0, 1, 2]}, "'completion_mask' to be 0 or 1"),
+        ({"input_ids": [3, 4, 5], "attention_mask": [0, 1, 1]}, "'attention_mask' has zeros.*without padding"),
+        ({"input_ids": [3, 4, 5.5]}, "'input_ids'.*integers.*float"),
+        ({"input_ids": [1.0, 0.0]}, "'input_ids'.*integers.*float"),
+        ({"input_ids": [3, 4, 99999]}, "'input_ids' has 99999.*0 to"),
+        ({"input_ids": [3, -4, 5]}, "'input_ids' has -4"),
+        ({"input_ids": [3, 4, 5], "label": [3, 4, 5]}, "Unknown key 'label'.*did you mean 'labels'"),
+        ({"input_ids": [3, 4, 5], "text": "a"}, "Unknown key 'text' in a sample with 'input_ids'"),
+        ({"labels": [3, 4, 5]}, "'labels'.*'input_ids'"),
+    ],
+)
+def test_what_are_no_tokens_of_a_tokenizer_is_refused_by_name(sample: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"Sample 0: .*{message}"):
+        DualTokenizerCollator(byte_level(), byte_level(), on_error="skip")([sample])
+
+
+def test_tokens_of_one_tokenizer_are_none_of_two() -> None:
+    with pytest.raises(InputError, match=r"Sample 0: .*'input_ids'.*one tokenizer.*Give texts"):
+        DualTokenizerCollator(byte_level(), metaspace(), on_error="skip")([{"input_ids": [3, 4, 5]}])
+
+
+def test_identity_needs_one_prompt_for_both() -> None:
+    for aligner in ("identity", Identity()):
+        collate = DualTokenizerCollator(byte_level(), byte_level(), aligner=aligner, on_error="skip")
+        with pytest.raises(InputError, match=r"Sample 0: .*'teacher_prompt'.*'identity'.*aligner=\"exact_match\""):
+            collate([OWN_PROMPTS["texts"][0]])
+        collate([OWN_PROMPTS["texts"][1]])
