@@ -1,4 +1,4 @@
-"""The three forms of a sample, and how they are told apart."""
+"""The forms of a sample, and how they are told apart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -116,7 +116,7 @@ class Columns:
         """Return what a mapping holds. A key whose value is None counts as absent.
 
         Raises:
-            InputError: It has none of the three forms; the message lists them.
+            InputError: It has none of the forms, or a value does not fit its key; the message says which.
         """
         if not isinstance(raw, Mapping):
             raise InputError(
