@@ -105,6 +105,7 @@ class DocumentReader:
             teacher = self.teacher.render(sample.messages, sample.template_options)
             return RenderedSample(tuple(contents), student, teacher, is_chat=True)
         self._require_unscored_prompts()
+        _require_unicode([message["content"] or "" for message in sample.teacher_prompt])
         completion = sample.messages[sample.prompt_length :]
         teacher = self.teacher.render((*sample.teacher_prompt, *completion), sample.template_options)
         # The prompts are each side's own, as the template's words are; what both sides read is the completion.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import UserDict
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,7 @@ TOOLS = [
 
 # Reads tools and an option, as many templates do; rejects what is no option of a template.
 TOOL_TEMPLATE = (
+    "{% if tools is not none %}You have tools. {% endif %}"
     "{% if tools %}<<{% for tool in tools %}{{ tool | tojson }}{% endfor %}>>{% endif %}"
     "{% if enable_thinking is defined and not enable_thinking %}(no thinking){% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -251,13 +252,34 @@ def look_up(word: str) -> str:
     return word
 
 
+# Contents that stand in the template's own words, so that nothing but the marks' rendering tells where they are.
+AMBIGUOUS: Messages = [{"role": "user", "content": "assistant"}, {"role": "assistant", "content": "s"}]
+
+
+def test_what_a_template_writes_is_known_for_each_set_of_tools_and_options() -> None:
+    student, teacher = with_template(byte_level(), TOOL_TEMPLATE), with_template(unigram(), TOOL_TEMPLATE)
+    samples: list[dict[str, Any]] = [{"messages": AMBIGUOUS, "tools": tools} for tools in (None, TOOLS, [])]
+    samples += [sample | {"chat_template_kwargs": {"enable_thinking": False}} for sample in samples]
+    collate = DualTokenizerCollator(student, teacher)
+    together = [row_of(collate(samples), "student", number) for number in range(len(samples))]
+    fresh = [row_of(DualTokenizerCollator(student, teacher)([sample]), "student") for sample in samples]
+    scored = [[label for label in row["labels"] if label >= 0] for row in (*together, *fresh)]
+    assert scored == [scored[0]] * 12
+    assert student.decode(scored[0]) == "s<|im_end|>"
+    assert fresh[0] == fresh[2]
+
+
 def test_tools_may_be_functions() -> None:
     student, teacher = with_template(byte_level(), TOOL_TEMPLATE), with_template(unigram(), TOOL_TEMPLATE)
     from transformers.utils import get_json_schema
 
     collate = DualTokenizerCollator(student, teacher)
-    as_function = collate([{"messages": CHAT, "tools": [look_up]}])
-    assert same(as_function, collate([{"messages": CHAT, "tools": [get_json_schema(look_up)]}]))
+    tool = FunctionType(look_up.__code__, {})
+    tool.__annotations__ = {"word": str}
+    for description in (str(look_up.__doc__), str(look_up.__doc__).replace("Look up", "Read up on")):
+        tool.__doc__ = description
+        as_function = collate([{"messages": AMBIGUOUS, "tools": [tool]}])
+        assert same(as_function, collate([{"messages": AMBIGUOUS, "tools": [get_json_schema(tool)]}]))
 
 
 def test_a_template_that_reads_parts_alone_reads_texts_as_well() -> None:
@@ -271,9 +293,14 @@ def test_a_template_that_reads_parts_alone_reads_texts_as_well() -> None:
 
 
 def test_a_template_that_alters_texts_is_not_taken_for_one_that_reads_parts() -> None:
-    shouting = with_template(byte_level(), "{% for m in messages %}{{ m.content | replace('x', 'y') }}\n{% endfor %}")
-    with pytest.raises(SampleError, match="alters the messages"):
-        DualTokenizerCollator(shouting, metaspace())([{"messages": [{"role": "assistant", "content": "an axe"}]}])
+    for words in (
+        "{{ m.content | replace('x', 'y') }}",
+        "{% if m.content is string %}{{ m.content | replace('x', 'y') }}{% else %}{{ m.content }}{% endif %}",
+        "{% if m.content is string %}{{ m.content | upper }}{% else %}{{ m.content | tojson }}{% endif %}",
+    ):
+        altering = with_template(byte_level(), "{% for m in messages %}" + words + "\n{% endfor %}")
+        with pytest.raises(SampleError, match="alters the messages"):
+            DualTokenizerCollator(altering, metaspace())([{"messages": [{"role": "assistant", "content": "an axe"}]}])
 
 
 # ---- the teacher's own prompt
@@ -285,9 +312,9 @@ PRIVILEGED: Messages = [
 ]
 OWN_PROMPTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "texts": (
-        {"prompt": "the statement", "completion": " is new é 😀 s", "teacher_prompt": "they say the value: 12345"},
-        {"prompt": "the statement", "completion": " is new é 😀 s"},
-        {"prompt": "they say the value: 12345", "completion": " is new é 😀 s"},
+        {"prompt": "thé statement", "completion": " is new é 😀 s", "teacher_prompt": "they säy the value: 12345"},
+        {"prompt": "thé statement", "completion": " is new é 😀 s"},
+        {"prompt": "they säy the value: 12345", "completion": " is new é 😀 s"},
     ),
     "an empty one": (
         {"prompt": "the statement", "completion": " is new", "teacher_prompt": ""},
@@ -426,6 +453,14 @@ def test_a_prompt_of_the_teacher_and_scored_prompts_exclude_one_another() -> Non
     for case in ("texts", "messages"):
         with pytest.raises(InputError, match=r"Sample 0: .*'teacher_prompt'.*train_on_prompt=False"):
             collate([OWN_PROMPTS[case][0]])
+
+
+@pytest.mark.parametrize("case", ["texts", "messages"])
+def test_a_prompt_of_the_teacher_that_is_no_unicode_is_a_sample_error(case: str) -> None:
+    broken = "What\ud800?" if case == "texts" else [{"role": "user", "content": "What\ud800?"}]
+    with pytest.raises(SampleError, match="lone surrogate") as caught:
+        DualTokenizerCollator(byte_level(), metaspace())([OWN_PROMPTS[case][0] | {"teacher_prompt": broken}])
+    assert caught.value.reason is SkipReason.INVALID_UNICODE
 
 
 # ---- arrays of token ids
