@@ -29,7 +29,7 @@ class DualTokenizerCollator:
     """Makes batches for two models from samples.
 
     A sample has ``text``, or ``prompt`` and ``response``, or ``messages``, or `DualTokenizerPreprocessor` has made it.
-    Prompts and responses are texts or messages; docs/collation.md lists all formats.
+    Prompts and responses are texts or messages; docs/how-to/collation.md lists all formats.
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.

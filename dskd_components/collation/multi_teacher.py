@@ -134,7 +134,13 @@ class MultiTeacherCollator:
         encoders = {name: collator.encoder for name, collator in self._collators.items()}
         columns = next(iter(encoders.values())).columns
         for index, sample in enumerate(samples):
-            _require_known_prompts(index, sample, columns.teacher_prompt, list(encoders))
+            require_known_teachers(
+                f"Sample {index}: {columns.teacher_prompt}",
+                _prompts_by_teacher(sample, columns.teacher_prompt),
+                encoders,
+                source="teacher_tokenizers has",
+                error=InputError,
+            )
         prepared = {
             name: encoder.prepare([_for_teacher(sample, columns.teacher_prompt, name) for sample in samples])
             for name, encoder in encoders.items()
@@ -167,21 +173,14 @@ def _cut_alike(
                     return SampleError(error.reason, of_teacher(name, error.at(index)))
 
 
-def _prompts_by_teacher(sample: Any, column: str) -> Mapping[str, Any] | None:
+def _prompts_by_teacher(sample: Any, column: str) -> Mapping[str, Any]:
+    """The prompts of a sample that has one for each of some teachers."""
     prompts = sample.get(column) if isinstance(sample, Mapping) else None
-    return prompts if isinstance(prompts, Mapping) else None
-
-
-def _require_known_prompts(index: int, sample: Any, column: str, names: list[str]) -> None:
-    for name in _prompts_by_teacher(sample, column) or ():
-        if name not in names:
-            raise InputError(
-                f"Sample {index}: {column}: unknown teacher {name!r}{did_you_mean(name, names)}; teacher_tokenizers "
-                f"has {', '.join(map(repr, names))}."
-            )
+    return prompts if isinstance(prompts, Mapping) else {}
 
 
 def _for_teacher(sample: Any, column: str, name: str) -> Any:
     """A sample as one teacher is to have it; a teacher that has no prompt of its own reads the student's."""
-    prompts = _prompts_by_teacher(sample, column)
-    return sample if prompts is None else {**sample, column: prompts.get(name)}
+    if not isinstance(sample, Mapping) or not isinstance(sample.get(column), Mapping):
+        return sample
+    return {**sample, column: sample[column].get(name)}

@@ -8,8 +8,7 @@ import numpy as np
 
 from dskd_components.collation.integer_columns import integers
 from dskd_components.collation.plain_values import items_of, plain
-from dskd_components.components.component import did_you_mean
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, did_you_mean
 from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.tokenization.arrays import BoolArray, IntArray
 
@@ -45,7 +44,7 @@ def read_tokens(raw: Mapping[str, Any]) -> TokenSample:
     for key in present:
         if key not in TOKEN_KEYS:
             raise InputError(
-                f"Unknown key {key!r} in a sample with 'input_ids'{did_you_mean(key, list(TOKEN_KEYS))}. It may have "
+                f"Unknown key {key!r} in a sample with 'input_ids'{did_you_mean(key, TOKEN_KEYS)}. It may have "
                 f"{', '.join(map(repr, TOKEN_KEYS[1:]))}; remove other columns."
             )
     columns = {key: integers(key, _as_numbers(value)) for key, value in present.items()}

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from collating import byte_level, metaspace, row_of, unigram, wordpiece
 from transformers import PreTrainedTokenizerFast
 
 from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, InputError, MultiTeacherCollator
 from dskd_components.aligners import Identity
 from dskd_components.collation import Columns, SampleError, SkipReason
+from tests.helpers.collating import byte_level, metaspace, row_of, unigram, wordpiece
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -436,6 +436,7 @@ def test_several_teachers_have_one_prompt_or_each_its_own() -> None:
         assert same(collate([sample | {"teacher_prompt": {"large": own, "code": own}}]), batch)
         apart = collate([sample | {"teacher_prompt": {"large": own, "code": None}}])
         assert same(collate([sample | {"teacher_prompt": {"large": own}}]), apart)
+        assert same(collate([sample | {"teacher_prompt": {}}]), collate([of_student]))
         for name, tokenizer in teachers.items():
             alone = DualTokenizerCollator(byte_level(), tokenizer)
             prompted, plain = alone([sample]), alone([of_student])
