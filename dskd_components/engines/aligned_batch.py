@@ -66,6 +66,7 @@ class AlignedBatch:
         projections: by direction, ``"t2s"`` and ``"s2t"``.
         heads: by direction, the heads at both ends of a projection.
         teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
+        teacher_name: which of several teachers it is, for messages.
     """
 
     spaces: tuple[Space, ...]
@@ -77,6 +78,7 @@ class AlignedBatch:
     projections: Mapping[str, Projection]
     heads: Mapping[Direction, ProjectorHeads]
     teacher_to_student_ids: Tensor | None
+    teacher_name: str | None = None
 
     def side(self, side: Side) -> LMStates:
         """Return the states of one model."""
@@ -102,7 +104,7 @@ class AlignedBatch:
             return SharedTokens(student_ids=ids, teacher_ids=ids)
         return SharedTokens.one_to_one(heads.target_ids, heads.source_ids)
 
-    def projected(self, space: Space, *, recompute: bool = False) -> ProjectedStates:
+    def projected(self, space: Space, *, recompute: bool = False, positions: Tensor | None = None) -> ProjectedStates:
         """Return the other model's states, projected and aligned, and the head that reads them.
 
         A projected state is read by the head of the space that it has come to. The student's head is a constant for
@@ -111,25 +113,31 @@ class AlignedBatch:
         Args:
             space: where they come to.
             recompute: keep nothing of what lies between, and compute it again for the gradient.
+            positions: ``[N]``, int64: the covered positions among all ``B * T`` of the space's side, in the order that
+                is wanted. None: their own.
         """
         if recompute:
-            states = checkpoint(self._projected_states, space, use_reentrant=False)
+            states = checkpoint(self._projected_states, space, positions, use_reentrant=False)
         else:
-            states = self._projected_states(space)
+            states = self._projected_states(space, positions)
         if space.projector is None:
             return ProjectedStates(states, self.source(space).head)
         return ProjectedStates(states, self.heads[space.projector].target.detach())
 
-    def _projected_states(self, space: Space) -> Tensor:
+    def _projected_states(self, space: Space, positions: Tensor | None) -> Tensor:
         rows = self._source_rows(space)
         if space.projector is not None:
             rows = self.projections[space.projector](rows, self.heads[space.projector])
-        return self._aligned(rows, space)
+        return self._aligned(rows, space, positions)
 
-    def affine_input(self, space: Space) -> AffineInput | None:
+    def affine_input(self, space: Space, *, positions: Tensor | None = None) -> AffineInput | None:
         """Return what `projected` would project, aligned, if the projection is affine; None if it is not.
 
         Alignment and projection can change places then, but for the bias, which comes with each row's weight.
+
+        Args:
+            space: where they come to.
+            positions: as in `projected`.
         """
         if space.projector is None:
             return None
@@ -137,8 +145,8 @@ class AlignedBatch:
         if affine is None:
             return None
         rows = self._source_rows(space)
-        weights = self._aligned(rows.new_ones(len(rows), 1), space)
-        return AffineInput(self._aligned(rows, space), weights, affine)
+        weights = self._aligned(rows.new_ones(len(rows), 1), space, positions)
+        return AffineInput(self._aligned(rows, space, positions), weights, affine)
 
     def teacher_argmax(self, predicted: Tensor) -> Tensor:
         """Return ``[B, Ts]``: the teacher's most likely token for each covered student position.
@@ -178,11 +186,12 @@ class AlignedBatch:
             values = alignment.teacher_values if space.side == "student" else alignment.student_values
         return _rows_at(values, source.scored)
 
-    def _aligned(self, rows: Tensor, space: Space) -> Tensor:
+    def _aligned(self, rows: Tensor, space: Space, positions: Tensor | None) -> Tensor:
         """Bring rows of the source's scored positions to the covered positions of a space's side."""
         source = self.source(space)
         bring = self.alignment.to_student if space.side == "student" else self.alignment.to_teacher
-        return _rows_at(bring(_placed(rows, source.scored)), self.covered(space.side))
+        brought = bring(_placed(rows, source.scored))
+        return _rows_at(brought, self.covered(space.side)) if positions is None else brought.flatten(0, 1)[positions]
 
 
 def _rows_at(tensor: Tensor, mask: Tensor) -> Tensor:

@@ -10,8 +10,11 @@ import torch
 from dskd_components.components.space import ComparedRows, token_cross_entropy
 from dskd_components.components.terms import TokenTerm
 from dskd_components.engines.engine import Engine, Measurement
+from dskd_components.models.batch import naming_teacher
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from dskd_components.components.space import Space
@@ -34,8 +37,20 @@ class Eager(Engine):
 
     name: Literal["eager"] = "eager"
 
-    def measure(self, batch: AlignedBatch, reduction: Reduction, workspace: Workspace) -> Measurement:  # noqa: ARG002
-        """Return loss and terms of a batch."""
+    def measure(
+        self,
+        batches: Sequence[AlignedBatch],
+        reduction: Reduction,
+        workspace: Workspace,  # noqa: ARG002
+    ) -> list[Measurement]:
+        """Return loss and terms of a batch, for each teacher, as if it were the only one."""
+        found = []
+        for batch in batches:
+            with naming_teacher(batch.teacher_name):
+                found.append(self._measure(batch, reduction))
+        return found
+
+    def _measure(self, batch: AlignedBatch, reduction: Reduction) -> Measurement:
         logits = AllLogits(batch)
         student, weights = batch.student, batch.weights
         terms: dict[str, TokenTerm] = {}

@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from dskd_components.components.component import FrozenModel, require_name_in_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -28,10 +28,11 @@ that go through autograd may hold some more."""
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Measurement:
-    """The student's cross entropy and the terms of all spaces, reduced.
+    """The student's cross entropy and the terms of one teacher's spaces, reduced.
 
     Args:
-        loss: scalar, nats, part of the graph: the weighted sum of the terms, as `LossWeights` has it.
+        loss: scalar, nats, part of the graph: the weighted sum of the terms, as `LossWeights` has it. With several
+            teachers, only the sum of their losses has the right gradient.
         values: each term under the spec's reduction, before its weight; ``ce`` among them, if it is wanted.
         counts: the number of tokens that count in each term.
         metrics: numbers for the log.
@@ -51,11 +52,19 @@ class Engine(FrozenModel, ABC):
     name: str
 
     @abstractmethod
-    def measure(self, batch: AlignedBatch, reduction: Reduction, workspace: Workspace) -> Measurement:
-        """Return loss and terms of a batch.
+    def measure(
+        self, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace
+    ) -> Sequence[Measurement]:
+        """Return loss and terms of a batch, for each teacher.
+
+        What the student alone is needed for may be computed once for all of them. Its gradient may come with any of the
+        losses, so that it is right for their sum only.
 
         Args:
-            batch: the states of both models, aligned.
+            batches: the batch as aligned with each teacher; the student is the same in all of them.
             reduction: how token values become terms.
             workspace: memory for what exists during a step only.
+
+        Raises:
+            InputError: a space cannot compare what has come to it; the message names the teacher if there are several.
         """

@@ -15,8 +15,10 @@ from dskd_components.engines._tiling.side_rows import SideRows
 from dskd_components.engines.engine import Engine, Measurement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import TypeVar
+
+    from torch import Tensor
 
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.reduction import Reduction
@@ -47,43 +49,67 @@ class Tiled(Engine):
     beside the tensors of hidden size that a large batch needs they have half of the budget still, and a row at
     least."""
 
-    def measure(self, batch: AlignedBatch, reduction: Reduction, workspace: Workspace) -> Measurement:
-        """Return loss and terms of a batch."""
+    def measure(self, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace) -> list[Measurement]:
+        """Return loss and terms of a batch, for each teacher."""
         measure = _measure
         if torch.compiler.is_compiling():
             # Tiles are cut by the number of scored tokens, which changes with each batch: a compiler gains nothing.
             measure = torch.compiler.disable(_measure)
-        return measure(batch, reduction, workspace, int(self.memory_budget_mib * 2**20))
+        return measure(batches, reduction, workspace, int(self.memory_budget_mib * 2**20))
 
 
-def _measure(batch: AlignedBatch, reduction: Reduction, workspace: Workspace, budget: int) -> Measurement:
-    recompute = projected_bytes(batch) > budget // RECOMPUTE_SHARE
-    held = alignment_bytes(batch) + (0 if recompute else projected_bytes(batch))
-    needs_argmax = any(space.needs_teacher_argmax for space in batch.spaces)
-    results, choice = [], None
-    if any(space.side == "teacher" for space in batch.spaces):
-        with workspace.lend() as scratch:
-            rows = SideRows.of(batch, "teacher", scratch, budget=_left(budget, held), recompute=recompute)
-            left = _left(budget, held + rows.row_bytes)
-            results.append(_run_side(rows, batch, reduction, scratch, left, predicts=needs_argmax))
-            held += rows.gradient_bytes
-            del rows  # what it holds makes room for the other side
-    if needs_argmax:
-        with workspace.lend() as scratch:
-            predicted = teacher_predictions(batch, results, scratch, _left(budget, held))
-        choice = batch.teacher_argmax(predicted)
-    if batch.weights.cross_entropy is not None or any(space.side == "student" for space in batch.spaces):
+def _measure(
+    batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace, budget: int
+) -> list[Measurement]:
+    projected = sum(projected_bytes(batch) for batch in batches)
+    recompute = projected > budget // RECOMPUTE_SHARE
+    held = sum(alignment_bytes(batch) for batch in batches) + (0 if recompute else projected)
+    of_teachers: list[SideResult | None] = []
+    choices: list[Tensor | None] = []
+    for batch in batches:
+        needs_argmax = any(space.needs_teacher_argmax for space in batch.spaces)
+        result, choice = None, None
+        if any(space.side == "teacher" for space in batch.spaces):
+            with workspace.lend() as scratch:
+                rows = SideRows.of([batch], "teacher", scratch, budget=_left(budget, held), recompute=recompute)
+                left = _left(budget, held + rows.row_bytes)
+                result = _run_side(rows, reduction, scratch, left, predicts=needs_argmax)
+                held += rows.gradient_bytes
+                del rows  # what it holds makes room for the others
+        if needs_argmax:
+            with workspace.lend() as scratch:
+                predicted = teacher_predictions(batch, result, scratch, _left(budget, held))
+            choice = batch.teacher_argmax(predicted)
+        of_teachers.append(result)
+        choices.append(choice)
+    of_student = None
+    if any(_has_student_rows(batch) for batch in batches):
+        # The student's own logits, and the gradient of its head, are made once for all teachers.
         with workspace.lend() as scratch:
             rows = SideRows.of(
-                batch, "student", scratch, budget=_left(budget, held), recompute=recompute, teacher_argmax=choice
+                batches, "student", scratch, budget=_left(budget, held), recompute=recompute, teacher_argmax=choices
             )
-            results.insert(0, _run_side(rows, batch, reduction, scratch, _left(budget, held + rows.row_bytes)))
+            of_student = _run_side(rows, reduction, scratch, _left(budget, held + rows.row_bytes))
             del rows
+    return [_measurement([(of_student, number), (of_teacher, 0)]) for number, of_teacher in enumerate(of_teachers)]
+
+
+def _has_student_rows(batch: AlignedBatch) -> bool:
+    return batch.weights.cross_entropy is not None or any(space.side == "student" for space in batch.spaces)
+
+
+def _measurement(parts: Iterable[tuple[SideResult | None, int]]) -> Measurement:
+    """Return what passes have found of one teacher.
+
+    Args:
+        parts: the passes, each with the number that the teacher has there.
+    """
+    found = [(result.losses[number], result.totals[number]) for result, number in parts if result is not None]
     return Measurement(
-        loss=torch.stack([result.loss for result in results]).sum(),
-        values=_merged(result.totals.values for result in results),
-        counts=_merged(result.totals.counts for result in results),
-        metrics=_merged(result.totals.metrics for result in results),
+        loss=torch.stack([loss for loss, _ in found]).sum(),
+        values=_merged(totals.values for _, totals in found),
+        counts=_merged(totals.counts for _, totals in found),
+        metrics=_merged(totals.metrics for _, totals in found),
     )
 
 
@@ -93,17 +119,18 @@ def _left(budget: int, held: int) -> int:
 
 
 def _run_side(
-    rows: SideRows, batch: AlignedBatch, reduction: Reduction, scratch: Scratch, budget: int, *, predicts: bool = False
+    rows: SideRows, reduction: Reduction, scratch: Scratch, budget: int, *, predicts: bool = False
 ) -> SideResult:
     plan = Plan.of(
         budget=budget - rows.joint_bytes,
-        rows=max(rows.covered, len(rows.own) - rows.covered),
+        rows=max(rows.coverage.covered, len(rows.own) - rows.coverage.covered),
         vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
         itemsize=rows.dtype.itemsize,
         widened=max(widened_bytes(stream.head, rows.dtype) for stream in rows.streams),
         has_cache=rows.targets.device.type == "cpu",
+        teachers=max(1, len({entry.number for entry in rows.spaces})),
     )
-    return SidePass(rows, plan, reduction, scratch, weights=batch.weights, predicts=predicts).run()
+    return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()
 
 
 def _merged(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from dskd_components.components.alignment import Alignment
+    from dskd_components.engines.engine import Measurement
     from dskd_components.engines.reduction import LossWeights
     from dskd_components.loss.checkpoints import Checkpoint
     from dskd_components.models.states import LMStates, Side
@@ -159,25 +160,63 @@ class DSKDLoss(nn.Module):
         """
         weights = self.spec.loss_weights(step) if weights is None else weights
         with without_autocast(student.hidden_states.device):
-            student, teacher = self._usable(student, teacher)
-            aligned = self.aligner(student, teacher, validated_groups(alignment, student, teacher))
-            batch = AlignedBatch(
-                spaces=self.spec.spaces,
-                measure=self.spec.measure,
-                weights=weights,
-                student=student,
-                teacher=teacher,
-                alignment=aligned,
-                projections=self.projectors,  # type: ignore[arg-type]  # a ModuleDict is a mapping in all but type
-                heads=projector_heads(student.head, teacher.head, self.teacher_to_student_ids, self.same_token),
-                teacher_to_student_ids=self.teacher_to_student_ids,
-            )
-            reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
-            measured = self.spec.engine.measure(batch, reduction, self._workspace)
-            values, counts = reduction.values(aligned.terms)
-            distilled = sum(weights.of(name, aligned.terms[name].weight) * values[name] for name in values)
-            loss = measured.loss + weights.distillation * distilled
-            values, counts = {**measured.values, **values}, {**measured.counts, **counts}
+            batch = self.aligned_batch(student, teacher, alignment, weights)
+            reduction = Reduction.of(self.spec.reduction, batch.student.scored.sum(), num_items_in_batch)
+            (measured,) = self.spec.engine.measure([batch], reduction, self._workspace)
+            return self.output(batch, measured, reduction)
+
+    def aligned_batch(
+        self,
+        student: LMStates,
+        teacher: LMStates,
+        alignment: Tensor | TokenGroups | None,
+        weights: LossWeights,
+        *,
+        teacher_name: str | None = None,
+    ) -> AlignedBatch:
+        """Return one batch, checked and aligned, as engines take it: the first part of `forward`.
+
+        Args:
+            student: as in `forward`.
+            teacher: as in `forward`.
+            alignment: as in `forward`.
+            weights: what the terms are multiplied with in the loss.
+            teacher_name: which of several teachers it is, for messages.
+
+        Raises:
+            InputError: a tensor does not fit.
+        """
+        student, teacher = self._usable(student, teacher)
+        return AlignedBatch(
+            spaces=self.spec.spaces,
+            measure=self.spec.measure,
+            weights=weights,
+            student=student,
+            teacher=teacher,
+            alignment=self.aligner(student, teacher, validated_groups(alignment, student, teacher)),
+            projections=self.projectors,  # type: ignore[arg-type]  # a ModuleDict is a mapping in all but type
+            heads=projector_heads(student.head, teacher.head, self.teacher_to_student_ids, self.same_token),
+            teacher_to_student_ids=self.teacher_to_student_ids,
+            teacher_name=teacher_name,
+        )
+
+    def output(self, batch: AlignedBatch, measured: Measurement, reduction: Reduction) -> DSKDOutput:
+        """Return what an engine has measured, with the aligner's own terms: the last part of `forward`.
+
+        Args:
+            batch: what was measured.
+            measured: what the engine has found.
+            reduction: how token values become terms.
+
+        Raises:
+            InputError: the loss is not finite; the message names the tensor or field.
+            ConfigurationError: a weight is for a term that there is not.
+        """
+        weights, aligned = batch.weights, batch.alignment
+        values, counts = reduction.values(aligned.terms)
+        distilled = sum(weights.of(name, aligned.terms[name].weight) * values[name] for name in values)
+        loss = measured.loss + weights.distillation * distilled
+        values, counts = {**measured.values, **values}, {**measured.counts, **counts}
         require_known_terms(weights, values)
         require_finite(loss, values, batch)
         return DSKDOutput(

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from dskd_components.engines.reduction import Reduction
+from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.loss.build import parameter_groups
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.output import DSKDOutput
-from dskd_components.models.batch import columns_of_pair, of_teacher, require_known_teachers
+from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
+from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import groups_of_batch, require_fingerprints
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
     from typing import Self
 
     from dskd_components.models.states import LMStates
@@ -80,6 +82,7 @@ class MultiTeacherLoss(nn.Module):
             raise InputError(f"pairs: expected one student, but their student_hidden_size differs: {widths}.")
         self.spec = spec
         self.pairs = nn.ModuleDict({name: pairs[name] for name in spec.teachers})
+        self._workspace = Workspace()
 
     def pair(self, name: str) -> DSKDLoss:
         """Return the loss of the student and one teacher.
@@ -120,16 +123,19 @@ class MultiTeacherLoss(nn.Module):
         _require_known(self.spec, "alignments", alignments)
         weights = self.spec.loss_weights(step)
         student = student.in_full_precision()
-        outputs: dict[str, DSKDOutput] = {}
-        for name, pair in self.pairs.items():
-            with _naming(name):
-                outputs[name] = pair(
-                    student,
-                    teachers[name],
-                    alignment=alignments.get(name),
-                    num_items_in_batch=num_items_in_batch,
-                    weights=weights[name],
-                )
+        with without_autocast(student.hidden_states.device):
+            batches = {}
+            for name in self.spec.teachers:
+                with naming_teacher(name):
+                    batches[name] = self.pair(name).aligned_batch(
+                        student, teachers[name], alignments.get(name), weights[name], teacher_name=name
+                    )
+            reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
+            measured = self.spec.engine.measure(list(batches.values()), reduction, self._workspace)
+            outputs: dict[str, DSKDOutput] = {}
+            for (name, batch), found in zip(batches.items(), measured, strict=True):
+                with naming_teacher(name):
+                    outputs[name] = self.pair(name).output(batch, found, reduction)
         return DSKDOutput(
             loss=torch.stack([output.loss for output in outputs.values()]).sum(),
             terms=_merged({name: output.terms for name, output in outputs.items()}),
@@ -171,7 +177,7 @@ class MultiTeacherLoss(nn.Module):
         _require_known(spec, "teacher_tokenizers", tokenizers)
         pairs = {}
         for name in spec.teachers:
-            with _naming(name):
+            with naming_teacher(name):
                 pairs[name] = DSKDLoss.from_models(
                     spec.pair(name),
                     student,
@@ -214,7 +220,7 @@ class MultiTeacherLoss(nn.Module):
         student_states = self.pair(reader).states(student, columns[reader], "student")
         teacher_states = {}
         for name in names:
-            with _naming(name):
+            with naming_teacher(name):
                 teacher_states[name] = self.pair(name).states(teachers[name], columns[name], "teacher")
         output: DSKDOutput = self(
             student_states,
@@ -229,7 +235,7 @@ class MultiTeacherLoss(nn.Module):
         """Return what the student and one teacher read, once it is known that their tokenizers have made it."""
         same_tokenizer = self.pair(name).spec.aligner.same_tokenizer
         columns = columns_of_pair(batch, name, same_tokenizer=same_tokenizer)
-        with _naming(name):
+        with naming_teacher(name):
             require_fingerprints(columns, self.pair(name).vocabularies.fingerprints)
         return columns
 
@@ -297,16 +303,6 @@ def _require_all(
         raise error(
             f"{argument}: expected {what} for each teacher of the spec, but there is none for {', '.join(missing)}."
         )
-
-
-@contextmanager
-def _naming(teacher: str) -> Iterator[None]:
-    """Put a teacher's name before whatever is found wrong within."""
-    try:
-        yield
-    except (InputError, ConfigurationError) as error:
-        kind = ConfigurationError if isinstance(error, ConfigurationError) else InputError
-        raise kind(of_teacher(teacher, error)) from error
 
 
 def _merged(by_teacher: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from dskd_components.errors import InputError, did_you_mean
+from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 from dskd_components.models.wrappers import named_inputs, unwrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -61,6 +62,26 @@ def require_known_teachers(
         if name not in names:
             known = ", ".join(map(repr, names))
             raise error(f"{argument}: unknown teacher {name!r}{did_you_mean(name, names)}; {source} {known}.")
+
+
+@contextmanager
+def naming_teacher(name: str | None) -> Iterator[None]:
+    """Put a teacher's name before whatever is found wrong within.
+
+    Args:
+        name: which of several teachers it is. None: there is one, so nothing is put there.
+
+    Raises:
+        InputError: what was raised within, with the name.
+        ConfigurationError: likewise.
+    """
+    try:
+        yield
+    except (InputError, ConfigurationError) as error:
+        if name is None:
+            raise
+        kind = ConfigurationError if isinstance(error, ConfigurationError) else InputError
+        raise kind(of_teacher(name, error)) from error
 
 
 def of_teacher(name: str, problem: object) -> str:

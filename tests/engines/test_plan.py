@@ -14,11 +14,18 @@ from dskd_components.engines._tiling.plan import BLOCK_TENSORS, Plan
     vocabularies=st.lists(st.integers(1, 300_000), min_size=1, max_size=3),
     widened=st.integers(0, 2**26),
     has_cache=st.booleans(),
+    teachers=st.integers(1, 4),
 )
-@example(budget=2**28, rows=5000, vocabularies=[150_000, 150_000], widened=2**26, has_cache=True)
-def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, has_cache: bool) -> None:
+@example(budget=2**28, rows=5000, vocabularies=[150_000, 150_000], widened=2**26, has_cache=True, teachers=1)
+def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, has_cache: bool, teachers: int) -> None:
     plan = Plan.of(
-        budget=budget, rows=rows, vocabularies=vocabularies, itemsize=4, widened=widened, has_cache=has_cache
+        budget=budget,
+        rows=rows,
+        vocabularies=vocabularies,
+        itemsize=4,
+        widened=widened,
+        has_cache=has_cache,
+        teachers=teachers,
     )
     tiles = list(plan.tiles(0, rows))
     assert [row for tile in tiles for row in range(tile.start, tile.stop)] == list(range(rows))
@@ -34,7 +41,7 @@ def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, h
     # A row at a time may be more than there is room for.
     buffer = plan.tile_rows * sum(vocabularies) * 4
     assert plan.part_bytes <= widened
-    blocks = plan.block_rows * max(vocabularies) * 4 * BLOCK_TENSORS
+    blocks = plan.block_rows * max(vocabularies) * 4 * BLOCK_TENSORS * teachers
     assert plan.block_rows == 1 or blocks <= budget // 4
     assert plan.tile_rows == 1 or plan.block_rows == 1 or buffer + blocks + plan.part_bytes <= budget
     assert plan.tile_rows == 1 or buffer + plan.part_bytes <= budget

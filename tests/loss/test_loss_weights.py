@@ -220,5 +220,5 @@ def test_without_its_cross_entropy_tiles_have_no_row_that_nothing_compares(monke
     for weight in (0.5, None):
         batch.loss(build(spec, batch), weights=LossWeights(cross_entropy=weight, distillation=0.5))
     with_all, covered_alone = (rows for rows in seen if rows.side == "student")
-    assert len(with_all.targets) == batch.student.scored.sum() > with_all.covered
-    assert len(covered_alone.targets) == covered_alone.covered == with_all.covered
+    assert len(with_all.targets) == batch.student.scored.sum() > with_all.coverage.covered
+    assert len(covered_alone.targets) == covered_alone.coverage.covered == with_all.coverage.covered

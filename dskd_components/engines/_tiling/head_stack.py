@@ -9,7 +9,7 @@ import torch
 from dskd_components.engines._tiling.head_products import HeadProducts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -38,40 +38,45 @@ class HeadStack:
             len(streams) * plan.tile_rows, head.vocabulary_size, dtype=dtype, device=head.weight.device
         )
 
-    def logits(self, rows: slice) -> dict[TiledStates, Tensor]:
-        """Return ``[n, V]`` for each stream that has these rows: its logits, in the buffer until the next tile."""
-        views = self._views(rows)
-        if views:
-            self._forward_products.logits(self._states(views, rows), self._tile(views, rows))
-        return views
+    def logits(self, rows: Mapping[TiledStates, slice]) -> dict[TiledStates, Tensor]:
+        """Return ``[n, V]`` for each stream that has rows in a tile: its logits, in the buffer until the next tile.
 
-    def backward(self, rows: slice) -> None:
-        """Take the gradients that now stand where the logits stood to states and heads."""
-        views = self._views(rows)
-        if not views:
-            return
+        Args:
+            rows: of each such stream, among its own; streams of other stacks may be there, too.
+        """
+        rows = self._own(rows)
+        tile = self._buffer[: sum(_lengths(rows))]
+        if len(tile):
+            self._forward_products.logits(self._states(rows), tile)
+        return dict(zip(rows, tile.split(_lengths(rows)), strict=True))
+
+    def backward(self, rows: Mapping[TiledStates, slice]) -> None:
+        """Take the gradients that now stand where the logits stood to states and heads.
+
+        Args:
+            rows: as in `logits`.
+        """
+        rows = self._own(rows)
+        tile = self._buffer[: sum(_lengths(rows))]
+        views = dict(zip(rows, tile.split(_lengths(rows)), strict=True))
         learning = [stream for stream in views if stream.states_learn]
-        if len(learning) == len(views):
-            gradients = self._together(self._products.states_gradient(self._tile(views, rows)), len(views))
+        if learning and len(learning) == len(views):
+            gradients = self._products.states_gradient(tile).split(_lengths(rows))
         else:
             gradients = tuple(self._products.states_gradient(views[stream]) for stream in learning)
         for stream, gradient in zip(learning, gradients, strict=True):
-            stream.set_gradient(rows, gradient)
+            stream.set_gradient(rows[stream], gradient)
         for stream, gradient in views.items():
             if stream.head_gradient is not None and stream.head_learns:
-                stream.head_gradient.add(gradient, self._states([stream], rows))
+                stream.head_gradient.add(gradient, self._states({stream: rows[stream]}))
 
-    def _views(self, rows: slice) -> dict[TiledStates, Tensor]:
-        active = [stream for stream in self._streams if len(stream) >= rows.stop]
-        return dict(zip(active, self._together(self._tile(active, rows), len(active)), strict=True)) if active else {}
+    def _own(self, rows: Mapping[TiledStates, slice]) -> dict[TiledStates, slice]:
+        return {stream: rows[stream] for stream in self._streams if stream in rows}
 
-    def _states(self, streams: Collection[TiledStates], rows: slice) -> Tensor:
-        parts = [stream.states(rows).to(self._dtype) for stream in streams]
+    def _states(self, rows: Mapping[TiledStates, slice]) -> Tensor:
+        parts = [stream.states(some).to(self._dtype) for stream, some in rows.items()]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _tile(self, streams: Collection[TiledStates], rows: slice) -> Tensor:
-        return self._buffer[: len(streams) * (rows.stop - rows.start)]
 
-    def _together(self, tensor: Tensor, streams: int) -> tuple[Tensor, ...]:
-        """Return the streams' parts of what was computed for all of them at once."""
-        return tensor.view(streams, len(tensor) // streams, tensor.shape[1]).unbind()
+def _lengths(rows: Mapping[TiledStates, slice]) -> list[int]:
+    return [some.stop - some.start for some in rows.values()]

@@ -46,7 +46,15 @@ class Plan:
 
     @classmethod
     def of(
-        cls, *, budget: int, rows: int, vocabularies: list[int], itemsize: int, widened: int, has_cache: bool
+        cls,
+        *,
+        budget: int,
+        rows: int,
+        vocabularies: list[int],
+        itemsize: int,
+        widened: int,
+        has_cache: bool,
+        teachers: int = 1,
     ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
@@ -57,6 +65,7 @@ class Plan:
             itemsize: bytes of a logit.
             widened: bytes of the largest part of a weight that is widened at once; 0 where none is.
             has_cache: whether small blocks are faster, as on a CPU, rather than large ones.
+            teachers: how many teachers are compared with in each block, at most.
         """
         share = budget // SHARE
         for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
@@ -64,7 +73,7 @@ class Plan:
         for_tile = budget - for_blocks - part_bytes
         # As large as fits, whatever the batch: what one batch takes, the others take.
         tile_rows = max(1, min(rows, for_tile // (sum(vocabularies) * itemsize)))
-        row_bytes = max(vocabularies) * itemsize * BLOCK_TENSORS
+        row_bytes = max(vocabularies) * itemsize * BLOCK_TENSORS * teachers
         block_rows = min(max(1, for_blocks // row_bytes), tile_rows)
         return cls(
             tile_rows=tile_rows, block_rows=block_rows, block_bytes=block_rows * row_bytes, part_bytes=part_bytes

@@ -13,8 +13,6 @@ from dskd_components.engines._tiling.plan import Plan
 from dskd_components.engines._tiling.tiled_states import TiledStates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from dskd_components.engines._tiling.side_pass import SideResult
@@ -23,20 +21,19 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def teacher_predictions(batch: AlignedBatch, results: Sequence[SideResult], scratch: Scratch, budget: int) -> Tensor:
+def teacher_predictions(batch: AlignedBatch, result: SideResult | None, scratch: Scratch, budget: int) -> Tensor:
     """Return ``[B, Tt]``, int64: the teacher's most likely token where its choice is asked for, -1 elsewhere.
 
     Args:
         batch: the states of both models.
-        results: passes that were made already; what they predicted is not computed again.
+        result: the pass through the teacher's space, if there was one; what it predicted is not computed again.
         scratch: memory for tiles.
         budget: bytes.
     """
     teacher = batch.teacher
     predicted = torch.full_like(teacher.targets, -1).flatten()
-    for result in results:
-        if result.predicted is not None:
-            predicted[result.positions] = result.predicted
+    if result is not None and result.predicted is not None:
+        predicted[result.positions] = result.predicted
     missing = (batch.argmax_positions.flatten() & (predicted < 0)).nonzero().squeeze(1)
     if len(missing):
         predicted[missing] = _argmax(
@@ -56,4 +53,4 @@ def _argmax(stream: TiledStates, scratch: Scratch, budget: int) -> Tensor:
         has_cache=stream.head.weight.device.type == "cpu",
     )
     stack = HeadStack([stream], plan, dtype, scratch)
-    return torch.cat([blocked_argmax(stack.logits(tile)[stream]) for tile in plan.tiles(0, len(stream))])
+    return torch.cat([blocked_argmax(stack.logits({stream: tile})[stream]) for tile in plan.tiles(0, len(stream))])

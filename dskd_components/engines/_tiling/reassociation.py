@@ -16,6 +16,8 @@ from dskd_components.engines._tiling.projected_stream import (
 from dskd_components.engines._tiling.tiled_states import TiledStates
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dskd_components.components.space import Space
     from dskd_components.engines.aligned_batch import AffineInput, AlignedBatch
     from dskd_components.engines.workspace import Scratch
@@ -70,7 +72,13 @@ class Shapes(NamedTuple):
 
 
 def projected_stream(
-    batch: AlignedBatch, space: Space, scratch: Scratch, budget: int, *, recompute: bool
+    batch: AlignedBatch,
+    space: Space,
+    scratch: Scratch,
+    budget: int,
+    *,
+    recompute: bool,
+    positions: Tensor | None = None,
 ) -> TiledStates:
     """Return the states that come to a space as a stream, by the cheapest way round.
 
@@ -80,6 +88,7 @@ def projected_stream(
         scratch: memory for matrices that are made for this.
         budget: bytes; half of it at most is for matrices that are made for this.
         recompute: as in `AlignedBatch.projected`.
+        positions: as in `AlignedBatch.projected`.
     """
     here, source = batch.side(space.side), batch.source(space)
     shapes = Shapes(
@@ -93,7 +102,7 @@ def projected_stream(
     learners: tuple[Learner, ...] = ("nothing", "states", "projection")
     widens = shapes.source <= shapes.target
     if space.projector and (widens or any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners)):
-        affine_input = batch.affine_input(space)
+        affine_input = batch.affine_input(space, positions=positions)
         if affine_input is not None:
             way, head = shapes.cheapest(_learner(affine_input), most_numbers), here.head.detach()
             if way != "apart":
@@ -101,7 +110,7 @@ def projected_stream(
                 return joined(affine_input, head, budget // SHARE, scratch)
             if widens:
                 return ProjectedByTile(affine_input, head)
-    return TiledStates(*batch.projected(space, recompute=recompute))
+    return TiledStates(*batch.projected(space, recompute=recompute, positions=positions))
 
 
 def _learner(affine_input: AffineInput) -> Learner:

@@ -13,16 +13,17 @@ from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
 from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
 from dskd_components.engines.reduction import TermCounts
 from dskd_components.engines.workspace import keep_freed_memory
+from dskd_components.models.batch import naming_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dskd_components.components.space import Space, SpaceResult
+    from dskd_components.components.space import SpaceResult
     from dskd_components.components.terms import Tally
     from dskd_components.engines._tiling.plan import Plan
-    from dskd_components.engines._tiling.side_rows import SideRows
+    from dskd_components.engines._tiling.side_rows import SideRows, SideSpace
     from dskd_components.engines._tiling.tiled_states import TiledStates
-    from dskd_components.engines.reduction import LossWeights, Reduction
+    from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Scratch
 
 
@@ -66,14 +67,15 @@ class SideResult(NamedTuple):
     """What a pass over one side came to.
 
     Args:
-        loss: scalar, part of the graph: the side's part of the loss.
-        totals: terms and metrics.
+        losses: for each teacher a scalar, its part of the loss on this side. The first is a part of the graph, with the
+            gradient of their sum.
+        totals: for each teacher, terms and metrics.
         positions: ``[N]``, int64: where the rows are among all positions.
         predicted: ``[N]``, int64: the side's own most likely token of each row, if wanted.
     """
 
-    loss: Tensor
-    totals: Totals
+    losses: list[Tensor]
+    totals: list[Totals]
     positions: Tensor
     predicted: Tensor | None
 
@@ -86,7 +88,6 @@ class SidePass:
         plan: how they are cut.
         reduction: how token values become terms.
         scratch: memory for tiles.
-        weights: what the terms are multiplied with in the loss.
         predicts: whether the side's own most likely tokens are wanted.
     """
 
@@ -97,144 +98,156 @@ class SidePass:
         reduction: Reduction,
         scratch: Scratch,
         *,
-        weights: LossWeights,
         predicts: bool = False,
     ) -> None:
         self._rows = rows
         self._plan = plan
-        self._weights = weights
         self._stacks = [HeadStack(streams, plan, rows.dtype, scratch) for streams in rows.streams_by_head()]
-        self._counted: Mapping[str, TermCounts] = {}
-        self._totals = Totals(reduction)
-        self._loss = torch.zeros((), dtype=rows.dtype, device=rows.targets.device)
+        self._counted: Mapping[tuple[int, str], TermCounts] = {}
+        self._totals = [Totals(reduction) for _ in rows.batches]
+        self._losses = [torch.zeros((), dtype=rows.dtype, device=rows.targets.device) for _ in rows.batches]
         self._predicted = torch.empty_like(rows.targets) if predicts else None
 
     def run(self) -> SideResult:
         """Go through all tiles, and return what they came to."""
         self._run()
         gradients = [pair for stream in self._rows.streams for pair in stream.gradients]
-        loss = with_precomputed_gradient(self._loss, gradients)
-        return SideResult(loss, self._totals, self._rows.positions, self._predicted)
+        first, *others = self._losses
+        losses = [with_precomputed_gradient(first, gradients), *others]
+        return SideResult(losses, self._totals, self._rows.coverage.positions, self._predicted)
 
     @torch.no_grad()
     def _run(self) -> None:
         keep_freed_memory(self._plan.block_bytes, self._rows.targets.device)
+        nothing = slice(0, 0)
+        if self._rows.some_have_none:
+            # Where a teacher covers no position, its spaces still give their terms, of no rows.
+            self._measure(nothing, nothing, self._logits(nothing))
+        if self._looks_at_the_whole_batch(nothing):
+            self._counted = self._count_pass()
         for tile in self._tiles():
             logits = self._logits(tile)
-            if tile.start == 0 and self._looks_at_the_whole_batch(tile, logits):
-                self._counted = self._count_pass()
-                logits = self._logits(tile)
-            for block in self._plan.blocks(tile):
-                self._measure(tile, block, logits)
+            for rows in self._blocks_of(tile):
+                self._measure(tile, rows, logits)
             if self._rows.learns:
                 for stack in self._stacks:
-                    stack.backward(tile)
+                    stack.backward(self._rows.of_streams(tile))
 
     def _covered_tiles(self) -> Iterator[slice]:
-        # Without a covered position the spaces still give their terms, of no rows.
-        yield from self._plan.tiles(0, self._rows.covered) if self._rows.covered else [slice(0, 0)]
+        yield from self._plan.tiles(0, self._rows.coverage.covered)
 
     def _tiles(self) -> Iterator[slice]:
         yield from self._covered_tiles()
-        yield from self._plan.tiles(self._rows.covered, len(self._rows.own))
+        yield from self._plan.tiles(self._rows.coverage.covered, len(self._rows.own))
+
+    def _blocks_of(self, tile: slice) -> Iterator[slice]:
+        """Yield the rows of each block of a tile; all rows of a block are covered by the same teachers."""
+        for section in self._rows.coverage.cut(tile):
+            for block in self._plan.blocks(section):
+                yield slice(section.start + block.start, section.start + block.stop)
 
     def _logits(self, tile: slice) -> dict[TiledStates, Tensor]:
         logits: dict[TiledStates, Tensor] = {}
+        rows = self._rows.of_streams(tile)
         for stack in self._stacks:
-            logits |= stack.logits(tile)
+            logits |= stack.logits(rows)
         return logits
 
-    def _measure(self, tile: slice, block: slice, logits: Mapping[TiledStates, Tensor]) -> None:
+    def _measure(self, tile: slice, rows: slice, logits: Mapping[TiledStates, Tensor]) -> None:
         """Add a block's part of loss and terms, and write the loss's gradient over its logits."""
-        rows = slice(tile.start + block.start, tile.start + block.stop)
-        blocks = self._blocks(block, logits, requires_grad=True)
+        blocks = self._blocks(tile, rows, logits, requires_grad=True)
         if self._predicted is not None:
             self._predicted[rows] = blocks[self._rows.own].predicted()
         with torch.enable_grad():
-            loss = self._loss_of(rows, blocks)
-        self._loss += loss.detach()
-        if self._rows.learns:
+            parts = [self._loss_of(number, rows, blocks) for number in range(len(self._losses))]
+            loss = sum(parts[1:], parts[0])
+        for total, part in zip(self._losses, parts, strict=True):
+            total.add_(part.detach())
+        if self._rows.learns and rows.start < rows.stop:
             leaves = list({id(leaf): leaf for part in blocks.values() for leaf in part.leaves}.values())
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else []
             of_leaves = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=bool(gradients))}
-            for part in blocks.values():
-                if part.requires_grad:
-                    part.write_gradient(of_leaves)
+            for block in blocks.values():
+                if block.requires_grad:
+                    block.write_gradient(of_leaves)
 
-    def _loss_of(self, rows: slice, blocks: Blocks) -> Tensor:
-        """Return the part of the loss that some rows make, with a graph down to the blocks' leaves."""
-        loss = self._loss.new_zeros(())
-        weights = self._weights
+    def _loss_of(self, number: int, rows: slice, blocks: Blocks) -> Tensor:
+        """Return one teacher's part of the loss that some rows make, with a graph down to the blocks' leaves."""
+        loss = self._losses[number].new_zeros(())
+        weights, totals = self._rows.batches[number].weights, self._totals[number]
         if self._rows.scores and weights.cross_entropy is not None:
             term = TokenTerm(values=blocks[self._rows.own].cross_entropy(self._rows.targets[rows]))
-            loss = loss + weights.cross_entropy * self._totals.add("ce", term, TermCounts.of(term))
-        for space, projected in self._spaces_in(blocks):
-            found = self._compare(space, projected, rows, blocks)
-            self._totals.add_metrics(found)
-            for name, term in found.terms.items():
-                weight = weights.distillation * weights.of(name, term.weight)
-                loss = loss + weight * self._totals.add(name, term, self._kept(name, term))
+            loss = loss + weights.cross_entropy * totals.add("ce", term, TermCounts.of(term))
+        for entry in self._spaces_in(blocks):
+            if entry.number == number:
+                found = self._compare(entry, rows, blocks)
+                totals.add_metrics(found)
+                for name, term in found.terms.items():
+                    weight = weights.distillation * weights.of(name, term.weight)
+                    loss = loss + weight * totals.add(name, term, self._kept(number, name, term))
         return loss
 
-    def _blocks(self, block: slice, logits: Mapping[TiledStates, Tensor], *, requires_grad: bool) -> Blocks:
+    def _blocks(self, tile: slice, rows: slice, logits: Mapping[TiledStates, Tensor], *, requires_grad: bool) -> Blocks:
+        in_tile = self._rows.of_streams(tile)
         return {
             stream: LogitBlock(
-                tile[block],
+                logits[stream][some.start - in_tile[stream].start : some.stop - in_tile[stream].start],
                 head=stream.head,
                 all_finite=stream.all_finite,
                 requires_grad=requires_grad and stream.requires_grad,
             )
-            for stream, tile in logits.items()
+            for stream, some in self._rows.of_streams(rows).items()
         }
 
-    def _spaces_in(self, blocks: Blocks) -> list[tuple[Space, TiledStates]]:
+    def _spaces_in(self, blocks: Blocks) -> list[SideSpace]:
         """Return the spaces whose projected states have come to some rows: beyond the covered ones there are none."""
-        return [(space, projected) for space, projected in self._rows.spaces if projected in blocks]
+        return [entry for entry in self._rows.spaces if entry.projected in blocks]
 
-    def _compare(self, space: Space, projected: TiledStates, rows: slice, blocks: Blocks) -> SpaceResult:
+    def _compare(self, entry: SideSpace, rows: slice, blocks: Blocks) -> SpaceResult:
+        number, space, projected = entry
+        batch, choice = self._rows.batches[number], self._rows.teacher_argmax[number]
         own, other = blocks[self._rows.own], blocks[projected]
         student, teacher = (own, other) if self._rows.side == "student" else (other, own)
-        choice = self._rows.teacher_argmax
-        return space.compare(
-            TiledRows(
-                student_logits=student.leaf,
-                teacher_logits=teacher.leaf,
-                student=student,
-                teacher=teacher,
-                targets=self._rows.targets[rows],
-                teacher_argmax=choice[rows] if choice is not None and space.needs_teacher_argmax else None,
-                measure=self._rows.measure,
-                shared_tokens=self._rows.shared_tokens if space.needs_shared_tokens else None,
+        with naming_teacher(batch.teacher_name):
+            return space.compare(
+                TiledRows(
+                    student_logits=student.leaf,
+                    teacher_logits=teacher.leaf,
+                    student=student,
+                    teacher=teacher,
+                    targets=self._rows.targets[rows],
+                    teacher_argmax=choice[rows] if choice is not None and space.needs_teacher_argmax else None,
+                    measure=batch.measure,
+                    shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
+                )
             )
-        )
 
-    def _kept(self, name: str, term: TokenTerm) -> TermCounts:
+    def _kept(self, number: int, name: str, term: TokenTerm) -> TermCounts:
         """Return how many rows of the batch count in a term."""
-        if name in self._counted:
-            return self._counted[name]
+        if (number, name) in self._counted:
+            return self._counted[number, name]
         if term.denominator == "scored":
             return TermCounts.of(term)  # the term's value does not depend on it
-        everything = torch.tensor(self._rows.covered, device=term.values.device)
+        everything = torch.tensor(self._rows.covered(number), device=term.values.device)
         return TermCounts(everything, everything, None)
 
-    def _looks_at_the_whole_batch(self, tile: slice, logits: Mapping[TiledStates, Tensor]) -> bool:
-        """Return whether a term needs counts of the whole batch before its gradient can be known."""
-        block = next(self._plan.blocks(tile))
-        blocks = self._blocks(block, logits, requires_grad=False)
-        return any(term.needs_counts for _, term in self._terms(block, blocks))
+    def _looks_at_the_whole_batch(self, rows: slice) -> bool:
+        """Return whether a term needs counts of the whole batch before its gradient can be known; any rows tell."""
+        blocks = self._blocks(rows, rows, self._logits(rows), requires_grad=False)
+        return any(term.needs_counts for _, term in self._terms(rows, blocks))
 
-    def _count_pass(self) -> dict[str, TermCounts]:
+    def _count_pass(self) -> dict[tuple[int, str], TermCounts]:
         """Count the rows of such terms, in a pass of its own that has no gradients."""
-        counts: dict[str, TermCounts] = {}
+        counts: dict[tuple[int, str], TermCounts] = {}
         for tile in self._covered_tiles():
             logits = self._logits(tile)
-            for block in self._plan.blocks(tile):
-                rows = slice(tile.start + block.start, tile.start + block.stop)
-                for name, term in self._terms(rows, self._blocks(block, logits, requires_grad=False)):
+            for rows in self._blocks_of(tile):
+                for key, term in self._terms(rows, self._blocks(tile, rows, logits, requires_grad=False)):
                     if term.needs_counts:
-                        counts[name] = counts[name] + TermCounts.of(term) if name in counts else TermCounts.of(term)
+                        counts[key] = counts[key] + TermCounts.of(term) if key in counts else TermCounts.of(term)
         return counts
 
-    def _terms(self, rows: slice, blocks: Blocks) -> Iterator[tuple[str, TokenTerm]]:
-        for space, projected in self._spaces_in(blocks):
-            yield from self._compare(space, projected, rows, blocks).terms.items()
+    def _terms(self, rows: slice, blocks: Blocks) -> Iterator[tuple[tuple[int, str], TokenTerm]]:
+        for entry in self._spaces_in(blocks):
+            for name, term in self._compare(entry, rows, blocks).terms.items():
+                yield (entry.number, name), term

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from dskd_components.engines._tiling.coverage import Coverage
 from dskd_components.engines._tiling.reassociation import projected_stream
 from dskd_components.engines._tiling.tiled_states import TiledStates
+from dskd_components.models.batch import naming_teacher
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from dskd_components.components.space import Measure, SharedTokens, Space
+    from dskd_components.components.space import Space
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.states import Side
+
+
+class SideSpace(NamedTuple):
+    """A space that works on a side.
+
+    Args:
+        number: of the teacher, among those of the side.
+        space: the space.
+        projected: the states that come to it.
+    """
+
+    number: int
+    space: Space
+    projected: TiledStates
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,73 +44,112 @@ class SideRows:
 
     Args:
         side: whose positions they are.
+        batches: the batch as aligned with each of several teachers; for a teacher's side there is one.
         own: the side's own states, of all rows.
         targets: ``[N]``, int64.
-        positions: ``[N]``, int64: where the rows are among the ``B * T`` positions.
-        covered: how many rows are covered; the spaces compare these.
+        coverage: where the rows are among the ``B * T`` positions, and which teachers cover them; the spaces
+            compare these.
         spaces: the spaces that work on this side, each with the states that come to it.
-        teacher_argmax: ``[N]``, int64: the teacher's choices, where a space needs them.
-        measure: how distributions are measured.
-        shared_tokens: the tokens that both vocabularies have, where a space needs them.
+        teacher_argmax: for each teacher, ``[N]``, int64: its choices, where a space needs them.
     """
 
     side: Side
+    batches: Sequence[AlignedBatch]
     own: TiledStates
     targets: Tensor
-    positions: Tensor
-    covered: int
-    spaces: tuple[tuple[Space, TiledStates], ...]
-    teacher_argmax: Tensor | None
-    measure: Measure
-    shared_tokens: SharedTokens | None
+    coverage: Coverage
+    spaces: tuple[SideSpace, ...]
+    teacher_argmax: Sequence[Tensor | None]
 
     @classmethod
     def of(
         cls,
-        batch: AlignedBatch,
+        batches: Sequence[AlignedBatch],
         side: Side,
         scratch: Scratch,
         *,
         budget: int,
         recompute: bool,
-        teacher_argmax: Tensor | None = None,
+        teacher_argmax: Sequence[Tensor | None] | None = None,
     ) -> SideRows:
         """Gather the rows of a side.
 
         Args:
-            batch: the states of both models.
+            batches: the batch as aligned with each teacher; they have this side in common.
             side: whose positions.
             scratch: memory for what may be made to save time.
             budget: bytes, for what may be made to save time.
             recompute: as in `AlignedBatch.projected`.
-            teacher_argmax: ``[B, T]``: as in `AlignedBatch.teacher_argmax`.
+            teacher_argmax: for each teacher, ``[B, T]``: as in `AlignedBatch.teacher_argmax`.
         """
-        states, covered = batch.side(side), batch.covered(side).flatten()
-        positions = covered.nonzero().squeeze(1)
-        count = len(positions)
-        if side == "student" and batch.weights.cross_entropy is not None:
+        states = batches[0].side(side)
+        comparing = [[space for space in batch.spaces if space.side == side] for batch in batches]
+        masks = [
+            batch.covered(side).flatten() if spaces else torch.zeros_like(states.scored.flatten())
+            for batch, spaces in zip(batches, comparing, strict=True)
+        ]
+        wanted = torch.stack(masks).any(0)
+        if side == "student" and any(batch.weights.cross_entropy is not None for batch in batches):
             # The cross entropy runs over all scored positions.
-            positions = torch.cat([positions, (states.scored.flatten() & ~covered).nonzero().squeeze(1)])
+            wanted = wanted | states.scored.flatten()
+        coverage = Coverage.of(wanted, masks)
+        positions = coverage.positions
+        share = budget // max(1, sum(len(spaces) for spaces in comparing))
+        found = []
+        for number, (batch, spaces) in enumerate(zip(batches, comparing, strict=True)):
+            with naming_teacher(batch.teacher_name):
+                for space in spaces:
+                    projected = projected_stream(
+                        batch,
+                        space,
+                        scratch,
+                        share,
+                        recompute=recompute,
+                        positions=coverage.reordered[number],
+                    )
+                    found.append(SideSpace(number, space, projected))
+        choices = [None] * len(batches) if teacher_argmax is None else teacher_argmax
         return cls(
             side=side,
+            batches=batches,
             own=TiledStates(states.hidden_states.flatten(0, 1), states.head, positions=positions),
             targets=states.targets.flatten()[positions],
-            positions=positions,
-            covered=count,
-            spaces=tuple(
-                (space, projected_stream(batch, space, scratch, budget, recompute=recompute))
-                for space in batch.spaces
-                if space.side == side
-            ),
-            teacher_argmax=None if teacher_argmax is None else teacher_argmax.flatten()[positions],
-            measure=batch.measure,
-            shared_tokens=batch.shared_tokens,
+            coverage=coverage,
+            spaces=tuple(found),
+            teacher_argmax=[None if choice is None else choice.flatten()[positions] for choice in choices],
+        )
+
+    def of_streams(self, rows: slice) -> dict[TiledStates, slice]:
+        """Return which rows of each stream, counted among its own, some rows are; streams that have none are left out.
+
+        Args:
+            rows: the rows. None at all: every stream has none of them.
+        """
+        nothing = rows.start == rows.stop
+        projected = {entry.projected: self.coverage.covered_by(entry.number, rows) for entry in self.spaces}
+        return {self.own: rows} | {
+            stream: some for stream, some in projected.items() if nothing or some.start < some.stop
+        }
+
+    @property
+    def some_have_none(self) -> bool:
+        """Whether there are no rows, or none for a space to compare."""
+        return len(self.own) == 0 or not all(self.covered(entry.number) for entry in self.spaces)
+
+    def covered(self, number: int) -> int:
+        """Return how many rows a teacher covers.
+
+        Args:
+            number: of the teacher.
+        """
+        return sum(
+            section.rows.stop - section.rows.start for section in self.coverage.sections if section.covering[number]
         )
 
     @property
     def streams(self) -> list[TiledStates]:
         """All streams, the side's own first."""
-        return [self.own, *(stream for _, stream in self.spaces)]
+        return [self.own, *(entry.projected for entry in self.spaces)]
 
     def streams_by_head(self) -> list[list[TiledStates]]:
         """Return the streams, those together that one product can serve."""
@@ -113,12 +170,12 @@ class SideRows:
     @property
     def row_bytes(self) -> int:
         """Memory of the projected states and of their gradients; the side's own are the caller's."""
-        return sum(projected.row_bytes for _, projected in self.spaces)
+        return sum(entry.projected.row_bytes for entry in self.spaces)
 
     @property
     def gradient_bytes(self) -> int:
         """Memory of the gradients to the projected states, which wait for the backward pass."""
-        return sum(projected.gradient_bytes for _, projected in self.spaces)
+        return sum(entry.projected.gradient_bytes for entry in self.spaces)
 
     @property
     def scores(self) -> bool:
