@@ -84,10 +84,14 @@ def gradient_bytes(leaves: list[torch.Tensor]) -> int:
 
 def allocated(case: Case, contestant: str) -> float:
     """Run one step and return the peak of its tensors in MiB, less the gradients."""
+    return allocated_by(*step_of(case, contestant))
+
+
+def allocated_by(step: Callable[[], object], leaves: list[torch.Tensor]) -> float:
+    """Run a step and return the peak of its tensors in MiB, less the gradients of the leaves."""
     # Without large pages the library's scratch comes from torch's allocator, too, and is counted.
     if hasattr(mmap, "MADV_HUGEPAGE"):
         del mmap.MADV_HUGEPAGE
-    step, leaves = step_of(case, contestant)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         step()
     events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
