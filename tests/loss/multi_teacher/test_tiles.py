@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MIB = 2**20
+KEPT: dict[str, Any] = {"ce_denominator": "kept", "kd_denominator": "kept"}
 CHOOSY: dict[str, Any] = {"name": "student", "targets": "teacher_argmax", "filter": "agreement"}
 TEACHERS: dict[str, dict[str, Any]] = {
     "cma": {"aligner": "cma", "distance": "js", "weight": 0.5},
     "span": {"aligner": "span", "temperature": 2.0},
-    "kept": {"aligner": "span", "spaces": [CHOOSY | {"kd_denominator": "kept", "agreement_threshold": 0.1}, "teacher"]},
+    "kept": {"aligner": "span", "spaces": [CHOOSY | KEPT | {"agreement_threshold": 0.1}, "teacher"]},
+    "all kept": {"aligner": "span", "spaces": [{"name": "student"} | KEPT]},
     "min_edit": {"aligner": "min_edit", "spaces": [{"name": "student", "filter": "correct"}], "weight": 0.7},
     "teacher's space": {"aligner": "span", "spaces": ["teacher"]},
     "pinv": {"aligner": "span", "t2s_projector": "pinv", "s2t_projector": "live_pinv"},
@@ -113,6 +115,7 @@ def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     kd_rate=st.sampled_from([0.5, 1.0]),
 )
 @example(seed=3, names=["kept", "mlp", "kept"], silent=0.4, budget=2e-3, kd_rate=0.5)
+@example(seed=5, names=["all kept", "kept", "kept"], silent=0.0, budget=2e-3, kd_rate=0.5)
 @example(seed=4, names=["span", "cma", "heads"], silent=0.4, budget=1e-4, kd_rate=0.5)
 @example(seed=5, names=["teacher's space", "min_edit"], silent=0.4, budget=384.0, kd_rate=0.5)
 @example(seed=6, names=["span", "pinv"], silent=1.0, budget=1e-4, kd_rate=0.5)
