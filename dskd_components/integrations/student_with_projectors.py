@@ -16,11 +16,22 @@ if TYPE_CHECKING:
     from dskd_components.loss.output import DSKDOutput
 
 
+class _Shared:
+    """Holds a model so that it is neither a submodule of the holder nor copied with it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
 class StudentWithProjectors(nn.Module):
     """The student and the loss with its projectors as one module, whose forward is a step of distillation.
 
     DDP, FSDP2, DeepSpeed, Accelerate and Lightning wrap one module and reduce the gradients of what is inside. The
-    teacher is held, but is no part of this module: it is neither moved, nor sharded, nor saved with it.
+    teacher is held, but is no part of this module: it is neither moved, nor sharded, nor saved with it, and a deep copy,
+    such as `torch.optim.swa_utils.AveragedModel` makes, has the same teacher.
 
     Args:
         student: the student. ``.student`` is that very model: ``.student.save_pretrained(folder)`` exports it clean.
@@ -49,13 +60,12 @@ class StudentWithProjectors(nn.Module):
         require_parts(student, loss_fn, teacher)
         self.student = student
         self.loss_fn = loss_fn
-        # In a tuple, so that it does not become a submodule.
-        self._teacher = (teacher.eval(),)
+        self._teacher = _Shared(teacher.eval())
 
     @property
     def teacher(self) -> Any:
         """The teacher."""
-        return self._teacher[0]
+        return self._teacher.model
 
     def forward(
         self,
