@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from dskd_components.components.alignment import Alignment
     from dskd_components.engines.engine import Measurement
     from dskd_components.engines.reduction import LossWeights
-    from dskd_components.loss.checkpoints import Checkpoint
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups
     from dskd_components.models.wrappers import CausalLM
@@ -408,21 +407,9 @@ class DSKDLoss(nn.Module):
             CheckpointError: the files are missing or damaged, or of another spec, tokenizer, model or plugin version;
                 the message has both values of all that differs. The engine may differ.
         """
-        self.read_matching(folder, accept=accept).restore(self)
-
-    def read_matching(self, folder: str | Path, *, accept: Collection[str] = ()) -> Checkpoint:
-        """Read what `save` has written, once it is known to be for this loss; nothing is taken over.
-
-        Args:
-            folder: what `save` has written to.
-            accept: differences that are meant; see `restore`.
-
-        Raises:
-            CheckpointError: it is not for this loss, or damaged; see `restore`.
-        """
         saved = read_checkpoint(folder)
         require_no_difference(saved.description, describe_loss(self), accept, source=str(saved.file))
-        return saved
+        saved.restore(self)
 
     @classmethod
     def load(

@@ -13,6 +13,13 @@ from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.loss.build import parameter_groups
+from dskd_components.loss.checkpoints import (
+    checkpoint_tensors,
+    describe_loss,
+    read_checkpoints,
+    require_no_difference,
+    write_checkpoints,
+)
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.output import DSKDOutput
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
@@ -248,8 +255,8 @@ class MultiTeacherLoss(nn.Module):
         Raises:
             CheckpointError: as there.
         """
-        for name in self.spec.teachers:
-            self.pair(name).save(Path(folder) / name)
+        pairs = {Path(folder) / name: self.pair(name) for name in self.spec.teachers}
+        write_checkpoints({place: (describe_loss(pair), checkpoint_tensors(pair)) for place, pair in pairs.items()})
 
     def restore(self, folder: str | Path, *, accept: Collection[str] = ()) -> None:
         """Take over what `save` has written, of all pairs or of none.
@@ -261,9 +268,13 @@ class MultiTeacherLoss(nn.Module):
         Raises:
             CheckpointError: as there; the message has the folder of the teacher.
         """
-        found = {name: self.pair(name).read_matching(Path(folder) / name, accept=accept) for name in self.spec.teachers}
-        for name, saved in found.items():
-            saved.restore(self.pair(name))
+        pairs = {Path(folder) / name: self.pair(name) for name in self.spec.teachers}
+        found = read_checkpoints(pairs)
+        for saved, pair in zip(found, pairs.values(), strict=True):
+            require_no_difference(saved.description, describe_loss(pair), accept, source=str(saved.file))
+            saved.require_tensors_of(pair)
+        for saved, pair in zip(found, pairs.values(), strict=True):
+            saved.restore(pair)
 
     def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimizer parameter groups of all projectors and aligners, to append to the student's.

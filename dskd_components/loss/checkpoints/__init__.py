@@ -6,7 +6,13 @@ compares two of them, `tensors` says what is kept, `files` reads and writes. Imp
 
 from dskd_components.loss.checkpoints.description import Description, HeadFingerprint, SavedLoss, describe_loss
 from dskd_components.loss.checkpoints.differences import require_no_difference
-from dskd_components.loss.checkpoints.files import Checkpoint, read_checkpoint, write_checkpoint
+from dskd_components.loss.checkpoints.files import (
+    Checkpoint,
+    read_checkpoint,
+    read_checkpoints,
+    write_checkpoint,
+    write_checkpoints,
+)
 from dskd_components.loss.checkpoints.tensors import checkpoint_tensors, fill
 
 __all__ = [
@@ -18,6 +24,8 @@ __all__ = [
     "describe_loss",
     "fill",
     "read_checkpoint",
+    "read_checkpoints",
     "require_no_difference",
     "write_checkpoint",
+    "write_checkpoints",
 ]

@@ -96,7 +96,7 @@ def test_an_older_checkpoint_is_replaced_and_other_files_are_left(tmp_path: Path
 def test_saving_that_is_cut_short_leaves_a_whole_checkpoint(
     fails_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of the two files is being put in place: what is there is the old state or the new one."""
+    """Whichever of the two files is being written: what is there is the old state."""
     older, newer = loss(), loss()
     older.save(tmp_path)
     calls = iter(range(9))
@@ -108,6 +108,31 @@ def test_saving_that_is_cut_short_leaves_a_whole_checkpoint(
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", fsync)
         with pytest.raises(CheckpointError, match="cannot be saved there: No space left on device"):
+            newer.save(tmp_path)
+    found = loss()
+    found.restore(tmp_path)
+    assert torch.equal(found.projectors["t2s"].weight, older.projectors["t2s"].weight)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["projectors.json", "projectors.safetensors"]
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+def test_putting_in_place_that_is_cut_short_leaves_a_whole_checkpoint(
+    fails_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two files is being put in place: what is there is the old state or the new one."""
+    older, newer = loss(), loss()
+    older.save(tmp_path)
+    calls = iter(range(9))
+    replace = type(tmp_path).replace
+
+    def failing(file: Path, target: Path) -> Path:
+        if next(calls) == fails_at:
+            raise OSError(5, "Input/output error")
+        return replace(file, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tmp_path), "replace", failing)
+        with pytest.raises(CheckpointError, match="cannot be saved there: Input/output error"):
             newer.save(tmp_path)
     expected = (older, newer)[fails_at]
     found = loss()
