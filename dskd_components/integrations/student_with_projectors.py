@@ -30,8 +30,8 @@ class StudentWithProjectors(nn.Module):
     """The student and the loss with its projectors as one module, whose forward is a step of distillation.
 
     DDP, FSDP2, DeepSpeed, Accelerate and Lightning wrap one module and reduce the gradients of what is inside. The
-    teacher is held, but is no part of this module: it is neither moved, nor sharded, nor saved with it. Deep copies, which
-    `torch.optim.swa_utils.AveragedModel` makes for example, have the same teacher.
+    teacher is held, but is no part of this module: it is neither moved, nor sharded, nor saved with it. A deep copy, as
+    `torch.optim.swa_utils.AveragedModel` makes one, has the same teacher.
 
     Args:
         student: the student. ``.student`` is that very model: ``.student.save_pretrained(folder)`` exports it clean.

@@ -1,21 +1,33 @@
 """Which token of one vocabulary stands for which token of another."""
 
-import tempfile
-import zipfile
+import hashlib
+import io
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
+from uuid import uuid4
 
 import numpy as np
 
-from dskd_components.errors import InputError
+from dskd_components.errors import DSKDWarning, InputError
 from dskd_components.tokenization.arrays import BoolArray, IntArray
 from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 from dskd_components.tokenization.nearest_token import nearest_tokens
 from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
 
 MapMethod = Literal["bytes", "min_edit"]
+
+FORMAT: Final = 1
+"""How a kept map is laid out: a SHA-256 over the key and all that follows, then arrays as NumPy writes them."""
+
+DIGEST_SIZE: Final = 32
+"""Bytes of a SHA-256."""
+
+RULES: Final = 1
+"""By which rules tokens are mapped. It is raised whenever two tokenizers may get another map than before, and is a part
+of the key, so that maps which an older version of this library has kept are not taken."""
 
 ROLES = (
     ("eos_token_id", "sep_token_id"),
@@ -76,7 +88,8 @@ def build_vocabulary_map(
         method: ``"bytes"`` maps equal tokens alone; ``"min_edit"`` maps every other ordinary token of the
             teacher to the student's token at the smallest edit distance, the lowest id of several, unless the
             two have no character in common.
-        cache_dir: A folder that keeps maps by tokenizer fingerprint; nothing is kept if left out.
+        cache_dir: A folder that keeps maps by tokenizer fingerprint; nothing is kept if left out. A kept map that is
+            damaged, or that other rules have made, is made anew; one that cannot be kept is a `DSKDWarning`.
 
     Raises:
         InputError: A tokenizer is a slow one, or the method is unknown.
@@ -98,12 +111,13 @@ def build_vocabulary_map(
     )
     roles = _role_pairs(student_tokenizer, teacher_tokenizer)
     named = "-".join(f"{student}.{teacher}" for student, teacher in roles)
+    key = f"{method}-{student_print}-{teacher_print}-{named}-format{FORMAT}-rules{RULES}"
     path = None
     if cache_dir is not None:
-        path = Path(cache_dir) / f"{method}-{student_print[:24]}-{teacher_print[:24]}-{named}.npz"
-        kept = _load(path, method, student_print, teacher_print)
+        path = Path(cache_dir) / f"{method}-{hashlib.sha256(key.encode()).hexdigest()[:48]}.map"
+        kept = _load(path, key)
         if kept is not None:
-            return kept
+            return VocabularyMap(*kept, method, student_print, teacher_print)
     student, teacher = vocabulary_bytes(student_tokenizer), vocabulary_bytes(teacher_tokenizer)
     found = _match_bytes(student, teacher)
     for student_id, teacher_id in reversed(roles):  # the first role of a token counts
@@ -113,7 +127,7 @@ def build_vocabulary_map(
         _match_nearest(student, teacher, found)
     built = VocabularyMap(found, same, method, student_print, teacher_print)
     if path is not None:
-        _save(path, built)
+        _save(path, key, built)
     return built
 
 
@@ -188,31 +202,41 @@ def _wordlike(vocabulary: VocabularyBytes, numbers: IntArray) -> list[int]:
     return [number for number in numbers.tolist() if vocabulary.pieces[number].strip(b" ")]
 
 
-def _load(path: Path, method: MapMethod, student_print: str, teacher_print: str) -> VocabularyMap | None:
-    """A kept map; None if there is none, or it is damaged or of other tokenizers."""
+def _load(path: Path, key: str) -> tuple[IntArray, BoolArray] | None:
+    """The two arrays of a kept map; None if there is none, or it is damaged or of another key."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            if (str(kept["student"]), str(kept["teacher"])) != (student_print, teacher_print):
-                return None
-            found, same = kept["teacher_to_student"], kept["same_bytes"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        content = path.read_bytes()
+    except OSError:
         return None
-    return VocabularyMap(found.astype(np.int64), same.astype(np.bool_), method, student_print, teacher_print)
+    digest, packed = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
+    # Nothing reads a damaged file any further.
+    if digest != _digest(key, packed):
+        return None
+    with np.load(io.BytesIO(packed), allow_pickle=False) as kept:
+        return kept["teacher_to_student"].astype(np.int64), kept["same_bytes"]
 
 
-def _save(path: Path, built: VocabularyMap) -> None:
-    """Write a map so that other processes see either all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+def _save(path: Path, key: str, built: VocabularyMap) -> None:
+    """Write a map so that other processes see either all of it or nothing; a map that cannot be kept is said."""
+    packed = io.BytesIO()
+    numbers = built.teacher_to_student.astype(np.int32)
+    np.savez_compressed(packed, teacher_to_student=numbers, same_bytes=built.same_bytes)
+    part = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            np.savez_compressed(
-                part,
-                teacher_to_student=built.teacher_to_student.astype(np.int32),
-                same_bytes=built.same_bytes,
-                student=np.array(built.student_fingerprint),
-                teacher=np.array(built.teacher_fingerprint),
-            )
-        except BaseException:
-            Path(part.name).unlink()
-            raise
-    Path(part.name).replace(path)
+            part.write_bytes(_digest(key, packed.getvalue()) + packed.getvalue())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"{path}: the map between the vocabularies cannot be kept there ({error.strerror or error}), so it is made "
+            "again each time. Give a cache_dir that is a folder that can be written to.",
+            DSKDWarning,
+            stacklevel=3,
+        )
+
+
+def _digest(key: str, packed: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + b"\0" + packed).digest()
