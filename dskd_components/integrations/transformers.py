@@ -17,6 +17,7 @@ from dskd_components.integrations.projectors import (
     projector_groups,
     save_projectors,
 )
+from dskd_components.integrations.student_columns import NamingInput, student_columns
 from dskd_components.integrations.student_with_projectors import require_parts
 from dskd_components.integrations.token_means import TokenMeans, first_rows, own_rows
 from dskd_components.integrations.trainer_checks import (
@@ -171,6 +172,17 @@ class DSKDTrainerMixin(Base):
 
     # ---- The data ----
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return the operations of the student for one batch, as the trainer estimates them.
+
+        Args:
+            inputs: the columns that `DSKDLoss.run` reads.
+        """
+        return super().floating_point_ops(student_columns(inputs))
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        super()._track_num_input_tokens(student_columns(inputs))  # type: ignore[no-untyped-call]
+
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:  # noqa: ARG002
         return dataset
 
@@ -248,6 +260,8 @@ class DSKDTrainerMixin(Base):
     ) -> Any:
         """Evaluate; loss, terms and metrics are means over all scored tokens, whatever the batches."""
         self._evaluation_means = TokenMeans()
+        if "inputs" in self.args.include_for_metrics:
+            dataloader = NamingInput(dataloader, getattr(self.model, "main_input_name", "input_ids"))
         result = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         means = self._evaluation_means.take(self._sum_over_ranks)
         named = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
