@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from torch import nn
 from transformers import TrainerCallback
 
 from dskd_components.distributed import synchronise
-from dskd_components.errors import CheckpointError, ConfigurationError
+from dskd_components.errors import CheckpointError, ConfigurationError, InputError
 from dskd_components.integrations.student_with_projectors import shared_parameters
+from dskd_components.loss.checkpoints import checkpoint_tensors, fill
+from dskd_components.loss.dskd_loss import DSKDLoss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
     from transformers import Trainer
 
-    from dskd_components.loss.dskd_loss import DSKDLoss
+    from dskd_components.integrations.transformers import DSKDTrainerMixin
 
 
 FOLDER: Final = "projectors"
@@ -54,23 +60,69 @@ def load_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
 
 
 class ProjectorCallback(TrainerCallback):
-    """Keeps the parameters of a loss the same on all ranks, and their gradients those of one window.
+    """Keeps the parameters of a loss the same on all ranks, and gradients and means those of one training.
 
     Args:
-        loss_fn: the loss.
+        trainer: whose loss it is.
     """
 
-    def __init__(self, loss_fn: DSKDLoss) -> None:
-        self._loss_fn = loss_fn
+    def __init__(self, trainer: DSKDTrainerMixin) -> None:
+        self._trainer = trainer
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Begin with the parameters of rank 0, as data-parallel wrappers do, and without gradients."""
-        synchronise(self._loss_fn)
-        self._loss_fn.zero_grad()
+        """Begin with the parameters of rank 0, as data-parallel wrappers do, and with nothing of a training before."""
+        synchronise(self._trainer.loss_fn)
+        self._trainer.loss_fn.zero_grad()
+        self._trainer.begin_means()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Forget the gradients, as the trainer does for its model."""
-        self._loss_fn.zero_grad()
+        self._trainer.loss_fn.zero_grad()
+
+
+def loss_for(student: nn.Module, loss_fn: object) -> DSKDLoss:
+    """Return the loss that is given, or the one that a given function makes.
+
+    Args:
+        student: the student.
+        loss_fn: a loss, or a function of a student.
+
+    Raises:
+        InputError: it is no loss.
+    """
+    made: object = loss_fn(student) if callable(loss_fn) and not isinstance(loss_fn, nn.Module) else loss_fn
+    if not isinstance(made, DSKDLoss):
+        raise InputError(
+            f"loss_fn: expected a DSKDLoss, got {type(made).__name__}. Build one by DSKDLoss.from_models, or give a "
+            "function that does for a student."
+        )
+    return made
+
+
+class FreshProjectors:
+    """Gives each student of a trainer that makes several, one a training, the loss to begin with.
+
+    Args:
+        loss_fn: a loss, whose tensors are set back to what they were for the first student; or a function that makes
+            one for a student, by the seed that was set for it.
+    """
+
+    def __init__(self, loss_fn: DSKDLoss | Callable[[Any], DSKDLoss]) -> None:
+        self._given = loss_fn
+        self._start: dict[str, Tensor] | None = None
+
+    def of(self, student: nn.Module) -> DSKDLoss:
+        """Return the loss for a student that is not trained yet.
+
+        Args:
+            student: the student.
+        """
+        if not isinstance(self._given, DSKDLoss):
+            return loss_for(student, self._given)
+        if self._start is None:
+            self._start = {name: tensor.cpu().clone() for name, tensor in checkpoint_tensors(self._given).items()}
+        fill(self._given, self._start)
+        return self._given
 
 
 def projector_groups(trainer: Trainer, loss_fn: DSKDLoss, *, lr: float) -> list[dict[str, Any]]:

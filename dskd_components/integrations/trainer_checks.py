@@ -27,7 +27,7 @@ def require_hooks(trainer: type, mixin: type) -> None:
     Raises:
         ImportError: a method is missing; the message names it.
     """
-    own = {"__init__", "count_scored_tokens", "_run", "_sum_over_ranks", "_evaluated"}
+    own = {"__init__", "count_scored_tokens", "begin_means", "_run", "_sum_over_ranks", "_evaluated", "_objective"}
     methods = [name for name, value in vars(mixin).items() if callable(value) and name not in own]
     missing = [name for name in methods if not hasattr(trainer, name)]
     if missing:

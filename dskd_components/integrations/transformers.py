@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, default_compute_objective
 
 from dskd_components.distributed import reduce_gradients
 from dskd_components.integrations.projectors import (
+    FreshProjectors,
     ProjectorCallback,
     load_projectors,
+    loss_for,
     projector_groups,
     save_projectors,
 )
@@ -29,7 +31,7 @@ from dskd_components.integrations.trainer_checks import (
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from dskd_components.loss.dskd_loss import DSKDLoss
     from dskd_components.loss.output import DSKDOutput
@@ -52,7 +54,9 @@ class DSKDTrainerMixin(Base):
 
     Args:
         *args: as in the trainer.
-        loss_fn: the loss.
+        loss_fn: the loss; or a function that makes it for a student, as ``lambda student: DSKDLoss.from_models(...)``.
+            With ``model_init`` each training begins with the projectors that the loss has now, or with those that the
+            function makes after the student, by ``seed``; students of different sizes need the function.
         teacher: the teacher. It is moved to the trainer's device, put into evaluation mode, and gets no gradients.
         projector_lr: learning rate of projectors and aligner; None: that of the student. The trainer's schedule
             and weight decay apply to both.
@@ -71,22 +75,57 @@ class DSKDTrainerMixin(Base):
     loss_is_scaled_for_ga = True
     """The loss is divided by what the whole window scores, so the trainer must not divide it by the steps again."""
 
+    loss_fn: DSKDLoss
+    """The loss of the student that is trained."""
+
     def __init__(
-        self, *args: Any, loss_fn: DSKDLoss, teacher: nn.Module, projector_lr: float | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        loss_fn: DSKDLoss | Callable[[Any], DSKDLoss],
+        teacher: nn.Module,
+        projector_lr: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        self.loss_fn = loss_fn
         self.teacher = teacher
         self.projector_lr = projector_lr
-        self._train_means = TokenMeans()
+        self._fresh_projectors = FreshProjectors(loss_fn)
         self._evaluation_means = TokenMeans()
+        self._own_metrics: set[str] = set()
+        self.begin_means()
         super().__init__(*args, **kwargs)
         require_plain_set_up(self)
-        require_parts(self.model, loss_fn, teacher)
+        student: Any = self.model
+        model_init: Any = self.model_init
+        if model_init is None:
+            self.loss_fn = loss_for(student, loss_fn)
+        require_parts(student, self.loss_fn, teacher)
         teacher.eval().requires_grad_(False)
         if any(parameter.device != self.args.device for parameter in teacher.parameters()):
             teacher.to(self.args.device)
-        loss_fn.to(self.args.device)
-        self.add_callback(ProjectorCallback(loss_fn))
+        self.loss_fn.to(self.args.device)
+        self.add_callback(ProjectorCallback(self))
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Return a new student, to which the loss belongs from then on, with projectors that are not trained.
+
+        Args:
+            trial: as in the trainer.
+
+        Raises:
+            InputError: student, loss and teacher do not go together.
+        """
+        student: Any = super().call_model_init(trial)
+        if getattr(self, "place_model_on_device", False):
+            # Where the teacher is already, so that a loss can be made from both.
+            self._move_model_to_device(student, self.args.device)
+        self.loss_fn = self._fresh_projectors.of(student)
+        require_parts(student, self.loss_fn, self.teacher)
+        self.loss_fn.to(self.args.device)
+        return student  # type: ignore[no-any-return]
+
+    def begin_means(self) -> None:
+        """Forget what batches have given since the last log."""
+        self._train_means = TokenMeans()
 
     # ---- The loss ----
 
@@ -265,6 +304,7 @@ class DSKDTrainerMixin(Base):
         result = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         means = self._evaluation_means.take(self._sum_over_ranks)
         named = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        self._own_metrics |= named.keys() - {f"{metric_key_prefix}_loss"}
         return result._replace(metrics={**(result.metrics or {}), **named})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -278,6 +318,24 @@ class DSKDTrainerMixin(Base):
             # All ranks log the training loss together, so they may add up here.
             logs = self._train_means.take(self._sum_over_ranks) | logs
         super().log(logs, start_time)
+
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Search as the trainer does; unless told otherwise by the loss, or by metrics of one's own if there are some.
+
+        Args:
+            hp_space: as in the trainer.
+            compute_objective: as in the trainer; None: terms and metrics of the loss are no part of it.
+            *args: as in the trainer.
+            **kwargs: as in the trainer.
+        """
+        return super().hyperparameter_search(hp_space, compute_objective or self._objective, *args, **kwargs)
+
+    def _objective(self, metrics: dict[str, float]) -> float:
+        return default_compute_objective(
+            {name: value for name, value in metrics.items() if name not in self._own_metrics}
+        )
 
     # ---- Checkpoints ----
 
