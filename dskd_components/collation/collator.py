@@ -117,7 +117,8 @@ class DualTokenizerCollator:
         Returns:
             For each side ``input_ids``, ``attention_mask`` (not when packing), ``labels`` (not shifted), ``groups``
             (unless nothing is aligned), ``position_ids`` (padded on the left, or packed) and ``segment_ids`` (packed),
-            each ``[B, T]``, int64; and as scalars each side's ``fingerprint`` and the number of samples ``skipped``.
+            each ``[B, T]``, int64; and by row ``[B]``, int64, each side's ``fingerprint`` and how many samples were
+            ``skipped``, all of them with the first row: ``batch["skipped"].sum()``.
 
         Raises:
             InputError: Something is no sample, or none can be used.
@@ -125,7 +126,7 @@ class DualTokenizerCollator:
         """
         outcomes = self._outcomes(samples)
         usable = self._policy.usable_in_batch(outcomes)
-        return self.batch_of(usable) | {"skipped": torch.tensor(len(outcomes) - len(usable))}
+        return with_skipped(self.batch_of(usable), len(outcomes) - len(usable))
 
     def batch_of(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
         """Return the columns of samples that are in tokens already, without the number of those skipped.
@@ -135,7 +136,8 @@ class DualTokenizerCollator:
         """
         batch = self._packed(samples) if self._packing else self._padded(samples)
         for side in SIDES:
-            batch[f"{side}_fingerprint"] = torch.tensor(self._encoder.fingerprints[side])
+            rows = len(batch[f"{side}_input_ids"])
+            batch[f"{side}_fingerprint"] = torch.full((rows,), self._encoder.fingerprints[side], dtype=torch.int64)
         return batch
 
     def _outcomes(self, samples: Sequence[Any]) -> list[EncodedSample | SampleError]:
@@ -184,3 +186,17 @@ class DualTokenizerCollator:
             )
             batch.update({f"{side}_{name}": torch.from_numpy(column) for name, column in columns.items()})
         return batch
+
+
+def with_skipped(batch: dict[str, Tensor], skipped: int) -> dict[str, Tensor]:
+    """Return a batch with a column of the number of samples that were left out of it.
+
+    The number is with the first row alone, so that it is the sum of the column however batches are cut and joined.
+
+    Args:
+        batch: the other columns.
+        skipped: the number.
+    """
+    column = torch.zeros(len(batch["student_input_ids"]), dtype=torch.int64)
+    column[0] = skipped
+    return batch | {"skipped": column}

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from dskd_components.collation.collator import DualTokenizerCollator
+from dskd_components.collation.collator import DualTokenizerCollator, with_skipped
 from dskd_components.collation.dual_encoder import DualEncoder, Prepared
 from dskd_components.collation.encoded import is_preprocessed
 from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SkipPolicy
@@ -127,7 +126,7 @@ class MultiTeacherCollator:
                 for name, collator in self._collators.items()
             }
         )
-        return batch | {"skipped": torch.tensor(len(outcomes) - len(usable))}
+        return with_skipped(batch, len(outcomes) - len(usable))
 
     def _outcomes(self, samples: Sequence[Any]) -> list[PreparedForAll | SampleError]:
         """Each sample's tokens for every teacher, or what is wrong with it for the first that cannot read it."""

@@ -189,6 +189,24 @@ def require_no_misspelt_input(model: CausalLM, names: Collection[str], prefix: s
             )
 
 
+def require_rows(input_ids: Tensor, prefix: str) -> None:
+    """Refuse a batch of nothing.
+
+    Args:
+        input_ids: ``[B, T]``.
+        prefix: of the column's name, for the message.
+
+    Raises:
+        InputError: there is no row, or no token in it.
+    """
+    if not input_ids.numel():
+        raise InputError(
+            f"The column '{prefix}input_ids' has no rows or no tokens (shape {list(input_ids.shape)}). Leave empty "
+            "batches out. Where Accelerate splits one batch over processes (dispatch_batches with split_batches), it "
+            "needs a row for each: packed samples are one row, so let each process collate its own."
+        )
+
+
 def require_ids_of_the_model(model: CausalLM, input_ids: Tensor, prefix: str) -> None:
     """Refuse tokens that a model does not have, before they fail in its embedding (on a GPU, beyond recovery).
 

@@ -10,7 +10,12 @@ import torch
 
 from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import DSKDWarning, InputError
-from dskd_components.models.batch import inputs_among, require_ids_of_the_model, require_no_misspelt_input
+from dskd_components.models.batch import (
+    inputs_among,
+    require_ids_of_the_model,
+    require_no_misspelt_input,
+    require_rows,
+)
 from dskd_components.models.head import Head
 from dskd_components.models.head_recipe import effective_weight
 from dskd_components.models.hidden_states import last_hidden_states
@@ -51,12 +56,13 @@ def run_model(
         reads_embeddings: whether the states need the model's input embedding.
 
     Raises:
-        InputError: a column is missing, misspelt, or of another tokenizer (the message names it); or the model is on
-            another device; or the batch is packed and the model lets samples of a row see one another.
+        InputError: a column is missing, empty, misspelt, or of another tokenizer (the message names it); or the model
+            is on another device; or the batch is packed and the model lets samples of a row see one another.
     """
     require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_")
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
     inputs = inputs_among(model, columns)
+    require_rows(inputs["input_ids"], f"{side}_")
     require_ids_of_the_model(model, inputs["input_ids"], f"{side}_")
     if "segment_ids" in columns:
         require_samples_apart(model, inputs, columns["segment_ids"], f"{side}_")
@@ -142,7 +148,7 @@ def require_fingerprints(batch: Mapping[str, Tensor], fingerprints: Mapping[Side
     """Refuse a batch that was collated with other tokenizers than the loss was built with.
 
     Args:
-        batch: may have columns ``student_fingerprint`` and ``teacher_fingerprint``, one number each.
+        batch: may have columns ``student_fingerprint`` and ``teacher_fingerprint``, one number for all or one a row.
         fingerprints: by side, the number of the loss's own tokenizer, if it knows it.
 
     Raises:
@@ -150,7 +156,7 @@ def require_fingerprints(batch: Mapping[str, Tensor], fingerprints: Mapping[Side
     """
     for side, own in fingerprints.items():
         theirs = batch.get(f"{side}_fingerprint")
-        if own is not None and theirs is not None and int(theirs) != own:
+        if own is not None and theirs is not None and bool((torch.as_tensor(theirs) != own).any()):
             raise InputError(
                 f"The batch was collated with another {side} tokenizer than the loss was built with, so its token ids "
                 "mean something else. Give DualTokenizerCollator and DSKDLoss.from_models the same tokenizers."
