@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, default_compute_objective
 
@@ -19,6 +20,7 @@ from dskd_components.integrations.projectors import (
     projector_groups,
     save_projectors,
 )
+from dskd_components.integrations.streams import SharedStream
 from dskd_components.integrations.student_columns import NamingInput, student_columns
 from dskd_components.integrations.student_with_projectors import require_parts
 from dskd_components.integrations.token_means import TokenMeans, first_rows, own_rows
@@ -210,6 +212,29 @@ class DSKDTrainerMixin(Base):
         return summed
 
     # ---- The data ----
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Set up Accelerate so that, unless told otherwise, each process collates the samples that it trains on."""
+        super().create_accelerator_and_postprocess()
+        configuration = self.accelerator.dataloader_config
+        # One process for all would join batches of different lengths, which only rows of one length can be.
+        if self.accelerator.num_processes > 1 and configuration.dispatch_batches is None:
+            configuration.dispatch_batches = False
+
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+        configuration = self.accelerator.dataloader_config
+        if not isinstance(dataset, IterableDataset) or configuration.dispatch_batches is not False:
+            return super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
+        stream = SharedStream(dataset)
+        loader = super()._get_dataloader(stream, description, batch_size, *args, **kwargs)
+        together = batch_size if configuration.split_batches else batch_size * self.accelerator.num_processes
+
+        def note_remainder(count: int) -> None:
+            # The last batches are filled up with samples from the beginning.
+            loader.remainder = count % together
+
+        stream.at_end = note_remainder
+        return loader
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return the operations of the student for one batch, as the trainer estimates them.
