@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +68,8 @@ class ProjectorCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: DSKDTrainerMixin) -> None:
-        self._trainer = trainer
+        # The trainer holds its callbacks, and should go with its memory as soon as nobody holds it.
+        self._trainer: DSKDTrainerMixin = weakref.proxy(trainer)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Begin with the parameters of rank 0, as data-parallel wrappers do, and with nothing of a training before."""

@@ -347,7 +347,7 @@ class DSKDTrainerMixin(Base):
     def hyperparameter_search(
         self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Search as the trainer does; unless told otherwise by the loss, or by metrics of one's own if there are some.
+        """Search as the trainer does; trials are compared by their loss, or by metrics of one's own if there are some.
 
         Args:
             hp_space: as in the trainer.

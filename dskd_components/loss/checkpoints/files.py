@@ -94,14 +94,15 @@ class _Unfinished:
 
     def put_in_place(self) -> None:
         place, copy = self.folder / TENSORS_FILE, self.folder / DESCRIPTION_FILE
-        own = self.tensors.stat()
-        # With the copy gone first, a copy that is there is always that of the tensors beside it.
-        copy.unlink(missing_ok=True)
-        self.tensors.replace(place)
-        self.description.replace(copy)
-        if not os.path.samestat(own, place.stat()):
-            # Somebody else has saved here meanwhile, and only the tensors tell which of the two copies is theirs.
+        with _naming(self.folder):
+            own = self.tensors.stat()
+            # With the copy gone first, a copy that is there is always that of the tensors beside it.
             copy.unlink(missing_ok=True)
+            self.tensors.replace(place)
+            self.description.replace(copy)
+            if not os.path.samestat(own, place.stat()):
+                # Somebody else has saved here meanwhile, and only the tensors tell which of the two copies is theirs.
+                copy.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -121,20 +122,29 @@ def _written(
     header = {HEADER: text, DIGEST: digest_of(gathered)} | ({} if save is None else {SAVE: save})
     unfinished = _Unfinished(folder, *(folder / f".{name}.{uuid4().hex}" for name in (TENSORS_FILE, DESCRIPTION_FILE)))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _require_own_files(folder)
-        _write(unfinished.tensors, save_tensors(gathered, metadata=header))
-        _write(unfinished.description, (json.dumps(json.loads(text), indent=2) + "\n").encode())
+        with _naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _require_own_files(folder)
+            _write(unfinished.tensors, save_tensors(gathered, metadata=header))
+            _write(unfinished.description, (json.dumps(json.loads(text), indent=2) + "\n").encode())
+        del gathered  # Others may be written before this block ends.
         yield unfinished
+    finally:
+        for file in (unfinished.tensors, unfinished.description):
+            with suppress(OSError):  # the folder could not be made, for example
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Say which folder cannot be written to."""
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(
             f"{folder}: the projectors cannot be saved there: {error.strerror or error}. Give a folder that can be "
             "written to."
         ) from error
-    finally:
-        for file in (unfinished.tensors, unfinished.description):
-            with suppress(OSError):  # the folder could not be made, for example
-                file.unlink(missing_ok=True)
 
 
 def _require_own_files(folder: Path) -> None:

@@ -134,6 +134,36 @@ def test_a_save_that_stopped_between_teachers_is_no_checkpoint(tmp_path: Path, m
     assert all((parameter == 0).all() for parameter in other.parameters())
 
 
+def test_the_folder_that_cannot_be_written_to_is_named_and_all_others_stay(tmp_path: Path) -> None:
+    multi_teacher_loss_of(0.25).save(tmp_path)
+    (tmp_path / "small" / "projectors.safetensors").unlink()
+    (tmp_path / "small" / "projectors.json").unlink()
+    (tmp_path / "small").rmdir()
+    (tmp_path / "small").write_text("a file")
+    with pytest.raises(CheckpointError, match=r"small: the projectors cannot be saved there"):
+        multi_teacher_loss_of(0.75).save(tmp_path)
+    pair = multi_teacher_loss_of(0.0).pair("large")
+    pair.restore(tmp_path / "large")
+    assert all((parameter == 0.25).all() for parameter in pair.parameters())
+    assert {path.name for path in (tmp_path / "large").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("name", ["large", "small"])
+def test_the_folder_in_which_files_cannot_be_put_in_place_is_named(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def failing(file: Path, target: Path) -> Path:
+        if target.parent.name == name:
+            raise OSError(5, "Input/output error")
+        return replace(file, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(CheckpointError, match=rf"{name}: the projectors cannot be saved there: Input/output error"):
+        multi_teacher_loss_of(0.75).save(tmp_path)
+
+
 def test_teachers_that_were_saved_one_by_one_go_together(tmp_path: Path) -> None:
     trained = multi_teacher_loss_of(0.5)
     for name in trained.spec.teachers:
