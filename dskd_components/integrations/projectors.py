@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from torch import nn
 from transformers import TrainerCallback
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from transformers import Trainer
-
-    from dskd_components.integrations.transformers import DSKDTrainerMixin
 
 
 FOLDER: Final = "projectors"
@@ -60,6 +58,15 @@ def load_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
     loss_fn.restore(folder)
 
 
+class HoldsLoss(Protocol):
+    """What the callback needs of a trainer."""
+
+    loss_fn: DSKDLoss
+
+    def begin_means(self) -> None:
+        """Begin the means of a training."""
+
+
 class ProjectorCallback(TrainerCallback):
     """Keeps the parameters of a loss the same on all ranks, and gradients and means those of one training.
 
@@ -67,9 +74,9 @@ class ProjectorCallback(TrainerCallback):
         trainer: whose loss it is.
     """
 
-    def __init__(self, trainer: DSKDTrainerMixin) -> None:
+    def __init__(self, trainer: HoldsLoss) -> None:
         # The trainer holds its callbacks, and should go with its memory as soon as nobody holds it.
-        self._trainer: DSKDTrainerMixin = weakref.proxy(trainer)
+        self._trainer: HoldsLoss = weakref.proxy(trainer)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Begin with the parameters of rank 0, as data-parallel wrappers do, and with nothing of a training before."""

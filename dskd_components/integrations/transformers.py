@@ -20,8 +20,6 @@ from dskd_components.integrations.projectors import (
     projector_groups,
     save_projectors,
 )
-from dskd_components.integrations.streams import SharedStream
-from dskd_components.integrations.student_columns import NamingInput, student_columns
 from dskd_components.integrations.student_with_projectors import require_parts
 from dskd_components.integrations.token_means import TokenMeans, first_rows, own_rows
 from dskd_components.integrations.trainer_checks import (
@@ -30,6 +28,7 @@ from dskd_components.integrations.trainer_checks import (
     require_not_in_optimizer,
     require_plain_set_up,
 )
+from dskd_components.integrations.trainer_data import NamingInput, SharedStream, student_columns
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
