@@ -20,8 +20,10 @@ class StudentSpace(Space):
     """The teacher's states are projected into the student's space and read by the student's head.
 
     Two terms: ``t2s_ce`` teaches the projection to predict (the head is a constant there), ``t2s_kd`` pulls the
-    student towards what the projected teacher predicts (which is a constant there). Where targets or filter look at the
-    teacher's own choice, positions at which the student's vocabulary does not have it are left out of both.
+    student towards what the projected teacher predicts (which is a constant there). Where the student's vocabulary
+    does not have the teacher's own choice, a position is left out of ``t2s_ce`` if the choice is its target, and of
+    ``t2s_kd`` if targets or filter look at the choice. With ``targets="labels"`` each position has its label, so
+    ``t2s_ce`` keeps it.
 
     Examples:
         >>> StudentSpace(filter="correct", distance="reverse_kl").distance
