@@ -12,7 +12,7 @@ from dskd_components.collation.problems import OnError, PaddingSide, SampleError
 from dskd_components.collation.samples import Columns
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.models.batch import columns_of_several, of_teacher, require_known_teachers, require_teacher_name
+from dskd_components.models.batch import columns_of_several, of_teacher, require_known_teachers, require_teacher_names
 
 PreparedForAll = dict[str, Prepared]
 """One sample, by teacher; the student's tokens are the same for each of them."""
@@ -70,8 +70,7 @@ class MultiTeacherCollator:
                 "MultiTeacherCollator: expected teacher_tokenizers to be a mapping from names of teachers to their "
                 f"tokenizers, got {teacher_tokenizers!r:.80}."
             )
-        for name in teacher_tokenizers:
-            require_teacher_name(name)
+        require_teacher_names(teacher_tokenizers)
         aligners, limits = dict(aligners or {}), dict(teacher_max_lengths or {})
         for argument, given in (("aligners", aligners), ("teacher_max_lengths", limits)):
             require_known_teachers(

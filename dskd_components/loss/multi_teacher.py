@@ -241,7 +241,7 @@ class MultiTeacherLoss(nn.Module):
     def _columns(self, batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         """Return what the student and one teacher read, once it is known that their tokenizers have made it."""
         same_tokenizer = self.pair(name).spec.aligner.same_tokenizer
-        columns = columns_of_pair(batch, name, same_tokenizer=same_tokenizer)
+        columns = columns_of_pair(batch, name, names=self.spec.teachers, same_tokenizer=same_tokenizer)
         with naming_teacher(name):
             require_fingerprints(columns, self.pair(name).vocabularies.fingerprints)
         return columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import permutations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from dskd_components.errors import ConfigurationError, InputError, did_you_mean
@@ -20,6 +21,56 @@ if TYPE_CHECKING:
 
 
 Column = TypeVar("Column")
+
+KNOWN_COLUMNS: Final = (
+    "input_ids",
+    "inputs_embeds",
+    "labels",
+    "attention_mask",
+    "position_ids",
+    "segment_ids",
+    "groups",
+    "fingerprint",
+    "token_type_ids",
+    "cu_seq_lens_q",
+    "max_length_q",
+    "seq_idx",
+    "cross_attention_mask",
+    "pixel_values",
+    "image_grid_thw",
+    "video_grid_thw",
+    "audio_values",
+)
+"""Columns that the loss or a model may read, one for each way to begin."""
+
+
+def require_teacher_names(names: Collection[str]) -> None:
+    """Refuse names of teachers whose columns could not be told apart.
+
+    Names may begin alike: a column is of the teacher with the longest name that it begins with.
+
+    Args:
+        names: of all teachers.
+
+    Raises:
+        InputError: a name cannot be one, or two of them clash; the message says why.
+
+    Examples:
+        >>> require_teacher_names(["large", "large_v2"])
+    """
+    for name in names:
+        require_teacher_name(name)
+    for name, other in permutations(names, 2):
+        clashing = [column for column in KNOWN_COLUMNS if f"{name}_{column}".startswith(f"{other}_")]
+        if clashing and other.startswith(f"{name}_"):
+            raise InputError(
+                f"teachers cannot be called {name!r} and {other!r}: a column '{name}_{clashing[0]}' could be of either"
+            )
+        if name.lower() == other.lower():
+            raise InputError(
+                f"teachers cannot be called {name!r} and {other!r}: each is saved in a folder of its name, and some "
+                "file systems do not tell upper from lower case"
+            )
 
 
 def require_teacher_name(name: str) -> str:
@@ -39,6 +90,9 @@ def require_teacher_name(name: str) -> str:
         raise InputError(f"expected a teacher's name of letters, digits and underscores, a letter first, got {name!r}")
     if name == "student" or name.startswith("student_"):
         raise InputError(f"a teacher cannot be called {name!r}: columns of that name are the student's")
+    clashing = [column for column in KNOWN_COLUMNS if column.startswith(f"{name}_")]
+    if clashing:
+        raise InputError(f"a teacher cannot be called {name!r}: a column {clashing[0]!r} would seem to be its own")
     return name
 
 
@@ -107,12 +161,15 @@ def columns_of_several(by_teacher: Mapping[str, Mapping[str, Column]]) -> dict[s
     return columns
 
 
-def columns_of_pair(batch: Mapping[str, Column], name: str, *, same_tokenizer: bool) -> dict[str, Column]:
+def columns_of_pair(
+    batch: Mapping[str, Column], name: str, *, names: Collection[str], same_tokenizer: bool
+) -> dict[str, Column]:
     """Return the columns that the student and one teacher read, under the names that they have with a single teacher.
 
     Args:
         batch: the columns of several teachers.
         name: of the teacher.
+        names: of all teachers.
         same_tokenizer: whether the teacher may read the student's columns, if it has none of its own.
 
     Raises:
@@ -120,22 +177,28 @@ def columns_of_pair(batch: Mapping[str, Column], name: str, *, same_tokenizer: b
 
     Examples:
         >>> batch = {"student_input_ids": 1, "student_labels": 2, "large_input_ids": 3, "large_labels": 4}
-        >>> columns_of_pair(batch, "large", same_tokenizer=False)
+        >>> columns_of_pair(batch, "large", names=["large", "large_v2"], same_tokenizer=False)
         {'student_input_ids': 1, 'student_labels': 2, 'teacher_input_ids': 3, 'teacher_labels': 4}
     """
-    student, own = _columns(batch, "student"), _columns(batch, name)
+    student, own = _columns(batch, "student", ()), _columns(batch, name, names)
     _require_tokens(batch, "student", student)
     if own or not same_tokenizer:
         _require_tokens(batch, name, own)
-    of_pair = {f"student_{column}": value for column, value in student.items()}
-    if f"groups_{name}" in student:
-        of_pair["student_groups"] = student[f"groups_{name}"]
-    return of_pair | {f"teacher_{column}": value for column, value in (own or student).items()}
+    groups = {"student_groups": student[f"groups_{name}"]} if f"groups_{name}" in student else {}
+    shared = {column: value for column, value in student.items() if column not in {f"groups_{each}" for each in names}}
+    of_pair = {f"student_{column}": value for column, value in shared.items()} | groups
+    return of_pair | {f"teacher_{column}": value for column, value in (own or shared).items()}
 
 
-def _columns(batch: Mapping[str, Column], model: str) -> dict[str, Column]:
+def _columns(batch: Mapping[str, Column], model: str, names: Collection[str]) -> dict[str, Column]:
+    """Return a model's columns, without those of teachers whose names begin with its own."""
     prefix = f"{model}_"
-    return {column.removeprefix(prefix): value for column, value in batch.items() if column.startswith(prefix)}
+    others = tuple(f"{other}_" for other in names if other.startswith(prefix))
+    return {
+        column.removeprefix(prefix): value
+        for column, value in batch.items()
+        if column.startswith(prefix) and not column.startswith(others)
+    }
 
 
 def _require_tokens(batch: Mapping[str, Column], model: str, columns: Mapping[str, Column]) -> None:

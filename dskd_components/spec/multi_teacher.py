@@ -12,7 +12,7 @@ from dskd_components.components.component import Frozen, FrozenMapping, FrozenMo
 from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.reduction import LossWeights
 from dskd_components.engines.tiled import Tiled
-from dskd_components.models.batch import require_teacher_name
+from dskd_components.models.batch import require_teacher_name, require_teacher_names
 from dskd_components.spec.dskd_spec import DSKDSpec, PairSpec
 from dskd_components.spec.schedules import Share, Weight, at_step, checked_step, highest
 
@@ -75,6 +75,7 @@ class MultiTeacherSpec(FrozenModel):
     def _that_count(cls, teachers: Mapping[str, TeacherSpec]) -> Mapping[str, TeacherSpec]:
         if not teachers:
             raise ValueError("expected at least one teacher")
+        require_teacher_names(teachers)
         if not any(highest(teacher.weight) for teacher in teachers.values()):
             raise ValueError("expected a teacher whose weight is not 0; all of them have weight 0 at every step")
         return teachers
