@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import nn
 
 from dskd_components.components.component import Component
+from dskd_components.models.states import with_small_segment_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,10 +30,10 @@ class AlignerModule(nn.Module, ABC):
         """Align one batch.
 
         Args:
-            student: the student's states.
+            student: the student's states. Segment ids fit into 32 bits, whatever the caller's were.
             teacher: the teacher's states.
-            given: a correspondence that is known beforehand, if there is one. Aligners that find their own use it to
-                measure themselves.
+            given: a correspondence that is known beforehand, if there is one; its numbers are from 0 to 2**31 - 1, -1
+                for none. Aligners that find their own use it to measure themselves.
 
         Returns:
             The alignment. Padding must not influence it.
@@ -49,8 +50,9 @@ class AlignerModule(nn.Module, ABC):
         return {}
 
     def __call__(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
-        """Align one batch; see `forward`."""
-        alignment: Alignment = super().__call__(student, teacher, given)
+        """Align one batch whose samples and groups have any numbers; see `forward`."""
+        student, teacher = with_small_segment_ids(student, teacher)
+        alignment: Alignment = super().__call__(student, teacher, given and given.with_small_numbers())
         return alignment
 
 

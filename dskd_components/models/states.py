@@ -39,7 +39,7 @@ class LMStates:
         input_ids: ``[B, T]``, integer: the token that each position has read. Cross-model attention needs it.
         embedding: ``[V, d]``: the model's input embedding. Cross-model attention needs it.
         segment_ids: ``[B, T]``, integer: for packed rows, which sample of the row a position belongs to; the
-            same number marks the same sample on both sides. None: one sample a row.
+            same number, any int64, marks the same sample on both sides. None: one sample a row.
 
     Raises:
         InputError: a tensor has the wrong shape, dtype or device; the message names it.
@@ -123,11 +123,19 @@ class LMStates:
 
         A row is a sample; with ``segment_ids`` a row and a segment are. The same sample has the same number on
         the student's and the teacher's side.
+
+        Raises:
+            InputError: segment ids do not fit into 32 bits; those that an aligner is given do.
         """
         rows = torch.arange(self.targets.shape[0], device=self.targets.device)[:, None]
         rows = rows.expand_as(self.targets).contiguous()
         if self.segment_ids is None:
             return rows
+        if not _fits(self.segment_ids):
+            raise InputError(
+                "LMStates.samples: segment_ids go beyond 32 bits, so samples cannot be numbered from one side alone. "
+                "Number them with with_small_segment_ids(student, teacher) first, as the loss does for its aligner."
+            )
         # A fixed stride keeps the two sides comparable, whatever numbers each of them happens to use.
         return rows * 2**32 + self.segment_ids.long()
 
@@ -314,3 +322,32 @@ def _scored(batch: Batch) -> Tensor:
             f"has {', '.join(map(repr, batch)) or 'no columns'}."
         )
     return (shifted_targets(labels, segment_ids) != IGNORE_INDEX).sum()
+
+
+def with_small_segment_ids(student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
+    """Return the same states with segment ids that fit into 32 bits, so that `LMStates.samples` has numbers for them.
+
+    Args:
+        student: the student's states; segment ids may be any int64, such as hashes.
+        teacher: the teacher's states.
+    """
+    sides = (student, teacher)
+    if all(states.segment_ids is None or _fits(states.segment_ids) for states in sides):
+        return sides
+    ids = [
+        torch.zeros_like(states.targets) if states.segment_ids is None else states.segment_ids.long()
+        for states in sides
+    ]
+    known = torch.unique(torch.cat([side.flatten() for side in ids]))
+    small_student, small_teacher = (
+        replace(states, segment_ids=torch.searchsorted(known, side.contiguous()))
+        for states, side in zip(sides, ids, strict=True)
+    )
+    return small_student, small_teacher
+
+
+def _fits(segment_ids: Tensor) -> bool:
+    if segment_ids.dtype != torch.int64:
+        return True
+    lowest, highest = segment_ids.aminmax()
+    return bool((lowest >= -(2**31)) & (highest < 2**31))
