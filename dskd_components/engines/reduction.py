@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class Reduction:
         Args:
             kind: ``"mean"`` or ``"sum"``.
             scored: scalar, integer: the scored student tokens of this batch.
-            num_items_in_batch: the caller's denominator, or None for ``scored``.
+            num_items_in_batch: the caller's denominator, a number of any type; or None for ``scored``.
 
         Raises:
             InputError: a denominator is given for a sum, or is not a single non-negative number.
@@ -81,8 +81,8 @@ class Reduction:
                 'num_items_in_batch: the spec has reduction="sum", which divides by nothing. Leave it out, or use '
                 'reduction="mean".'
             )
-        num_items = torch.as_tensor(num_items_in_batch, device=scored.device)
-        if num_items.numel() != 1 or not num_items.isfinite().all() or (num_items < 0).any():
+        num_items = _as_tensor(num_items_in_batch, scored.device)
+        if num_items is None or num_items.numel() != 1 or not num_items.isfinite().all() or (num_items < 0).any():
             raise InputError(
                 "num_items_in_batch: expected the number of scored student tokens of all micro-batches and ranks, got "
                 f"{num_items_in_batch!r}."
@@ -100,9 +100,10 @@ class Reduction:
         if self.kind == "sum":
             return total
         # Nothing scored anywhere leaves 0 / 1: a zero that keeps its graph.
+        divisor = self._divisor.to(total.dtype)
         if denominator == "scored":
-            return total / self._divisor
-        return total / count.clamp_min(1) * (self.scored / self._divisor)
+            return total / divisor
+        return total / count.clamp_min(1) * (self.scored.to(total.dtype) / divisor)
 
     @cached_property
     def _divisor(self) -> Tensor:
@@ -116,6 +117,20 @@ class Reduction:
             values[name] = self.reduced(tally.total, term.denominator, tally.count)
             counts[name] = tally.count
         return values, counts
+
+
+def _as_tensor(number: object, device: torch.device) -> Tensor | None:
+    """Return a number of any type in the widest precision of a device; None if it is no real number."""
+    # Halves would round a count, and a wide scalar would widen the loss: terms narrow it to their own type.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    if isinstance(number, Tensor):
+        return None if number.is_complex() else number.detach().to(device, dtype)
+    if isinstance(number, str | bytes) or not isinstance(number, SupportsFloat):
+        return None
+    try:
+        return torch.tensor(float(number), device=device, dtype=dtype)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,12 +145,13 @@ class DSKDLoss(nn.Module):
                 ``[B, Ts]``, int64, the teacher position of each student position or -1. A position stands for the token
                 that it predicts. Cross-model attention only measures itself by it.
             num_items_in_batch: what the mean divides by: the scored student tokens of all micro-batches and ranks that
-                make one optimizer step. None: those of this batch.
+                make one optimizer step, a number of any type. None: those of this batch.
             step: how many optimizer steps have been taken, 0 at the first; for weights that follow a schedule.
             weights: what the terms are multiplied with in this call, whatever the spec says. None: what it says.
 
         Returns:
-            Loss, terms, counts, metrics.
+            Loss, terms, counts, metrics. Whatever the types of states, heads and parameters, all is computed, and the
+            loss given, in float32, or in float64 if the student's hidden states are float64.
 
         Raises:
             InputError: a tensor does not fit, a schedule lacks its step, or the loss would not be finite; the message
@@ -248,8 +249,10 @@ class DSKDLoss(nn.Module):
         """Return both sides once they are known to fit, in full precision, the teacher's as constants."""
         require_matching_states(student, teacher, self.hidden_sizes)
         require_parameters(self, student)
-        usable_student = student.checked("student").in_full_precision()
-        return usable_student, teacher.checked("teacher").in_full_precision().detached()
+        student = student.checked("student").in_full_precision().for_autograd()
+        # One precision for both, the student's: it is the student that learns.
+        teacher = teacher.checked("teacher").in_full_precision(student.hidden_states.dtype).for_autograd()
+        return student, teacher.detached()
 
     def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimizer parameter groups of the projectors and the aligner, to append to the student's.

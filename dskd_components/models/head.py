@@ -114,7 +114,7 @@ class Head:
                 f"got shape {list(hidden_states.shape)}."
             )
         hidden_states = upcast(hidden_states)
-        weight = self.valid_weight.to(hidden_states.dtype)
+        weight = _for_autograd(self.valid_weight.to(hidden_states.dtype))
         bias = None if self.bias is None else self.bias[: self.vocabulary_size].to(hidden_states.dtype)
         logits = F.linear(hidden_states, weight, bias) * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -215,6 +215,11 @@ class Head:
         """Return the names of the fields in which another head differs."""
         fields = ("weight", "bias", "scale", "softcap")
         return [name for name in fields if not _equal(getattr(self, name), getattr(other, name))]
+
+
+def _for_autograd(tensor: Tensor) -> Tensor:
+    """Return a tensor that autograd may keep for the gradient: a copy of one made under `torch.inference_mode`."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 
 def _equal(ours: Tensor | float | None, theirs: Tensor | float | None) -> bool:

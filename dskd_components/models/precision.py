@@ -24,7 +24,16 @@ def upcast(tensor: Tensor) -> Tensor:
         >>> upcast(torch.ones(2, dtype=torch.bfloat16)).dtype, upcast(torch.ones(2, dtype=torch.float64)).dtype
         (torch.float32, torch.float64)
     """
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    return tensor.to(full_precision(tensor.dtype))
+
+
+def full_precision(dtype: torch.dtype) -> torch.dtype:
+    """Return what numbers of a type are computed in: float64 for float64, float32 for all others.
+
+    Args:
+        dtype: any floating-point type.
+    """
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def without_autocast(device: torch.device) -> torch.autocast:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dskd_components.distributed.gathering import require_plain, require_whole
 from dskd_components.errors import InputError
 from dskd_components.models.head import Head, describe
-from dskd_components.models.precision import upcast
+from dskd_components.models.precision import full_precision, upcast
 
 if TYPE_CHECKING:
     from typing import Self
@@ -157,12 +157,29 @@ class LMStates:
         """Return the same states as constants: nothing of them receives a gradient."""
         return replace(self, hidden_states=self.hidden_states.detach(), head=self.head.detach())
 
-    def in_full_precision(self) -> Self:
+    def in_full_precision(self, dtype: torch.dtype | None = None) -> Self:
         """Return the same states with hidden states in at least float32.
 
         Widened once, a half-precision hidden state collects the gradients of all its uses in float32.
+
+        Args:
+            dtype: float32 or float64, whatever the hidden states have; None: as wide as they are.
         """
-        return replace(self, hidden_states=upcast(self.hidden_states))
+        hidden_states = upcast(self.hidden_states) if dtype is None else self.hidden_states.to(dtype)
+        return replace(self, hidden_states=hidden_states)
+
+    def for_autograd(self) -> Self:
+        """Return the same states with copies of tensors that were made under `torch.inference_mode`.
+
+        Autograd refuses to keep these. Head and embedding, which are large, are left as they are: they are only read.
+        """
+        if torch.is_inference_mode_enabled():
+            return self
+        tensors = {name: getattr(self, name) for name in ("hidden_states", "targets", "input_ids", "segment_ids")}
+        copied = {
+            name: tensor.clone() for name, tensor in tensors.items() if tensor is not None and tensor.is_inference()
+        }
+        return replace(self, **copied) if copied else self
 
     def checked(self, side: Side) -> Self:
         """Return these states once the values in them are known to be usable.
@@ -194,6 +211,8 @@ class LMStates:
     def embedded(self, ids: Tensor, side: Side) -> Tensor:
         """Return ``[B, T, width]``: embeddings of the ids, detached, zero where no target is scored.
 
+        They are as precise as the hidden states, in float32 at least.
+
         Args:
             ids: ``[B, T]``: input ids or targets; unscored entries may hold anything.
             side: ``"student"`` or ``"teacher"``, for the message.
@@ -214,7 +233,7 @@ class LMStates:
                 f"{int(scored_ids.max())}."
             )
         embedding = self.embedding.detach()
-        embedded = upcast(embedding[scored_ids])
+        embedded = embedding[scored_ids].to(full_precision(self.hidden_states.dtype))
         full = embedded.new_zeros((*ids.shape, embedding.shape[-1]))
         full[self.scored] = embedded
         return full

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.errors import InputError
+from dskd_components.models.precision import full_precision
 from dskd_components.projectors.pseudo_inverse import pseudo_inverse
 
 
@@ -49,7 +50,7 @@ class LivePinvProjection(Projection):
 
     def affine(self, heads: ProjectorHeads) -> Affine:
         """Return the map at this step, which has no bias."""
-        return Affine(self.matrix(heads, self.inverse.dtype).T, None)
+        return Affine(self.matrix(heads, full_precision(self.inverse.dtype)).T, None)
 
     def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
         """Return ``[..., d_target]``."""

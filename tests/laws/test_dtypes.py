@@ -1,0 +1,132 @@
+"""Any pair of floating-point types is computed, by either engine, in the one precision that is documented."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from leaves import gradients, with_leaves
+from registered import build, names
+from strategies import make_batch
+
+from dskd_components import DSKDSpec, InputError
+from dskd_components.spec.presets import PRESETS
+
+if TYPE_CHECKING:
+    from dskd_components import LMStates
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+PAIRS = list(product(DTYPES, DTYPES))
+SPECS = (
+    {f"preset {name}": DSKDSpec.preset(name, temperature=1.5) for name in PRESETS}
+    | {f"aligner {name}": DSKDSpec(aligner=name) for name in names("aligner")}
+    | {f"projector {name}": DSKDSpec(t2s_projector=name, s2t_projector=name) for name in names("projector")}
+    | {f"space {name}": DSKDSpec(spaces=(name,)) for name in names("space")}
+)
+every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+
+
+def in_dtypes(states: LMStates, hidden: torch.dtype, head: torch.dtype, embedding: torch.dtype) -> LMStates:
+    assert states.embedding is not None
+    return replace(
+        states,
+        hidden_states=states.hidden_states.to(hidden),
+        embedding=states.embedding.to(embedding),
+        head=replace(states.head, weight=states.head.weight.to(head)),
+    )
+
+
+@every_spec
+@pytest.mark.parametrize("of", ["states", "heads", "embeddings", "parameters", "everything"])
+def test_all_pairs_of_dtypes(spec: DSKDSpec, of: str) -> None:
+    exact = make_batch(0, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float16)
+    for ours, theirs in PAIRS:
+        sides = {}
+        for side, dtype in (("student", ours), ("teacher", theirs)):
+            parts = (
+                dtype if of in (part, "everything") else torch.float32 for part in ("states", "heads", "embeddings")
+            )
+            sides[side] = in_dtypes(getattr(exact, side), *parts)
+        batch, leaves = with_leaves(replace(exact, **sides))
+        expected_dtype = torch.float64 if batch.student.hidden_states.dtype == torch.float64 else torch.float32
+        losses, of_engines = [], []
+        loss_fn = build(spec, replace(exact, student=in_dtypes(exact.student, *[torch.float32] * 3)))
+        if of in ("parameters", "everything"):
+            loss_fn.to(theirs)
+        for engine in ("eager", "tiled"):
+            loss_fn.spec = spec.replace(engine=engine)
+            out = batch.loss(loss_fn)
+            assert {value.dtype for value in (out.loss, *out.terms.values())} == {expected_dtype}
+            losses.append(out.loss)
+            of_engines.append(gradients(loss_fn, out, leaves))
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+        for eager, tiled in zip(*of_engines, strict=True):
+            tolerance = {torch.bfloat16: 2e-2, torch.float16: 2e-3}.get(eager.dtype, 1e-4)
+            torch.testing.assert_close(eager, tiled, rtol=tolerance, atol=tolerance / 10)
+
+
+NUMBERS: dict[str, Any] = {
+    "int": 20,
+    "float": 20.0,
+    "bool": True,
+    "Decimal": Decimal(20),
+    "Fraction": Fraction(20),
+    **{
+        f"numpy {name}": getattr(np, name)(20) for name in ("float64", "float32", "float16", "int64", "int32", "uint64")
+    },
+    **{f"numpy array {name}": np.array(20, dtype=name) for name in ("float64", "int32", "uint16")},
+    **{
+        f"torch {str(dtype).removeprefix('torch.')}": torch.tensor(20, dtype=dtype)
+        for dtype in (*DTYPES, torch.int64, torch.int32, torch.uint8, torch.uint16, torch.uint64)
+    },
+    "one entry": torch.tensor([20]),
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS.keys())
+@pytest.mark.parametrize("engine", ["eager", "tiled"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_number_divides(number: Any, engine: str, dtype: torch.dtype) -> None:
+    spec = DSKDSpec.preset("dskd-v2", engine=engine)
+    batch = make_batch(0, same_tokenizer=True, dtype=dtype)
+    loss_fn = build(spec, batch)
+    out = batch.loss(loss_fn, num_items_in_batch=number)
+    expected = batch.loss(loss_fn, num_items_in_batch=float(number))
+    assert {value.dtype for value in (out.loss, *out.terms.values())} == {dtype}
+    torch.testing.assert_close(out.loss, expected.loss)
+
+
+@pytest.mark.parametrize(
+    "number", ["20", None, 1j, [20], torch.tensor(1j), np.array([1, 2]), np.float64("nan"), object]
+)
+def test_what_is_no_number_is_refused(number: Any) -> None:
+    batch = make_batch(0, same_tokenizer=True)
+    loss_fn = build(DSKDSpec(), batch)
+    if number is None:
+        batch.loss(loss_fn, num_items_in_batch=None)
+        return
+    with pytest.raises(InputError, match="num_items_in_batch: expected the number of scored"):
+        batch.loss(loss_fn, num_items_in_batch=number)
+
+
+@pytest.mark.parametrize("engine", ["eager", "tiled"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_default_dtype_of_torch_changes_nothing(name: str, engine: str) -> None:
+    spec = DSKDSpec.preset(name, engine=engine)
+    batch = make_batch(0, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float32)
+    loss_fn = build(spec, batch)
+    expected = batch.loss(loss_fn, num_items_in_batch=7).loss
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = batch.loss(loss_fn, num_items_in_batch=7).loss
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
