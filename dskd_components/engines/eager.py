@@ -10,10 +10,12 @@ import torch
 from dskd_components.components.space import ComparedRows, token_cross_entropy
 from dskd_components.components.terms import TokenTerm
 from dskd_components.engines.engine import Engine, Measurement
+from dskd_components.engines.reduction import weighted_sum
+from dskd_components.engines.zero_gradients import with_zero_gradients
 from dskd_components.models.batch import naming_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -62,11 +64,22 @@ class Eager(Engine):
             terms |= found.terms
             metrics |= found.metrics
         values, counts = reduction.values(terms)
-        first, *others = (weights.of(name, terms[name].weight) * values[name] for name in terms if name != "ce")
-        loss = weights.distillation * sum(others, first)
+        in_loss = {name: weights.in_loss(name, term.weight) for name, term in terms.items()}
         if weights.cross_entropy is not None:
-            loss = weights.cross_entropy * values["ce"] + loss
+            in_loss["ce"] = weights.cross_entropy
+        loss = weighted_sum(values, in_loss)
+        if 0 in in_loss.values():
+            loss = student.hidden_states.new_zeros(()) if loss is None else loss
+            loss = with_zero_gradients(loss, _learning(batch))
+        assert loss is not None, "a spec has a space, and its term a weight"
         return Measurement(loss=loss, values=values, counts=counts, metrics=metrics)
+
+
+def _learning(batch: AlignedBatch) -> Iterator[Tensor | None]:
+    """Yield what a term may give gradients to."""
+    yield from (batch.student.hidden_states, batch.student.head.weight, batch.student.head.bias)
+    for projection in batch.projections.values():
+        yield from projection.parameters()
 
 
 class AllLogits:

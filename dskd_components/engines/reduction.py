@@ -46,6 +46,15 @@ class LossWeights:
         """
         return own * self.by_term.get(name, 1.0)
 
+    def in_loss(self, name: str, own: float) -> float:
+        """Return what a term of distillation is multiplied with in the loss; at 0 it has no part in it.
+
+        Args:
+            name: of the term.
+            own: the weight that it brings along.
+        """
+        return self.distillation * self.of(name, own)
+
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
@@ -117,6 +126,17 @@ class Reduction:
             values[name] = self.reduced(tally.total, term.denominator, tally.count)
             counts[name] = tally.count
         return values, counts
+
+
+def weighted_sum(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor | None:
+    """Return the sum of values times weights, without those of weight 0, which may be infinite; None without any.
+
+    Args:
+        values: by name, scalars.
+        weights: by the same names.
+    """
+    parts = [weights[name] * value for name, value in values.items() if weights[name] != 0]
+    return torch.stack(parts).sum() if parts else None
 
 
 def _as_tensor(number: object, device: torch.device) -> Tensor | None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dskd_components.engines.aligned_batch import AlignedBatch
-from dskd_components.engines.reduction import Reduction
+from dskd_components.engines.reduction import Reduction, weighted_sum
 from dskd_components.engines.workspace import Workspace
+from dskd_components.engines.zero_gradients import with_zero_gradients
 from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
 from dskd_components.loss.checkpoints import (
     HeadFingerprint,
@@ -214,8 +215,11 @@ class DSKDLoss(nn.Module):
         """
         weights, aligned = batch.weights, batch.alignment
         values, counts = reduction.values(aligned.terms)
-        distilled = sum(weights.of(name, aligned.terms[name].weight) * values[name] for name in values)
-        loss = measured.loss + weights.distillation * distilled
+        in_loss = {name: weights.in_loss(name, term.weight) for name, term in aligned.terms.items()}
+        of_aligner = weighted_sum(values, in_loss)
+        loss = measured.loss if of_aligner is None else measured.loss + of_aligner
+        if 0 in in_loss.values() or weights.distillation == 0:
+            loss = with_zero_gradients(loss, self.aligner.parameters())
         values, counts = {**measured.values, **values}, {**measured.counts, **counts}
         require_known_terms(weights, values)
         require_finite(loss, values, batch)

@@ -177,14 +177,17 @@ class SidePass:
         weights, totals = self._rows.batches[number].weights, self._totals[number]
         if self._rows.scores and weights.cross_entropy is not None:
             term = TokenTerm(values=blocks[self._rows.own].cross_entropy(self._rows.targets[rows]))
-            loss = loss + weights.cross_entropy * totals.add("ce", term, TermCounts.of(term))
+            part = totals.add("ce", term, TermCounts.of(term))
+            loss = loss + weights.cross_entropy * part if weights.cross_entropy else loss
         for entry in self._spaces_in(blocks):
             if entry.number == number:
                 found = self._compare(entry, rows, blocks)
                 totals.add_metrics(found)
                 for name, term in found.terms.items():
-                    weight = weights.distillation * weights.of(name, term.weight)
-                    loss = loss + weight * totals.add(name, term, self._kept(number, name, term))
+                    part = totals.add(name, term, self._kept(number, name, term))
+                    weight = weights.in_loss(name, term.weight)
+                    # Zero times infinity would be no number.
+                    loss = loss + weight * part if weight else loss
         return loss
 
     def _blocks(self, tile: slice, rows: slice, logits: Mapping[TiledStates, Tensor], *, requires_grad: bool) -> Blocks:
