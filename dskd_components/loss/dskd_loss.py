@@ -23,6 +23,7 @@ from dskd_components.loss.checkpoints import (
 from dskd_components.loss.output import DSKDOutput
 from dskd_components.loss.validation import (
     require_arguments,
+    require_common_samples,
     require_finite,
     require_fitting_heads,
     require_known_terms,
@@ -252,6 +253,8 @@ class DSKDLoss(nn.Module):
     def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
         """Return both sides once they are known to fit, in full precision, the teacher's as constants."""
         require_matching_states(student, teacher, self.hidden_sizes)
+        if not self.spec.aligner.same_tokenizer:
+            require_common_samples(student, teacher)
         require_parameters(self, student)
         student = student.checked("student").in_full_precision().for_autograd()
         # One precision for both, the student's: it is the student that learns.
@@ -362,9 +365,12 @@ class DSKDLoss(nn.Module):
             InputError: a column is missing, the batch was made with other tokenizers, or as in `forward`.
         """
         require_fingerprints(batch, self.vocabularies.fingerprints)
+        student_states = self.states(student, batch, "student")
+        teacher_states = self.states(teacher, batch, "teacher")
+        require_common_samples(student_states, teacher_states)
         output: DSKDOutput = self(
-            self.states(student, batch, "student"),
-            self.states(teacher, batch, "teacher"),
+            student_states,
+            teacher_states,
             alignment=groups_of_batch(batch),
             num_items_in_batch=num_items_in_batch,
             step=step,

@@ -22,6 +22,7 @@ from dskd_components.loss.checkpoints import (
 )
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.output import DSKDOutput
+from dskd_components.loss.validation import require_common_samples
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import groups_of_batch, require_fingerprints
@@ -229,6 +230,7 @@ class MultiTeacherLoss(nn.Module):
         for name in names:
             with naming_teacher(name):
                 teacher_states[name] = self.pair(name).states(teachers[name], columns[name], "teacher")
+                require_common_samples(student_states, teacher_states[name])
         output: DSKDOutput = self(
             student_states,
             teacher_states,

@@ -129,6 +129,39 @@ def require_matching_states(student: LMStates, teacher: LMStates, hidden_sizes: 
         )
 
 
+def require_common_samples(student: LMStates, teacher: LMStates) -> None:
+    """Refuse packed rows whose samples are known on one side only, or are counted and not as many on both.
+
+    Args:
+        student: the student's states.
+        teacher: the teacher's states.
+
+    Raises:
+        InputError: a sample of one side cannot be found on the other; the message says in which row.
+    """
+    if len(student.targets) != len(teacher.targets):
+        return  # refused elsewhere
+    sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
+    for (side, states), (other, others) in (sides, sides[::-1]):
+        ids, theirs = states.segment_ids, others.segment_ids
+        if ids is None or not (theirs is None or states.samples_are_counted or others.samples_are_counted):
+            continue
+        # Samples at the end that nobody scores, such as padding, need no partner.
+        count = torch.ones_like(ids[:, 0]) if theirs is None else theirs.amax(1) + 1
+        missing = states.scored & ((ids >= count[:, None]) | (ids < 0))
+        if missing.any():
+            row, position = missing.nonzero()[0].tolist()
+            reason = (
+                f"the {other} has no segment ids"
+                if theirs is None
+                else f"the {other}'s row has {int(count[row])} samples, counted by where position_ids start anew"
+            )
+            raise InputError(
+                f"At [row {row}, position {position}] the {side} has sample {int(ids[row, position])} of a packed row, "
+                f"but {reason}. Give both sides segment_ids, the same number for the same sample."
+            )
+
+
 def require_parameters(loss: nn.Module, student: LMStates) -> None:
     """Refuse a loss whose parameters are elsewhere: on another device than the states, or in parts on several ranks.
 

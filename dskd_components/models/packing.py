@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd_components.models.row_layout import RowLayout
     from dskd_components.models.wrappers import CausalLM
 
 SAMPLE_LENGTH: Final = 4
@@ -80,17 +81,20 @@ def _states(model: CausalLM, tokens: Tensor, positions: Tensor, inputs: Collecti
 _known_leaks: WeakKeyDictionary[CausalLM, dict[tuple[object, ...], float]] = WeakKeyDictionary()
 
 
-def require_samples_apart(model: CausalLM, inputs: Mapping[str, Tensor], segment_ids: Tensor, prefix: str) -> None:
+def require_samples_apart(
+    model: CausalLM, inputs: Mapping[str, Tensor], layout: RowLayout, prefix: str, *, named: bool
+) -> None:
     """Refuse packed rows that a model would read as one text.
 
-    A model is tried once, at its first packed batch (`packing_leaks`). With sharded parameters, all ranks
-    must therefore have packed batches, or none.
+    A model is tried once, at its first batch with columns of packed rows (`packing_leaks`). With sharded parameters,
+    all ranks must therefore have them, or none.
 
     Args:
         model: a causal language model, or a wrapper of one.
         inputs: what the model is run on.
-        segment_ids: ``[B, T]``: which sample of its row a position belongs to.
+        layout: where samples begin.
         prefix: of the columns' names, for the message.
+        named: whether the batch says itself that its rows are packed, by ``segment_ids``.
 
     Raises:
         InputError: samples leak into one another; the message names the model and says what to change.
@@ -98,9 +102,24 @@ def require_samples_apart(model: CausalLM, inputs: Mapping[str, Tensor], segment
     mask = inputs.get("attention_mask")
     if mask is not None and mask.ndim != 2:
         return  # A mask of query by key says itself who sees whom.
-    leak = _known_leak(model, inputs)
+    ids = layout.segment_ids
+    packed = ids is not None and bool((ids[:, 1:] != ids[:, :-1]).any())
+    if packed and layout.counted and mask is not None:
+        raise InputError(
+            f"The samples of a packed row are told apart by {prefix}position_ids or the like, but with "
+            f"'{prefix}attention_mask' the model would not look for them there. Leave the mask out."
+        )
+    # What decides whether the model is tried must be the same on all ranks: names of columns, not what is in them.
+    if not packed and not named and (mask is not None or "position_ids" not in inputs):
+        return
+    try:
+        leak = _known_leak(model, inputs)
+    except InputError:
+        if packed:
+            raise
+        return
     dtype = cast("Tensor", unwrapped(model).get_input_embeddings().weight).dtype
-    if leak <= leak_tolerance(dtype) or not (segment_ids[:, 1:] != segment_ids[:, :-1]).any():
+    if leak <= leak_tolerance(dtype) or not packed:
         return
     if "position_ids" not in inputs:
         remedy = f"The batch has no column '{prefix}position_ids' that starts anew with each sample; add it."

@@ -20,7 +20,8 @@ from dskd_components.models.head import Head
 from dskd_components.models.head_recipe import effective_weight
 from dskd_components.models.hidden_states import last_hidden_states
 from dskd_components.models.packing import require_samples_apart
-from dskd_components.models.states import LMStates
+from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens
+from dskd_components.models.states import IGNORE_INDEX, LMStates
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
 
@@ -47,7 +48,8 @@ def run_model(
     Args:
         model: a causal language model.
         batch: columns ``{side}_input_ids``, ``{side}_labels`` and, as needed, ``{side}_attention_mask``,
-            ``{side}_position_ids``, ``{side}_segment_ids``, each ``[B, T]``. Labels are not shifted. The model gets
+            ``{side}_position_ids``, ``{side}_segment_ids``, each ``[B, T]`` (`RowLayout` has all that it may read from
+            them). Labels are not shifted. The model gets
             every column that its forward names, such as ``{side}_token_type_ids`` or ``{side}_pixel_values``. With one
             tokenizer the columns may have no prefix; then they serve both models.
         side: whose columns to read. The teacher runs without gradients.
@@ -64,8 +66,8 @@ def run_model(
     inputs = inputs_among(model, columns)
     require_rows(inputs["input_ids"], f"{side}_")
     require_ids_of_the_model(model, inputs["input_ids"], f"{side}_")
-    if "segment_ids" in columns:
-        require_samples_apart(model, inputs, columns["segment_ids"], f"{side}_")
+    layout = RowLayout.of(columns["labels"], columns, f"{side}_")
+    require_samples_apart(model, inputs, layout, f"{side}_", named="segment_ids" in columns)
     if side == "teacher" and model.training:
         warnings.warn(
             "The teacher is in training mode, so its dropout adds noise to what the student learns from; call "
@@ -77,13 +79,14 @@ def run_model(
         hidden_states = _on_the_batch_device(model, inputs, side)
     # The head is read after the forward pass: FSDP2 then leaves the weights of its outermost group gathered, and takes
     # their gradients with the others.
-    return LMStates.from_labels(
+    return LMStates(
         hidden_states=hidden_states,
-        labels=columns["labels"],
+        targets=layout.shifted(columns["labels"], IGNORE_INDEX),
         head=Head.from_model(model, valid_vocabulary_size=valid_vocabulary_size, verify=False),
         input_ids=columns["input_ids"],
         embedding=input_embedding(model) if reads_embeddings else None,
-        segment_ids=columns.get("segment_ids"),
+        segment_ids=layout.segment_ids,
+        samples_are_counted=layout.counted,
     )
 
 
@@ -121,14 +124,14 @@ def groups_of_batch(batch: Mapping[str, Tensor]) -> Tensor | TokenGroups | None:
         raise InputError(f"The batch has {columns[0]!r} alone; groups are needed on both sides.")
     if not columns:
         return batch.get("alignment")
-    return TokenGroups(*(_shifted(batch[name]) for name in columns))
+    return TokenGroups(*(_shifted(batch, side) for side in ("student", "teacher")))
 
 
-def _shifted(groups: Tensor) -> Tensor:
+def _shifted(batch: Mapping[str, Tensor], side: str) -> Tensor:
     """Return the group of the token that each position predicts."""
-    shifted = torch.full_like(groups, -1)
-    shifted[:, :-1] = groups[:, 1:]
-    return shifted
+    groups = batch[f"{side}_groups"]
+    mask = batch.get(f"{side}_attention_mask", batch.get("attention_mask"))
+    return following_tokens(groups, mask).shifted(groups, -1)
 
 
 def input_embedding(model: CausalLM) -> Tensor:
@@ -178,6 +181,12 @@ def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -
                 f"The batch has no column {f'{side}_{name}'!r}; it has {', '.join(map(repr, batch)) or 'none'}. "
                 f"{explanation}"
             )
+    stray = [] if same_tokenizer else [name for name in LAYOUT_COLUMNS if name in batch]
+    if stray:
+        raise InputError(
+            f"The batch has a column {stray[0]!r}, but the models have different tokenizers. Call it "
+            f"'student_{stray[0]}' or 'teacher_{stray[0]}'."
+        )
     return columns
 
 

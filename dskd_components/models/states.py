@@ -15,6 +15,7 @@ from dskd_components.distributed.gathering import require_plain, require_whole
 from dskd_components.errors import InputError
 from dskd_components.models.head import Head, describe
 from dskd_components.models.precision import full_precision, upcast
+from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout
 
 if TYPE_CHECKING:
     from typing import Self
@@ -40,6 +41,8 @@ class LMStates:
         embedding: ``[V, d]``: the model's input embedding. Cross-model attention needs it.
         segment_ids: ``[B, T]``, integer: for packed rows, which sample of the row a position belongs to; the
             same number, any int64, marks the same sample on both sides. None: one sample a row.
+        samples_are_counted: whether segment ids count the samples of a row from 0 on, because nobody has named them.
+            Then both sides must have as many.
 
     Raises:
         InputError: a tensor has the wrong shape, dtype or device; the message names it.
@@ -61,6 +64,7 @@ class LMStates:
     input_ids: Tensor | None = None
     embedding: Tensor | None = None
     segment_ids: Tensor | None = None
+    samples_are_counted: bool = False
 
     def __post_init__(self) -> None:
         hidden_states = self.hidden_states
@@ -248,11 +252,14 @@ class LMStates:
         input_ids: Tensor | None = None,
         embedding: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
     ) -> Self:
         """Build states from Hugging Face labels, where ``labels[:, i]`` is the token *at* position i.
 
-        The labels are shifted here, once: position i is given ``labels[:, i + 1]``, the last position none. A
-        position never predicts the first token of the next segment.
+        The labels are shifted here, once: position i is given the label of the token after it, the last position none.
+        Padding neither predicts nor is predicted, wherever it stands, and a position never predicts the first token of
+        the next sample.
 
         Args:
             hidden_states: as in the class.
@@ -261,9 +268,12 @@ class LMStates:
             input_ids: as in the class.
             embedding: as in the class.
             segment_ids: as in the class.
+            attention_mask: ``[B, T]``, 0 at padding; or a mask of query by key, ``[B, 1, T, T]``.
+            position_ids: ``[B, T]`` or ``[1, T]``, integer: they start anew with each sample of a packed row. Without
+                segment ids, samples are counted by them.
 
         Raises:
-            InputError: as in the class.
+            InputError: as in the class; or two arguments disagree about where a sample begins.
 
         Examples:
             >>> import torch
@@ -275,29 +285,17 @@ class LMStates:
             >>> states.targets
             tensor([[   5,    6, -100]])
         """
+        columns = {"segment_ids": segment_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        layout = RowLayout.of(labels, columns)
         return cls(
             hidden_states=hidden_states,
-            targets=shifted_targets(labels, segment_ids),
+            targets=layout.shifted(labels, IGNORE_INDEX),
             head=head,
             input_ids=input_ids,
             embedding=embedding,
-            segment_ids=segment_ids,
+            segment_ids=layout.segment_ids,
+            samples_are_counted=layout.counted,
         )
-
-
-def shifted_targets(labels: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-    """Return ``[B, T]``: what each position predicts, given labels as Hugging Face has them.
-
-    Args:
-        labels: ``[B, T]``, int64, -100 where no token is scored; not shifted.
-        segment_ids: as in `LMStates`.
-    """
-    targets = torch.full_like(labels, IGNORE_INDEX)
-    targets[:, :-1] = labels[:, 1:]
-    if segment_ids is not None:
-        crosses = segment_ids[:, :-1] != segment_ids[:, 1:]
-        targets[:, :-1][crosses] = IGNORE_INDEX
-    return targets
 
 
 Batch = Mapping[str, Tensor]
@@ -306,7 +304,7 @@ Batch = Mapping[str, Tensor]
 def scored_tokens(batches: Batch | Iterable[Batch]) -> Tensor:
     """Count the student tokens that the loss scores, for its ``num_items_in_batch``.
 
-    A label counts where some position predicts it: not the first of a row, nor the first of a packed segment.
+    A label counts where some position predicts it: not at padding, nor the first of a row or of a packed sample.
 
     Args:
         batches: one batch with the columns that `DSKDLoss.run` reads, or all micro-batches of an optimizer step.
@@ -333,14 +331,16 @@ def scored_tokens(batches: Batch | Iterable[Batch]) -> Tensor:
 
 
 def _scored(batch: Batch) -> Tensor:
-    labels, segment_ids = (batch.get(f"student_{name}", batch.get(name)) for name in ("labels", "segment_ids"))
+    columns = {name: batch.get(f"student_{name}", batch.get(name)) for name in ("labels", *LAYOUT_COLUMNS)}
+    labels = columns["labels"]
     if not isinstance(labels, Tensor) or labels.ndim != 2:
         found = "none" if labels is None else f"shape {list(labels.shape)}"
         raise InputError(
             f"scored_tokens: expected a column 'student_labels' (or 'labels') [batch, length], got {found}; the batch "
             f"has {', '.join(map(repr, batch)) or 'no columns'}."
         )
-    return (shifted_targets(labels, segment_ids) != IGNORE_INDEX).sum()
+    layout = RowLayout.of(labels, columns, "student_")
+    return (layout.shifted(labels, IGNORE_INDEX) != IGNORE_INDEX).sum()
 
 
 def with_small_segment_ids(student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:

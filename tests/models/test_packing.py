@@ -38,7 +38,7 @@ def test_models_that_do_not_are_refused(name: str, side: Any) -> None:
     assert packing_leaks(model) > 1e-2
     with pytest.raises(InputError, match=rf"{type(model).__name__} lets.*change by [\d.]+%.*without packing"):
         LOSS.states(model, PACKED, side)
-    one_sample = PACKED | {"segment_ids": torch.zeros_like(IDS)}
+    one_sample = PACKED | {"segment_ids": torch.zeros_like(IDS), "position_ids": torch.arange(10)[None]}
     wide = DSKDLoss(DSKDSpec(), student_hidden_size=32, teacher_hidden_size=32)
     wide.states(model, one_sample, side)  # one sample a row has nothing to leak
 
