@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from leaves import gradients, with_leaves
-from registered import build, names
-from strategies import make_batch
 
 from dskd_components import DSKDSpec, InputError
 from dskd_components.spec.presets import PRESETS
+from tests.helpers.leaves import gradients, with_leaves
+from tests.helpers.registered import build, names
+from tests.helpers.strategies import make_batch
 
 if TYPE_CHECKING:
     from dskd_components import LMStates

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from leaves import gradients, with_leaves
-from registered import build, specs, vocabulary_map
-from strategies import make_batch
 
 from dskd_components import DSKDSpec
+from tests.helpers.leaves import gradients, with_leaves
+from tests.helpers.registered import build, specs, vocabulary_map
+from tests.helpers.strategies import make_batch
 
 if TYPE_CHECKING:
-    from strategies import Batch
     from torch import Tensor
 
     from dskd_components import LMStates
+    from tests.helpers.strategies import Batch
 
 ALL = specs()
 every_spec = pytest.mark.parametrize("spec", ALL.values(), ids=ALL.keys())

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from models import tiny_model
-from registered import specs, vocabulary_map
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, InputError, MultiTeacherLoss, MultiTeacherSpec, scored_tokens
 from dskd_components.spec.presets import PRESETS
+from tests.helpers.models import tiny_model
+from tests.helpers.registered import specs, vocabulary_map
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,18 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import Side, batch_of, plain, scattered, sides
-from registered import build, specs
-from strategies import SEEDS
 
 from dskd_components import DSKDSpec, InputError, LMStates
 from dskd_components.spec.presets import PRESETS
+from tests.helpers.layouts import Side, batch_of, plain, scattered, sides
+from tests.helpers.registered import build, specs
+from tests.helpers.strategies import SEEDS
 
 if TYPE_CHECKING:
-    from strategies import Batch
     from torch import Tensor
 
     from dskd_components import DSKDLoss
+    from tests.helpers.strategies import Batch
 
 ALIGNERS = {name: spec for name, spec in specs().items() if name.startswith("aligner")}
 SPECS = {f"preset {name}": DSKDSpec.preset(name) for name in PRESETS} | ALIGNERS

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from registered import build, names
-from strategies import SEEDS, Batch, make_batch
 
 from dskd_components import DSKDSpec, InputError, TokenGroups
+from tests.helpers.registered import build, names
+from tests.helpers.strategies import SEEDS, Batch, make_batch
 
 if TYPE_CHECKING:
     from torch import Tensor

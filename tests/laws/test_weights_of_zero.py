@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
-from leaves import gradients, with_leaves
-from registered import build
-from strategies import make_batch
 
 from dskd_components import DSKDSpec, Head, InputError, MultiTeacherLoss, MultiTeacherSpec, get_aligner
 from dskd_components.components import Distance
 from dskd_components.spaces import SharedVocabularySpace, StudentSpace, TeacherSpace
+from tests.helpers.leaves import gradients, with_leaves
+from tests.helpers.registered import build
+from tests.helpers.strategies import make_batch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_model
 from pydantic import ValidationError
 
 from dskd_components import InputError, MultiTeacherCollator, MultiTeacherLoss, MultiTeacherSpec
 from dskd_components.models.batch import columns_of_pair, columns_of_several
+from tests.helpers.models import tiny_model
 
 COLUMNS = ("input_ids", "labels", "attention_mask", "position_ids", "groups", "fingerprint")
 ALIKE = ("a", "a_b", "a_b_c", "ab", "A_b2", "groups", "labels", "a_groups", "teacher")

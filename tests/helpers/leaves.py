@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from strategies import Batch
     from torch import Tensor
 
     from dskd_components import DSKDOutput
+    from tests.helpers.strategies import Batch
 
 
 def with_leaves(batch: Batch) -> tuple[Batch, list[Tensor]]:

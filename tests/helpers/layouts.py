@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from strategies import Batch, make_batch
 
 from dskd_components import LMStates, TokenGroups
+from tests.helpers.strategies import Batch, make_batch
 
 if TYPE_CHECKING:
     from torch import Tensor
