@@ -10,8 +10,7 @@ import torch
 from dskd_components.components.space import ComparedRows, token_cross_entropy
 from dskd_components.components.terms import TokenTerm
 from dskd_components.engines.engine import Engine, Measurement
-from dskd_components.engines.reduction import weighted_sum
-from dskd_components.engines.zero_gradients import with_zero_gradients
+from dskd_components.engines.reduction import weighted_sum, with_zero_gradients
 from dskd_components.models.batch import naming_teacher
 
 if TYPE_CHECKING:

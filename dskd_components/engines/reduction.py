@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, SupportsFloat
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Self
 
     from dskd_components.components.terms import Denominator, TokenTerm
@@ -218,3 +218,38 @@ def masks(term: TokenTerm) -> tuple[Tensor, Tensor]:
     everything = torch.ones_like(term.values, dtype=torch.bool)
     eligible = everything if term.eligible is None else term.eligible
     return (eligible if term.keep is None else term.keep & eligible), eligible
+
+
+class _ZeroGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.like = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
+        # Expanded: they take no memory.
+        return upstream, *(torch.zeros((), dtype=dtype, device=at).expand(shape) for shape, dtype, at in ctx.like)
+
+
+def with_zero_gradients(value: Tensor, tensors: Iterable[Tensor | None]) -> Tensor:
+    """Return the value, with a graph through which each tensor gets a gradient of zero besides what it gets otherwise.
+
+    A term of weight 0 is no part of the loss, since 0 times infinity is no number. Data parallelism still waits for the
+    gradients of all parameters.
+
+    Args:
+        value: scalar.
+        tensors: those that need no gradient are passed over.
+
+    Examples:
+        >>> x = torch.tensor([torch.inf], requires_grad=True)
+        >>> with_zero_gradients(torch.tensor(1.0), [x]).backward()
+        >>> x.grad
+        tensor([0.])
+    """
+    learning = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
+    if not learning:
+        return value
+    found: Tensor = _ZeroGradients.apply(value, *learning)  # type: ignore[no-untyped-call]
+    return found

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dskd_components.engines.aligned_batch import AlignedBatch
-from dskd_components.engines.reduction import Reduction, weighted_sum
+from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero_gradients
 from dskd_components.engines.workspace import Workspace
-from dskd_components.engines.zero_gradients import with_zero_gradients
 from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
 from dskd_components.loss.checkpoints import (
     HeadFingerprint,
