@@ -45,7 +45,11 @@ def claims_of(component: type[Component]) -> list[str]:
         case Aligner():
             return _of_aligner(instance)
         case Projector():
-            return ["needs the heads"] if instance.needs_heads else []
+            needs = {
+                "needs the heads": instance.needs_heads,
+                "of the student to the teacher": instance.needs_frozen_target,
+            }
+            return [need for need, is_so in needs.items() if is_so]
         case Space():
             return [f"{instance.side} rows", *([instance.projector] if instance.projector else [])]
     return []

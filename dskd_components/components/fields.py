@@ -69,6 +69,33 @@ class ComponentField:
 
 
 @dataclass(frozen=True)
+class TrainedTarget:
+    """Tells pydantic that the head at the far end of a projector is trained, which not every projector can do with."""
+
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Check after the projector itself has been read."""
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the choice without the projectors that need a head that is frozen."""
+        projectors: list[Any] = [info.component for info in list_components("projector")]
+        refused = sorted({cls.component_name() for cls in projectors if cls.needs_frozen_target})
+        described = handler(schema)
+        return {"allOf": [described], "not": {"anyOf": [_named(name) for name in refused]}} if refused else described
+
+    def _checked(self, projector: Projector) -> Projector:
+        if projector.needs_frozen_target:
+            raise ValueError(
+                f"the projector {projector.name!r} is computed once from the head that it projects to and is right for "
+                "that head alone; here it is the student's, which training changes. Use a projector that is trained, "
+                "such as 'pinv', which starts as the map that keeps the logits"
+            )
+        return projector
+
+
+@dataclass(frozen=True)
 class DifferentComponents:
     """Tells pydantic that a field holds some components of one kind, each name once at most."""
 
@@ -140,6 +167,7 @@ def _dump(component: Component, info: core_schema.SerializationInfo) -> dict[str
 AnyDistance = Annotated[Distance, ComponentField("distance")]
 AnyAligner = Annotated[Aligner, ComponentField("aligner")]
 AnyProjector = Annotated[Projector, ComponentField("projector")]
+TrainedTargetProjector = Annotated[Projector, ComponentField("projector"), TrainedTarget()]
 AnySpace = Annotated[Space, ComponentField("space")]
 AnySpaces = Annotated[tuple[AnySpace, ...], DifferentComponents("space")]
 

@@ -80,6 +80,11 @@ class Projection(nn.Module, ABC):
         del heads
         return None
 
+    @property
+    def constant_bytes(self) -> int:
+        """Memory of the tensors that the module holds besides its parameters and buffers, which preflight counts."""
+        return 0
+
     def __call__(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
         """Project hidden states; see `forward`."""
         projected: Tensor = super().__call__(hidden_states, heads)
@@ -93,6 +98,10 @@ class Projector(Component, ABC):
 
     needs_heads: ClassVar[bool] = False
     """Whether `build` needs the two heads (an initialisation that is computed from them)."""
+
+    needs_frozen_target: ClassVar[bool] = False
+    """Whether what `build` makes holds only while the target's head stays as it was. The student's head is trained, so
+    a spec refuses such a projector as its ``t2s_projector``."""
 
     @abstractmethod
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,8 @@ class Head:
                 f"Head.bias: expected a floating-point tensor [{rows}], one entry for each row of the weight, "
                 f"got {describe(self.bias)}."
             )
+        if not math.isfinite(self.scale) or not self.scale:
+            raise InputError(f"Head.scale: expected a finite number other than 0, got {self.scale!r}.")
         if self.softcap is not None and not self.softcap > 0:
             raise InputError(f"Head.softcap: expected a positive number or None, got {self.softcap!r}.")
         if self.valid_vocabulary_size is not None and not 0 < self.valid_vocabulary_size <= rows:

@@ -2,63 +2,109 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.errors import InputError
-from dskd_components.models.precision import full_precision
-from dskd_components.projectors.pseudo_inverse import pseudo_inverse
+from dskd_components.projectors.pseudo_inverse import inverse_root, logit_map
+from dskd_components.projectors.shared_rows import SharedRows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COMPARED_ROWS: Final = 16
+"""How many rows of the target's head are looked at in each call, to notice that it is another one."""
+
+ROUNDING: Final = 2**-7
+"""By how much, relatively, a weight differs from itself in another precision, bfloat16 at the most."""
 
 
 class LivePinvProjection(Projection):
     """``h W_source^T pinv(W_target^T)``, from the source's head as it is at each call; no parameters.
 
-    The target's pseudo-inverse is computed once, since the teacher's head is frozen. The map carries no gradient to
-    the head; hidden states have theirs.
+    Scales and biases of the heads are taken into account. The target's head is taken to be frozen: a matrix of the
+    size of its hidden states, which stands in for its pseudo-inverse, is computed once. That matrix follows from the
+    head alone, so it is neither in a checkpoint nor a buffer, which data-parallel engines would send around at each
+    step. The map carries no gradient to the heads; hidden states have theirs.
 
     Args:
         heads: the heads at both ends.
-        rtol: singular values of the target's head below this share of the largest count as zero.
+        rtol: singular values of the target's head up to this share of the largest count as zero.
     """
-
-    inverse: Tensor
 
     def __init__(self, heads: ProjectorHeads, *, rtol: float) -> None:
         super().__init__()
-        _, target_weight = heads.shared_weights()
-        inverse = pseudo_inverse(target_weight, rtol=rtol).to(torch.promote_types(target_weight.dtype, torch.float32))
-        # It is a function of the frozen teacher's head, so a checkpoint need not hold it.
-        self.register_buffer("inverse", inverse, persistent=False)
+        rows = SharedRows(heads)
+        self._shared_tokens = len(rows)
+        self._root = inverse_root(rows, rtol=rtol).to(torch.promote_types(heads.target.weight.dtype, torch.float32))
+        self._compared = self._sample(rows)
+        self._tolerance = 2**-20 * float(self._compared.abs().max())
 
-    def matrix(self, heads: ProjectorHeads, dtype: torch.dtype) -> Tensor:
-        """Return ``[d_source, d_target]``, detached: the map at this step.
-
-        Raises:
-            InputError: the heads share another number of tokens than those that the projection was built for.
-        """
-        source_weight, _ = heads.shared_weights()
-        if len(source_weight) != self.inverse.shape[1]:
-            raise InputError(
-                f"The projector 'live_pinv' was built for heads that share {self.inverse.shape[1]} tokens, these share "
-                f"{len(source_weight)}. Build DSKDLoss with the heads that are used in training."
-            )
-        return source_weight.detach().T.to(dtype) @ self.inverse.T.to(dtype)
+    @property
+    def constant_bytes(self) -> int:
+        """Memory of the matrix that stands in for the target's pseudo-inverse."""
+        return self._root.nbytes + self._compared.nbytes
 
     def affine(self, heads: ProjectorHeads) -> Affine:
-        """Return the map at this step, which has no bias."""
-        return Affine(self.matrix(heads, full_precision(self.inverse.dtype)).T, None)
+        """Return the map at this step, without graph; it has a bias where one of the heads has one.
+
+        Raises:
+            InputError: the target's head is another one than the projection was built for, or another number of tokens
+                is shared.
+        """
+        return self._affine(heads, torch.promote_types(heads.source.weight.dtype, self._root.dtype))
+
+    def matrix(self, heads: ProjectorHeads, dtype: torch.dtype) -> Tensor:
+        """Return ``[d_source, d_target]``, without graph: what states are multiplied with at this step.
+
+        Args:
+            heads: as in `affine`.
+            dtype: what is computed in.
+
+        Raises:
+            InputError: as in `affine`.
+        """
+        return self._affine(heads, dtype).weight.T
 
     def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
         """Return ``[..., d_target]``."""
-        return hidden_states @ self.matrix(heads, hidden_states.dtype)
+        weight, bias = self._affine(heads, hidden_states.dtype)
+        return torch.nn.functional.linear(hidden_states, weight, bias)
+
+    def _affine(self, heads: ProjectorHeads, dtype: torch.dtype) -> Affine:
+        rows = SharedRows(heads)
+        if len(rows) != self._shared_tokens:
+            raise InputError(
+                f"The projector 'live_pinv' was built for heads that share {self._shared_tokens} tokens, these share "
+                f"{len(rows)}. Build DSKDLoss with the heads that are used in training."
+            )
+        device = heads.target.weight.device
+        if self._root.device != device:
+            self._root, self._compared = self._root.to(device), self._compared.to(device)
+        self._require_same_target(rows)
+        return logit_map(rows, self._root, dtype)
+
+    def _require_same_target(self, rows: SharedRows) -> None:
+        if not torch.allclose(self._sample(rows), self._compared, rtol=ROUNDING, atol=self._tolerance):
+            raise InputError(
+                "The projector 'live_pinv' was built for another head of the model that is projected to, and its "
+                "pseudo-inverse is taken once. Build DSKDLoss with the heads that are used in training; for a teacher "
+                "that changes, use the projector 'pinv' or 'linear', which are trained."
+            )
+
+    def _sample(self, rows: SharedRows) -> Tensor:
+        """Return a few rows of the target's head, evenly spread."""
+        step = max(1, len(rows) // COMPARED_ROWS)
+        return rows.target(slice(0, len(rows), step), self._root.dtype).weight.clone()
 
 
 class LivePinv(Projector):
     """The map ``W_source^T pinv(W_target^T)``, recomputed from the live source head at each step; no parameters.
+
+    The target's head must be frozen, so it can be the spec's ``s2t_projector`` alone.
 
     Examples:
         >>> import torch
@@ -71,10 +117,11 @@ class LivePinv(Projector):
 
     source: ClassVar[str] = "Zhang et al. 2025 (DSKD v2), arXiv 2504.11426, student-to-teacher projection"
     needs_heads: ClassVar[bool] = True
+    needs_frozen_target: ClassVar[bool] = True
 
     name: Literal["live_pinv"] = "live_pinv"
-    rtol: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """Singular values of the target's head below this share of the largest count as zero."""
+    rtol: Annotated[float, Field(ge=1e-7, lt=1)] = 1e-6
+    """Singular values of the target's head up to this share of the largest count as zero."""
 
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
         """Return the map, which is made anew from the live head."""

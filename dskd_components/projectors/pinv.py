@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.components.projector import Projection, Projector, ProjectorHeads
+from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.projectors.linear import LinearProjection
-from dskd_components.projectors.pseudo_inverse import pseudo_inverse
+from dskd_components.projectors.pseudo_inverse import inverse_root, logit_map, lost_share
+from dskd_components.projectors.shared_rows import SharedRows
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -20,26 +21,28 @@ class PinvProjection(LinearProjection):
 
     Args:
         heads: the heads at both ends.
-        rtol: singular values of the target's head below this share of the largest count as zero.
-        bias: whether there is a bias; it starts at 0.
+        rtol: singular values of the target's head up to this share of the largest count as zero.
+        bias: whether there is a bias; None: where one of the heads has one. It starts at what best keeps the logits, 0
+            between heads without.
 
     Attributes:
-        residual: the share of the logits that the initial map loses, ``|P W_target^T - W_source^T| / |W_source^T|``
-            in the Frobenius norm over the shared tokens: 0 keeps them all, 1 none.
+        residual: the share of the logits, before any softcap, that the initial map loses, ``|lost| / |logits|`` in the
+            Frobenius norm of weights and biases over the shared tokens: 0 keeps them all, 1 none.
     """
 
     weight: Parameter
 
-    def __init__(self, heads: ProjectorHeads, *, rtol: float, bias: bool) -> None:
-        source_weight, target_weight = heads.shared_weights()
-        super().__init__(source_weight.shape[1], target_weight.shape[1], bias=bias)
+    def __init__(self, heads: ProjectorHeads, *, rtol: float, bias: bool | None) -> None:
+        rows = SharedRows(heads)
+        initial = logit_map(rows, inverse_root(rows, rtol=rtol), torch.float64)
+        if bias is False:
+            initial = Affine(initial.weight, None)
+        super().__init__(*rows.sizes, bias=bias or initial.bias is not None)
+        self.residual = lost_share(rows, initial)
         with torch.no_grad():
-            initial = pseudo_inverse(target_weight, rtol=rtol) @ source_weight.double()
-            lost = target_weight.double() @ initial - source_weight.double()
-            self.residual = float(lost.norm() / source_weight.double().norm().clamp_min(1e-300))
-            self.weight.copy_(initial)
+            self.weight.copy_(initial.weight)
             if self.bias is not None:
-                self.bias.zero_()
+                self.bias.zero_() if initial.bias is None else self.bias.copy_(initial.bias)
 
     def extra_repr(self) -> str:
         """Return widths and residual, for printing."""
@@ -47,10 +50,10 @@ class PinvProjection(LinearProjection):
 
 
 class Pinv(Projector):
-    """Linear map that starts as ``W_source^T pinv(W_target^T)`` over the tokens that both vocabularies have.
+    """Affine map that starts as ``W_source^T pinv(W_target^T)`` over the tokens that both vocabularies have.
 
     So the target's head reads from a projected state nearly the logits that the source's head gives, before any
-    training. It is trained from there on.
+    training; scales and biases of the heads are taken into account. It is trained from there on.
 
     Examples:
         >>> import torch
@@ -65,10 +68,10 @@ class Pinv(Projector):
     needs_heads: ClassVar[bool] = True
 
     name: Literal["pinv"] = "pinv"
-    bias: bool = False
-    """Whether the map has a bias, which starts at 0."""
-    rtol: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """Singular values of the target's head below this share of the largest count as zero."""
+    bias: bool | None = None
+    """Whether the map has a bias; None: where one of the heads has one. It starts at what best keeps the logits."""
+    rtol: Annotated[float, Field(ge=1e-7, lt=1)] = 1e-6
+    """Singular values of the target's head up to this share of the largest count as zero."""
 
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
         """Return the module, initialised from the heads."""

@@ -15,6 +15,7 @@ from dskd_components.components.fields import (
     AnyProjector,
     AnySpaces,
     ByTermName,
+    TrainedTargetProjector,
     require_term_names,
 )
 from dskd_components.components.space import Direction, Measure
@@ -41,8 +42,9 @@ class PairSpec(FrozenModel):
     """Distance of every space that does not name its own."""
     aligner: AnyAligner = Identity()
     """Which positions of the two models belong together."""
-    t2s_projector: AnyProjector = Linear()
-    """Maps the teacher's hidden states into the student's space."""
+    t2s_projector: TrainedTargetProjector = Linear()
+    """Maps the teacher's hidden states into the student's space. Not one that is made from the student's head once and
+    never trained, as ``live_pinv`` is: that head changes."""
     s2t_projector: AnyProjector = Linear()
     """Maps the student's hidden states into the teacher's space."""
     spaces: AnySpaces = (StudentSpace(), TeacherSpace())

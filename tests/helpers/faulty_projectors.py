@@ -142,6 +142,30 @@ class Forgetful(LinearMap):
         return super().forward(hidden_states, heads) * self.scale
 
 
+@fault("a map made from the head that it projects to, in no checkpoint", "a_checkpoint_restores_it")
+class MadeFromItsTarget(LinearMap):
+    takes_heads = True
+
+    def __init__(self, source_size: int, target_size: int, heads: ProjectorHeads) -> None:
+        super().__init__(source_size, target_size)
+        self.register_buffer("made", heads.target.weight.sum(0).tanh(), persistent=False)
+
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        return super().forward(hidden_states, heads) + self.made
+
+
+@fault("a map made from the head that it projects from, in no checkpoint", "a_checkpoint_restores_it")
+class MadeFromItsSource(LinearMap):
+    takes_heads = True
+
+    def __init__(self, source_size: int, target_size: int, heads: ProjectorHeads) -> None:
+        super().__init__(source_size, target_size)
+        self.register_buffer("made", heads.source.weight.sum(0).tanh(), persistent=False)
+
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        return super().forward(hidden_states * self.made, heads)
+
+
 @fault("fewer shared tokens than the width are too few", "any_number_of_shared_tokens_will_do")
 class NeedsManyTokens(LinearMap):
     takes_heads = True

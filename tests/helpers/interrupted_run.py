@@ -19,7 +19,7 @@ CHECKPOINT_AFTER, KILLED_AFTER = 2, 3
 SPECS = {
     "dskd-cma": DSKDSpec.preset("dskd-cma"),
     "dskd-v2": DSKDSpec.preset("dskd-v2"),
-    "dskd-v2-eta": DSKDSpec.preset("dskd-v2-eta", t2s_projector="live_pinv"),
+    "dskd-v2-eta": DSKDSpec.preset("dskd-v2-eta"),
 }
 
 

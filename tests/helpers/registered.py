@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dskd_components import DSKDLoss, DSKDSpec, Head, get_space, list_components
+from dskd_components import DSKDLoss, DSKDSpec, Head, get_projector, get_space, list_components
 from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ def specs(*, split_invariant: bool = False) -> dict[str, DSKDSpec]:
     found.update({f"distance {name}": DSKDSpec(distance=name, temperature=2.0) for name in names("distance")})
     found.update({f"aligner {name}": DSKDSpec(aligner=name) for name in names("aligner")})
     for name in names("projector"):
-        found[f"projector {name}"] = DSKDSpec(t2s_projector=name, s2t_projector=name)
-        found[f"projector {name} with cma"] = DSKDSpec(t2s_projector=name, s2t_projector=name, aligner="cma")
+        to_student = "pinv" if get_projector(name).needs_frozen_target else name
+        found[f"projector {name}"] = DSKDSpec(t2s_projector=to_student, s2t_projector=name)
+        found[f"projector {name} with cma"] = DSKDSpec(t2s_projector=to_student, s2t_projector=name, aligner="cma")
     for name in names("space"):
         found[f"space {name}"] = DSKDSpec(spaces=(name,))
         if not get_space(name).one_vocabulary:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dskd_components import Aligner, Distance, DSKDSpec, Projector, Space, list_components
 from dskd_components.components.component import Frozen, FrozenMapping
+from dskd_components.components.fields import TrainedTarget
 from dskd_components.engines.eager import Eager
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.tiled import Tiled
@@ -41,6 +42,8 @@ def values(field: FieldInfo) -> st.SearchStrategy[Any]:
     for marker in field.metadata:
         if isinstance(marker, WeightField):
             return weights(marker.at_most)
+        if isinstance(marker, TrainedTarget):
+            return components("projector").filter(lambda projector: not projector.needs_frozen_target)  # type: ignore[attr-defined]
         if isinstance(marker, Frozen):
             return st.just(FrozenMapping({}))  # which weights there may be depends on the spaces: see `weighted`
     if field.metadata:

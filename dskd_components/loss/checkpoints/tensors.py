@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -36,12 +36,8 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-STUDENT_MADE: Final = "projectors.t2s."
-"""Where buffers are made from the student's head, which is another one by the time that they would be made again."""
-
-
 def checkpoint_tensors(loss: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers of a loss, and the buffers that were made from the student's head.
+    """Return parameters and persistent buffers of a loss.
 
     What a projector into the teacher's space derives from the teacher's head alone is derived again.
 
@@ -51,11 +47,7 @@ def checkpoint_tensors(loss: nn.Module) -> dict[str, Tensor]:
     Returns:
         By name, the live tensors, detached; those that ranks share between them are shared still.
     """
-    found: dict[str, Tensor] = {name: tensor.detach() for name, tensor in loss.state_dict().items()}
-    for name, buffer in loss.named_buffers():
-        if name.startswith(STUDENT_MADE):
-            found.setdefault(name, buffer.detach())
-    return found
+    return {name: tensor.detach() for name, tensor in loss.state_dict().items()}
 
 
 @torch.no_grad()

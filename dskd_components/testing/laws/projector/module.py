@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,17 +86,26 @@ def gradients_never_reach_the_heads(projector: Projector, ends: Ends, seed: int)
 
 @law("projector", cases=end_cases(), at_most=10)
 def a_checkpoint_restores_it(projector: Projector, ends: Ends, seed: int) -> None:
-    """A projector that has been trained, saved, and loaded into a new one does what it did.
+    """A projector that is trained, saved, and loaded into a new one does what it did, with heads that have learned.
 
-    State outside of parameters and buffers is lost.
+    State outside of parameters and persistent buffers is lost, and what was computed from a head that is trained comes
+    out otherwise when it is computed again. A head that the projector needs frozen stays as it was.
     """
-    projection, other = built(projector, ends, seed), built(projector, ends, seed + 1)
+    trained = _with_trained_heads(ends, seed, target=not projector.needs_frozen_target)
+    projection, other = built(projector, ends, seed), built(projector, trained, seed + 1)
     with torch.no_grad():
         for number, parameter in enumerate(projection.parameters()):
             parameter.add_(normal(seed + number, *parameter.shape))
     other.load_state_dict(projection.state_dict())
     expect_close(
-        other(ends.hidden_states, ends.heads),
-        projection(ends.hidden_states, ends.heads),
+        other(ends.hidden_states, trained.heads),
+        projection(ends.hidden_states, trained.heads),
         "the projected states of one restored from a checkpoint",
     )
+
+
+def _with_trained_heads(ends: Ends, seed: int, *, target: bool) -> Ends:
+    heads = ends.heads
+    source = replace(heads.source, weight=heads.source.weight + normal(seed, *heads.source.weight.shape))
+    changed = replace(heads.target, weight=heads.target.weight + normal(seed + 1, *heads.target.weight.shape))
+    return replace(ends, heads=replace(heads, source=source, target=changed if target else heads.target))
