@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components.components.space import SharedTokens
@@ -48,6 +48,12 @@ class AffineInput(NamedTuple):
     states: Tensor
     weights: Tensor
     affine: Affine
+
+    @property
+    def made_bytes(self) -> int:
+        """Memory of a projection's matrix that was made for this batch, rather than being a parameter."""
+        matrix = self.affine.weight
+        return 0 if isinstance(matrix, nn.Parameter) else matrix.nbytes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

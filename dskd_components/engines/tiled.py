@@ -122,7 +122,8 @@ def _run_side(
     rows: SideRows, reduction: Reduction, scratch: Scratch, budget: int, *, predicts: bool = False
 ) -> SideResult:
     plan = Plan.of(
-        budget=budget - rows.joint_bytes,
+        # A projection's matrix may outweigh the budget by itself; tiles of single rows would save little beside it.
+        budget=max(budget // 4, budget - rows.joint_bytes),
         rows=max(rows.coverage.covered, len(rows.own) - rows.coverage.covered),
         vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
         itemsize=rows.dtype.itemsize,

@@ -48,6 +48,7 @@ def inverse_root(rows: SharedRows, *, rtol: float) -> Tensor:
     for part in rows.parts(torch.float64):
         weight = rows.target(part, torch.float64).weight
         gram = weight.T @ weight if gram is None else gram.addmm_(weight.T, weight)
+        del weight  # before the next part is widened
     assert gram is not None, "there is at least one shared token"
     squares, directions = torch.linalg.eigh(gram)
     # eigh returns squared singular values, with rounding of either sign around zero.
@@ -82,6 +83,7 @@ def logit_map(rows: SharedRows, root: Tensor, dtype: torch.dtype) -> Affine:
             offset.addmv_(target.weight.T, source.bias, alpha=rows.ratio)
         if offset is not None and target.bias is not None:
             offset.addmv_(target.weight.T, target.bias, alpha=-1.0)
+        del source, target
     # From right to left, each step loses no more than rounding times the condition of W; with the inverse of W^T W in
     # this precision it would be the condition's square.
     weight = torch.mm(root, root.T @ products, out=products).mul_(rows.ratio)
@@ -109,4 +111,5 @@ def lost_share(rows: SharedRows, affine: Affine) -> float:
             found = found if target.bias is None else found + target.bias
             logits += float(shift.square().sum())
             lost += float((found - shift).square().sum())
+        del source, target, wanted
     return float((lost / max(logits, 1e-300)) ** 0.5)

@@ -61,6 +61,7 @@ class HeadProducts:
                 torch.mm(states, part.T, out=out[:, columns])
             else:
                 torch.addmm(self._bias[columns], states, part.T, out=out[:, columns])
+            del part  # before the next one is widened
         if self._head.scale != 1.0:
             out.mul_(self._head.scale)
         if self._head.softcap is not None:
@@ -74,6 +75,7 @@ class HeadProducts:
                 found = gradient[:, columns] @ part
             else:
                 found.addmm_(gradient[:, columns], part)
+            del part
         assert found is not None, "a head has at least one row"
         return found
 
@@ -82,6 +84,7 @@ class HeadProducts:
         joint = scratch.matrix(len(self._weight), projection.shape[1], dtype=self._dtype, device=projection.device)
         for rows, part in self._parts(self._part_rows):
             torch.mm(part, projection, out=joint[rows])
+            del part
         return joint
 
     def _parts(self, rows: int) -> Iterator[tuple[slice, Tensor]]:

@@ -82,6 +82,7 @@ class ThroughProjection(TiledStates):
 
     def __init__(self, states: Tensor, head: Head, affine_input: AffineInput) -> None:
         super().__init__(states.detach(), head)
+        self.joint_bytes = affine_input.made_bytes
         self._projection_gradient = ProjectionGradient(affine_input, self.dtype)
 
     def set_gradient(self, rows: slice, gradient: Tensor) -> None:
@@ -142,7 +143,7 @@ class JoinedLogits(ThroughProjection):
     def __init__(self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch) -> None:
         super().__init__(_with_weights(affine_input), head, affine_input)
         self.reading_head = _joint(affine_input, head, self.dtype, part_bytes, scratch)
-        self.joint_bytes = self.reading_head.weight.nbytes
+        self.joint_bytes += self.reading_head.weight.nbytes
 
 
 class JoinedThroughout(TiledStates):
@@ -162,7 +163,7 @@ class JoinedThroughout(TiledStates):
             part is not None and part.requires_grad for part in affine_input.affine
         )
         super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)), scratch=scratch)
-        self.joint_bytes = joint.weight.nbytes * (2 if learns else 1)
+        self.joint_bytes = affine_input.made_bytes + joint.weight.nbytes * (2 if learns else 1)
         self._affine = affine_input.affine
         self._products = HeadProducts(head, self.dtype, part_bytes)
 

@@ -104,6 +104,7 @@ def projected_stream(
     if space.projector and (widens or any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners)):
         affine_input = batch.affine_input(space, positions=positions)
         if affine_input is not None:
+            most_numbers = max(0, budget - affine_input.made_bytes) / 2 / source.hidden_states.itemsize
             way, head = shapes.cheapest(_learner(affine_input), most_numbers), here.head.detach()
             if way != "apart":
                 joined = JoinedLogits if way == "logits" else JoinedThroughout

@@ -46,7 +46,7 @@ class TiledStates:
         """The head that makes logits of `states`."""
         self.head_gradient = HeadGradient(head, self._states.dtype, scratch) if learning else None
         self.joint_bytes = 0
-        """Memory of matrices that were made for the stream."""
+        """Memory of matrices that were made for the stream: a projection's own, or joined with the head."""
         self.all_finite = head.bias is None or not bool(head.bias.detach().isinf().any())
         """Whether no logit can be ``-inf``."""
 
