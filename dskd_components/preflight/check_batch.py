@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from dskd_components.preflight.report import Finding
+from dskd_components.projectors.live_pinv import LivePinvProjection
 from dskd_components.projectors.pinv import PinvProjection
 
 if TYPE_CHECKING:
@@ -53,14 +54,31 @@ LOST: Final = 0.95
 
 
 def check_projectors(loss_fn: Any) -> Iterator[Finding]:
-    """Look at the residuals of pseudo-inverse projectors.
+    """Look at the residuals of pseudo-inverse projectors, and at softcaps, which no linear map can follow.
 
     Args:
         loss_fn: a `DSKDLoss`.
     """
+    capped = _unlike_softcaps(loss_fn)
     for direction, projection in loss_fn.projectors.items():
         if isinstance(projection, PinvProjection):
             found = f"{direction}: the initial map loses {projection.residual:.1%} of the logits over the shared tokens"
             lost = projection.residual > LOST
             advice = "use the projector 'linear' or 'mlp', or a wider student" if lost else ""
             yield Finding("warning" if lost else "ok", "pinv residual", found, advice)
+        if capped and isinstance(projection, PinvProjection | LivePinvProjection):
+            found = f"{direction}: {capped}; the map keeps logits as they are before they are capped"
+            trained = isinstance(projection, PinvProjection)
+            advice = "" if trained else f"use the {direction}_projector 'pinv', which is trained from there on"
+            yield Finding("ok" if trained else "warning", "softcaps", found, advice)
+
+
+def _unlike_softcaps(loss_fn: Any) -> str:
+    """Return where both heads cap their logits, in words; nothing if they do so alike."""
+    softcaps = {side: head.softcap for side, head in loss_fn.head_fingerprints.items() if head is not None}
+    if len(set(softcaps.values())) < 2:
+        return ""
+    return " and ".join(
+        f"the {side} caps its logits at {cap:g}" if cap else f"the {side} does not cap its logits"
+        for side, cap in softcaps.items()
+    )

@@ -63,11 +63,13 @@ def estimate(loss_fn: Any, student: Any, teacher: Any, step: MeasuredStep, token
     attention = _attention_bytes(loss_fn, step, factor)
     trained = _bytes(parameter for parameter in student.parameters() if parameter.requires_grad)
     own = _bytes(loss_fn.parameters())
+    constant = _bytes(loss_fn.buffers()) + sum(projection.constant_bytes for projection in loss_fn.projectors.values())
     costs = (
         StepCost("student weights", 0.0, _bytes(student.parameters()), "arithmetic"),
         StepCost("student gradients and AdamW", 0.0, 3 * trained, "arithmetic"),
         StepCost("teacher weights", 0.0, _bytes(teacher.parameters()), "arithmetic"),
         StepCost("projectors, gradients and AdamW", 0.0, 4 * own, "arithmetic"),
+        StepCost("loss: buffers and constants", 0.0, constant, "arithmetic"),
         StepCost("student forward", step.student_forward * factor, int(step.activations * factor), exact),
         StepCost("student backward", step.student_backward * factor, 0, exact),
         StepCost("teacher forward", step.teacher_forward * factor, 0, exact),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIB = 2**20
 STUDENT, TEACHER = (6000, 64), (6250, 256)
