@@ -18,6 +18,11 @@ def names(kind: str) -> list[str]:
     return [info.name for info in list_components(kind)]
 
 
+def towards_student(projector: str) -> str:
+    """The projector itself, or one in its place if it needs a head that is not trained."""
+    return "pinv" if get_projector(projector).needs_frozen_target else projector
+
+
 # Every preset as published, every component inside the default spec, and the published ones made split-invariant.
 def specs(*, split_invariant: bool = False) -> dict[str, DSKDSpec]:
     found: dict[str, DSKDSpec] = {}
@@ -26,7 +31,7 @@ def specs(*, split_invariant: bool = False) -> dict[str, DSKDSpec]:
     found.update({f"distance {name}": DSKDSpec(distance=name, temperature=2.0) for name in names("distance")})
     found.update({f"aligner {name}": DSKDSpec(aligner=name) for name in names("aligner")})
     for name in names("projector"):
-        to_student = "pinv" if get_projector(name).needs_frozen_target else name
+        to_student = towards_student(name)
         found[f"projector {name}"] = DSKDSpec(t2s_projector=to_student, s2t_projector=name)
         found[f"projector {name} with cma"] = DSKDSpec(t2s_projector=to_student, s2t_projector=name, aligner="cma")
     for name in names("space"):

@@ -15,7 +15,7 @@ import torch
 from dskd_components import DSKDSpec, InputError
 from dskd_components.spec.presets import PRESETS
 from tests.helpers.leaves import gradients, with_leaves
-from tests.helpers.registered import build, names
+from tests.helpers.registered import build, names, towards_student
 from tests.helpers.strategies import make_batch
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ PAIRS = list(product(DTYPES, DTYPES))
 SPECS = (
     {f"preset {name}": DSKDSpec.preset(name, temperature=1.5) for name in PRESETS}
     | {f"aligner {name}": DSKDSpec(aligner=name) for name in names("aligner")}
-    | {f"projector {name}": DSKDSpec(t2s_projector=name, s2t_projector=name) for name in names("projector")}
+    | {
+        f"projector {name}": DSKDSpec(t2s_projector=towards_student(name), s2t_projector=name)
+        for name in names("projector")
+    }
     | {f"space {name}": DSKDSpec(spaces=(name,)) for name in names("space")}
 )
 every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())

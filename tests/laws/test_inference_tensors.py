@@ -10,7 +10,7 @@ import torch
 
 from dskd_components import DSKDSpec
 from tests.helpers.leaves import gradients, with_leaves
-from tests.helpers.registered import build, specs, vocabulary_map
+from tests.helpers.registered import build, specs, towards_student, vocabulary_map
 from tests.helpers.strategies import make_batch
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def test_the_loss_can_be_evaluated_in_inference_mode(spec: DSKDSpec, engine: str
 @pytest.mark.parametrize("name", ["pinv", "live_pinv"])
 @both_engines
 def test_projectors_made_from_such_heads_learn(name: str, engine: str) -> None:
-    spec = DSKDSpec(t2s_projector=name, s2t_projector=name, aligner="cma", engine=engine)
+    spec = DSKDSpec(t2s_projector=towards_student(name), s2t_projector=name, aligner="cma", engine=engine)
     batch, leaves = with_leaves(make_batch(0, same_tokenizer=False))
     with torch.inference_mode():
         mapping = vocabulary_map(batch.student.head, batch.teacher.head)
