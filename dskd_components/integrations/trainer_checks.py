@@ -33,7 +33,7 @@ def require_hooks(trainer: type, mixin: type) -> None:
     if missing:
         raise ImportError(
             f"transformers.Trainer has no {', '.join(missing)}, which {mixin.__name__} needs. It was written for "
-            "transformers 5.3 to 5.23; install a version of these."
+            "transformers 5.8 to 5.23; install one of these versions."
         )
 
 

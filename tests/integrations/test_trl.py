@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 def trainer_of(pair: Pair, folder: Path, collate: Any, **options: Any) -> DSKDSFTTrainer:
     defaults = {"report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False, "bf16": False}
-    arguments = SFTConfig(
-        output_dir=str(folder), activation_checkpointing=False, per_device_eval_batch_size=2, **(defaults | options)
-    )
+    # Older versions of TRL have the one name alone, newer ones the other.
+    named = {field.name for field in fields(SFTConfig)}
+    defaults |= {name: False for name in ("activation_checkpointing", "gradient_checkpointing") if name in named}
+    arguments = SFTConfig(output_dir=str(folder), per_device_eval_batch_size=2, **(defaults | options))
     return DSKDSFTTrainer(
         pair.student,
         arguments,
