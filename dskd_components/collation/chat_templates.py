@@ -4,6 +4,7 @@ Searching for a content is not enough: ``user`` or ``s`` also stand in the templ
 a second time with a mark in place of each content. What stands between the marks is the template's, and the first
 rendering must be exactly that with the contents, perhaps stripped, in between. Chats with the same roles share their
 marks' rendering. Where a template looks at contents, so that this fails, a place still counts if it is the only one.
+What the assistant's turns render beside their contents is found in the marks' rendering too, see `assistant_turns`.
 """
 
 import json
@@ -11,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dskd_components.collation.assistant_turns import CALLS, THOUGHTS, FoundTurn, TurnFinder, other_fields
 from dskd_components.collation.content_parts import as_parts, reads_parts_alone
-from dskd_components.collation.problems import SampleError, SkipReason
+from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.errors import InputError
+from dskd_components.tokenization.fast_tokenizers import backend_of
 
 MARK: Final = "xContentOfMessage{}x"
 KNOWN_PATTERNS: Final = 1024
@@ -43,11 +46,48 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Where a text has all that a turn of the assistant renders after its header.
+
+    Attributes:
+        start: Where it starts in the text, in bytes.
+        stop: Where it stops, exclusive.
+        is_open: Whether the template puts nothing after it, so that a special token that follows ends it.
+    """
+
+    start: int
+    stop: int
+    is_open: bool
+
+
+@dataclass(frozen=True)
 class Rendered:
-    """One side's text, and where it has each content."""
+    """One side's text, and what it has of each message.
+
+    Attributes:
+        text: The text.
+        places: Where it has each content.
+        turns: Where it has each turn of the assistant; None for other messages, for turns that are empty, and for those
+            that are in doubt and were not asked for.
+    """
 
     text: str
     places: tuple[Place, ...]
+    turns: tuple[Turn | None, ...]
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    """What a template writes beside contents.
+
+    Attributes:
+        literals: What stands before, between and after the contents.
+        turns: For each turn, where it starts and stops: after how many contents, and how many characters later; and
+            whether it is open.
+    """
+
+    literals: list[str]
+    turns: list[tuple[tuple[int, int], tuple[int, int], bool] | None]
 
 
 class ChatRenderer:
@@ -61,54 +101,104 @@ class ChatRenderer:
     def __init__(self, tokenizer: Any, side: str) -> None:
         self.tokenizer = tokenizer
         self.side = side
-        self._literals: dict[str, list[str] | None] = {}
+        self._skeletons: dict[str, _Skeleton | None] = {}
         self._parts: dict[str, bool] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is only remembered, so that copies of one renderer are equal."""
-        return self.__dict__ | {"_literals": {}, "_parts": {}}
+        return self.__dict__ | {"_skeletons": {}, "_parts": {}}
 
-    def render(self, messages: Messages, options: Mapping[str, Any] | None = None) -> Rendered:
+    def render(
+        self, messages: Messages, options: Mapping[str, Any] | None = None, turns: Sequence[int] = ()
+    ) -> Rendered:
         """Return the rendered chat and the place of each message's content.
 
         Args:
-            messages: The messages; contents are texts.
+            messages: The chat; contents are texts. A message without a content has an empty one.
             options: What the template is told beside them.
+            turns: The numbers of the assistant's messages of which all that they render must be found.
 
         Raises:
             InputError: The tokenizer has no chat template.
-            SampleError: The template refuses the chat, or a content cannot be found in the outcome.
+            SampleError: The template refuses the chat, or a content or a turn cannot be found in the outcome.
         """
         options = options or {}
-        text = self._apply(messages, options)
-        contents = [message["content"] or "" for message in messages]
-        literals = self._between_contents(messages, options)
-        found = None if literals is None else _between(text, literals, contents)
-        found = found or _only_places(text, contents)
-        if found is None:
-            raise SampleError(SkipReason.CONTENT_ALTERED, self._altered(text, contents))
-        return Rendered(text, _in_bytes(text, contents, found))
+        text, messages = self._apply_leniently(messages, options)
+        require_unicode([text])
+        messages = self._without_notes(text, messages, options)
+        contents = [message.get("content") or "" for message in messages]
+        skeleton = self._skeleton(messages, options, turns)
+        found = None if skeleton is None else _between(text, skeleton.literals, contents)
+        if found is not None and skeleton is not None:
+            ranges = [
+                # Whitespace that a template strips is an empty content, as ever.
+                _in_text(turn, found) if last > first or other_fields(message) else None
+                for turn, (_, first, last), message in zip(skeleton.turns, found, messages, strict=True)
+            ]
+        else:
+            found = _only_places(text, contents)
+            if found is None:
+                raise SampleError(SkipReason.CONTENT_ALTERED, self._altered(text, contents))
+            places = [(start, start + last - first) for start, first, last in found]
+            ranges = self._finder(messages, options, text, places).find(turns)
+        return Rendered(text, _in_bytes(text, contents, found), _turns_in_bytes(text, ranges))
 
-    def _apply(self, messages: Messages, options: Mapping[str, Any]) -> str:
-        if not getattr(self.tokenizer, "chat_template", None):
+    def _apply_leniently(self, messages: Messages, options: Mapping[str, Any]) -> tuple[str, Messages]:
+        """Render a chat, with an empty content for messages without one if the template does not do without."""
+        try:
+            return self._apply(messages, options), messages
+        except SampleError:
+            if all(message.get("content") is not None for message in messages):
+                raise
+            filled = [message if message.get("content") else {**message, "content": ""} for message in messages]
+            return self._apply(filled, options), filled
+
+    def _without_notes(self, text: str, messages: Messages, options: Mapping[str, Any]) -> Messages:
+        """Leave out what is noted down in messages and not rendered, so that more chats are of one pattern."""
+        known = ("role", "content", *CALLS, *THOUGHTS)
+        bare = [{name: value for name, value in message.items() if name in known} for message in messages]
+        if all(len(kept) == len(message) for kept, message in zip(bare, messages, strict=True)):
+            return messages
+        try:
+            return bare if self._apply(bare, options) == text else messages
+        except SampleError:
+            return messages
+
+    def _apply(self, messages: Messages, options: Mapping[str, Any], add_generation_prompt: bool = False) -> str:
+        self._require_template(options)
+        # transformers leaves out what is None since 5.23, as templates would write "None".
+        given = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        if self._reads_parts(options):
+            given = [{**message, "content": as_parts(message.get("content"))} for message in given]
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                given, tokenize=False, add_generation_prompt=add_generation_prompt, **options
+            )
+        except ImportError as error:
+            raise InputError(f"The {self.side}'s chat template cannot be rendered: {error}") from error
+        except Exception as error:
+            # A template may do anything with what a message has, so that errors of any type come out of it.
+            raise SampleError(
+                SkipReason.TEMPLATE_REFUSED,
+                f"The {self.side}'s chat template refuses it: {type(error).__name__}: {error}",
+            ) from error
+        return text
+
+    def _require_template(self, options: Mapping[str, Any]) -> None:
+        template = getattr(self.tokenizer, "chat_template", None)
+        if not template:
             raise InputError(
                 f"The {self.side}'s tokenizer ({type(self.tokenizer).__name__}) has no chat template. Set its "
                 "chat_template, or pass prompt/response pairs."
             )
-        if self._reads_parts(options):
-            messages = [{**message, "content": as_parts(message.get("content"))} for message in messages]
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, **options
+        if not isinstance(template, Mapping) or "default" in template or "chat_template" in options:
+            return
+        if "tools" not in options or "tool_use" not in template:
+            raise InputError(
+                f"The {self.side}'s tokenizer ({type(self.tokenizer).__name__}) has the chat templates "
+                f"{', '.join(map(repr, sorted(template)))}, but none is named 'default'. Set its chat_template to the "
+                "one to use."
             )
-        except Exception as error:
-            # A template raises errors of jinja2, which is not ours to import.
-            if not type(error).__module__.startswith("jinja2"):
-                raise
-            raise SampleError(
-                SkipReason.TEMPLATE_REFUSED, f"The {self.side}'s chat template refuses it: {error}"
-            ) from error
-        return text
 
     def _reads_parts(self, options: Mapping[str, Any]) -> bool:
         """Whether the template reads contents as lists of parts alone."""
@@ -121,39 +211,59 @@ class ChatRenderer:
             )
         return self._parts[template]
 
-    def _between_contents(self, messages: Messages, options: Mapping[str, Any]) -> list[str] | None:
-        """What the template puts before, between and after the contents; None if the marks do not come through."""
+    def _finder(
+        self, messages: Messages, options: Mapping[str, Any], text: str, places: Sequence[tuple[int, int]]
+    ) -> TurnFinder:
+        added = backend_of(self.tokenizer).get_added_tokens_decoder().values()
+        specials = [token.content for token in added if token.special]
+        specials.append(str(getattr(self.tokenizer, "eos_token", None) or ""))
+
+        def apply(messages: Messages, add_generation_prompt: bool) -> str:
+            return self._apply(messages, options, add_generation_prompt)
+
+        return TurnFinder(self.side, apply, specials, messages, text, places)
+
+    def _skeleton(self, messages: Messages, options: Mapping[str, Any], turns: Sequence[int]) -> _Skeleton | None:
+        """What the template writes beside the contents; None if marks do not come through."""
         if any(callable(tool) for tool in options.get("tools", ())):
             # Another function may later have the name and the address of one that is gone.
-            return self._marked(messages, options)
-        pattern = json.dumps(
-            [*({**message, "content": bool(message["content"])} for message in messages), dict(options)],
-            default=repr,
-            sort_keys=True,
-        )
-        if pattern not in self._literals:
-            if len(self._literals) >= KNOWN_PATTERNS:
-                self._literals.clear()
-            self._literals[pattern] = self._marked(messages, options)
-        return self._literals[pattern]
-
-    def _marked(self, messages: Messages, options: Mapping[str, Any]) -> list[str] | None:
-        marks = [MARK.format(f"{number:06}") if message["content"] else "" for number, message in enumerate(messages)]
+            return self._marked(messages, options, turns)
+        kinds = [{**message, "content": bool(message.get("content"))} for message in messages]
+        whole = [kinds, dict(options), list(turns)]
         try:
-            marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
-            rest = self._apply(marked, options)
+            pattern = json.dumps(whole, default=repr, sort_keys=True)
+        except (TypeError, ValueError):  # keys that are no texts, or a loop
+            pattern = repr(whole)
+        if pattern not in self._skeletons:
+            if len(self._skeletons) >= KNOWN_PATTERNS:
+                self._skeletons.clear()
+            self._skeletons[pattern] = self._marked(messages, options, turns)
+        return self._skeletons[pattern]
+
+    def _marked(self, messages: Messages, options: Mapping[str, Any], turns: Sequence[int]) -> _Skeleton | None:
+        marks = [
+            MARK.format(f"{number:06}") if message.get("content") else "" for number, message in enumerate(messages)
+        ]
+        marked = [
+            {**message, "content": mark} if mark else message for message, mark in zip(messages, marks, strict=True)
+        ]
+        try:
+            text = self._apply(marked, options)
         except SampleError:
             return None
-        literals = []
+        literals, places, cursor = [], [], 0
         for mark in marks:
-            if not mark:
-                literals.append("")
-                continue
-            before, found, rest = rest.partition(mark)
-            if not found or mark in rest:
+            start = text.find(mark, cursor)
+            if start < 0 or (mark and text.count(mark) > 1):
                 return None
-            literals.append(before)
-        return [*literals, rest]
+            literals.append(text[cursor:start])
+            cursor = start + len(mark)
+            places.append((start, cursor))
+        found = self._finder(marked, options, text, places).find(turns)
+        return _Skeleton(
+            [*literals, text[cursor:]],
+            [turn and (_after_contents(turn[0], places), _after_contents(turn[1], places), turn[2]) for turn in found],
+        )
 
     def _altered(self, text: str, contents: list[str]) -> str:
         missing = [number for number, content in enumerate(contents) if content.strip() not in text]
@@ -170,6 +280,27 @@ class ChatRenderer:
 
 Found = list[tuple[int, int, int]]
 """For each content: the character at which it stands, and from which to which of its characters it stands there."""
+
+
+def _after_contents(position: int, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """How many contents stand before a position, and how many characters after the last of them it is."""
+    count = sum(stop <= position for _, stop in places)
+    return count, position - (places[count - 1][1] if count else 0)
+
+
+def _in_text(turn: tuple[tuple[int, int], tuple[int, int], bool] | None, found: Found) -> FoundTurn | None:
+    """Where a turn that is told by the contents before it starts and stops in a text."""
+    if turn is None:
+        return None
+    ends = [0, *(start + last - first for start, first, last in found)]
+    (before, start), (until, stop), is_open = turn
+    return ends[before] + start, ends[until] + stop, is_open
+
+
+def _turns_in_bytes(text: str, turns: Sequence[FoundTurn | None]) -> tuple[Turn | None, ...]:
+    if text.isascii():
+        return tuple(turn and Turn(*turn) for turn in turns)
+    return tuple(turn and Turn(len(text[: turn[0]].encode()), len(text[: turn[1]].encode()), turn[2]) for turn in turns)
 
 
 def _variants(content: str) -> list[tuple[int, int]]:

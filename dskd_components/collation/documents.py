@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from dskd_components.collation.assistant_turns import Messages, other_fields
 from dskd_components.collation.chat_templates import ChatRenderer, Place, Rendered
-from dskd_components.collation.problems import SampleError, SkipReason
+from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.collation.samples import ChatSample, PairSample, TextSample
 from dskd_components.errors import InputError
 
@@ -66,7 +67,8 @@ class DocumentReader:
 
         Raises:
             SampleError: It has nothing to learn from, or a chat template does not keep its contents.
-            InputError: Prompts are to be scored, but the teacher has one of its own.
+            InputError: Prompts are to be scored, but the teacher has one of its own; or a message is to be scored
+                according to its weight, but not according to its role.
         """
         match sample:
             case TextSample(text):
@@ -76,7 +78,7 @@ class DocumentReader:
             case PairSample(prompt, response, teacher_prompt):
                 if not response:
                     raise SampleError(SkipReason.EMPTY_RESPONSE, "Its response is empty; there is nothing to learn.")
-                _require_unicode([prompt, response])
+                require_unicode([prompt, response])
                 if teacher_prompt is not None:
                     self._require_unscored_prompts()
                     return _after_prompts(prompt, teacher_prompt, response)
@@ -85,35 +87,59 @@ class DocumentReader:
                 return self._chat(sample)
 
     def _chat(self, sample: ChatSample) -> RenderedSample:
-        contents = []
-        for number, message in enumerate(sample.messages):
-            is_answer = message["role"] == "assistant"
-            is_scored = (is_answer and number >= sample.prompt_length) or self.train_on_prompt
-            contents.append(Content(message["content"] or "", 0 if is_scored else None, ends_turn=is_answer))
-        _require_unicode([content.text for content in contents])
-        scored = [content for content in contents if content.scored_from is not None]
-        if not scored:
-            roles = ", ".join(message["role"] for message in sample.messages[sample.prompt_length :]) or "none"
-            what = "Of this chat, its completion" if sample.prompt_length else "Its chat"
-            raise SampleError(
-                SkipReason.NO_ASSISTANT_TURN, f"{what} has no message of the role 'assistant'; its roles are {roles}."
-            )
-        if not any(content.text for content in scored):
-            raise SampleError(SkipReason.EMPTY_RESPONSE, "All its assistant messages are empty.")
-        student = self.student.render(sample.messages, sample.template_options)
+        contents = [self._content(sample, number) for number in range(len(sample.messages))]
+        turns = [number for number, one in enumerate(contents) if one.ends_turn and one.scored_from is not None]
+        require_unicode([content.text for content in contents])
+        messages = _unweighted(sample.messages)
+        self._require_scored(sample, contents, [messages[number] for number in turns])
+        student = self.student.render(messages, sample.template_options, turns)
         if sample.teacher_prompt is None:
-            teacher = self.teacher.render(sample.messages, sample.template_options)
+            teacher = self.teacher.render(messages, sample.template_options, turns)
             return RenderedSample(tuple(contents), student, teacher, is_chat=True)
         self._require_unscored_prompts()
-        _require_unicode([message["content"] or "" for message in sample.teacher_prompt])
-        completion = sample.messages[sample.prompt_length :]
-        teacher = self.teacher.render((*sample.teacher_prompt, *completion), sample.template_options)
+        require_unicode([message.get("content") or "" for message in sample.teacher_prompt])
+        completion = messages[sample.prompt_length :]
+        further = len(sample.teacher_prompt) - sample.prompt_length
+        teacher = self.teacher.render(
+            (*_unweighted(sample.teacher_prompt), *completion),
+            sample.template_options,
+            [number + further for number in turns],
+        )
         # The prompts are each side's own, as the template's words are; what both sides read is the completion.
         student, teacher = (
-            replace(rendered, places=rendered.places[len(rendered.places) - len(completion) :])
+            replace(
+                rendered,
+                places=rendered.places[len(rendered.places) - len(completion) :],
+                turns=rendered.turns[len(rendered.turns) - len(completion) :],
+            )
             for rendered in (student, teacher)
         )
         return RenderedSample(tuple(contents[sample.prompt_length :]), student, teacher, is_chat=True)
+
+    def _content(self, sample: ChatSample, number: int) -> Content:
+        message = sample.messages[number]
+        is_answer, weight = message["role"] == "assistant", message.get("weight")
+        is_learned = (is_answer and number >= sample.prompt_length) or self.train_on_prompt
+        if weight and not is_learned:
+            raise InputError(
+                f"Message {number} of the role {message['role']!r} has 'weight' {weight}, but only answers of the "
+                "assistant that are not in a prompt are scored. Remove the weight, or use train_on_prompt=True."
+            )
+        return Content(message.get("content") or "", 0 if is_learned and weight != 0 else None, ends_turn=is_answer)
+
+    def _require_scored(self, sample: ChatSample, contents: Sequence[Content], turns: Messages) -> None:
+        roles = [message["role"] for message in sample.messages[sample.prompt_length :]]
+        if "assistant" not in roles and not (self.train_on_prompt and contents):
+            what = "Of this chat, its completion" if sample.prompt_length else "Its chat"
+            raise SampleError(
+                SkipReason.NO_ASSISTANT_TURN,
+                f"{what} has no message of the role 'assistant'; its roles are {', '.join(roles) or 'none'}.",
+            )
+        scored = [content for content in contents if content.scored_from is not None]
+        if not scored:
+            raise SampleError(SkipReason.NOTHING_SCORED, "All its messages to learn from have 'weight' 0.")
+        if not any(content.text for content in scored) and not any(map(other_fields, turns)):
+            raise SampleError(SkipReason.EMPTY_RESPONSE, "All its assistant messages are empty.")
 
     def _require_unscored_prompts(self) -> None:
         """Refuse to score prompts that are not the same for both sides.
@@ -128,33 +154,25 @@ class DocumentReader:
             )
 
 
+def _unweighted(messages: Messages) -> Messages:
+    """Messages without their weights, which are not for templates."""
+    return [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+
+
 def _whole(text: str, scored_from: int) -> RenderedSample:
     """One content that is the text of both sides."""
-    _require_unicode([text])
+    require_unicode([text])
     content = Content(text, scored_from, ends_turn=True)
-    rendered = Rendered(text, (Place(0, 0, content.size),))
+    rendered = Rendered(text, (Place(0, 0, content.size),), (None,))
     return RenderedSample((content,), rendered, rendered, is_chat=False)
 
 
 def _after_prompts(student_prompt: str, teacher_prompt: str, response: str) -> RenderedSample:
     """A response that each side reads after a prompt of its own."""
-    _require_unicode([student_prompt, teacher_prompt])
+    require_unicode([student_prompt, teacher_prompt])
     content = Content(response, 0, ends_turn=True)
     student, teacher = (
-        Rendered(prompt + response, (Place(len(prompt.encode()), 0, content.size),))
+        Rendered(prompt + response, (Place(len(prompt.encode()), 0, content.size),), (None,))
         for prompt in (student_prompt, teacher_prompt)
     )
     return RenderedSample((content,), student, teacher, is_chat=False)
-
-
-def _require_unicode(texts: Sequence[str]) -> None:
-    for text in texts:
-        try:
-            if not text.isascii():
-                text.encode()
-        except UnicodeEncodeError as error:
-            raise SampleError(
-                SkipReason.INVALID_UNICODE,
-                f"Its text has the lone surrogate {text[error.start]!r} at index {error.start}. Decode the source with "
-                "errors='replace' or drop such characters.",
-            ) from error

@@ -128,6 +128,9 @@ class DualEncoder:
         for index, student, teacher in zip(
             documents, self.student.encode(read), self.teacher.encode(read), strict=True
         ):
+            if isinstance(student, SampleError) or isinstance(teacher, SampleError):
+                outcomes[index] = next(side for side in (student, teacher) if isinstance(side, SampleError)).at(index)
+                continue
             try:
                 outcomes[index] = self._prepared(student, teacher)
             except SampleError as error:

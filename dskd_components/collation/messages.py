@@ -20,7 +20,7 @@ def read_messages(name: str, value: Any) -> tuple[Message, ...]:
         value: A list of messages, or an array of them.
 
     Raises:
-        InputError: It is no list of messages, or a content is no text.
+        InputError: It is no list of messages, a content is no text, or a weight is neither 0 nor 1.
     """
     messages = items_of(value)
     if messages is None:
@@ -33,6 +33,7 @@ def _message(name: str, value: Any) -> Message:
         value = _renamed(value)
     if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
         raise InputError(f"{name}: expected a mapping with 'role' and 'content', but got {value!r:.80}.")
+    _check_weight(name, value)
     if all(type(entry) is str for entry in value.values()):
         return value
     # None as content is not the same as no content to every template.
@@ -40,6 +41,17 @@ def _message(name: str, value: Any) -> Message:
     if message.get("content") is not None:
         message["content"] = _text(name, message["content"])
     return message
+
+
+def _check_weight(name: str, message: Message) -> None:
+    """Refuse a weight that could not be followed: a message is scored or it is not."""
+    weight = plain(message.get("weight"))
+    if weight is None or (isinstance(weight, int | float) and weight in (0, 1)):
+        return
+    raise InputError(
+        f"{name}: expected 'weight' to be 0 (not scored), 1 or absent (scored), but got {weight!r:.80}. Messages "
+        "cannot count in part."
+    )
 
 
 def _renamed(message: Message) -> Message:

@@ -156,7 +156,7 @@ def _cut_alike(
     sample: PreparedForAll = {}
     for name, outcome in outcomes.items():
         if isinstance(outcome, SampleError):
-            return SampleError(outcome.reason, of_teacher(name, outcome))
+            return outcome.reworded(of_teacher(name, outcome))
         sample[name] = outcome
     while True:
         kept = [prepared.kept.student for prepared in sample.values()]
@@ -168,7 +168,7 @@ def _cut_alike(
                 try:
                     sample[name] = encoders[name].shorten(prepared, min(kept))
                 except SampleError as error:
-                    return SampleError(error.reason, of_teacher(name, error.at(index)))
+                    return error.reworded(of_teacher(name, error.at(index)))
 
 
 def _prompts_by_teacher(sample: Any, column: str) -> Mapping[str, Any]:

@@ -43,7 +43,7 @@ def side_tokens_of(sample: TokenSample, tokenizer: Any, *, train_on_prompt: bool
     contents = [Content("x" * (stop - start), 0, ends_turn=False) for start, stop in runs]
     places = [Place(start, 0, stop - start) for start, stop in runs]
     none = np.zeros(0, dtype=np.int64)
-    return SideTokens(text, none, none, contents, places, [-1] * len(runs), vocabulary)
+    return SideTokens(text, none, none, contents, places, [None] * len(runs), [-1] * len(runs), vocabulary, None)
 
 
 @dataclass(frozen=True)

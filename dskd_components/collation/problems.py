@@ -21,6 +21,7 @@ class SkipReason(StrEnum):
     EMPTY_RESPONSE = "empty response"
     NO_ASSISTANT_TURN = "no assistant turn"
     TEMPLATE_REFUSED = "refused by the chat template"
+    TOKENIZER_REFUSED = "refused by the tokenizer"
     CONTENT_ALTERED = "content altered by the chat template"
     INVALID_UNICODE = "invalid Unicode"
     UNREPRESENTABLE = "not representable"
@@ -45,7 +46,31 @@ class SampleError(InputError):
 
     def at(self, index: int) -> SampleError:
         """Return the same error with the sample's number in front."""
-        return type(self)(self.reason, f"Sample {index}: {self}")
+        return self.reworded(f"Sample {index}: {self}")
+
+    def reworded(self, message: str) -> SampleError:
+        """Return the same error, of the same cause, with another message."""
+        error = type(self)(self.reason, message)
+        error.__cause__ = self.__cause__
+        return error
+
+
+def require_unicode(texts: Sequence[str]) -> None:
+    """Refuse texts that cannot be written as bytes.
+
+    Raises:
+        SampleError: One has a lone surrogate.
+    """
+    for text in texts:
+        try:
+            if not text.isascii():
+                text.encode()
+        except UnicodeEncodeError as error:
+            raise SampleError(
+                SkipReason.INVALID_UNICODE,
+                f"Its text has the lone surrogate {text[error.start]!r} at index {error.start}. Decode the source with "
+                "errors='replace' or drop such characters.",
+            ) from error
 
 
 OnError = Literal["raise", "skip"]

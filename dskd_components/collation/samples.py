@@ -38,7 +38,7 @@ class ChatSample:
     """Chat messages, each a mapping with ``role`` and ``content``.
 
     Attributes:
-        messages: All of them.
+        messages: All of them; one whose ``weight`` is 0 is not scored.
         prompt_length: How many of the first are a prompt, of which answers are not scored either.
         teacher_prompt: What the teacher reads in place of the prompt; None: the same.
         template_options: What the chat template is told beside the messages.

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dskd_components.collation.chat_templates import Place, Rendered
+from dskd_components.collation.chat_templates import Rendered, Turn
 from dskd_components.collation.documents import RenderedSample
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens
+from dskd_components.errors import InputError
 from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans, tokenize_with_spans
-from dskd_components.tokenization.fast_tokenizers import backend_of, fingerprint_number
+from dskd_components.tokenization.fast_tokenizers import TokenizerError, backend_of, fingerprint_number
 from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
 
 NONE = np.zeros(0, dtype=np.int64)
@@ -33,7 +34,11 @@ class SideEncoder:
     def __init__(self, tokenizer: Any, side: Literal["student", "teacher"], *, append_eos: bool) -> None:
         self.tokenizer = tokenizer
         self.side = side
-        template = tokenize_with_spans(tokenizer, "a", add_special_tokens=True)
+        try:
+            template = tokenize_with_spans(tokenizer, "a", add_special_tokens=True)
+        except TokenizerError as error:
+            raise InputError(f"The {side}'s tokenizer cannot be used: {error}") from error
+        self.bos_id = _special_id(tokenizer, "bos_token_id")
         self.eos_id = _special_id(tokenizer, "eos_token_id")
         self.before = template.token_ids[: template.bos_count]
         self.after = template.token_ids[len(template) - template.eos_count :]
@@ -50,30 +55,58 @@ class SideEncoder:
         pad_id = _special_id(self.tokenizer, "pad_token_id")
         return next((number for number in (pad_id, self.eos_id) if number is not None), 0)
 
-    def encode(self, documents: Sequence[RenderedSample]) -> list[SideTokens]:
-        """Return one side of documents in tokens, whole. Errors of single samples are left to `check`."""
+    def encode(self, documents: Sequence[RenderedSample]) -> list[SideTokens | SampleError]:
+        """Return one side of documents in tokens, whole, or what the tokenizer has against a text.
+
+        What else may be wrong with single samples is left to `check`.
+        """
         sides: list[Rendered] = [getattr(document, self.side) for document in documents]
         vocabulary = vocabulary_bytes(self.tokenizer)
-        texts = tokenize_batch_with_spans(self.tokenizer, [side.text for side in sides])
         return [
-            self._side_tokens(document, side.places, text, vocabulary)
-            for document, side, text in zip(documents, sides, texts, strict=True)
+            text if isinstance(text, SampleError) else self._side_tokens(document, side, text, vocabulary)
+            for document, side, text in zip(
+                documents, sides, self._tokenize([side.text for side in sides]), strict=True
+            )
         ]
 
+    def _tokenize(self, texts: Sequence[str]) -> Sequence[TokenizedText | SampleError]:
+        """All texts at once, or, if the tokenizer fails on one of them, each by itself."""
+        try:
+            return tokenize_batch_with_spans(self.tokenizer, texts)
+        except TokenizerError as error:
+            if len(texts) == 1:
+                refusal = SampleError(SkipReason.TOKENIZER_REFUSED, f"The {self.side}'s tokenizer refuses it: {error}")
+                refusal.__cause__ = error
+                return [refusal]
+        return [outcome for text in texts for outcome in self._tokenize([text])]
+
     def _side_tokens(
-        self, document: RenderedSample, places: Sequence[Place], text: TokenizedText, vocabulary: VocabularyBytes
+        self, document: RenderedSample, side: Rendered, text: TokenizedText, vocabulary: VocabularyBytes
     ) -> SideTokens:
-        contents = document.contents
-        if document.is_chat:
-            # The template of a chat brings its own special tokens, BOS among them.
-            closings = [
-                self._end_of_turn(text, place, vocabulary) if content.ends_turn else -1
-                for content, place in zip(contents, places, strict=True)
-            ]
-            return SideTokens(text, NONE, NONE, contents, places, closings, vocabulary)
-        before, after = self._around(text)
-        closing = -1 if self._eos_place is None or len(after) == 0 else len(text) + self._eos_place
-        return SideTokens(text, before, after, contents, places, [closing], vocabulary)
+        contents, places = document.contents, side.places
+        if not document.is_chat:
+            before, after = self._around(text)
+            closing = -1 if self._eos_place is None or len(after) == 0 else len(text) + self._eos_place
+            return SideTokens(text, before, after, contents, places, [None], [closing], vocabulary, self.unknown_id)
+        # The template of a chat brings its own special tokens, BOS among them.
+        turns: list[tuple[int, int] | None] = []
+        closings = []
+        specials = self._specials(text, vocabulary)
+        for number, turn in enumerate(side.turns):
+            if turn is None:
+                turns.append(None)
+                closings.append(-1)
+                continue
+            content_stop = places[number].stop if places[number].first < places[number].last else turn.start
+            closing = self._end_of_turn(text, turn, content_stop, specials)
+            if closing < 0 and turn.is_open:
+                later = [place.start for place in places[number + 1 :] if place.first < place.last]
+                closing = self._next_special(text, turn.stop, min(later, default=len(text.data)), specials)
+            own = _rstripped(text.data[turn.start : turn.stop])
+            stop = turn.start + len(own) if closing < 0 else int(text.ends[closing])
+            turns.append((turn.start, max(stop, content_stop)) if contents[number].scored_from is not None else None)
+            closings.append(closing)
+        return SideTokens(text, NONE, NONE, contents, places, turns, closings, vocabulary, self.unknown_id)
 
     def _around(self, text: TokenizedText) -> tuple[IntArray, IntArray]:
         """What goes around a text, without a second BOS or EOS if the text spells out its own."""
@@ -84,19 +117,36 @@ class SideEncoder:
             after = NONE
         return before, after
 
-    def _end_of_turn(self, text: TokenizedText, place: Place, vocabulary: VocabularyBytes) -> int:
-        """The special token right after a content, spaces set aside; -1 for none."""
-        if place.first == place.last:
-            return -1
-        # The first token that ends after the content; before it there may be tokens of nothing but spaces.
-        for token in range(int(np.searchsorted(text.ends, place.stop, side="right")), len(text)):
-            start, end = max(int(text.starts[token]), place.stop), int(text.ends[token])
-            number = int(text.token_ids[token])
-            if number == self.eos_id or (vocabulary.special[number] and number != self.unknown_id):
-                swallowed = text.data[int(text.starts[token]) : start]
-                return token if not swallowed.strip(b" ") else -1
-            if text.data[start:end].strip(b" "):
-                return -1
+    def _specials(self, text: TokenizedText, vocabulary: VocabularyBytes) -> list[int]:
+        """Which tokens of a text are special ones that it knows."""
+        ids = text.token_ids
+        special = vocabulary.special[ids]
+        if self.unknown_id is not None:
+            special &= ids != self.unknown_id
+        if self.eos_id is not None:
+            special |= ids == self.eos_id
+        return np.flatnonzero(special).tolist()
+
+    def _end_of_turn(self, text: TokenizedText, turn: Turn, content_stop: int, specials: Sequence[int]) -> int:
+        """The last special token of a turn, after its content and before nothing but whitespace; -1 for none."""
+        for token in reversed(specials):
+            start, end = int(text.starts[token]), int(text.ends[token])
+            # Special tokens may swallow whitespace on either side, so that they lie across borders.
+            if start >= turn.stop or start + len(_rstripped(text.data[start:end])) > turn.stop:
+                continue
+            ends_it = end > content_stop and not _rstripped(text.data[end : turn.stop])
+            return token if ends_it and not _rstripped(text.data[start:content_stop]) else -1
+        return -1
+
+    def _next_special(self, text: TokenizedText, start: int, stop: int, specials: Sequence[int]) -> int:
+        """The special token that follows a turn, whitespace set aside: it ends one that brings no end of its own."""
+        for token in specials:
+            first, last = int(text.starts[token]), int(text.ends[token])
+            if last <= start:
+                continue
+            begins_another = text.token_ids[token] == self.bos_id != self.eos_id
+            apart = _rstripped(text.data[start:first] + text.data[first:start])
+            return -1 if last > stop or begins_another or apart else token
         return -1
 
     def _knows_nothing_of(self, ids: IntArray, vocabulary: VocabularyBytes) -> bool:
@@ -111,7 +161,8 @@ class SideEncoder:
         Raises:
             SampleError: The sample cannot be used.
         """
-        own = tokens.text.token_ids[tokens.of_content]
+        has_content = any(content.text for content in tokens.contents if content.scored_from is not None)
+        own = tokens.text.token_ids[tokens.of_content if has_content else tokens.of_template]
         if len(own) == 0:
             reason = SkipReason.NOTHING_SCORED if len(tokens.text) else SkipReason.UNREPRESENTABLE
             raise SampleError(
@@ -129,6 +180,11 @@ class SideEncoder:
                 SkipReason.NOTHING_SCORED,
                 f"The {self.side} has a single token of it, which nothing predicts: there is no token before it.",
             )
+
+
+def _rstripped(data: bytes) -> bytes:
+    """A text without the whitespace at its end; empty if there is nothing else."""
+    return data.decode(errors="replace").rstrip().encode() if data.rstrip() else b""
 
 
 def _special_id(tokenizer: Any, name: str) -> int | None:

@@ -24,8 +24,10 @@ class SideTokens:
         after: Ids that end it.
         contents: The contents of the document.
         places: Where the text has them.
+        turns: For each content, where the text has all that is scored of its turn; None for the content alone.
         closings: For each content, the token that ends its turn, -1 for none. It may be one of `after`.
         vocabulary: What the tokenizer's tokens stand for.
+        unknown_id: The id of what the tokenizer does not know, None if there is none.
     """
 
     text: TokenizedText
@@ -33,8 +35,10 @@ class SideTokens:
     after: IntArray
     contents: Sequence[Content]
     places: Sequence[Place]
+    turns: Sequence[tuple[int, int] | None]
     closings: Sequence[int]
     vocabulary: VocabularyBytes
+    unknown_id: int | None
 
     def __len__(self) -> int:
         return len(self.before) + len(self.text) + len(self.after)
@@ -54,9 +58,11 @@ class SideTokens:
         place, scored_from = self.places[number], self.contents[number].scored_from
         if scored_from is None:
             return np.zeros(len(self.text), dtype=np.bool_)
-        start = place.start + max(scored_from - place.first, 0)
+        return self._starts_between(place.start + max(scored_from - place.first, 0), place.stop)
+
+    def _starts_between(self, start: int, stop: int) -> BoolArray:
         starts, ends = self.text.starts, self.text.ends
-        inside: BoolArray = (starts >= start) & (starts < place.stop)
+        inside: BoolArray = (starts >= start) & (starts < stop)
         # Tokens that begin before it may do so with spaces alone; there is one at most, or a few on one character.
         first = int(np.searchsorted(starts, start))
         for token in range(first - 1, -1, -1):
@@ -64,8 +70,22 @@ class SideTokens:
                 break
             leading = self.text.data[int(starts[token]) : int(ends[token])]
             core = int(starts[token]) + len(leading) - len(leading.lstrip(b" "))
-            inside[token] = start <= core < min(int(ends[token]), place.stop)
+            inside[token] = start <= core < min(int(ends[token]), stop)
         return inside
+
+    @cached_property
+    def of_template(self) -> BoolArray:
+        """Which tokens of the text start in a scored turn, but not in a content ``[T]``.
+
+        Those that the tokenizer does not know are left out: a model is not to learn to write them.
+        """
+        found = np.zeros(len(self.text), dtype=np.bool_)
+        for turn in self.turns:
+            if turn is not None:
+                found |= self._starts_between(*turn)
+        if self.unknown_id is not None:
+            found &= self.text.token_ids != self.unknown_id
+        return found & ~self.of_content
 
     @cached_property
     def scored(self) -> BoolArray:
@@ -75,7 +95,7 @@ class SideTokens:
         """
         first = len(self.before)
         scored = np.zeros(len(self), dtype=np.bool_)
-        scored[first : first + len(self.text)] = self.of_content
+        scored[first : first + len(self.text)] = self.of_content | self.of_template
         for content, closing in zip(self.contents, self.closings, strict=True):
             if closing >= 0 and content.scored_from is not None:
                 scored[first + closing] = True

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+class TokenizerError(InputError):
+    """A tokenizer failed on a text; the message has its own words."""
+
+
 def backend_of(tokenizer: Any) -> Any:
     """The ``tokenizers.Tokenizer`` that does a tokenizer's work.
 
@@ -38,28 +42,36 @@ def encode_batch(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bo
     Raises:
         InputError: The tokenizer is a slow one, a bare one set to pad or truncate, or a text is not valid
             Unicode.
+        TokenizerError: The tokenizer fails on a text.
     """
     backend = backend_of(tokenizer)
     for text in texts:
         _check_text(text)
-    if backend is tokenizer:
-        if backend.padding is not None or backend.truncation is not None:
-            raise InputError(
-                "Expected a tokenizers.Tokenizer that keeps texts whole, but this one pads or truncates. "
-                "Call its no_padding() and no_truncation() first."
-            )
-        return list(backend.encode_batch(list(texts), add_special_tokens=add_special_tokens))
+    if backend is tokenizer and (backend.padding is not None or backend.truncation is not None):
+        raise InputError(
+            "Expected a tokenizers.Tokenizer that keeps texts whole, but this one pads or truncates. "
+            "Call its no_padding() and no_truncation() first."
+        )
     if not texts:
         return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=add_special_tokens,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
+    try:
+        if backend is tokenizer:
+            return list(backend.encode_batch(list(texts), add_special_tokens=add_special_tokens))
+        encoded = tokenizer(
+            list(texts),
+            add_special_tokens=add_special_tokens,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+    except BaseException as error:
+        # Tokenizers raise errors of any type. A panic of Rust's is not even an Exception; an interrupt is not theirs.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        which = f"the text {texts[0]!r:.80}" if len(texts) == 1 else f"one of {len(texts)} texts"
+        raise TokenizerError(f"{type(tokenizer).__name__} fails on {which}: {type(error).__name__}: {error}") from error
     return list(encoded.encodings)
 
 

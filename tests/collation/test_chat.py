@@ -51,9 +51,8 @@ def test_each_side_reads_its_own_template_and_scores_answers_with_their_ends() -
         assert rows[side]["input_ids"] == tokenizer(rendered, add_special_tokens=False)["input_ids"]
     assert rows["teacher"]["input_ids"].count(teacher.bos_token_id) == 1
     assert scored_text(student, rows["student"]) == ["The statement is the value.<|im_end|>", "s<|im_end|>"]
-    # A space stands before the end of a turn in the teacher's template: with the full stop it is one token, which
-    # starts in the content and is scored; after the "s" it is a token of the template.
-    assert scored_text(teacher, rows["teacher"]) == ["The statement is the value. </s>", "s", "</s>"]
+    # The teacher's template renders a space before the end of a turn.
+    assert scored_text(teacher, rows["teacher"]) == ["The statement is the value. </s>", "s </s>"]
 
 
 def test_ends_of_turns_belong_together() -> None:
@@ -129,12 +128,11 @@ def test_groups_lie_in_one_content_and_have_the_same_bytes(method: str, teacher:
                 assert tokenizer.convert_ids_to_tokens(row["input_ids"][tokens[0]]) in ("</s>", "<|im_end|>")
         scored = [spans[index] for index, label in enumerate(row["labels"]) if label >= 0]
         answers = [place for place, message in zip(where, messages, strict=True) if message["role"] == "assistant"]
+        # What the template itself renders of a turn: a space before an answer, and the end.
+        around = (1, len(" </s>")) if is_llama else (0, len("<|im_end|>"))
         for span in scored:
             start = core(data, span)[0]
-            assert any(first <= start < last for first, last in answers) or data[start : span[1]].strip() in (
-                b"</s>",
-                b"<|im_end|>",
-            )
+            assert any(first - around[0] <= start < last + around[1] for first, last in answers if first < last)
     assert content_of[0] == content_of[1]
 
 
@@ -217,7 +215,7 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     template = CHATML.replace("<|im_end|>", "{{ m['content'] | length }}<|im_end|>")
     chat = [{"role": "user", "content": "What is new?"}, {"role": "assistant", "content": "The statement."}]
     batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
-    assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement."]
+    assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.14<|im_end|>"]
     # Here the template's own words could be the content as well.
     chat[0]["content"] = "user"
     with pytest.raises(SampleError, match="in several places"):
