@@ -145,8 +145,8 @@ class SideEncoder:
             if last <= start:
                 continue
             begins_another = text.token_ids[token] == self.bos_id != self.eos_id
-            apart = _rstripped(text.data[start:first] + text.data[first:start])
-            return -1 if last > stop or begins_another or apart else token
+            between = text.data[min(start, first) : max(start, first)]
+            return -1 if last > stop or begins_another or _rstripped(between) else token
         return -1
 
     def _knows_nothing_of(self, ids: IntArray, vocabulary: VocabularyBytes) -> bool:
