@@ -64,7 +64,7 @@ class Coverage:
         positions = wanted.nonzero().squeeze(1)
         # On the CPU in one transfer: what follows is short work with many small results.
         found = torch.stack([mask[positions] for mask in masks]).cpu() if masks else positions.new_empty(0, 0)
-        order = torch.arange(len(positions))
+        order = torch.arange(len(positions), device=found.device)
         for mask in reversed(found):
             order = order[torch.argsort(mask[order].logical_not().byte(), stable=True)]
         positions, found = positions[order.to(positions.device)], found[:, order]
