@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dskd_components.collation.assistant_turns import CALLS, THOUGHTS, FoundTurn, TurnFinder, other_fields
-from dskd_components.collation.content_parts import as_parts, reads_parts_alone
+from dskd_components.collation.messages import as_parts, reads_parts_alone
 from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.errors import InputError
 from dskd_components.tokenization.fast_tokenizers import backend_of

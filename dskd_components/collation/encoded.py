@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dskd_components.collation.integer_columns import integer, integers
+from dskd_components.collation.plain_values import integer, integers
 from dskd_components.components.aligner import TextMethod
 from dskd_components.errors import InputError
 from dskd_components.models.states import IGNORE_INDEX, Side

@@ -1,7 +1,10 @@
-"""Chat messages as data sets hold them, and as chat templates are to get them."""
+"""Chat messages as data sets hold them, and what a chat template is told: parts of a content, tools, options."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from dskd_components.collation.plain_values import items_of, plain
 from dskd_components.errors import InputError
@@ -89,3 +92,96 @@ def _text_of_part(name: str, part: Any) -> str:
     if others:
         raise InputError(f"{name} has {', '.join(map(repr, others))} beside its text. {expected}.")
     return str(present["text"])
+
+
+PROBES: Final = ("xFirstProbex", "xSecondProbex")
+
+
+def as_parts(content: str | None) -> list[dict[str, str]]:
+    """Return a content as a list of one text part, or of none if there is no text."""
+    return [{"type": "text", "text": content}] if content else []
+
+
+def reads_parts_alone(apply: Callable[[list[dict[str, Any]]], str]) -> bool:
+    """Return whether a template drops contents that are texts, and writes those of parts.
+
+    Args:
+        apply: Renders messages with the template.
+    """
+    texts, parts = _rendered(apply, PROBES), _rendered(apply, [as_parts(probe) for probe in PROBES])
+    if any(probe in texts for probe in PROBES) or not all(probe in parts for probe in PROBES):
+        return False
+    # A template that knows of no parts writes a list as Python or JSON does.
+    return "'text'" not in parts and '"text"' not in parts
+
+
+def _rendered(apply: Callable[[list[dict[str, Any]]], str], contents: Sequence[Any]) -> str:
+    try:
+        return apply([{"role": "user", "content": contents[0]}, {"role": "assistant", "content": contents[1]}])
+    except Exception:
+        # Whatever a template raises; what it refuses it does not read.
+        return ""
+
+
+NOT_OF_TEMPLATES: Final = frozenset(
+    {"conversation", "messages", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
+    | {"add_generation_prompt", "continue_final_message"}
+)
+"""Arguments of ``apply_chat_template`` that say how to tokenize or to generate: a sample does not."""
+
+
+def read_template_options(tools_name: str, tools: Any, options_name: str, options: Any) -> dict[str, Any]:
+    """Return what ``apply_chat_template`` gets beside the messages.
+
+    Args:
+        tools_name: What to call the tools in errors.
+        tools: A list of JSON schemas or functions, or a JSON text of schemas, as in TRL; None or empty for none.
+        options_name: What to call the options in errors.
+        options: Names and values; those that are None are left out.
+
+    Raises:
+        InputError: They are none.
+    """
+    read: dict[str, Any] = {}
+    if options is not None:
+        read = _options(options_name, tools_name, options)
+    if tools is not None:
+        read_tools = _tools(tools_name, tools)
+        # Some templates write about tools even if there are none in the list.
+        read |= {"tools": read_tools} if read_tools else {}
+    return read
+
+
+def _options(name: str, tools_name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"Expected {name!r} to be a mapping, but got {type(value).__name__} {value!r:.80}.")
+    options = {key: plain(entry) for key, entry in value.items() if entry is not None}
+    for key in options:
+        if key == "tools":
+            raise InputError(f"{name} has 'tools'; give them as the sample's {tools_name!r}.")
+        if not isinstance(key, str) or key in NOT_OF_TEMPLATES:
+            raise InputError(f"{name} has {key!r}, which is no option of a chat template for training; remove it.")
+    return options
+
+
+def _tools(name: str, value: Any) -> list[Any]:
+    given = value
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{name!r} is a text, but not of JSON: {error}. It is {given!r:.80}.") from error
+    tools = items_of(value)
+    if tools is None:
+        raise InputError(
+            f"Expected {name!r} to be a list of JSON schemas or functions, but got {type(value).__name__} "
+            f"{value!r:.80}."
+        )
+    for number, tool in enumerate(tools):
+        if not isinstance(tool, Mapping) and not callable(tool):
+            raise InputError(
+                f"{name}[{number}]: expected a JSON schema (a mapping) or a function, but got "
+                f"{type(tool).__name__} {tool!r:.80}."
+            )
+    return [plain(tool) for tool in tools]

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dskd_components.collation.messages import Message, read_messages
+from dskd_components.collation.messages import Message, read_messages, read_template_options
 from dskd_components.collation.plain_values import items_of
-from dskd_components.collation.template_options import read_template_options
 from dskd_components.collation.token_samples import TokenSample, read_tokens
 from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 

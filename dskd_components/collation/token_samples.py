@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dskd_components.collation.integer_columns import integers
-from dskd_components.collation.plain_values import items_of, plain
+from dskd_components.collation.plain_values import integers, items_of, plain
 from dskd_components.errors import InputError, did_you_mean
 from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.tokenization.arrays import BoolArray, IntArray

@@ -1,6 +1,6 @@
 """Whatever device new tensors are made on by default, a loss makes its own where its states are.
 
-Tensors without values stand in for an accelerator: a tensor that the loss leaves to the default cannot be computed with.
+Tensors without values stand in for an accelerator: what the loss leaves to the default cannot be computed with.
 """
 
 from __future__ import annotations
