@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dskd_components._version import __version__
 from dskd_components.components.component import Component, FrozenModel
 from dskd_components.components.lookup import default_registry
 from dskd_components.components.policy import LIBRARY
-from dskd_components.loss.checkpoints.tensors import digest_of, whole
+from dskd_components.loss.checkpoints.frozen_weights import FrozenWeights, same_weights
+from dskd_components.loss.checkpoints.tensors import digest_of
 from dskd_components.models.head_recipe import text_config
 from dskd_components.models.states import Side
 from dskd_components.tokenization.vocabulary_map import MapMethod
@@ -107,16 +106,15 @@ def _components(value: object) -> Iterator[Component]:
             yield from _components(part)
 
 
-SAMPLED_ROWS: Final = 64
-"""How many rows of a weight a digest is made of, evenly spread: hashing all of a large head would take seconds."""
-
-
 class HeadFingerprint(FrozenModel):
     """The structure of a head, and of a frozen one a digest of its weights.
 
     A student's head changes with each step, so resuming may only ask for its structure. A teacher's does not change.
 
+    Two fingerprints are equal if they may be of one head: the precision in which a model is loaded is no difference.
+
     Examples:
+        >>> import torch
         >>> from dskd_components import Head
         >>> weight = torch.randn(50, 8)
         >>> whole, rounded = Head(weight), Head(weight.bfloat16())
@@ -143,8 +141,21 @@ class HeadFingerprint(FrozenModel):
     softcap: float
     """Where they are capped; 0: nowhere."""
     weights: str | None = None
-    """SHA-256 over some rows, rounded to bfloat16 so that the precision in which a model is loaded makes no
-    difference; None for a head that is trained."""
+    """What `FrozenWeights` keeps of them, as text; None for a head that is trained."""
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both may be of one head."""
+        if not isinstance(other, HeadFingerprint):
+            return NotImplemented
+        return self._structure == other._structure and same_weights(self.weights, other.weights)
+
+    def __hash__(self) -> int:
+        """Return a hash of the structure: what weights are equal within rounding has no hash."""
+        return hash(self._structure)
+
+    @property
+    def _structure(self) -> tuple[object, ...]:
+        return tuple(value for name, value in self if name != "weights")
 
     @classmethod
     def of(cls, head: Head, *, frozen: bool) -> Self:
@@ -161,7 +172,7 @@ class HeadFingerprint(FrozenModel):
             bias=head.bias is not None,
             scale=head.scale,
             softcap=head.softcap or 0.0,
-            weights=_digest_of_rows(head.weight) if frozen else None,
+            weights=FrozenWeights.of(head.weight).text if frozen else None,
         )
 
     def of_model(self, model: CausalLM) -> Self:
@@ -171,12 +182,3 @@ class HeadFingerprint(FrozenModel):
             model: the model that the head belongs to.
         """
         return self.model_copy(update={"configuration": type(text_config(model)).__name__})
-
-
-@torch.no_grad()
-def _digest_of_rows(weight: Tensor) -> str:
-    """Return a SHA-256 over evenly spread rows, the first and the last among them."""
-    numbers = torch.linspace(0, len(weight) - 1, min(SAMPLED_ROWS, len(weight)), dtype=torch.float64).long()
-    rows = whole(weight.detach()[numbers.to(weight.device)])
-    # Through float32, so that every precision is rounded once and in one way.
-    return digest_of({"weight": rows.cpu().float().bfloat16()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.errors import CheckpointError, did_you_mean
+from dskd_components.loss.checkpoints.frozen_weights import same_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 NEVER_COMPARED: Final = ("format", "library_version", "vocabulary_method", "spec.engine")
 """What changes no number: engines differ in time and memory, and how tokenizers were mapped shows in the map."""
+
+FROZEN_WEIGHTS: Final = ("heads.student.weights", "heads.teacher.weights")
+"""What is compared within rounding."""
 
 NOTHING: Final = "nothing"
 """What one description has in the place of something that only the other has."""
@@ -75,6 +79,8 @@ def _differs(path: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bo
         known = before.get(_holder(path, before)) is not None and now.get(_holder(path, now)) is not None
         if not known and not path.startswith("plugins"):
             return False
+    if path in FROZEN_WEIGHTS:
+        return not same_weights(before.get(path), now.get(path))
     return bool(before.get(path, NOTHING) != now.get(path, NOTHING))
 
 
