@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils.parametrize import is_parametrized
 
 from dskd_components.components.component import Component
 from dskd_components.errors import ConfigurationError
@@ -41,6 +43,13 @@ class ProjectorHeads:
         return source[self.source_ids], target[self.target_ids]
 
 
+HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+"""Where a module keeps its hooks."""
+
+GLOBAL_HOOKS: Final = tuple(f"_global{name}" for name in HOOKS)
+"""Where PyTorch keeps the hooks of all modules."""
+
+
 class Affine(NamedTuple):
     """An affine map ``h W^T + b``.
 
@@ -72,7 +81,8 @@ class Projection(nn.Module, ABC):
         """Return weight and bias if this projection is ``h W^T + b``, None if it is anything else.
 
         An engine that knows them may join the projection with the head behind it, where that is cheaper. It costs
-        nothing to leave this out.
+        nothing to leave this out. It is not asked for where something else than this class decides what a call gives:
+        hooks, parametrisations, or a subclass with a ``forward`` of its own and no ``affine``.
 
         Args:
             heads: as in `forward`.
@@ -85,10 +95,33 @@ class Projection(nn.Module, ABC):
         """Memory of the tensors that the module holds besides its parameters and buffers, which preflight counts."""
         return 0
 
+    def is_as_written(self) -> bool:
+        """Return whether a call gives what the class says, and leaves nothing behind: nobody has changed this module.
+
+        Hooks on it, on a module inside or on all modules, parametrisations, norms of `torch.nn.utils`, and methods that
+        are assigned or overridden may do anything. An engine then calls it as often as the method is written down.
+        """
+        return not (
+            any(getattr(torch_module, name) for name in GLOBAL_HOOKS)
+            or any(_is_changed(module) for module in self.modules())
+            or type(self).__call__ is not Projection.__call__
+            or _owner(self, "forward") < _owner(self, "affine")
+        )
+
     def __call__(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
         """Project hidden states; see `forward`."""
         projected: Tensor = super().__call__(hidden_states, heads)
         return projected
+
+
+def _is_changed(module: nn.Module) -> bool:
+    assigned = module.__dict__
+    return any(assigned[name] for name in HOOKS) or "forward" in assigned or is_parametrized(module)
+
+
+def _owner(projection: Projection, method: str) -> int:
+    """Return which of a projection's classes a method is of: 0 is its own, a base class has a larger number."""
+    return next(number for number, base in enumerate(type(projection).__mro__) if method in vars(base))
 
 
 class Projector(Component, ABC):

@@ -118,11 +118,11 @@ class AlignedBatch:
 
         Args:
             space: where they come to.
-            recompute: keep nothing of what lies between, and compute it again for the gradient.
+            recompute: keep nothing of what lies between, and compute it again for the gradient, if `repeats`.
             positions: ``[N]``, int64: the covered positions among all ``B * T`` of the space's side, in the order that
                 is wanted. None: their own.
         """
-        if recompute:
+        if recompute and self.repeats(space):
             states = checkpoint(self._projected_states, space, positions, use_reentrant=False)
         else:
             states = self._projected_states(space, positions)
@@ -136,8 +136,12 @@ class AlignedBatch:
             rows = self.projections[space.projector](rows, self.heads[space.projector])
         return self._aligned(rows, space, positions)
 
+    def repeats(self, space: Space) -> bool:
+        """Return whether the states that come to a space may be computed twice, or without calling the projection."""
+        return space.projector is None or self.projections[space.projector].is_as_written()
+
     def affine_input(self, space: Space, *, positions: Tensor | None = None) -> AffineInput | None:
-        """Return what `projected` would project, aligned, if the projection is affine; None if it is not.
+        """Return what `projected` would project, aligned, if the projection is affine; None if it may not be.
 
         Alignment and projection can change places then, but for the bias, which comes with each row's weight.
 
@@ -145,7 +149,7 @@ class AlignedBatch:
             space: where they come to.
             positions: as in `projected`.
         """
-        if space.projector is None:
+        if space.projector is None or not self.repeats(space):
             return None
         affine = self.projections[space.projector].affine(self.heads[space.projector])
         if affine is None:

@@ -63,7 +63,7 @@ def _measure(
 ) -> list[Measurement]:
     projected = sum(projected_bytes(batch) for batch in batches)
     recompute = projected > budget // RECOMPUTE_SHARE
-    held = sum(alignment_bytes(batch) for batch in batches) + (0 if recompute else projected)
+    held = sum(alignment_bytes(batch) + projected_bytes(batch, recompute=recompute) for batch in batches)
     of_teachers: list[SideResult | None] = []
     choices: list[Tensor | None] = []
     for batch in batches:

@@ -110,13 +110,15 @@ def alignment_bytes(batch: AlignedBatch) -> int:
     return sum(part.nbytes * (1 if part.data_ptr() in values else 2) for part in made)
 
 
-def projected_bytes(batch: AlignedBatch) -> int:
+def projected_bytes(batch: AlignedBatch, *, recompute: bool = False) -> int:
     """Return an estimate of the bytes between hidden states and projected states, where they are kept.
 
     Args:
         batch: the states of both models, aligned.
+        recompute: whether those that may be computed twice are not kept.
     """
-    return sum(_projected_bytes(batch, space) for space in batch.spaces if space.projector)
+    kept = [space for space in batch.spaces if space.projector and not (recompute and batch.repeats(space))]
+    return sum(_projected_bytes(batch, space) for space in kept)
 
 
 def _projected_bytes(batch: AlignedBatch, space: Space) -> int:
