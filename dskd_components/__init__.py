@@ -49,6 +49,7 @@ from dskd_components.errors import (
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.multi_teacher import MultiTeacherLoss
 from dskd_components.loss.output import DSKDOutput
+from dskd_components.models.aux_loss import AuxLoss
 from dskd_components.models.head import Head
 from dskd_components.models.states import LMStates, scored_tokens
 from dskd_components.models.token_groups import TokenGroups
@@ -61,6 +62,7 @@ __all__ = [
     "Aligner",
     "AlignerModule",
     "Alignment",
+    "AuxLoss",
     "CheckpointError",
     "ComparedRows",
     "ConfigurationError",

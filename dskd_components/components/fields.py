@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import PydanticInvalidForJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
@@ -16,6 +16,7 @@ from dskd_components.components.hookspecs import KINDS
 from dskd_components.components.lookup import default_registry, list_components
 from dskd_components.components.projector import Projector
 from dskd_components.components.space import Space
+from dskd_components.components.terms import AUX_LOSS, CROSS_ENTROPY
 from dskd_components.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -172,6 +173,14 @@ AnySpace = Annotated[Space, ComponentField("space")]
 AnySpaces = Annotated[tuple[AnySpace, ...], DifferentComponents("space")]
 
 
+OTHERWISE: Final = {
+    CROSS_ENTROPY: "'ce', the student's own cross entropy, has the share 1 - kd_rate; set kd_rate instead",
+    AUX_LOSS: "'aux_loss', the loss of the student's router, is weighted by the student; set its configuration's "
+    "router_aux_loss_coef instead",
+}
+"""How the terms are weighted that the student has whatever it learns from."""
+
+
 @dataclass(frozen=True)
 class ByTermName:
     """Tells a JSON Schema that the keys of a mapping are names of terms; of which spec they must be, it cannot say."""
@@ -184,14 +193,14 @@ class ByTermName:
         spaces: list[Any] = [info.component for info in list_components("space")]
         aligners: list[Any] = [info.component for info in list_components("aligner")]
         names = sorted({name for component in (*spaces, *aligners) for name in component.terms})
-        allowed = {"enum": names} if all(space.terms for space in spaces) else {"not": {"const": "ce"}}
+        allowed = {"enum": names} if all(space.terms for space in spaces) else {"not": {"enum": list(OTHERWISE)}}
         return described | {"propertyNames": allowed}
 
 
 def require_term_names(names: Iterable[str], spaces: Iterable[Space], aligner: Aligner) -> None:
     """Refuse names that no term of some components has.
 
-    Where a space does not declare its terms, nothing but the cross entropy is refused; the first batch will show.
+    Where a space does not declare its terms, nothing but the student's own terms is refused; the first batch will show.
 
     Args:
         names: to be checked.
@@ -206,8 +215,8 @@ def require_term_names(names: Iterable[str], spaces: Iterable[Space], aligner: A
     is_declared = all(space.terms for space in spaces)
     problems = []
     for name in names:
-        if name == "ce":
-            message = "'ce', the student's own cross entropy, has the share 1 - kd_rate; set kd_rate instead"
+        if name in OTHERWISE:
+            message = OTHERWISE[name]
         elif is_declared and name not in known:
             message = f"unknown term {name!r}{did_you_mean(name, known)}; this spec's terms are {', '.join(known)}"
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from typing import Self
@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
 Denominator = Literal["scored", "kept"]
 """What a mean divides by: all scored student tokens, or the tokens that the term itself keeps."""
+
+
+CROSS_ENTROPY: Final = "ce"
+"""The term of the student's own cross entropy."""
+
+AUX_LOSS: Final = "aux_loss"
+"""The term of the student's router."""
+
+OF_STUDENT: Final = (CROSS_ENTROPY, AUX_LOSS)
+"""The terms that the student has whatever it learns from; a spec's weights are not for them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -114,6 +114,17 @@ class Reduction:
             return total / divisor
         return total / count.clamp_min(1) * (self.scored.to(total.dtype) / divisor)
 
+    def of_batch(self, value: Tensor) -> Tensor:
+        """Return what a number that stands for the whole batch, as a mean over its tokens, adds to the loss.
+
+        It counts as often as the batch has scored tokens, so that over micro-batches and ranks a mean over all is left.
+
+        Args:
+            value: one number.
+        """
+        total = value.reshape(()).to(self.scored.device) * self.scored
+        return self.reduced(total, "scored", self.scored)
+
     @cached_property
     def _divisor(self) -> Tensor:
         return self.num_items.clamp_min(1)

@@ -9,6 +9,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 from dskd_components.errors import ConfigurationError
 from dskd_components.integrations.trainer_checks import require_hooks
 from dskd_components.integrations.transformers import DSKDTrainerMixin
+from dskd_components.models.aux_loss import WEIGHTS
+from dskd_components.models.wrappers import unwrapped
 
 # Fields of SFTConfig that shape what the base class makes of the data, by what to use instead.
 INSTEAD = {
@@ -47,9 +49,18 @@ class DSKDSFTTrainer(DSKDTrainerMixin, SFTTrainer):  # type: ignore[misc]  # the
             if getattr(args, name, False):
                 raise ConfigurationError(f"SFTConfig.{name} would be ignored. Use {instead}.")
         super().__init__(model, args, data_collator, **kwargs)
+        _weigh_router(self.model, getattr(args, "router_aux_loss_coef", None))
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
+
+
+def _weigh_router(model: Any, weight: float | None) -> None:
+    """Give a student the weight of its router's loss that the base class has put into its configuration alone."""
+    student: Any = unwrapped(model)
+    for name in WEIGHTS:
+        if weight is not None and hasattr(student, name):
+            setattr(student, name, weight)
 
 
 require_hooks(SFTTrainer, DSKDSFTTrainer)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dskd_components.components.terms import AUX_LOSS
 from dskd_components.engines.aligned_batch import AlignedBatch
 from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero_gradients
 from dskd_components.engines.workspace import Workspace
@@ -140,7 +141,7 @@ class DSKDLoss(nn.Module):
         """Compute the loss of one batch.
 
         Args:
-            student: the student's states; gradients reach its hidden states and its head.
+            student: the student's states; gradients reach its hidden states, its head and its auxiliary loss.
             teacher: the teacher's states, taken as constants.
             alignment: which positions belong together, for aligners that are told: groups, or for one-to-one pairs
                 ``[B, Ts]``, int64, the teacher position of each student position or -1. A position stands for the token
@@ -221,6 +222,11 @@ class DSKDLoss(nn.Module):
         if 0 in in_loss.values() or weights.distillation == 0:
             loss = with_zero_gradients(loss, self.aligner.parameters())
         values, counts = {**measured.values, **values}, {**measured.counts, **counts}
+        aux_loss = batch.student.aux_loss
+        if aux_loss is not None and weights.cross_entropy is not None:
+            values[AUX_LOSS], counts[AUX_LOSS] = reduction.of_batch(aux_loss.value.to(loss.dtype)), reduction.scored
+            if aux_loss.weight:
+                loss = loss + aux_loss.weight * values[AUX_LOSS]
         require_known_terms(weights, values)
         require_finite(loss, values, batch)
         return DSKDOutput(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from dskd_components.components.terms import OF_STUDENT
 from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import ConfigurationError, InputError
@@ -120,7 +121,8 @@ class MultiTeacherLoss(nn.Module):
             step: how many optimizer steps have been taken, 0 at the first; for weights that follow a schedule.
 
         Returns:
-            Loss, terms, counts, metrics. The cross entropy is called ``ce``, all else by teacher: ``large/t2s_kd``.
+            Loss, terms, counts, metrics. The cross entropy is called ``ce``, the loss of a student's router
+            ``aux_loss``, all else by teacher: ``large/t2s_kd``.
 
         Raises:
             InputError: states of a teacher are missing, or as in `DSKDLoss.forward`; the message names the teacher.
@@ -319,9 +321,9 @@ def _require_all(
 
 
 def _merged(by_teacher: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return all values; each teacher's under its name, but for the student's own cross entropy."""
+    """Return all values; each teacher's under its name, but for those of the student alone."""
     return {
-        term if term == "ce" else f"{name}/{term}": value
+        term if term in OF_STUDENT else f"{name}/{term}": value
         for name, values in by_teacher.items()
         for term, value in values.items()
     }

@@ -20,7 +20,8 @@ class DSKDOutput:
     Args:
         loss: scalar, nats, part of the graph: call ``loss.backward()``.
         terms: each term's value under the spec's reduction, before its weight, detached, for the log: ``ce``,
-            ``t2s_ce``, ``t2s_kd``, ``s2t_kd``, ``kd``, and those of plugins.
+            ``t2s_ce``, ``t2s_kd``, ``s2t_kd``, ``kd``, ``aux_loss`` of a student that is a mixture of experts, and
+            those of plugins.
         counts: the number of tokens that count in each term. Terms of a sum, and counts, add up over micro-batches.
         metrics: further numbers for the log, detached: accuracies and agreements from 0 to 1, entropies in nats.
     """

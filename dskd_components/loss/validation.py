@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
+from dskd_components.components.terms import OF_STUDENT
 from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 from dskd_components.models.head import describe
@@ -225,7 +226,7 @@ def require_known_terms(weights: LossWeights, terms: Mapping[str, Tensor]) -> No
     Raises:
         ConfigurationError: there is no such term; the message names those that there are.
     """
-    known = [name for name in terms if name != "ce"]
+    known = [name for name in terms if name not in OF_STUDENT]
     for name in weights.by_term:
         if name not in known:
             raise ConfigurationError(
@@ -289,4 +290,6 @@ def _damaged(states: LMStates) -> str | None:
         return "head.bias holds NaN or plus infinity"
     if states.embedding is not None and not states.embedding.isfinite().all():
         return "embedding holds NaN or infinity"
+    if states.aux_loss is not None and not states.aux_loss.value.isfinite().all():
+        return "aux_loss is NaN or infinite: the model's router is damaged"
     return None

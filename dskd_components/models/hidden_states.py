@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dskd_components.errors import InputError
+from dskd_components.models.aux_loss import asking_for_aux_loss, aux_loss_of
 from dskd_components.models.wrappers import is_compiled, named_inputs, unwrapped
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from dskd_components.models.aux_loss import AuxLoss
     from dskd_components.models.wrappers import CausalLM
 
 
@@ -36,12 +38,36 @@ def last_hidden_states(model: CausalLM, inputs: Mapping[str, Tensor]) -> Tensor:
     Raises:
         InputError: the model returned no hidden states, or not one for each token.
     """
+    return _last_hidden_states(model, _output_for_states(model, inputs), inputs)
+
+
+def last_hidden_states_and_aux_loss(model: CausalLM, inputs: Mapping[str, Tensor]) -> tuple[Tensor, AuxLoss | None]:
+    """Run a model as `last_hidden_states` does, and return its router's loss as well, if its configuration asks for it.
+
+    Args:
+        model: as there.
+        inputs: as there.
+
+    Raises:
+        InputError: as there, or it is not known how the model weighs the loss.
+    """
+    output = _output_for_states(model, inputs, **asking_for_aux_loss(model))
+    return _last_hidden_states(model, output, inputs), aux_loss_of(model, output)
+
+
+def _output_for_states(model: CausalLM, inputs: Mapping[str, Tensor], **options: Any) -> Any:
+    """Return a model's output with hidden states of all positions, and logits of the last alone."""
     takes_option = "logits_to_keep" in named_inputs(model)
-    options: dict[str, Any] = {"logits_to_keep": 1} if takes_option else {}
+    if takes_option:
+        options["logits_to_keep"] = 1
     # A hook that was there during compilation stays in what is compiled, and would cut the logits of later calls.
     narrowing = nullcontext() if takes_option or is_compiled(model) else _head_sees_last_position(model)
     with narrowing:
-        output = run_for_states(model, inputs, **options)
+        return run_for_states(model, inputs, **options)
+
+
+def _last_hidden_states(model: CausalLM, output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the last hidden states of a model's output, once it is known that each token has one."""
     hidden_states = states_of(model, output)
     expected = inputs["input_ids"].shape
     if hidden_states.shape[:2] != expected:

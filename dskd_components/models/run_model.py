@@ -18,7 +18,7 @@ from dskd_components.models.batch import (
 )
 from dskd_components.models.head import Head
 from dskd_components.models.head_recipe import effective_weight
-from dskd_components.models.hidden_states import last_hidden_states
+from dskd_components.models.hidden_states import last_hidden_states, last_hidden_states_and_aux_loss
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens
 from dskd_components.models.states import IGNORE_INDEX, LMStates
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd_components.models.aux_loss import AuxLoss
     from dskd_components.models.states import Side
     from dskd_components.models.wrappers import CausalLM
 
@@ -76,7 +77,7 @@ def run_model(
             stacklevel=3,
         )
     with torch.no_grad() if side == "teacher" else nullcontext():
-        hidden_states = _on_the_batch_device(model, inputs, side)
+        hidden_states, aux_loss = _on_the_batch_device(model, inputs, side)
     # The head is read after the forward pass: FSDP2 then leaves the weights of its outermost group gathered, and takes
     # their gradients with the others.
     return LMStates(
@@ -87,18 +88,22 @@ def run_model(
         embedding=input_embedding(model) if reads_embeddings else None,
         segment_ids=layout.segment_ids,
         samples_are_counted=layout.counted,
+        aux_loss=aux_loss,
     )
 
 
-def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Side) -> Tensor:
-    """Return the last hidden states, or say that model and batch are apart."""
+def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Side) -> tuple[Tensor, AuxLoss | None]:
+    """Return the last hidden states and a student's auxiliary loss, or say that model and batch are apart."""
     there, here = unwrapped(model).get_input_embeddings().weight.device, inputs["input_ids"].device
     apart = InputError(
         f"The {side} is on {there}, its columns of the batch are on {here}. Loss and both models must be on one "
         f"device: move the {side} with .to({str(here)!r}), or the batch with .to({str(there)!r})."
     )
     try:
-        hidden_states = last_hidden_states(model, inputs)
+        if side == "student":
+            hidden_states, aux_loss = last_hidden_states_and_aux_loss(model, inputs)
+        else:
+            hidden_states, aux_loss = last_hidden_states(model, inputs), None
     except RuntimeError as error:
         # Only now: weights that are kept elsewhere between calls are apart, too, and run all the same.
         if there == here:
@@ -106,7 +111,7 @@ def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Si
         raise apart from error
     if hidden_states.device != here:
         raise apart
-    return hidden_states
+    return hidden_states, aux_loss
 
 
 def groups_of_batch(batch: Mapping[str, Tensor]) -> Tensor | TokenGroups | None:

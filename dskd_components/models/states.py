@@ -20,6 +20,8 @@ from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout
 if TYPE_CHECKING:
     from typing import Self
 
+    from dskd_components.models.aux_loss import AuxLoss
+
 
 IGNORE_INDEX: Final = -100
 """The target of a position that is not scored."""
@@ -43,6 +45,8 @@ class LMStates:
             same number, any int64, marks the same sample on both sides. None: one sample a row.
         samples_are_counted: whether segment ids count the samples of a row from 0 on, because nobody has named them.
             Then both sides must have as many.
+        aux_loss: of a student that is a mixture of experts, the loss of its router, which joins the loss with its
+            weight. A teacher's is not used.
 
     Raises:
         InputError: a tensor has the wrong shape, dtype or device; the message names it.
@@ -65,6 +69,7 @@ class LMStates:
     embedding: Tensor | None = None
     segment_ids: Tensor | None = None
     samples_are_counted: bool = False
+    aux_loss: AuxLoss | None = None
 
     def __post_init__(self) -> None:
         hidden_states = self.hidden_states
@@ -97,6 +102,14 @@ class LMStates:
             )
         self._check_device("head.weight", self.head.weight)
         self._check_device("embedding", self.embedding)
+        self._check_aux_loss()
+
+    def _check_aux_loss(self) -> None:
+        if self.aux_loss is None:
+            return
+        value = self.aux_loss.value
+        if value.numel() != 1 or not value.is_floating_point():
+            raise InputError(f"LMStates.aux_loss: expected a value that is one number, got {describe(value)}.")
 
     def _check_per_position(self, name: str) -> None:
         tensor: Tensor | None = getattr(self, name)
@@ -254,6 +267,7 @@ class LMStates:
         segment_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        aux_loss: AuxLoss | None = None,
     ) -> Self:
         """Build states from Hugging Face labels, where ``labels[:, i]`` is the token *at* position i.
 
@@ -271,6 +285,7 @@ class LMStates:
             attention_mask: ``[B, T]``, 0 at padding; or a mask of query by key, ``[B, 1, T, T]``.
             position_ids: ``[B, T]`` or ``[1, T]``, integer: they start anew with each sample of a packed row. Without
                 segment ids, samples are counted by them.
+            aux_loss: as in the class.
 
         Raises:
             InputError: as in the class; or two arguments disagree about where a sample begins.
@@ -295,6 +310,7 @@ class LMStates:
             embedding=embedding,
             segment_ids=layout.segment_ids,
             samples_are_counted=layout.counted,
+            aux_loss=aux_loss,
         )
 
 

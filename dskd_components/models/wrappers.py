@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import nn
 
@@ -117,7 +117,22 @@ def named_inputs(model: CausalLM) -> tuple[str, ...]:
     Returns:
         The names of its forward's parameters, and with ``**kwargs`` those of `COMMON_INPUTS`.
     """
-    inner = unwrapped(model)
-    parameters = inspect.signature(getattr(inner, "forward", inner)).parameters
+    parameters = _parameters(model)
     named = tuple(name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD)
     return named if len(named) == len(parameters) else tuple(dict.fromkeys((*named, *COMMON_INPUTS)))
+
+
+def takes_input(model: CausalLM, name: str) -> bool:
+    """Return whether a model takes an input, by name or among any others.
+
+    Args:
+        model: a causal language model, or a wrapper of one.
+        name: of the input.
+    """
+    parameters = _parameters(model)
+    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def _parameters(model: CausalLM) -> Mapping[str, inspect.Parameter]:
+    inner = unwrapped(model)
+    return inspect.signature(getattr(inner, "forward", inner)).parameters

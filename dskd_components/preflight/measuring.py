@@ -65,7 +65,8 @@ def _step(loss_fn: Any, student: Any, teacher: Any, batch: Mapping[str, Tensor],
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
         forward, ours = _timed(lambda: loss_fn.states(student, batch, "student"))
     teacher_forward, theirs = _timed(lambda: loss_fn.states(teacher, batch, "teacher"))
-    cut = replace(ours, hidden_states=ours.hidden_states.detach().requires_grad_())
+    # The auxiliary loss goes back through the model, as the states do, and here both are cut from it.
+    cut = replace(ours, hidden_states=ours.hidden_states.detach().requires_grad_(), aux_loss=None)
     # Gradients are asked for by name, so that none is added to those that the parameters may hold already.
     inputs = [cut.hidden_states, *_trained(loss_fn), *_trained_head(cut)]
     loss, gradients = _timed(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from hypothesis import strategies as st
 
+from dskd_components.components.terms import OF_STUDENT
 from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.aligner.evaluation import (
@@ -52,7 +53,7 @@ def terms_are_finite_numbers(aligner: Aligner, batch: Batch, seed: int) -> None:
     """
     found = aligned(aligner, batch, seed)
     for name, term in found.terms.items():
-        expect(name != "ce", "terms: the name 'ce' is the student's own cross entropy; expected another.")
+        expect(name not in OF_STUDENT, f"terms: the name {name!r} is one of the student's own; expected another.")
         expect(term.values.ndim == 1, f"the term {name!r}: expected one number a row, found {list(term.values.shape)}.")
         expect_finite(term.values, f"the term {name!r}")
     for name, tally in found.metrics.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 import torch
 
-from dskd_components.components.terms import Denominator
+from dskd_components.components.terms import OF_STUDENT, Denominator
 from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.space.rows import compared_with_leaves, row_cases, some_rows
@@ -32,7 +32,7 @@ def terms_are_one_finite_number_a_row(space: Space, rows: ComparedRows) -> None:
     declared = sorted(space.terms) in ([], sorted(result.terms))
     expect(declared, f"terms: expected those that the class declares, {space.terms}, found {list(result.terms)}.")
     for name, term in result.terms.items():
-        expect(name != "ce", "terms: the name 'ce' is the student's own cross entropy; expected another.")
+        expect(name not in OF_STUDENT, f"terms: the name {name!r} is one of the student's own; expected another.")
         expect(
             term.values.shape == (count,), f"the term {name!r}: expected [{count}], found {list(term.values.shape)}."
         )
