@@ -34,6 +34,7 @@ from dskd_components.loss.validation import (
 )
 from dskd_components.loss.vocabularies import Vocabularies
 from dskd_components.models.head import Head
+from dskd_components.models.loading import require_loaded
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import groups_of_batch, input_embedding, require_fingerprints, run_model
 from dskd_components.preflight import SAMPLE_TEXTS, Pair, examine
@@ -312,9 +313,12 @@ class DSKDLoss(nn.Module):
             The loss, on the student's device. The models do not become part of it.
 
         Raises:
-            InputError: a head's logits differ from its model's own, or a tokenizer does not fit its model.
+            InputError: a head's logits differ from its model's own, a tokenizer does not fit its model, or a model was
+                not loaded.
             ConfigurationError: the spec needs something that is not given, or presumes one tokenizer for two.
         """
+        require_loaded(student, "student")
+        require_loaded(teacher, "teacher")
         student_head, teacher_head = Head.from_model(student), Head.from_model(teacher)
         vocabularies = Vocabularies.of_tokenizers(
             spec,

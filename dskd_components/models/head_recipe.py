@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import InputError
+from dskd_components.models.loading import unloaded
 from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
             f"{name}: expected a causal language model whose get_output_embeddings() returns a "
             "module with a weight. Load it as AutoModelForCausalLM, or build Head(weight, ...) by hand."
         )
+    problem = unloaded(model) if weight.is_meta else None
+    if problem is not None:
+        raise problem.error(name)
     if not weight.is_floating_point():
         raise InputError(
             f"{name}: the weight of its head is quantized ({str(weight.dtype).removeprefix('torch.')}), so no gradient "

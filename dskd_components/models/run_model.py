@@ -19,7 +19,9 @@ from dskd_components.models.batch import (
 from dskd_components.models.head import Head
 from dskd_components.models.head_recipe import effective_weight
 from dskd_components.models.hidden_states import last_hidden_states, last_hidden_states_and_aux_loss
+from dskd_components.models.loading import head_is_here, require_loaded
 from dskd_components.models.packing import require_samples_apart
+from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
 from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens
 from dskd_components.models.states import IGNORE_INDEX, LMStates
 from dskd_components.models.token_groups import TokenGroups
@@ -60,13 +62,17 @@ def run_model(
 
     Raises:
         InputError: a column is missing, empty, misspelt, or of another tokenizer (the message names it); or the model
-            is on another device; or the batch is packed and the model lets samples of a row see one another.
+            is on another device, or offloaded where the loss reads it; or rows have more positions than the model; or
+            the batch is packed and the model lets samples of a row see one another.
     """
     require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_")
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
     inputs = inputs_among(model, columns)
     require_rows(inputs["input_ids"], f"{side}_")
+    if not head_is_here(model):
+        require_loaded(model, side)
     require_ids_of_the_model(model, inputs["input_ids"], f"{side}_")
+    require_positions(model, inputs, f"{side}_")
     layout = RowLayout.of(columns["labels"], columns, f"{side}_")
     require_samples_apart(model, inputs, layout, f"{side}_", named="segment_ids" in columns)
     if side == "teacher" and model.training:
@@ -104,9 +110,13 @@ def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Si
             hidden_states, aux_loss = last_hidden_states_and_aux_loss(model, inputs)
         else:
             hidden_states, aux_loss = last_hidden_states(model, inputs), None
-    except RuntimeError as error:
+    except Exception as error:
         # Only now: weights that are kept elsewhere between calls are apart, too, and run all the same.
-        if there == here:
+        require_loaded(model, side)
+        limit = position_limit(model)
+        if limit is not None and positions_in(inputs) > limit:
+            raise too_long(model, inputs, f"{side}_") from error
+        if there == here or not isinstance(error, RuntimeError):
             raise
         raise apart from error
     if hidden_states.device != here:

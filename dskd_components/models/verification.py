@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dskd_components.errors import InputError
 from dskd_components.models.head_recipe import text_config
 from dskd_components.models.hidden_states import run_for_states, states_of
+from dskd_components.models.loading import unloaded
 from dskd_components.models.precision import upcast
 from dskd_components.models.wrappers import unwrapped
 
@@ -61,6 +62,9 @@ def probe(model: CausalLM, device: torch.device) -> Probe:
         try:
             output = run_for_states(model, inputs)
         except Exception as error:
+            problem = unloaded(model)
+            if problem is not None:
+                raise problem.error(name) from error
             raise InputError(
                 f"{name} failed on the {PROBE_LENGTH} tokens by which its head is checked: {type(error).__name__}: "
                 f"{str(error).rstrip('.')}. If it needs other inputs than input_ids, read its head with "

@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from dskd_components.errors import InputError
 from dskd_components.models.head import Head
+from dskd_components.models.loading import is_offloaded
 from dskd_components.models.packing import leak_tolerance, packing_leaks
+from dskd_components.models.positions import has_position_table, position_limit
 from dskd_components.models.run_model import input_embedding
+from dskd_components.preflight.pair import SAMPLE_TEXTS
 from dskd_components.preflight.report import Finding
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 def check_heads(pair: Pair) -> Iterator[Finding]:
     """Compare each model's logits with those that its head gives."""
-    for side, model, _ in pair.models():
+    for side, model, _ in pair.loaded_models():
         try:
             head = Head.from_model(model)
         except InputError as error:
@@ -42,16 +45,24 @@ def check_placement(pair: Pair) -> Iterator[Finding]:
     devices = {
         side: Counter(parameter.device for parameter in model.parameters()) for side, model in pair.modules.items()
     }
-    for side, found in devices.items():
-        if any(device.type == "meta" for device in found):
+    for side, model, _ in pair.models():
+        problem = pair.unloaded[side]
+        if problem is not None:
+            yield Finding("error", f"{side} device", problem.found, problem.advice)
+        elif is_offloaded(model):
             yield Finding(
-                "error",
+                "warning",
                 f"{side} device",
-                "some of its parameters are on the device 'meta', which holds no numbers (offloaded or not loaded)",
-                "load the model whole, onto one device",
+                "some of its layers are offloaded, and fetched at each call, which takes time at each step",
+                "load it whole, onto one device, if there is room",
             )
-    first = {side: found.most_common(1)[0][0] for side, found in devices.items()}
-    if first["student"] != first["teacher"]:
+    # Offloaded layers are on the device 'meta' between calls, which is nobody's place.
+    meta = torch.device("meta")
+    first = {
+        side: next((device for device, _ in found.most_common() if device != meta), meta)
+        for side, found in devices.items()
+    }
+    if first["student"] != first["teacher"] and not any(pair.unloaded.values()):
         yield Finding(
             "error",
             "devices",
@@ -116,10 +127,28 @@ def check_sharing(pair: Pair) -> Iterator[Finding]:
         )
 
 
+def check_positions(pair: Pair) -> Iterator[Finding]:
+    """Compare the lengths of the user's texts with the positions that each model has."""
+    for side, model, tokenizer in pair.models():
+        limit = position_limit(model)
+        if tokenizer is None or limit is None or pair.texts is SAMPLE_TEXTS:
+            continue
+        longest = max(len(tokenizer(text)["input_ids"]) for text in pair.texts)
+        if longest > limit:
+            refused = has_position_table(model)
+            yield Finding(
+                "warning",
+                f"{side} positions",
+                f"the longest of the texts has {longest} tokens, the model {limit} positions"
+                + (", so such a text will be refused" if refused else ": beyond them it may predict badly"),
+                f"cut texts: DualTokenizerCollator({side}_max_length={limit})",
+            )
+
+
 def check_packing(pair: Pair) -> Iterator[Finding]:
     """Run each model on two samples, packed into a row and apart."""
     advice = "collate with packing=False, or train with an attention that reads position_ids"
-    for side, model, _ in pair.models():
+    for side, model, _ in pair.loaded_models():
         try:
             leak = packing_leaks(model)
         except InputError as error:
@@ -144,6 +173,8 @@ LONGEST: Final = 256
 def check_predictions(pair: Pair) -> Iterator[Finding]:
     """Measure bits a byte of both models, which compare across tokenizers."""
     if not pair.has_both_tokenizers:
+        return
+    if any(pair.unloaded.values()):
         return
     if any(max(tokenizer.get_vocab().values()) >= len(input_embedding(model)) for _, model, tokenizer in pair.models()):
         return  # found with the vocabularies; on a GPU an id without a row would end the process
@@ -172,8 +203,9 @@ def check_predictions(pair: Pair) -> Iterator[Finding]:
 def _predicted(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[float, int, int]:
     """Return the sum of negative log-probabilities, the number of predicted tokens, and the bytes of these."""
     nats, tokens, size = 0.0, 0, 0
+    device, limit = input_embedding(model).device, position_limit(model)
     for text in texts:
-        ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :LONGEST].to(next(model.parameters()).device)
+        ids = tokenizer(text, return_tensors="pt")["input_ids"][:, : min(LONGEST, limit or LONGEST)].to(device)
         if ids.shape[1] < 2:
             continue
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.collation.chat_templates import ChatRenderer
@@ -133,6 +134,9 @@ def check_chat_templates(pair: Pair) -> Iterator[Finding]:
     for side, _, tokenizer in pair.models():
         if not templates[side]:
             continue
+        if _has_no_default(templates[side]):
+            yield _no_default(side, templates[side])
+            continue
         renderer = ChatRenderer(tokenizer, side)
         try:
             added[side] = _added(renderer)
@@ -140,15 +144,7 @@ def check_chat_templates(pair: Pair) -> Iterator[Finding]:
             advice = "use a template that keeps contents, or prompt/response pairs"
             yield Finding("error", f"{side} chat template", str(error).rstrip("."), advice)
             continue
-        try:
-            renderer.render([SYSTEM, *CHAT])
-        except SampleError as error:
-            yield Finding(
-                "warning",
-                f"{side} chat template",
-                f"it has no place for a system message: {str(error).rstrip('.')}",
-                "put the system message into the first message of the user on both sides",
-            )
+        yield from _without_system_message(side, renderer)
         yield from _doubled(side, tokenizer, renderer)
     if len(added) == 2 and templates["student"] != templates["teacher"]:
         yield Finding(
@@ -159,6 +155,33 @@ def check_chat_templates(pair: Pair) -> Iterator[Finding]:
         )
     elif len(added) == 2:
         yield Finding("ok", "chat templates", "both tokenizers have the same")
+
+
+def _has_no_default(template: object) -> bool:
+    return isinstance(template, Mapping) and bool(template) and "default" not in template
+
+
+def _no_default(side: str, templates: Any) -> Finding:
+    tokenizer = f"{side}_tokenizer.chat_template"
+    return Finding(
+        "warning",
+        f"{side} chat template",
+        f"its templates are called {', '.join(map(repr, templates))}, and none 'default', so it is not known which one "
+        "renders a chat",
+        f"choose one: {tokenizer} = {tokenizer}[{next(iter(templates))!r}]",
+    )
+
+
+def _without_system_message(side: str, renderer: ChatRenderer) -> Iterator[Finding]:
+    try:
+        renderer.render([SYSTEM, *CHAT])
+    except SampleError as error:
+        yield Finding(
+            "warning",
+            f"{side} chat template",
+            f"it has no place for a system message: {str(error).rstrip('.')}",
+            "put the system message into the first message of the user on both sides",
+        )
 
 
 def _added(renderer: ChatRenderer) -> int:

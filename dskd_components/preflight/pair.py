@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.errors import InputError
+from dskd_components.models.loading import unloaded
 from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from dskd_components.models.loading import Unloaded
     from dskd_components.models.states import Side
     from dskd_components.spec.dskd_spec import DSKDSpec
 
@@ -63,6 +65,15 @@ class Pair:
         """Yield side, model and tokenizer of both."""
         yield "student", self.student, self.student_tokenizer
         yield "teacher", self.teacher, self.teacher_tokenizer
+
+    def loaded_models(self) -> Iterator[tuple[Side, Any, Any]]:
+        """Yield side, model and tokenizer of those models that can be called and read."""
+        return (each for each in self.models() if self.unloaded[each[0]] is None)
+
+    @cached_property
+    def unloaded(self) -> dict[Side, Unloaded | None]:
+        """By side, why the model cannot be used as it was loaded; None if it can."""
+        return {side: unloaded(model, trained=side == "student") for side, model, _ in self.models()}
 
     @property
     def modules(self) -> dict[Side, nn.Module]:

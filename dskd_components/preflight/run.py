@@ -9,7 +9,8 @@ import torch
 
 from dskd_components.collation.collator import DualTokenizerCollator
 from dskd_components.errors import DSKDError, DSKDWarning, InputError
-from dskd_components.models.run_model import groups_of_batch
+from dskd_components.models.positions import position_limit
+from dskd_components.models.run_model import groups_of_batch, input_embedding
 from dskd_components.preflight.check_alignment import check_alignment, recommendation, recommended_preset
 from dskd_components.preflight.check_batch import check_batch, check_projectors
 from dskd_components.preflight.check_models import (
@@ -17,6 +18,7 @@ from dskd_components.preflight.check_models import (
     check_modes,
     check_packing,
     check_placement,
+    check_positions,
     check_predictions,
     check_sharing,
 )
@@ -45,6 +47,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "special tokens": check_special_tokens,
     "chat templates": check_chat_templates,
     "alignment": check_alignment,
+    "positions": check_positions,
     "predictions": check_predictions,
     "packing": check_packing,
 }
@@ -127,10 +130,17 @@ def _with_loss(
         yield from check_projectors(built[0])
 
     findings = list(_run("spec", build))
-    batch = pair.batch if pair.batch is not None else _batch_of_texts(pair, spec)
-    if not built or batch is None:
+    batches = [] if pair.batch is None else [pair.batch]
+
+    def collate() -> Iterator[Finding]:
+        batches.append(_batch_of_texts(pair, spec))
+        yield from ()
+
+    if built and not batches and pair.has_both_tokenizers:
+        findings += _run("batch", collate)
+    if not built or not batches:
         return findings, ()
-    loss_fn = built[0]
+    loss_fn, batch = built[0], batches[0]
     findings += _run("batch", lambda: check_batch(pair, loss_fn, batch))
     costs: list[StepCost] = []
 
@@ -149,10 +159,14 @@ def _with_loss(
     return findings, tuple(costs)
 
 
-def _batch_of_texts(pair: Pair, spec: DSKDSpec) -> dict[str, Tensor] | None:
-    if not pair.has_both_tokenizers:
-        return None
-    collate = DualTokenizerCollator(pair.student_tokenizer, pair.teacher_tokenizer, aligner=spec.aligner)
-    device = next(pair.student.parameters()).device
+def _batch_of_texts(pair: Pair, spec: DSKDSpec) -> Mapping[str, Tensor]:
+    collate = DualTokenizerCollator(
+        pair.student_tokenizer,
+        pair.teacher_tokenizer,
+        aligner=spec.aligner,
+        student_max_length=position_limit(pair.student),
+        teacher_max_length=position_limit(pair.teacher),
+    )
+    device = input_embedding(pair.student).device
     batch = collate([{"text": text} for text in pair.texts[:MEASURED_TEXTS]])
     return {name: column.to(device) for name, column in batch.items()}

@@ -247,3 +247,21 @@ def test_a_report_with_errors_stops_when_asked() -> None:
     assert "student parameters" in str(stopped.value)
     assert "teacher mode" not in str(stopped.value)
     assert len(report.to_text().splitlines()) == len(report.findings)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_named_chat_templates_without_a_default(side: str) -> None:
+    sizes = {"student": 280, "teacher": 300}
+    tokenizers = {f"{each}_tokenizer": tokenizer(size, template=CHATML) for each, size in sizes.items()}
+    named = tokenizers[f"{side}_tokenizer"]
+    named.chat_template = {"tool_use": CHATML, "rag": OTHER}
+    report = look(**tokenizers)
+    assert report.passed, report.to_text()
+    found = finding(report, f"{side} chat template", "warning")
+    assert "'tool_use', 'rag', and none 'default'" in found.found
+    chosen = f"{side}_tokenizer.chat_template"
+    assert found.advice == f"choose one: {chosen} = {chosen}['tool_use']"
+    named.chat_template = named.chat_template["tool_use"]
+    assert not look(**tokenizers).of_severity("warning")
+    named.chat_template = {"default": CHATML, "rag": OTHER}
+    assert not look(**tokenizers).of_severity("warning")
