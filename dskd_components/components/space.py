@@ -132,6 +132,27 @@ class ComparedRows:
         student, teacher = self.student_logits / measure.temperature, self.teacher_logits / measure.teacher_temperature
         return student.log_softmax(-1), teacher.log_softmax(-1)
 
+    def restricted(self, ids: Tensor) -> ComparedRows:
+        """Return the same rows over a part of the vocabulary, whose other tokens cannot occur.
+
+        Args:
+            ids: ``[K]``, int64, ascending: the tokens that are left. They are numbered anew, from 0 on.
+        """
+        place = torch.full((max(self.student_logits.shape[1], self.teacher_logits.shape[1]),), -100, device=ids.device)
+        place[ids] = torch.arange(len(ids), device=ids.device)
+        places = [
+            None if tokens is None else place[tokens.clamp_min(0)].where(tokens >= 0, -100)
+            for tokens in (self.targets, self.teacher_argmax)
+        ]
+        assert places[0] is not None
+        return ComparedRows(
+            student_logits=self.student_logits[:, ids],
+            teacher_logits=self.teacher_logits[:, ids],
+            targets=places[0],
+            teacher_argmax=places[1],
+            measure=self.measure,
+        )
+
     def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
         """Return ``[N]``: the distance of each row at the spec's temperatures, in nats.
 

@@ -110,6 +110,22 @@ class AlignedBatch:
             return SharedTokens(student_ids=ids, teacher_ids=ids)
         return SharedTokens.one_to_one(heads.target_ids, heads.source_ids)
 
+    @cached_property
+    def common_ids(self) -> Tensor | None:
+        """``[K]``, int64: the ids that both vocabularies have, where each is one but for tokens that only one side has.
+
+        Spaces of one vocabulary compare these alone. None: the vocabularies are the same, or two.
+        """
+        ids = self.teacher_to_student_ids
+        if ids is None or not any(space.one_vocabulary for space in self.spaces):
+            return None
+        ids = ids[: self.teacher.head.vocabulary_size]
+        own = torch.arange(len(ids), device=ids.device)
+        shared = (ids == own) & (own < self.student.head.vocabulary_size)
+        is_one = bool(((ids < 0) | (ids == own)).all())
+        everything = bool(shared.all()) and len(ids) == self.student.head.vocabulary_size
+        return own[shared] if is_one and not everything else None
+
     def projected(self, space: Space, *, recompute: bool = False, positions: Tensor | None = None) -> ProjectedStates:
         """Return the other model's states, projected and aligned, and the head that reads them.
 

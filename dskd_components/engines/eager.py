@@ -119,7 +119,7 @@ class AllLogits:
         own = own[covered[side.scored]]
         states, head = batch.projected(space)
         projected = head.logits(states)
-        return ComparedRows(
+        rows = ComparedRows(
             student_logits=own if space.side == "student" else projected,
             teacher_logits=projected if space.side == "student" else own,
             targets=side.targets[covered],
@@ -127,3 +127,5 @@ class AllLogits:
             measure=batch.measure,
             shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
         )
+        common = batch.common_ids if space.one_vocabulary else None
+        return rows if common is None else rows.restricted(common)

@@ -32,7 +32,7 @@ from dskd_components.loss.validation import (
     require_vocabulary_map,
     validated_groups,
 )
-from dskd_components.loss.vocabularies import Vocabularies
+from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared, with_stand_ins
 from dskd_components.models.head import Head
 from dskd_components.models.loading import require_loaded
 from dskd_components.models.precision import without_autocast
@@ -262,6 +262,8 @@ class DSKDLoss(nn.Module):
         if not self.spec.aligner.same_tokenizer:
             require_common_samples(student, teacher)
         require_parameters(self, student)
+        if self.spec.aligner.same_tokenizer and self.teacher_to_student_ids is not None:
+            teacher = scored_where_shared(student, teacher, self.teacher_to_student_ids)
         student = student.checked("student").in_full_precision().for_autograd()
         # One precision for both, the student's: it is the student that learns.
         teacher = teacher.checked("teacher").in_full_precision(student.hidden_states.dtype).for_autograd()
@@ -397,6 +399,9 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a column is missing.
         """
+        stand_in, ids = self.vocabularies.stand_in, self.teacher_to_student_ids
+        if side == "teacher" and self.spec.aligner.same_tokenizer and stand_in is not None and ids is not None:
+            batch = with_stand_ins(batch, ids, stand_in)
         return run_model(
             model,
             batch,

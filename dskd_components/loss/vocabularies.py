@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.tokenization.fast_tokenizers import fingerprint_number
+from dskd_components.tokenization.shared_ids import shared_ids
 from dskd_components.tokenization.vocabulary_map import build_vocabulary_map
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.component import Component
-    from dskd_components.models.states import Side
+    from dskd_components.models.states import LMStates, Side
     from dskd_components.spec.dskd_spec import DSKDSpec
+    from dskd_components.tokenization.shared_ids import SharedIds
     from dskd_components.tokenization.vocabulary_map import MapMethod
 
 
@@ -33,6 +36,8 @@ class Vocabularies:
         teacher_to_student_ids: ``[Vt]``, int64: the student's id of each teacher token or -1; None: not needed.
         same_token: ``[Vt]``, bool: which of these entries are the very same token; None: all.
         method: how tokens were mapped; None: they were not.
+        stand_in: the token that the teacher reads in the place of one that it does not have, where both tokenizers are
+            one but for added tokens; None: they are the same, or two.
     """
 
     sizes: Mapping[Side, int | None]
@@ -40,6 +45,7 @@ class Vocabularies:
     teacher_to_student_ids: Tensor | None = None
     same_token: Tensor | None = None
     method: MapMethod | None = None
+    stand_in: int | None = None
 
     @classmethod
     def of_tokenizers(
@@ -69,8 +75,18 @@ class Vocabularies:
         student, teacher = tokenizers["student"], tokenizers["teacher"]
         if student is None or teacher is None:
             return cls(sizes=sizes, fingerprints=fingerprints)
-        for component in _presuming_one_vocabulary(spec):
-            _require_one_vocabulary(student, teacher, component)
+        presuming = _presuming_one_vocabulary(spec)
+        if presuming:
+            shared = shared_ids(student, teacher)
+            _require_one_base(shared, presuming[0])
+            if not shared.all_shared:
+                ids = shared.teacher_to_student(max(teacher.get_vocab().values()) + 1)
+                return cls(
+                    sizes=sizes,
+                    fingerprints=fingerprints,
+                    teacher_to_student_ids=torch.from_numpy(ids),
+                    stand_in=_stand_in(teacher, shared),
+                )
         if spec.aligner.same_tokenizer:
             return cls(sizes=sizes, fingerprints=fingerprints)
         if not spec.needs_vocabulary_map:
@@ -111,13 +127,79 @@ def _presuming_one_vocabulary(spec: DSKDSpec) -> list[Component]:
     return [spec.aligner, *spaces] if spec.aligner.same_tokenizer else [*spaces]
 
 
-def _require_one_vocabulary(student: Any, teacher: Any, component: Component) -> None:
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    different = [token for token, number in ours.items() if theirs.get(token) != number]
-    if different or len(ours) != len(theirs):
-        example = f", for example {different[0]!r}" if different else ""
-        raise ConfigurationError(
-            f"The {component.kind} {component.name!r} is for models that share a tokenizer, but these are two: of the "
-            f"student's {len(ours)} tokens, {len(different)} are not among the teacher's {len(theirs)}{example}. Use "
-            "the preset 'dskd-cma' or 'dskd-v2-eta'."
-        )
+def _require_one_base(shared: SharedIds, component: Component) -> None:
+    """Refuse tokenizers that differ in more than added tokens."""
+    if shared.of_one_base:
+        return
+    described = [
+        f"{len(tokens)} of the {side}'s tokens ({tokens[0]!r} among them) are not the other's"
+        for side, tokens in (("student", shared.student_only), ("teacher", shared.teacher_only))
+        if tokens
+    ]
+    raise ConfigurationError(
+        f"The {component.kind} {component.name!r} is for models that share a tokenizer, but these are two: "
+        f"{', and '.join(described)}, under the same ids. Only added tokens may differ. Use the preset 'dskd-cma' or "
+        "'dskd-v2-eta'."
+    )
+
+
+def _stand_in(teacher: Any, shared: SharedIds) -> int:
+    """Return a shared token that says little: the teacher's unknown token, or the end of a text, or the first one."""
+    found: list[Any] = [getattr(teacher, f"{role}_token_id", None) for role in ("unk", "eos")]
+    known = set(shared.ids.tolist())
+    return next((int(number) for number in found if number in known), min(known, default=0))
+
+
+def with_stand_ins(batch: Mapping[str, Tensor], teacher_to_student_ids: Tensor, stand_in: int) -> Mapping[str, Tensor]:
+    """Return a batch in which the teacher does not read tokens of the student that it does not have.
+
+    It reads a stand-in in their place, and scores neither them nor what they predict. A teacher with tokens of its own
+    reads these as they are.
+
+    Args:
+        batch: columns of both, or such as serve both.
+        teacher_to_student_ids: ``[Vt]``: shared ids as themselves, -1 for others.
+        stand_in: the token to read.
+    """
+    ours, theirs = _column(batch, "student", "input_ids"), _column(batch, "teacher", "input_ids")
+    labels = _column(batch, "teacher", "labels")
+    if ours is None or theirs is None or labels is None or not _equal(ours, theirs):
+        return batch
+    lacking = (theirs >= 0) & ~_is_shared(theirs, teacher_to_student_ids.to(theirs.device))
+    unpredicted = lacking.clone()
+    unpredicted[:, 1:] |= lacking[:, :-1]
+    return {
+        **batch,
+        "teacher_input_ids": theirs.masked_fill(lacking, stand_in),
+        "teacher_labels": labels.masked_fill(unpredicted, IGNORE_INDEX),
+    }
+
+
+def scored_where_shared(student: LMStates, teacher: LMStates, teacher_to_student_ids: Tensor) -> LMStates:
+    """Return the teacher's states without targets where either side's is a token that the other does not have.
+
+    Args:
+        student: the student's states.
+        teacher: the teacher's states, position by position of the same text.
+        teacher_to_student_ids: ``[Vt]``: shared ids as themselves, -1 for others.
+    """
+    if student.targets.shape != teacher.targets.shape:
+        return teacher  # which the aligner refuses, in its own words
+    lacking = torch.zeros_like(teacher.scored)
+    for states in (student, teacher):
+        lacking |= states.scored & ~_is_shared(states.targets, teacher_to_student_ids)
+    return replace(teacher, targets=teacher.targets.masked_fill(lacking, IGNORE_INDEX))
+
+
+def _is_shared(ids: Tensor, teacher_to_student_ids: Tensor) -> Tensor:
+    """Return which ids are the same token on both sides."""
+    known = (ids >= 0) & (ids < len(teacher_to_student_ids))
+    return known & (teacher_to_student_ids[ids.where(known, 0)] == ids)
+
+
+def _column(batch: Mapping[str, Tensor], side: Side, name: str) -> Tensor | None:
+    return batch.get(f"{side}_{name}", batch.get(name))
+
+
+def _equal(ours: Tensor, theirs: Tensor) -> bool:
+    return ours is theirs or (ours.shape == theirs.shape and ours.device == theirs.device and torch.equal(ours, theirs))

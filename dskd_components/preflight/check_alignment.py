@@ -38,7 +38,7 @@ def check_alignment(pair: Pair) -> Iterator[Finding]:
     if not pair.has_both_tokenizers:
         return
     if pair.one_tokenizer:
-        yield Finding("ok", "tokenizers", "both models have the same; positions belong together as they are")
+        yield _one_tokenizer(pair)
         return
     wanted = pair.spec.aligner.text_method if pair.spec else None
     for method in get_args(Method):
@@ -96,6 +96,25 @@ def _reasons(aligned: list[TextAlignment]) -> str:
         return ""
     return "; the others: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
 
+
+def _one_tokenizer(pair: Pair) -> Finding:
+    shared = pair.shared_ids
+    if shared.all_shared:
+        return Finding("ok", "tokenizers", "both models have the same; positions belong together as they are")
+    own = []
+    for side, tokens in (("student", shared.student_only), ("teacher", shared.teacher_only)):
+        named = ", ".join([*map(repr, tokens[:NAMED]), *(["..."] if len(tokens) > NAMED else [])])
+        own += [f"{len(tokens)} of the {side}'s ({named})"] if tokens else []
+    return Finding(
+        "ok",
+        "tokenizers",
+        f"both models have the same but for added tokens, {' and '.join(own)}: the {len(shared.ids)} ids that they "
+        "share are distilled; the others are left out, and so are positions that read or predict them",
+    )
+
+
+NAMED: Final = 3
+"""How many tokens a finding names."""
 
 ENOUGH: Final = 0.8
 """From this share of both sides' tokens on, exact matching leaves little of the text unused."""

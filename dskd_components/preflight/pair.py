@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dskd_components.errors import InputError
 from dskd_components.models.loading import unloaded
 from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
+from dskd_components.tokenization.shared_ids import cut_alike, shared_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dskd_components.models.loading import Unloaded
     from dskd_components.models.states import Side
     from dskd_components.spec.dskd_spec import DSKDSpec
+    from dskd_components.tokenization.shared_ids import SharedIds
 
 
 SAMPLE_TEXTS: Final = (
@@ -87,15 +89,19 @@ class Pair:
 
     @cached_property
     def one_tokenizer(self) -> bool:
-        """Whether both sides cut every text alike; also if tokenizers are not known."""
+        """Whether both sides cut every text without added tokens alike; also if tokenizers are not known."""
         if not self.has_both_tokenizers:
             return True
         if self.student_tokenizer is self.teacher_tokenizer:
             return True
-        ours, theirs = (tokenizer.get_vocab() for tokenizer in (self.student_tokenizer, self.teacher_tokenizer))
-        if ours != theirs:
-            return False
+        if not self.shared_ids.all_shared:
+            return self.shared_ids.of_one_base and cut_alike(self.student_tokenizer, self.teacher_tokenizer)
         try:
             return tokenizer_fingerprint(self.student_tokenizer) == tokenizer_fingerprint(self.teacher_tokenizer)
         except InputError:
             return True
+
+    @cached_property
+    def shared_ids(self) -> SharedIds:
+        """Which ids are one token on both sides; both tokenizers must be known."""
+        return shared_ids(self.student_tokenizer, self.teacher_tokenizer)

@@ -16,7 +16,7 @@ from dskd_components.models.states import Side
 class SharedVocabularySpace(Space):
     """Each model's own logits meet, token by token: classical distillation of two models with one tokenizer.
 
-    One term, ``kd``.
+    One term, ``kd``. Added tokens that only one of the two has are left out of both distributions.
 
     Examples:
         >>> SharedVocabularySpace().weight

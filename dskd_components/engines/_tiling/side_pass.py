@@ -212,18 +212,18 @@ class SidePass:
         own, other = blocks[self._rows.own], blocks[projected]
         student, teacher = (own, other) if self._rows.side == "student" else (other, own)
         with naming_teacher(batch.teacher_name):
-            return space.compare(
-                TiledRows(
-                    student_logits=student.leaf,
-                    teacher_logits=teacher.leaf,
-                    student=student,
-                    teacher=teacher,
-                    targets=self._rows.targets[rows],
-                    teacher_argmax=choice[rows] if choice is not None and space.needs_teacher_argmax else None,
-                    measure=batch.measure,
-                    shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
-                )
+            compared = TiledRows(
+                student_logits=student.leaf,
+                teacher_logits=teacher.leaf,
+                student=student,
+                teacher=teacher,
+                targets=self._rows.targets[rows],
+                teacher_argmax=choice[rows] if choice is not None and space.needs_teacher_argmax else None,
+                measure=batch.measure,
+                shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
             )
+            common = batch.common_ids if space.one_vocabulary else None
+            return space.compare(compared if common is None else compared.restricted(common))
 
     def _kept(self, number: int, name: str, term: TokenTerm) -> TermCounts:
         """Return how many rows of the batch count in a term."""
