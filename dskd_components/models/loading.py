@@ -10,6 +10,8 @@ from dskd_components.errors import InputError
 from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
+    import torch
+
     from dskd_components.models.states import Side
     from dskd_components.models.wrappers import CausalLM
 
@@ -86,19 +88,25 @@ def is_offloaded(model: CausalLM) -> bool:
     return isinstance(model, nn.Module) and any(parameter.is_meta for parameter in model.parameters())
 
 
-def require_loaded(model: CausalLM, side: Side) -> None:
+def require_loaded(model: CausalLM, side: Side, *, columns_on: torch.device | None = None) -> None:
     """Refuse a model whose numbers cannot be read.
 
     Args:
         model: a causal language model, or a wrapper of one.
         side: which one it is, for the message.
+        columns_on: where its columns of a batch are, for the message.
 
     Raises:
         InputError: they cannot; the message says which and what to do.
     """
     problem = unloaded(model, trained=side == "student") if is_offloaded(model) else None
     if problem is not None:
-        raise problem.error(f"The {side} ({type(unwrapped(model)).__name__})")
+        apart = ""
+        if columns_on is not None and _is_meta(unwrapped(model).get_input_embeddings()):
+            # Where it looks like a model on another device, the remedy for that would fail.
+            there = f".to({str(columns_on)!r}) cannot bring it there"
+            apart = f"The {side} is on meta, its columns of the batch are on {columns_on}, and {there}. "
+        raise problem.error(f"{apart}The {side} ({type(unwrapped(model)).__name__})")
 
 
 def head_is_here(model: CausalLM) -> bool:

@@ -70,7 +70,7 @@ def run_model(
     inputs = inputs_among(model, columns)
     require_rows(inputs["input_ids"], f"{side}_")
     if not head_is_here(model):
-        require_loaded(model, side)
+        require_loaded(model, side, columns_on=inputs["input_ids"].device)
     require_ids_of_the_model(model, inputs["input_ids"], f"{side}_")
     require_positions(model, inputs, f"{side}_")
     layout = RowLayout.of(columns["labels"], columns, f"{side}_")
@@ -112,7 +112,7 @@ def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Si
             hidden_states, aux_loss = last_hidden_states(model, inputs), None
     except Exception as error:
         # Only now: weights that are kept elsewhere between calls are apart, too, and run all the same.
-        require_loaded(model, side)
+        require_loaded(model, side, columns_on=here)
         limit = position_limit(model)
         if limit is not None and positions_in(inputs) > limit:
             raise too_long(model, inputs, f"{side}_") from error
