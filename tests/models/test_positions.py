@@ -84,11 +84,10 @@ def test_failures_for_other_reasons_keep_their_own_words() -> None:
         run(LIMIT)
 
 
-@pytest.mark.parametrize("family", ["GPT-2", "OPT"])
-def test_positions_that_start_anew_do_not_add_up(family: str) -> None:
-    """Rows that are packed or padded may be longer than the table, as long as no position is."""
+def test_positions_that_start_anew_do_not_add_up() -> None:
+    """Rows that are packed may be longer than the table, as long as no position is."""
     positions = torch.arange(40).repeat(2)[None].expand(2, -1)
-    run = Run(make(family), "student")
+    run = Run(make("GPT-2"), "student")
     assert run(80, position_ids=positions).isfinite()
     with pytest.raises(InputError, match="rows of 66 positions"):
         run(20, position_ids=torch.arange(46, 66)[None].expand(2, -1))
