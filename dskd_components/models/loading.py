@@ -12,7 +12,6 @@ from dskd_components.models.wrappers import unwrapped
 if TYPE_CHECKING:
     import torch
 
-    from dskd_components.models.states import Side
     from dskd_components.models.wrappers import CausalLM
 
 
@@ -88,7 +87,7 @@ def is_offloaded(model: CausalLM) -> bool:
     return isinstance(model, nn.Module) and any(parameter.is_meta for parameter in model.parameters())
 
 
-def require_loaded(model: CausalLM, side: Side, *, columns_on: torch.device | None = None) -> None:
+def require_loaded(model: CausalLM, side: str, *, columns_on: torch.device | None = None) -> None:
     """Refuse a model whose numbers cannot be read.
 
     Args:

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.errors import InputError
-from dskd_components.projectors.pseudo_inverse import inverse_root, logit_map
-from dskd_components.projectors.shared_rows import SharedRows
+from dskd_components.projectors.pseudo_inverse import SharedRows, inverse_root, logit_map
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.projectors.linear import LinearProjection
-from dskd_components.projectors.pseudo_inverse import inverse_root, logit_map, lost_share
-from dskd_components.projectors.shared_rows import SharedRows
+from dskd_components.projectors.pseudo_inverse import SharedRows, inverse_root, logit_map, lost_share
 
 if TYPE_CHECKING:
     from torch.nn import Parameter

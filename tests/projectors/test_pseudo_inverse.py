@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dskd_components import Head, ProjectorHeads, get_projector
-from dskd_components.projectors import shared_rows
-from dskd_components.projectors.pseudo_inverse import inverse_root
-from dskd_components.projectors.shared_rows import SharedRows
+from dskd_components.projectors import pseudo_inverse as shared_rows
+from dskd_components.projectors.pseudo_inverse import SharedRows, inverse_root
 from tests.helpers.strategies import SEEDS
 
 

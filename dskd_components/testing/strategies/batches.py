@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.testing.strategies.logits import SEEDS
-from dskd_components.testing.strategies.states import make_states, packed, padded, random_groups, spoilt
-from dskd_components.testing.strategies.targets import ragged_targets
+from dskd_components.testing.strategies.states import make_states, packed, padded, ragged_targets, random_groups, spoilt
 
 if TYPE_CHECKING:
     from dskd_components.loss.dskd_loss import DSKDLoss

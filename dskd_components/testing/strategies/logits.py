@@ -1,4 +1,4 @@
-"""Rows of logits of every temper, and pairs of them."""
+"""Rows of logits and log-probabilities, from equal ones to extreme ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 Temper = Literal["ordinary", "generic", "peaked", "tied", "huge", "flat", "one_hot", "ruled_out"]
 """What a row is like: some tenths apart; different to the last digit; ten times that; with many equal
@@ -145,3 +146,28 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def _tensor(row: list[float]) -> Tensor:
     return torch.tensor(row, dtype=torch.float64)
+
+
+def log_probabilities(
+    rows: int | None = None, vocabulary: int | None = None, *, tempers: tuple[Temper, ...] = FINITE
+) -> st.SearchStrategy[Tensor]:
+    """Normalised log-probabilities ``[N, V]``, float64; arguments as in `logits`."""
+    return logits(rows, vocabulary, tempers=tempers).map(lambda row: row.log_softmax(-1))
+
+
+def pairs_of_log_probabilities(
+    rows: int | None = None, vocabulary: int | None = None, *, tempers: tuple[Temper, ...] = FINITE
+) -> st.SearchStrategy[tuple[Tensor, Tensor]]:
+    """Student and teacher log-probabilities of one shape ``[N, V]``, float64; arguments as in `logits`.
+
+    Examples:
+        >>> from hypothesis import given
+        >>> @given(pairs_of_log_probabilities())
+        ... def test_total_variation_is_at_most_1(pair):
+        ...     student, teacher = pair
+        ...     assert (0.5 * (student.exp() - teacher.exp()).abs().sum(-1) <= 1 + 1e-9).all()
+        >>> test_total_variation_is_at_most_1()
+    """
+    return pairs_of_logits(rows, vocabulary, tempers=tempers).map(
+        lambda pair: (pair[0].log_softmax(-1), pair[1].log_softmax(-1))
+    )

@@ -15,7 +15,14 @@ from dskd_components.testing.laws.distance.calls import (
     rows_are_independent,
     the_same_arguments_give_the_same_value,
 )
-from dskd_components.testing.laws.distance.claims import bounded, metric, symmetric, the_bound_is_reached
+from dskd_components.testing.laws.distance.claims import (
+    bounded,
+    metric,
+    no_temperature_inside,
+    options_have_an_effect,
+    symmetric,
+    the_bound_is_reached,
+)
 from dskd_components.testing.laws.distance.closed_form import (
     closed_form_is_the_gradient,
     closed_form_leaves_its_arguments_alone,
@@ -27,7 +34,6 @@ from dskd_components.testing.laws.distance.gradients import (
     the_student_learns,
     zero_gradient_at_equality,
 )
-from dskd_components.testing.laws.distance.options import no_temperature_inside, options_have_an_effect
 from dskd_components.testing.laws.distance.values import (
     finite,
     no_rows_no_values,

@@ -8,11 +8,9 @@ from dskd_components.testing.laws.space.comparing import (
     rows_are_not_changed,
     terms_are_one_finite_number_a_row,
     the_same_rows_give_the_same_terms,
-)
-from dskd_components.testing.laws.space.rows import compared_rows
-from dskd_components.testing.laws.space.training import (
     the_student_learns_in_the_loss,
 )
+from dskd_components.testing.laws.space.rows import compared_rows
 
 __all__ = [
     "a_gradient_reaches_a_model",
