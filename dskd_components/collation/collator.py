@@ -137,7 +137,9 @@ class DualTokenizerCollator:
         batch = self._packed(samples) if self._packing else self._padded(samples)
         for side in SIDES:
             rows = len(batch[f"{side}_input_ids"])
-            batch[f"{side}_fingerprint"] = torch.full((rows,), self._encoder.fingerprints[side], dtype=torch.int64)
+            batch[f"{side}_fingerprint"] = torch.full(
+                (rows,), self._encoder.fingerprints[side], dtype=torch.int64, device="cpu"
+            )
         return batch
 
     def _outcomes(self, samples: Sequence[Any]) -> list[EncodedSample | SampleError]:
@@ -197,6 +199,6 @@ def with_skipped(batch: dict[str, Tensor], skipped: int) -> dict[str, Tensor]:
         batch: the other columns.
         skipped: the number.
     """
-    column = torch.zeros(len(batch["student_input_ids"]), dtype=torch.int64)
+    column = torch.zeros(len(batch["student_input_ids"]), dtype=torch.int64, device="cpu")
     column[0] = skipped
     return batch | {"skipped": column}

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.distributed import ProcessGroup
 
 
@@ -45,7 +45,8 @@ def sum_over_ranks(count: Tensor | float, *, group: ProcessGroup | None = None) 
         >>> sum_over_ranks((labels[:, 1:] != -100).sum())
         tensor(5)
     """
-    total = torch.as_tensor(count).detach().clone()
+    # Not as_tensor alone: it moves tensors to the default device.
+    total = count.detach().clone() if isinstance(count, Tensor) else torch.as_tensor(count)
     if world_size(group) > 1:
         dist.all_reduce(total, group=group)
     return total

@@ -110,4 +110,4 @@ def keep_freed_memory(size: int, device: torch.device) -> None:
     if device.type == "cpu":
         # Taken and given back, untouched. glibc hands a freed piece of less than 32 MiB back to the system until it has
         # seen one as large; from then on it keeps up to twice as much for the next who asks.
-        torch.empty(size * 3 // 4, dtype=torch.uint8)
+        torch.empty(size * 3 // 4, dtype=torch.uint8, device="cpu")

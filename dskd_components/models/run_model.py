@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import DSKDWarning, InputError
@@ -29,8 +30,6 @@ from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import Tensor
 
     from dskd_components.models.aux_loss import AuxLoss
     from dskd_components.models.states import Side
@@ -174,11 +173,16 @@ def require_fingerprints(batch: Mapping[str, Tensor], fingerprints: Mapping[Side
     """
     for side, own in fingerprints.items():
         theirs = batch.get(f"{side}_fingerprint")
-        if own is not None and theirs is not None and bool((torch.as_tensor(theirs) != own).any()):
+        if own is not None and theirs is not None and not _all_are(theirs, own):
             raise InputError(
                 f"The batch was collated with another {side} tokenizer than the loss was built with, so its token ids "
                 "mean something else. Give DualTokenizerCollator and DSKDLoss.from_models the same tokenizers."
             )
+
+
+def _all_are(numbers: Tensor | int, number: int) -> bool:
+    # Not as_tensor: it moves tensors to the default device.
+    return bool((numbers == number).all()) if isinstance(numbers, Tensor) else numbers == number
 
 
 def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -> dict[str, Tensor]:

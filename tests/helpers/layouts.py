@@ -46,7 +46,7 @@ class Side:
 def sides(seed: int, *, same_tokenizer: bool, rows: int = 2) -> dict[str, Side]:
     """Both sides of a batch with all labels scored but a prompt's."""
     batch = make_batch(seed, same_tokenizer=same_tokenizer, batch=rows, student_length=4, teacher_length=5)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     found = {}
     for name in ("student", "teacher"):
         states = getattr(batch, name)

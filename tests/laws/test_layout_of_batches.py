@@ -46,7 +46,9 @@ def rows(side: str, *, same_tokenizer: bool) -> list[dict[str, Tensor]]:
     longer = 1 if side == "teacher" and not same_tokenizer else 0
     found = []
     for number, length in enumerate(LENGTHS):
-        ids = torch.randint(3, 20, (length + longer,), generator=torch.Generator().manual_seed(number))
+        ids = torch.randint(
+            3, 20, (length + longer,), generator=torch.Generator(torch.get_default_device()).manual_seed(number)
+        )
         labels = ids.clone()
         labels[: number % 2] = -100  # in the others the first token has a label, which nothing predicts
         groups = torch.arange(length + longer).clamp_max(length - 1)

@@ -22,7 +22,7 @@ LIMIT = 64
 
 
 def ids_of(length: int) -> torch.Tensor:
-    return torch.randint(8, 90, (2, length), generator=torch.Generator().manual_seed(0))
+    return torch.randint(8, 90, (2, length), generator=torch.Generator(torch.get_default_device()).manual_seed(0))
 
 
 class Run:

@@ -21,7 +21,9 @@ def loss_of(student: Head, teacher: Head, spec: DSKDSpec = V2) -> DSKDLoss:
 
 
 def head(width: int, **options: Any) -> Head:
-    return Head(torch.randn(30, width, generator=torch.Generator().manual_seed(width)), **options)
+    return Head(
+        torch.randn(30, width, generator=torch.Generator(torch.get_default_device()).manual_seed(width)), **options
+    )
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(None, 30.0), (30.0, None), (30.0, 50.0)])

@@ -53,7 +53,7 @@ def head(recipe: Recipe, logits_per_rank: Tensor, shift: Tensor, generator: torc
 
 def pair(seed: int, source: Recipe, target: Recipe, *, shared: bool = False) -> ProjectorHeads:
     """Heads between which an affine map can keep every logit, of all tokens or of five that stand elsewhere."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -84,7 +84,7 @@ def built(name: str, heads: ProjectorHeads, **options: Any) -> Any:
 
 def both_logits(projection: Any, heads: ProjectorHeads, *, capped: bool = True) -> tuple[Tensor, Tensor]:
     """What the target's head reads from projected states, and what the source's head gives, of the shared tokens."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     hidden = torch.randn(6, heads.source.hidden_size, generator=generator, dtype=torch.float64)
     source, target = (head if capped else replace(head, softcap=None) for head in (heads.source, heads.target))
     found, expected = target.logits(projection(hidden, heads)), source.logits(hidden)
@@ -198,7 +198,9 @@ def test_a_scale_is_a_number_that_keeps_logits_apart(scale: float) -> None:
 def test_models_of_equal_logits_have_nothing_to_distil(student: float, teacher: float, engine: str) -> None:
     """As published for v2, in which the student learns through its own head's map."""
     heads = pair(3, Recipe(scale=student, bias=True), Recipe(scale=teacher, bias=True, width=RANK + 2))
-    hidden = torch.randn(2, 5, RANK, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(
+        2, 5, RANK, dtype=torch.float64, generator=torch.Generator(torch.get_default_device()).manual_seed(0)
+    )
     wanted = heads.source.logits(hidden)
     theirs = (wanted / teacher - heads.target.bias) @ torch.linalg.pinv(heads.target.weight).T
     torch.testing.assert_close(heads.target.logits(theirs), wanted)

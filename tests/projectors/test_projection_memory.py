@@ -37,7 +37,7 @@ def heads(*, one_vocabulary: bool, dtype: torch.dtype, wider: bool = False) -> t
 
 
 def of_sizes(student: tuple[int, int], teacher: tuple[int, int], dtype: torch.dtype) -> tuple[Head, Head]:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     first, second = (torch.randn(size, generator=generator).to(dtype) for size in (student, teacher))
     return Head(first), Head(second)
 
@@ -80,7 +80,7 @@ def test_nothing_of_the_size_of_a_head_is_kept_or_sent_to_other_ranks(one_vocabu
 
 def step(loss_fn: DSKDLoss, student: Head, teacher: Head, tokens: int) -> tuple[Callable[[], None], Callable[[], int]]:
     """A step, and how many bytes its gradients take."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     targets = torch.randint(
         0, min(student.vocabulary_size, teacher.vocabulary_size), (tokens // 32, 32), generator=generator
     )

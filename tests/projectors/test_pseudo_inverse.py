@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dskd_components import Head, ProjectorHeads, get_projector
-from dskd_components.projectors import pseudo_inverse
 from dskd_components.projectors.pseudo_inverse import SharedRows, inverse_root
 from tests.helpers.strategies import SEEDS
 
@@ -88,7 +87,7 @@ def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     both = heads(matrix(0, 90, 5, 5), matrix(1, 95, 4, 4), **ids)
     hidden = matrix(2, 3, 5, 5)
     whole = [get_projector(name).build(source_size=5, target_size=4, heads=both) for name in ("pinv", "live_pinv")]
-    monkeypatch.setattr(pseudo_inverse, "FEWEST_NUMBERS", 1)
+    monkeypatch.setattr("dskd_components.projectors.pseudo_inverse.FEWEST_NUMBERS", 1)
     assert len(list(SharedRows(both).parts(torch.float64))) > 10
     for name, expected in zip(("pinv", "live_pinv"), whole, strict=True):
         found = get_projector(name).build(source_size=5, target_size=4, heads=both)

@@ -90,7 +90,9 @@ def by_copy(loss_fn: DSKDLoss, _other: DSKDLoss, _folder: Path) -> DSKDLoss:
 def trained(batch: Batch) -> Batch:
     """The same batch, once the student's head has learned."""
     weight = batch.student.head.weight
-    learned = weight + torch.randn(weight.shape, generator=torch.Generator().manual_seed(9), dtype=weight.dtype)
+    learned = weight + torch.randn(
+        weight.shape, generator=torch.Generator(torch.get_default_device()).manual_seed(9), dtype=weight.dtype
+    )
     return replace(batch, student=replace(batch.student, head=Head(learned)))
 
 

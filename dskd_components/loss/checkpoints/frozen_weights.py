@@ -50,14 +50,15 @@ class FrozenWeights(NamedTuple):
         Args:
             weight: ``[V, d]``, any floating-point dtype.
         """
-        numbers = torch.linspace(0, len(weight) - 1, min(SAMPLED_ROWS, len(weight)), dtype=torch.float64).long()
+        count = min(SAMPLED_ROWS, len(weight))
+        numbers = torch.linspace(0, len(weight) - 1, count, dtype=torch.float64, device="cpu").long()
         # Through float32, so that float64 and float32 are rounded in one way.
         rows = whole(weight.detach()[numbers.to(weight.device)]).cpu().float()
         precisions = tuple(name for name, dtype in PRECISIONS.items() if torch.equal(rows.to(dtype).float(), rows))
         # Each row gives others of its columns, so that few columns are left out.
         width = rows.shape[1]
-        spread = torch.arange(SAMPLED_COLUMNS) * width // SAMPLED_COLUMNS
-        columns = (torch.arange(len(rows))[:, None] + spread) % width
+        spread = torch.arange(SAMPLED_COLUMNS, device=rows.device) * width // SAMPLED_COLUMNS
+        columns = (torch.arange(len(rows), device=rows.device)[:, None] + spread) % width
         digest = digest_of({"weight": rows.bfloat16()})
         return cls(digest, precisions, rows.gather(1, columns).flatten())
 
@@ -81,7 +82,7 @@ class FrozenWeights(NamedTuple):
             content = bytearray(base64.b64decode(encoded, validate=True))
             sample = torch.frombuffer(content, dtype=torch.float32)
         except ValueError:
-            return cls(digest, (), torch.empty(0))
+            return cls(digest, (), torch.empty(0, device="cpu"))
         return cls(digest, precisions if set(precisions) <= PRECISIONS.keys() else (), sample)
 
     def same(self, other: Self) -> bool:

@@ -24,7 +24,7 @@ PAIRS = list(product(DTYPES, DTYPES))
 
 
 def weight(rows: int, width: int, *, scale: float = 1.0, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     return scale * torch.randn(rows, width, generator=generator, dtype=torch.float64)
 
 

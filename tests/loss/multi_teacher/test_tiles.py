@@ -42,7 +42,7 @@ TEACHERS: dict[str, dict[str, Any]] = {
 
 def several_batches(seed: int, count: int, *, silent: float = 0.0, **sizes: Any) -> dict[str, Batch]:
     """A student and teachers of other widths and vocabularies, each with something to say of other positions."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     batches: dict[str, Batch] = {}
     for number in range(count):
         shape = {"teacher_length": 5 + number, "teacher_hidden": 9 - 2 * number, "teacher_vocabulary": 17 - number}
@@ -165,7 +165,7 @@ def peak(widths: list[int], budget: float, **fields: Any) -> float:
         for name, width in teacher_widths.items()
     }
     loss_fn = MultiTeacherLoss(spec, pairs)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     targets = torch.randint(0, 3000, (2, 64), generator=generator)
 
     def states(width: int) -> LMStates:
