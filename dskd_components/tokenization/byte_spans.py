@@ -7,7 +7,9 @@ measured with. The rules, for every kind of tokenizer:
 - Tokens that a template adds (BOS, EOS) have no span. They have a role.
 - A token that stands for no text, such as the ``▁`` of a dummy prefix before a text that does not start with
   a word, has an empty span where it stands.
-- Whitespace that no token stands for belongs to the next token, anything else that was dropped (a combining
+- Whitespace that an added token strips from the text around it belongs to that token, but for a space that the
+  next token spells.
+- Other whitespace that no token stands for belongs to the next token, anything else that was dropped (a combining
   mark, a control character) to the previous one; at either end of the text, to the token that is there.
 - A character that a tokenizer splits over several tokens is split by bytes where the tokens spell out its
   bytes. Where a normaliser turned it into something else (``½`` into ``1⁄2``) it is an atom: every token that
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dskd_components.tokenization.fast_tokenizers import backend_of, encode_batch
-from dskd_components.tokenization.offset_spans import spans_from_offsets
+from dskd_components.tokenization.offset_spans import spans_from_offsets, untrimmed
 from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
 
 if TYPE_CHECKING:
@@ -183,6 +185,8 @@ def spans_of_encoding(
     spans = _spelled_spans(vocabulary, data, text_ids, text_id_array)
     if spans is None:
         offsets = np.array(encoding.offsets[bos_count:stop], dtype=np.int64).reshape(-1, 2)
+        if vocabulary.trimming is not None:
+            offsets = untrimmed(vocabulary.trimming, encoding.tokens[bos_count:stop], offsets, len(text))
         starts, ends = spans_from_offsets(vocabulary, text, text_id_array, offsets)
         cores = core_starts(data, starts, ends)
         cores[(starts == ends) | overlapping(starts, ends)] = -1

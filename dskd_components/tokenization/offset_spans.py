@@ -5,12 +5,21 @@ offsets are right as far as they go. What they leave open, and is settled here: 
 covers, several tokens on one character, and spaces that a post-processor took out.
 """
 
+from collections.abc import Sequence
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
 from dskd_components.errors import InputError
 from dskd_components.tokenization.arrays import BoolArray, IntArray
-from dskd_components.tokenization.token_bytes import VocabularyBytes
+from dskd_components.tokenization.token_bytes import OffsetTrimming, VocabularyBytes
+
+TRIMMED: Final = (
+    "Ġ\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+"""What post-processors take for spaces: byte-level BPE's letter for one, and all of Unicode's whitespace."""
 
 _LAST_SPACE = 0x3000
 _IS_SPACE = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 2)])
@@ -43,12 +52,11 @@ def spans_from_offsets(
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     spaces = _IS_SPACE[np.minimum(codes, _LAST_SPACE + 1)]
     starts, ends = offsets[:, 0], offsets[:, 1]
-    if vocabulary.trims_offsets:
-        starts, ends = _untrimmed(vocabulary, spaces, token_ids, starts, ends)
     # Offsets that go backwards are widened until they do not.
     starts = np.minimum.accumulate(starts[::-1])[::-1]
     ends = np.maximum.accumulate(np.maximum(starts, ends))
     starts, ends = _give_away_gaps(spaces, starts, ends)
+    _return_stripped_spaces(vocabulary, text, token_ids, starts, ends)
     position = _byte_positions(codes)
     starts, ends = position[starts], position[ends]
     if np.any(starts[1:] < ends[:-1]):
@@ -62,32 +70,35 @@ def _byte_positions(codes: npt.NDArray[np.uint32]) -> IntArray:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(widths)])
 
 
-def _untrimmed(
-    vocabulary: VocabularyBytes,
-    spaces: BoolArray,
-    token_ids: IntArray,
-    starts: IntArray,
-    ends: IntArray,
-) -> tuple[IntArray, IntArray]:
-    """Give tokens back the spaces that the post-processor took out of their offsets.
+def untrimmed(trimming: OffsetTrimming, tokens: Sequence[str], offsets: IntArray, length: int) -> IntArray:
+    """Offsets as they were before a post-processor took the spaces of each token out of them.
 
-    It takes leading spaces, so that a token of nothing but spaces is left empty at its end; of the first
-    token it may take trailing ones instead.
+    It adds the number of a token's leading spaces to its start, and takes that of its trailing ones from its end,
+    whether or not these are spaces of the text: the prefix space that a pre-tokenizer puts in is none. So the same
+    numbers are given back, and the text is not asked.
+
+    Args:
+        trimming: What the post-processor does.
+        tokens: The token strings of a text as the encoding has them: an added token's has the whitespace around it
+            that it strips.
+        offsets: Their character offsets ``[T, 2]``.
+        length: How many characters the text has.
+
+    Returns:
+        The offsets ``[T, 2]``, within the text.
     """
-    spans = []
-    free_from = 0
-    ids, added = token_ids.tolist(), vocabulary.added[token_ids].tolist()
-    for number, fixed, start, end in zip(ids, added, starts.tolist(), ends.tolist(), strict=True):
-        piece = vocabulary.pieces[number]
-        owed = 0 if fixed else len(piece) - len(piece.lstrip(b" ")) - (end - start if piece.isspace() else 0)
-        while owed > 0 and start > free_from and spaces[start - 1]:
-            start, owed = start - 1, owed - 1
-        while owed > 0 and piece.isspace() and end < len(spaces) and spaces[end]:
-            end, owed = end + 1, owed - 1
-        spans.append((start, end))
-        free_from = max(free_from, end)
-    untrimmed = np.array(spans, dtype=np.int64)
-    return untrimmed[:, 0], untrimmed[:, 1]
+    given = offsets.copy()
+    for index, (token, (start, end)) in enumerate(zip(tokens, offsets.tolist(), strict=True)):
+        leading = len(token) - len(token.lstrip(TRIMMED))
+        trailing = len(token) - len(token.rstrip(TRIMMED))
+        if not leading and not trailing:
+            continue
+        if leading == 1 and trimming.keeps_prefix and (index == 0 or start == 0):
+            leading = 0
+        # A start that was moved as far as the end has left nothing to take from the end.
+        untouched_end = leading == len(token) and start == end
+        given[index] = start - leading, end if untouched_end else end + trailing
+    return np.clip(given, 0, length)
 
 
 def _give_away_gaps(spaces: BoolArray, starts: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
@@ -107,6 +118,24 @@ def _give_away_gaps(spaces: BoolArray, starts: IntArray, ends: IntArray) -> tupl
     return new_start[starts], new_end[ends]
 
 
+def _return_stripped_spaces(
+    vocabulary: VocabularyBytes, text: str, token_ids: IntArray, starts: IntArray, ends: IntArray
+) -> None:
+    """Hand a space that an added token stripped to the token after it that spells one, in place.
+
+    To the tokenizer that one is a dummy prefix; by bytes, the two tokens spell what stands there.
+    """
+    for index in np.flatnonzero(vocabulary.added[token_ids[:-1]]).tolist():
+        border = int(ends[index])
+        strips = text[border - 1 : border] == " " and not vocabulary.pieces[token_ids[index]].endswith(b" ")
+        piece = vocabulary.pieces[token_ids[index + 1]]
+        if strips and starts[index + 1] == border and piece.startswith(b" ") and text[border : border + 1] != " ":
+            ends[index] -= 1
+            starts[index + 1] -= 1
+            if piece == b" ":
+                ends[index + 1] = border
+
+
 def _settle_overlaps(
     vocabulary: VocabularyBytes, data: bytes, token_ids: IntArray, starts: IntArray, ends: IntArray
 ) -> None:
@@ -114,32 +143,40 @@ def _settle_overlaps(
     joined = starts[1:] < ends[:-1]
     edges = np.diff(np.concatenate([[False], joined, [False]]).astype(np.int8))
     for first, last in zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True):
-        pieces = [vocabulary.pieces[number] for number in token_ids[first : last + 1].tolist()]
-        block_start, block_end = int(starts[first]), int(ends[last])
-        opens_segment = first == 0 or bool(vocabulary.added[token_ids[first - 1]])
-        dummy = _dummy_spaces(pieces, data[block_start:block_end]) if opens_segment else 0
-        if b"".join(pieces)[dummy:] == data[block_start:block_end]:
-            borders = block_start - dummy + np.cumsum([len(piece) for piece in pieces])
-            starts[first + 1 : last + 1], ends[first : last + 1] = borders[:-1], borders
-        elif dummy and pieces[0] == b" ":
-            # The dummy prefix stands for no text; what follows it may still spell its own part.
-            starts[first], ends[first] = block_start, block_start
-            rest = slice(first + 1, last + 1)
-            _settle_overlaps_of_rest(vocabulary, data, token_ids[rest], starts[rest], ends[rest])
+        block = slice(first, last + 1)
+        pieces = [vocabulary.pieces[number] for number in token_ids[block].tolist()]
+        _settle_block(data, pieces, starts[block], ends[block])
 
 
-def _settle_overlaps_of_rest(
-    vocabulary: VocabularyBytes, data: bytes, token_ids: IntArray, starts: IntArray, ends: IntArray
-) -> None:
-    pieces = [vocabulary.pieces[number] for number in token_ids.tolist()]
-    if len(pieces) > 1 and b"".join(pieces) == data[starts[0] : ends[-1]]:
-        borders = starts[0] + np.cumsum([len(piece) for piece in pieces])
+def _settle_block(data: bytes, pieces: list[bytes], starts: IntArray, ends: IntArray) -> None:
+    """Split what tokens spell between them, each of which overlaps the next, in place."""
+    start = int(starts[0])
+    block, spelled = data[start : int(ends[-1])], b"".join(pieces)
+    if spelled in (block, b" " + block):
+        borders = start + len(block) - len(spelled) + np.cumsum([len(piece) for piece in pieces])
         starts[1:], ends[:] = borders[:-1], borders
+        return
+    marked = _marked_by_space(pieces, block)
+    if marked is not None:
+        # The rest may still spell its own part.
+        ends[0] = start + marked
+        starts[1:] = np.maximum(starts[1:], ends[0])
+        if b"".join(pieces[1:]) == data[int(starts[1]) : int(ends[-1])]:
+            borders = int(starts[1]) + np.cumsum([len(piece) for piece in pieces[1:]])
+            starts[2:], ends[1:] = borders[:-1], borders
 
 
-def _dummy_spaces(pieces: list[bytes], block: bytes) -> int:
-    """Whether the first token spells one space more than the text has: the dummy prefix (1), or not (0)."""
-    spelled = b"".join(pieces)
+def _marked_by_space(pieces: list[bytes], block: bytes) -> int | None:
+    """How much of a block a first token of a single space stands for, in bytes; None if it is no word's mark.
+
+    Such a token marks a word. It stands for the whitespace before the word if the tokens after it spell none, else
+    for no text: it is a dummy prefix.
+    """
+    if pieces[0] != b" " or block.isspace():
+        return None
+    text, spelled = block.decode(), b"".join(pieces)
+    whitespace = text[: len(text) - len(text.lstrip())]
     leading = len(spelled) - len(spelled.lstrip(b" "))
-    text = block.decode()
-    return int(leading == len(text) - len(text.lstrip()) + 1)
+    if whitespace and not spelled[1:2].isspace():
+        return len(whitespace.encode())
+    return 0 if leading == len(whitespace) + 1 else None

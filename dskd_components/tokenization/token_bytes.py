@@ -25,6 +25,17 @@ BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass(frozen=True)
+class OffsetTrimming:
+    """How a post-processor takes the spaces of tokens out of their offsets.
+
+    Attributes:
+        keeps_prefix: Whether it spares a single leading space of the first token.
+    """
+
+    keeps_prefix: bool
+
+
+@dataclass(frozen=True)
 class VocabularyBytes:
     """The bytes that each token id stands for.
 
@@ -35,7 +46,7 @@ class VocabularyBytes:
         special: Which ids are special added tokens.
         continues_word: Which ids are WordPiece tokens that continue a word.
         byte_tokens: Which ids are single bytes written as ``<0x0A>``.
-        trims_offsets: Whether the post-processor takes the spaces of a token out of its offsets.
+        trimming: How the post-processor takes the spaces of a token out of its offsets; None if it does not.
     """
 
     family: Family
@@ -44,7 +55,7 @@ class VocabularyBytes:
     special: BoolArray
     continues_word: BoolArray
     byte_tokens: BoolArray
-    trims_offsets: bool
+    trimming: OffsetTrimming | None
 
     @cached_property
     def lengths(self) -> IntArray:
@@ -85,8 +96,11 @@ def _components(backend: Any, part: str) -> list[dict[str, Any]]:
     return found
 
 
-def _trims_offsets(backend: Any) -> bool:
-    return any(bool(step.get("trim_offsets")) for step in _components(backend, "post_processor"))
+def _trimming(backend: Any) -> OffsetTrimming | None:
+    for step in _components(backend, "post_processor"):
+        if step.get("trim_offsets"):
+            return OffsetTrimming(keeps_prefix=bool(step.get("add_prefix_space")))
+    return None
 
 
 def _family(backend: Any) -> Family:
@@ -150,7 +164,7 @@ def read_vocabulary_bytes(backend: Any) -> VocabularyBytes:
     for number, token in added.items():
         pieces[number] = token.content.encode("utf-8", "surrogatepass")
         is_added[number], is_special[number], continues[number] = True, token.special, False
-    return VocabularyBytes(family, tuple(pieces), is_added, is_special, continues, is_byte, _trims_offsets(backend))
+    return VocabularyBytes(family, tuple(pieces), is_added, is_special, continues, is_byte, _trimming(backend))
 
 
 _TABLES: WeakKeyDictionary[Any, tuple[int, VocabularyBytes]] = WeakKeyDictionary()
