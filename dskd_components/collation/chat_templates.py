@@ -17,6 +17,7 @@ from dskd_components.collation.messages import as_parts, reads_parts_alone
 from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.errors import InputError
 from dskd_components.tokenization.fast_tokenizers import backend_of
+from dskd_components.tokenization.token_bytes import VocabularyBytes
 
 MARK: Final = "xContentOfMessage{}x"
 KNOWN_PATTERNS: Final = 1024
@@ -103,10 +104,23 @@ class ChatRenderer:
         self.side = side
         self._skeletons: dict[str, _Skeleton | None] = {}
         self._parts: dict[str, bool] = {}
+        self._remembered_of: tuple[object, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is only remembered, so that copies of one renderer are equal."""
-        return self.__dict__ | {"_skeletons": {}, "_parts": {}}
+        return self.__dict__ | {"_skeletons": {}, "_parts": {}, "_remembered_of": ()}
+
+    def refresh(self, vocabulary: VocabularyBytes) -> None:
+        """Forget what is remembered if the template has changed, or what it reads of its tokenizer.
+
+        Args:
+            vocabulary: The tokenizer's vocabulary as it is now.
+        """
+        template = getattr(self.tokenizer, "chat_template", None)
+        template = dict(template) if isinstance(template, Mapping) else template
+        present = (template, getattr(self.tokenizer, "special_tokens_map", None), vocabulary)
+        if present != self._remembered_of:
+            self._skeletons, self._parts, self._remembered_of = {}, {}, present
 
     def render(
         self, messages: Messages, options: Mapping[str, Any] | None = None, turns: Sequence[int] = ()
@@ -129,6 +143,10 @@ class ChatRenderer:
         contents = [message.get("content") or "" for message in messages]
         skeleton = self._skeleton(messages, options, turns)
         found = None if skeleton is None else _between(text, skeleton.literals, contents)
+        if found is None and skeleton is not None:
+            # A template may write what it reads off a clock, so that what is remembered no longer fits.
+            skeleton = self._marked(messages, options, turns)
+            found = None if skeleton is None else _between(text, skeleton.literals, contents)
         if found is not None and skeleton is not None:
             ranges = [
                 # Whitespace that a template strips is an empty content, as ever.

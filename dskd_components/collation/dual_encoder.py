@@ -20,7 +20,6 @@ from dskd_components.errors import InputError
 from dskd_components.models.states import Side
 from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.min_edit import SPACE_MARKERS
-from dskd_components.tokenization.token_bytes import vocabulary_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +81,26 @@ class DualEncoder:
         self.columns = options.columns or Columns()
         self.student = SideEncoder(student_tokenizer, "student", append_eos=options.append_eos)
         self.teacher = SideEncoder(teacher_tokenizer, "teacher", append_eos=options.append_eos)
-        self.markers = (
-            SPACE_MARKERS[vocabulary_bytes(student_tokenizer).family],
-            SPACE_MARKERS[vocabulary_bytes(teacher_tokenizer).family],
-        )
         self.reader = DocumentReader(
             ChatRenderer(student_tokenizer, "student"),
             ChatRenderer(teacher_tokenizer, "teacher"),
             train_on_prompt=options.train_on_prompt,
         )
-        self.fingerprints: dict[Side, int] = {"student": self.student.fingerprint, "teacher": self.teacher.fingerprint}
-        self.pad_ids: dict[Side, int] = {"student": self.student.pad_id, "teacher": self.teacher.pad_id}
+
+    @property
+    def markers(self) -> tuple[str, str]:
+        """What marks a space in the student's and in the teacher's tokens."""
+        return SPACE_MARKERS[self.student.family], SPACE_MARKERS[self.teacher.family]
+
+    @property
+    def fingerprints(self) -> dict[Side, int]:
+        """Each side's fingerprint, as its tokenizer was in the last batch."""
+        return {"student": self.student.fingerprint, "teacher": self.teacher.fingerprint}
+
+    @property
+    def pad_ids(self) -> dict[Side, int]:
+        """What each side's padding is filled with."""
+        return {"student": self.student.pad_id, "teacher": self.teacher.pad_id}
 
     def encode(self, raws: Sequence[Any]) -> list[EncodedSample | SampleError]:
         """Return each sample in tokens, or what is wrong with it.
@@ -111,6 +119,8 @@ class DualEncoder:
             InputError: Something is no sample at all.
         """
         outcomes: list[Prepared | SampleError | None] = [None] * len(raws)
+        self.reader.student.refresh(self.student.refresh())
+        self.reader.teacher.refresh(self.teacher.refresh())
         documents: dict[int, RenderedSample] = {}
         for index, raw in enumerate(raws):
             try:

@@ -14,7 +14,12 @@ from dskd_components.errors import InputError
 from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans, tokenize_with_spans
 from dskd_components.tokenization.fast_tokenizers import TokenizerError, backend_of, fingerprint_number
-from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
+from dskd_components.tokenization.token_bytes import (
+    Family,
+    VocabularyBytes,
+    vocabulary_bytes_as_read,
+    vocabulary_bytes_for,
+)
 
 NONE = np.zeros(0, dtype=np.int64)
 
@@ -34,15 +39,35 @@ class SideEncoder:
     def __init__(self, tokenizer: Any, side: Literal["student", "teacher"], *, append_eos: bool) -> None:
         self.tokenizer = tokenizer
         self.side = side
+        self._append_eos = append_eos
+        self._read(vocabulary_bytes_for(tokenizer))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the vocabulary, which copies in other processes read for themselves."""
+        return self.__dict__ | {"_vocabulary": None}
+
+    def refresh(self) -> VocabularyBytes:
+        """Return the vocabulary, after reading anew what the tokenizer puts around a text if it has changed."""
+        return self._refreshed(vocabulary_bytes_for(self.tokenizer))
+
+    def _refreshed(self, vocabulary: VocabularyBytes) -> VocabularyBytes:
+        if vocabulary is not self._vocabulary or self.eos_id != _special_id(self.tokenizer, "eos_token_id"):
+            self._read(vocabulary)
+        return vocabulary
+
+    def _read(self, vocabulary: VocabularyBytes) -> None:
+        tokenizer = self.tokenizer
         try:
             template = tokenize_with_spans(tokenizer, "a", add_special_tokens=True)
         except TokenizerError as error:
-            raise InputError(f"The {side}'s tokenizer cannot be used: {error}") from error
+            raise InputError(f"The {self.side}'s tokenizer cannot be used: {error}") from error
         self.bos_id = _special_id(tokenizer, "bos_token_id")
+        self._vocabulary: VocabularyBytes | None = vocabulary
+        self.family: Family = vocabulary.family
         self.eos_id = _special_id(tokenizer, "eos_token_id")
         self.before = template.token_ids[: template.bos_count]
         self.after = template.token_ids[len(template) - template.eos_count :]
-        if append_eos and self.eos_id is not None and self.eos_id not in self.after:
+        if self._append_eos and self.eos_id is not None and self.eos_id not in self.after:
             self.after = np.append(self.after, self.eos_id)
         ends = np.flatnonzero(self.after == self.eos_id)
         self._eos_place = int(ends[-1]) if len(ends) else None
@@ -61,12 +86,12 @@ class SideEncoder:
         What else may be wrong with single samples is left to `check`.
         """
         sides: list[Rendered] = [getattr(document, self.side) for document in documents]
-        vocabulary = vocabulary_bytes(self.tokenizer)
+        texts = self._tokenize([side.text for side in sides])
+        # The texts' own tokens may have shown that it has changed since the batch began.
+        vocabulary = self._refreshed(vocabulary_bytes_as_read(self.tokenizer))
         return [
             text if isinstance(text, SampleError) else self._side_tokens(document, side, text, vocabulary)
-            for document, side, text in zip(
-                documents, sides, self._tokenize([side.text for side in sides]), strict=True
-            )
+            for document, side, text in zip(documents, sides, texts, strict=True)
         ]
 
     def _tokenize(self, texts: Sequence[str]) -> Sequence[TokenizedText | SampleError]:

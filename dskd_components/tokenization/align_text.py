@@ -11,7 +11,7 @@ from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batc
 from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_paths, path_groups
 from dskd_components.tokenization.span_groups import exact_match_pairs, role_pairs, span_groups
 from dskd_components.tokenization.text_alignment import Method, TextAlignment
-from dskd_components.tokenization.token_bytes import vocabulary_bytes
+from dskd_components.tokenization.token_bytes import vocabulary_bytes_for
 
 
 def align_text(
@@ -92,7 +92,7 @@ def align_texts(
     else:
         if method == "min_edit":
             sides = (student_tokenizer, teacher_tokenizer)
-            student_marker, teacher_marker = (SPACE_MARKERS[vocabulary_bytes(side).family] for side in sides)
+            student_marker, teacher_marker = (SPACE_MARKERS[vocabulary_bytes_for(side).family] for side in sides)
             groups = warped_groups(students, teachers, student_marker, teacher_marker)
         else:
             groups = [span_groups(student, teacher) for student, teacher in zip(students, teachers, strict=True)]

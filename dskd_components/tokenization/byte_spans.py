@@ -27,7 +27,7 @@ import numpy as np
 
 from dskd_components.tokenization.fast_tokenizers import backend_of, encode_batch
 from dskd_components.tokenization.offset_spans import spans_from_offsets, untrimmed
-from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes
+from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes_as_read, vocabulary_bytes_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +84,7 @@ class TokenizedText:
             character.
         bos_count: How many tokens at the start a template added.
         eos_count: How many tokens at the end a template added.
+        is_spelled: Whether the tokens' bytes, one after the other, are those of the text.
         tokens: The token strings, as the vocabulary writes them.
     """
 
@@ -95,6 +96,7 @@ class TokenizedText:
     bos_count: int
     eos_count: int
     _encoding: Any
+    is_spelled: bool = False
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -156,12 +158,25 @@ def tokenize_batch_with_spans(
     tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool = False
 ) -> list[TokenizedText]:
     """Tokenize texts and find the bytes that each token stands for; see `tokenize_with_spans`."""
-    vocabulary = vocabulary_bytes(tokenizer)
     encodings = encode_batch(tokenizer, texts, add_special_tokens=add_special_tokens)
-    found = []
-    for text, encoding in zip(texts, encodings, strict=True):
-        template = _template_counts(tokenizer, encoding) if add_special_tokens else (0, 0)
-        found.append(spans_of_encoding(vocabulary, text, encoding, bos_count=template[0], eos_count=template[1]))
+    templates = [_template_counts(tokenizer, it) if add_special_tokens else (0, 0) for it in encodings]
+    ids = [encoding.ids for encoding in encodings]
+    token_ids = [np.array(numbers, dtype=np.int64) for numbers in ids]
+    encoded = list(zip(texts, encodings, ids, token_ids, templates, strict=True))
+    vocabulary = vocabulary_bytes_as_read(tokenizer)
+    try:
+        found = [_with_spans(vocabulary, *text) for text in encoded]
+    except IndexError:  # an id that the vocabulary did not have
+        doubtful = token_ids
+    else:
+        # Bytes of another vocabulary hardly spell a text, so that two tokens of a text that is spelled are enough.
+        doubtful = [text.token_ids[: 2 if text.is_spelled else None] for text in found]
+        if found:
+            everything = np.concatenate(token_ids)
+            doubtful.append(everything[vocabulary.added[everything]])
+    current = vocabulary_bytes_for(tokenizer, doubtful)
+    if current is not vocabulary:
+        found = [_with_spans(current, *text) for text in encoded]
     return found
 
 
@@ -178,11 +193,23 @@ def spans_of_encoding(
         eos_count: How many tokens at the end a template added.
     """
     ids: list[int] = encoding.ids
+    return _with_spans(vocabulary, text, encoding, ids, np.array(ids, dtype=np.int64), (bos_count, eos_count))
+
+
+def _with_spans(
+    vocabulary: VocabularyBytes,
+    text: str,
+    encoding: Any,
+    ids: list[int],
+    token_ids: IntArray,
+    template: tuple[int, int],
+) -> TokenizedText:
+    bos_count, eos_count = template
     stop = len(ids) - eos_count
     text_ids = ids[bos_count:stop] if bos_count or eos_count else ids
-    token_ids = np.array(ids, dtype=np.int64)
     data, text_id_array = text.encode(), token_ids[bos_count:stop]
     spans = _spelled_spans(vocabulary, data, text_ids, text_id_array)
+    is_spelled = spans is not None
     if spans is None:
         offsets = np.array(encoding.offsets[bos_count:stop], dtype=np.int64).reshape(-1, 2)
         if vocabulary.trimming is not None:
@@ -195,7 +222,7 @@ def spans_of_encoding(
         starts, ends, cores = (np.pad(side, (bos_count, eos_count), constant_values=-1) for side in spans)
     else:
         starts, ends, cores = spans
-    return TokenizedText(text, token_ids, starts, ends, cores, bos_count, eos_count, encoding)
+    return TokenizedText(text, token_ids, starts, ends, cores, bos_count, eos_count, encoding, is_spelled)
 
 
 def _spelled_spans(
