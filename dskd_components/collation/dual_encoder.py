@@ -10,7 +10,7 @@ from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels
 from dskd_components.collation.grouping import Stretch, align_stretches, number_tokens, stretches_of
 from dskd_components.collation.pretokenized import side_tokens_of
 from dskd_components.collation.problems import SampleError, needs_same_tokens, positive_or_none, text_method
-from dskd_components.collation.samples import Columns, Sample
+from dskd_components.collation.samples import ChatSample, Columns, Sample
 from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.token_samples import TokenSample
@@ -79,6 +79,7 @@ class DualEncoder:
         self.needs_same_tokens = needs_same_tokens(options.aligner)
         self.max_lengths = options.max_lengths
         self.columns = options.columns or Columns()
+        self._renderers_are_fresh = False
         self.student = SideEncoder(student_tokenizer, "student", append_eos=options.append_eos)
         self.teacher = SideEncoder(teacher_tokenizer, "teacher", append_eos=options.append_eos)
         self.reader = DocumentReader(
@@ -119,8 +120,7 @@ class DualEncoder:
             InputError: Something is no sample at all.
         """
         outcomes: list[Prepared | SampleError | None] = [None] * len(raws)
-        self.reader.student.refresh(self.student.refresh())
-        self.reader.teacher.refresh(self.teacher.refresh())
+        self._renderers_are_fresh = False
         documents: dict[int, RenderedSample] = {}
         for index, raw in enumerate(raws):
             try:
@@ -129,7 +129,7 @@ class DualEncoder:
                     outcomes[index] = self._pretokenized(sample)
                 else:
                     self._require_alignable(sample)
-                    documents[index] = self.reader.read(sample)
+                    documents[index] = self._rendered(sample)
             except SampleError as error:
                 outcomes[index] = error.at(index)
             except InputError as error:
@@ -146,6 +146,14 @@ class DualEncoder:
             except SampleError as error:
                 outcomes[index] = error.at(index)
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def _rendered(self, sample: Sample) -> RenderedSample:
+        if isinstance(sample, ChatSample) and not self._renderers_are_fresh:
+            # Once a batch, and only for chats: to look at a tokenizer takes as long as to encode a short text.
+            self.reader.student.refresh(self.student.refresh())
+            self.reader.teacher.refresh(self.teacher.refresh())
+            self._renderers_are_fresh = True
+        return self.reader.read(sample)
 
     def shorten(self, sample: Prepared, student_limit: int) -> Prepared:
         """Return a sample of which no more of the student's tokens are kept than so many.

@@ -160,24 +160,32 @@ def tokenize_batch_with_spans(
     """Tokenize texts and find the bytes that each token stands for; see `tokenize_with_spans`."""
     encodings = encode_batch(tokenizer, texts, add_special_tokens=add_special_tokens)
     templates = [_template_counts(tokenizer, it) if add_special_tokens else (0, 0) for it in encodings]
-    ids = [encoding.ids for encoding in encodings]
-    token_ids = [np.array(numbers, dtype=np.int64) for numbers in ids]
-    encoded = list(zip(texts, encodings, ids, token_ids, templates, strict=True))
     vocabulary = vocabulary_bytes_as_read(tokenizer)
     try:
-        found = [_with_spans(vocabulary, *text) for text in encoded]
+        found = _spans_of_encodings(vocabulary, texts, encodings, templates)
     except IndexError:  # an id that the vocabulary did not have
-        doubtful = token_ids
+        doubtful = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
     else:
-        # Bytes of another vocabulary hardly spell a text, so that two tokens of a text that is spelled are enough.
-        doubtful = [text.token_ids[: 2 if text.is_spelled else None] for text in found]
-        if found:
-            everything = np.concatenate(token_ids)
+        # Bytes of another vocabulary hardly spell a text, so that of texts that are spelled a few tokens are enough.
+        doubtful = [text.token_ids for text in found if not text.is_spelled]
+        doubtful += [text.token_ids[:2] for text in found[:8]]
+        if found and vocabulary.has_many_added:
+            everything = np.concatenate([text.token_ids for text in found])
             doubtful.append(everything[vocabulary.added[everything]])
     current = vocabulary_bytes_for(tokenizer, doubtful)
-    if current is not vocabulary:
-        found = [_with_spans(current, *text) for text in encoded]
-    return found
+    return found if current is vocabulary else _spans_of_encodings(current, texts, encodings, templates)
+
+
+def _spans_of_encodings(
+    vocabulary: VocabularyBytes,
+    texts: Sequence[str],
+    encodings: Sequence[Any],
+    templates: Sequence[tuple[int, int]],
+) -> list[TokenizedText]:
+    return [
+        spans_of_encoding(vocabulary, text, encoding, bos_count=template[0], eos_count=template[1])
+        for text, encoding, template in zip(texts, encodings, templates, strict=True)
+    ]
 
 
 def spans_of_encoding(
@@ -193,20 +201,9 @@ def spans_of_encoding(
         eos_count: How many tokens at the end a template added.
     """
     ids: list[int] = encoding.ids
-    return _with_spans(vocabulary, text, encoding, ids, np.array(ids, dtype=np.int64), (bos_count, eos_count))
-
-
-def _with_spans(
-    vocabulary: VocabularyBytes,
-    text: str,
-    encoding: Any,
-    ids: list[int],
-    token_ids: IntArray,
-    template: tuple[int, int],
-) -> TokenizedText:
-    bos_count, eos_count = template
     stop = len(ids) - eos_count
     text_ids = ids[bos_count:stop] if bos_count or eos_count else ids
+    token_ids = np.array(ids, dtype=np.int64)
     data, text_id_array = text.encode(), token_ids[bos_count:stop]
     spans = _spelled_spans(vocabulary, data, text_ids, text_id_array)
     is_spelled = spans is not None
@@ -232,27 +229,53 @@ def _spelled_spans(
 
     This is exact: tokens that spell the text one after the other can only lie where they spell it. A piece
     that is read wrongly (a ``▁`` that stands for itself and not for a space) does not spell the text, and
-    another route is taken. One space more at the start is the dummy prefix that SentencePiece puts before a
-    text.
+    another route is taken. One space more at the start of the text, or after an added token, is a dummy prefix.
     """
     spelled = b"".join(map(vocabulary.pieces.__getitem__, ids))
-    dummy = len(spelled) - len(data)
-    if dummy == 0:
-        if spelled != data:
-            return None
-    elif dummy != 1 or spelled[:1] != b" " or spelled[1:] != data:
-        return None
     lengths = vocabulary.lengths[id_array]
+    dummies: list[int] = []
+    if spelled != data:
+        if len(spelled) <= len(data):
+            return None
+        found = [0] if spelled[1:] == data and spelled[:1] == b" " else _dummies(vocabulary, data, spelled, id_array)
+        if found is None:
+            return None
+        dummies = found
+    spaces = vocabulary.leading_spaces[id_array]
+    if dummies:
+        lengths[dummies] -= 1
+        spaces[dummies] = np.maximum(spaces[dummies] - 1, 0)
     ends = np.cumsum(lengths)
-    if dummy:
-        ends -= 1
     starts = ends - lengths
-    cores = starts + vocabulary.leading_spaces[id_array]
-    if dummy:
-        starts[0] = 0
-        cores[0] = max(int(cores[0]), 0)
-    cores[starts == ends] = -1
+    cores = starts + spaces
+    if dummies or vocabulary.has_empty:
+        cores[starts == ends] = -1
     return starts, ends, cores
+
+
+def _dummies(vocabulary: VocabularyBytes, data: bytes, spelled: bytes, id_array: IntArray) -> list[int] | None:
+    """The tokens that start with a space too many, each the first of the text or after an added one."""
+    added = np.flatnonzero(vocabulary.added[id_array])
+    if len(added) == 0:
+        return None
+    borders = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(vocabulary.lengths[id_array])])
+    # Added tokens stand for themselves; what is between two of them may have a space too many.
+    firsts = np.unique(np.concatenate([np.zeros(1, dtype=np.int64), added, added + 1]))
+    firsts = firsts[firsts < len(id_array)]
+    cuts = [*borders[firsts].tolist(), len(spelled)]
+    place = 0
+    dummies = []
+    for first, is_added, start, stop in zip(
+        firsts.tolist(), vocabulary.added[id_array[firsts]].tolist(), cuts[:-1], cuts[1:], strict=True
+    ):
+        segment = spelled[start:stop]
+        if not data.startswith(segment, place):
+            if is_added or segment[:1] != b" " or not data.startswith(segment[1:], place):
+                return None
+            dummies.append(first)
+            place -= 1
+        place += len(segment)
+    return dummies if place == len(data) else None
 
 
 def _template_counts(tokenizer: Any, encoding: Any) -> tuple[int, int]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from dskd_components.tokenization.arrays import BoolArray, IntArray
 from dskd_components.tokenization.fast_tokenizers import backend_of
-from dskd_components.tokenization.tokenizer_snapshot import TokenizerSnapshot
+from dskd_components.tokenization.tokenizer_snapshot import FEW_ADDED, TokenizerSnapshot
 
 Family = Literal["byte-level", "metaspace", "wordpiece", "plain"]
 """How a vocabulary writes text: GPT-2 byte letters, ``▁`` for a space, ``##`` inside words, or as it is."""
@@ -59,6 +59,16 @@ class VocabularyBytes:
     continues_word: BoolArray
     byte_tokens: BoolArray
     trimming: OffsetTrimming | None
+
+    @cached_property
+    def has_many_added(self) -> bool:
+        """Whether there are more added tokens than can be compared at each call."""
+        return int(self.added.sum()) > FEW_ADDED
+
+    @cached_property
+    def has_empty(self) -> bool:
+        """Whether there are ids that stand for no bytes."""
+        return b"" in self.pieces
 
     @cached_property
     def lengths(self) -> IntArray:

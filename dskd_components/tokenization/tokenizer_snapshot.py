@@ -30,10 +30,10 @@ MODEL_OPTIONS: Final = (
     "dropout",
     "max_input_chars_per_word",
 )
-PROBES: Final = 16
+PROBES: Final = 8
 """How many tokens of the vocabulary are compared whether or not a text has them."""
-FEW: Final = 64
-"""Up to how many added tokens are compared whether or not a text has them."""
+FEW_ADDED: Final = 64
+"""Up to how many added tokens are compared whether or not a text has them, whole."""
 REWRITTEN: Final = "½ ﬁ ① ㎞ e\u0301 é ｶﾞ 가 İ … ™ \uff21 \u00a0 \u3000 \u200b \t \r\n  x"
 """Letters that normalisers rewrite, to tell tables of half a megabyte apart by what they do."""
 
@@ -56,7 +56,7 @@ class TokenizerSnapshot:
         # Hashes, as strings of a whole vocabulary would take several MiB.
         self._hashes = np.fromiter(_hashes(backend, range(size)), dtype=np.int64, count=size)
         added: dict[int, Any] = backend.get_added_tokens_decoder()
-        self._has_few = len(added) <= FEW
+        self._has_few = len(added) <= FEW_ADDED
         self._skipped = {} if self._has_few else {number: _is_skipped(backend, number) for number in added}
         ends = (size, backend.get_vocab_size(with_added_tokens=False), max(added, default=-1) + 1)
         self._probes = (*range(0, size, max(size // PROBES, 1)), *ends)
