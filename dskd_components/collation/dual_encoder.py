@@ -79,7 +79,6 @@ class DualEncoder:
         self.needs_same_tokens = needs_same_tokens(options.aligner)
         self.max_lengths = options.max_lengths
         self.columns = options.columns or Columns()
-        self._renderers_are_fresh = False
         self.student = SideEncoder(student_tokenizer, "student", append_eos=options.append_eos)
         self.teacher = SideEncoder(teacher_tokenizer, "teacher", append_eos=options.append_eos)
         self.reader = DocumentReader(
@@ -120,16 +119,21 @@ class DualEncoder:
             InputError: Something is no sample at all.
         """
         outcomes: list[Prepared | SampleError | None] = [None] * len(raws)
-        self._renderers_are_fresh = False
+        looked = False
         documents: dict[int, RenderedSample] = {}
         for index, raw in enumerate(raws):
             try:
                 sample = self.columns.read(raw)
                 if isinstance(sample, TokenSample):
                     outcomes[index] = self._pretokenized(sample)
-                else:
-                    self._require_alignable(sample)
-                    documents[index] = self._rendered(sample)
+                    continue
+                self._require_alignable(sample)
+                if isinstance(sample, ChatSample) and not looked:
+                    # Once a batch, and only for chats: looking at a tokenizer takes as long as encoding a short text.
+                    self.reader.student.refresh(self.student.refresh())
+                    self.reader.teacher.refresh(self.teacher.refresh())
+                    looked = True
+                documents[index] = self.reader.read(sample)
             except SampleError as error:
                 outcomes[index] = error.at(index)
             except InputError as error:
@@ -146,14 +150,6 @@ class DualEncoder:
             except SampleError as error:
                 outcomes[index] = error.at(index)
         return [outcome for outcome in outcomes if outcome is not None]
-
-    def _rendered(self, sample: Sample) -> RenderedSample:
-        if isinstance(sample, ChatSample) and not self._renderers_are_fresh:
-            # Once a batch, and only for chats: to look at a tokenizer takes as long as to encode a short text.
-            self.reader.student.refresh(self.student.refresh())
-            self.reader.teacher.refresh(self.teacher.refresh())
-            self._renderers_are_fresh = True
-        return self.reader.read(sample)
 
     def shorten(self, sample: Prepared, student_limit: int) -> Prepared:
         """Return a sample of which no more of the student's tokens are kept than so many.

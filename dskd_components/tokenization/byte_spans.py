@@ -265,12 +265,10 @@ def _dummies(vocabulary: VocabularyBytes, data: bytes, spelled: bytes, id_array:
     cuts = [*borders[firsts].tolist(), len(spelled)]
     place = 0
     dummies = []
-    for first, is_added, start, stop in zip(
-        firsts.tolist(), vocabulary.added[id_array[firsts]].tolist(), cuts[:-1], cuts[1:], strict=True
-    ):
+    for first, start, stop in zip(firsts.tolist(), cuts[:-1], cuts[1:], strict=True):
         segment = spelled[start:stop]
         if not data.startswith(segment, place):
-            if is_added or segment[:1] != b" " or not data.startswith(segment[1:], place):
+            if segment[:1] != b" " or not data.startswith(segment[1:], place):
                 return None
             dummies.append(first)
             place -= 1

@@ -93,7 +93,7 @@ def untrimmed(trimming: OffsetTrimming, tokens: Sequence[str], offsets: IntArray
         trailing = len(token) - len(token.rstrip(TRIMMED))
         if not leading and not trailing:
             continue
-        if leading == 1 and trimming.keeps_prefix and (index == 0 or start == 0):
+        if leading == 1 and trimming.keeps_prefix and index == 0:
             leading = 0
         # A start that was moved as far as the end has left nothing to take from the end.
         untouched_end = leading == len(token) and start == end

@@ -93,10 +93,10 @@ def test_tokens_that_no_text_has_change_no_more_than_the_fingerprint(kind):
 
 
 def test_two_tokens_that_spell_the_text_either_way_are_told_apart():
-    words = ["a", "aa", *(f"{number:03}" for number in range(300))]
+    words = [f"{number:03}" for number in range(300)]
     tokenizers = [
         Tokenizer(models.BPE({word: number for number, word in enumerate(order)}, [("a", "a")]))
-        for order in (words, [words[1], words[0], *words[2:]])
+        for order in (["0", "a", "aa", *words], ["0", "aa", "a", *words])
     ]
     for tokenizer in tokenizers:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -104,6 +104,18 @@ def test_two_tokens_that_spell_the_text_either_way_are_told_apart():
     assert tokenize_with_spans(changed, "aaa").spans == [(0, 2), (2, 3)]
     changed.model = right.model
     assert tokenize_with_spans(changed, "aaa").spans == [(0, 2), (2, 3)]
+
+
+def test_a_token_made_special_among_many_ends_a_turn():
+    tokenizer = used("byte_level")
+    tokenizer.add_tokens([*(f"<|reserved_{number}|>" for number in range(100)), "<|end|>"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}"
+    collate = DualTokenizerCollator(tokenizer, tokenizer)
+    collate([CHAT])
+    tokenizer.backend_tokenizer.add_special_tokens(["<|end|>"])
+    right = DualTokenizerCollator(fresh(tokenizer), fresh(tokenizer))([CHAT])
+    assert same(collate([CHAT]), right)
+    assert tokenizer.convert_tokens_to_ids("<|end|>") in right["student_labels"]
 
 
 def test_a_template_that_reads_a_clock_does_not_alter_messages():
