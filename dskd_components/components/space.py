@@ -208,7 +208,7 @@ class Space(Component, ABC):
     """Whose positions the rows are. The other side's states are brought there by the aligner."""
 
     projector: ClassVar[Direction | None] = None
-    """Which projection the visiting states pass; None leaves them in their own space, read by their own head."""
+    """Which projection the other model's states pass; None leaves them in their own space, read by their own head."""
 
     one_vocabulary: ClassVar[bool] = False
     """Whether it compares two models' own logits token by token, which presumes that they share a vocabulary."""
