@@ -104,11 +104,11 @@ class ChatRenderer:
         self.side = side
         self._skeletons: dict[str, _Skeleton | None] = {}
         self._parts: dict[str, bool] = {}
-        self._remembered_of: tuple[object, ...] = ()
+        self._read_from: tuple[object, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is only remembered, so that copies of one renderer are equal."""
-        return self.__dict__ | {"_skeletons": {}, "_parts": {}, "_remembered_of": ()}
+        return self.__dict__ | {"_skeletons": {}, "_parts": {}, "_read_from": ()}
 
     def refresh(self, vocabulary: VocabularyBytes) -> None:
         """Forget what is remembered if the template has changed, or what it reads of its tokenizer.
@@ -119,8 +119,8 @@ class ChatRenderer:
         template = getattr(self.tokenizer, "chat_template", None)
         template = dict(template) if isinstance(template, Mapping) else template
         present = (template, getattr(self.tokenizer, "special_tokens_map", None), vocabulary)
-        if present != self._remembered_of:
-            self._skeletons, self._parts, self._remembered_of = {}, {}, present
+        if present != self._read_from:
+            self._skeletons, self._parts, self._read_from = {}, {}, present
 
     def render(
         self, messages: Messages, options: Mapping[str, Any] | None = None, turns: Sequence[int] = ()
@@ -143,8 +143,8 @@ class ChatRenderer:
         contents = [message.get("content") or "" for message in messages]
         skeleton = self._skeleton(messages, options, turns)
         found = None if skeleton is None else _between(text, skeleton.literals, contents)
-        if found is None and skeleton is not None:
-            # A template may write what it reads off a clock, so that what is remembered no longer fits.
+        if found is None and _only_places(text, contents) is None:
+            # A template may also write what it reads off a clock, so that what is remembered no longer fits.
             skeleton = self._marked(messages, options, turns)
             found = None if skeleton is None else _between(text, skeleton.literals, contents)
         if found is not None and skeleton is not None:

@@ -124,16 +124,16 @@ class DualEncoder:
         for index, raw in enumerate(raws):
             try:
                 sample = self.columns.read(raw)
-                if isinstance(sample, TokenSample):
-                    outcomes[index] = self._pretokenized(sample)
-                    continue
-                self._require_alignable(sample)
-                if isinstance(sample, ChatSample) and not looked:
-                    # Once a batch, and only for chats: looking at a tokenizer takes as long as encoding a short text.
+                if isinstance(sample, ChatSample | TokenSample) and not looked:
+                    # Once a batch, and only for these: looking at a tokenizer takes as long as encoding a short text.
                     self.reader.student.refresh(self.student.refresh())
                     self.reader.teacher.refresh(self.teacher.refresh())
                     looked = True
-                documents[index] = self.reader.read(sample)
+                if isinstance(sample, TokenSample):
+                    outcomes[index] = self._pretokenized(sample)
+                else:
+                    self._require_alignable(sample)
+                    documents[index] = self.reader.read(sample)
             except SampleError as error:
                 outcomes[index] = error.at(index)
             except InputError as error:

@@ -13,7 +13,7 @@ from dskd_components.errors import InputError
 from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText
 from dskd_components.tokenization.fast_tokenizers import backend_of
-from dskd_components.tokenization.token_bytes import vocabulary_bytes
+from dskd_components.tokenization.token_bytes import vocabulary_bytes_as_read
 
 
 def side_tokens_of(sample: TokenSample, tokenizer: Any, *, train_on_prompt: bool) -> SideTokens:
@@ -27,7 +27,7 @@ def side_tokens_of(sample: TokenSample, tokenizer: Any, *, train_on_prompt: bool
     Raises:
         InputError: The tokenizer has no such token.
     """
-    vocabulary, ids = vocabulary_bytes(tokenizer), sample.input_ids
+    vocabulary, ids = vocabulary_bytes_as_read(tokenizer), sample.input_ids
     strange = ids[(ids < 0) | (ids >= len(vocabulary.pieces))]
     if len(strange):
         raise InputError(

@@ -61,9 +61,9 @@ class SideEncoder:
             template = tokenize_with_spans(tokenizer, "a", add_special_tokens=True)
         except TokenizerError as error:
             raise InputError(f"The {self.side}'s tokenizer cannot be used: {error}") from error
-        self.bos_id = _special_id(tokenizer, "bos_token_id")
         self._vocabulary: VocabularyBytes | None = vocabulary
         self.family: Family = vocabulary.family
+        self.bos_id = _special_id(tokenizer, "bos_token_id")
         self.eos_id = _special_id(tokenizer, "eos_token_id")
         self.before = template.token_ids[: template.bos_count]
         self.after = template.token_ids[len(template) - template.eos_count :]
