@@ -79,7 +79,7 @@ class Columns:
     Args:
         text: The key of a text.
         prompt: The key of a prompt: a text or messages.
-        response: The key of its response: likewise.
+        response: The key of its response: a text or messages, as the prompt is.
         messages: The key of chat messages.
         teacher_prompt: The key of a prompt that the teacher alone reads, in place of the other.
         tools: The key of the tools that a chat's template is told of.

@@ -127,7 +127,7 @@ def naming_teacher(name: str | None) -> Iterator[None]:
 
     Raises:
         InputError: what was raised within, with the name.
-        ConfigurationError: likewise.
+        ConfigurationError: one was raised within, with the name.
     """
     try:
         yield

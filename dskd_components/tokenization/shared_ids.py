@@ -52,7 +52,7 @@ def shared_ids(student_tokenizer: Any, teacher_tokenizer: Any) -> SharedIds:
 
     Args:
         student_tokenizer: A ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
-        teacher_tokenizer: Likewise.
+        teacher_tokenizer: The teacher's, of either kind.
 
     Examples:
         >>> from tokenizers import Tokenizer, models
@@ -81,7 +81,7 @@ def cut_alike(student_tokenizer: Any, teacher_tokenizer: Any) -> bool:
 
     Args:
         student_tokenizer: A ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
-        teacher_tokenizer: Likewise.
+        teacher_tokenizer: The teacher's, of either kind.
     """
     try:
         ours, theirs = (json.loads(backend_of(each).to_str()) for each in (student_tokenizer, teacher_tokenizer))
