@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import pickle
 from functools import cache
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dskd_components import ConfigurationError, DualTokenizerCollator, InputError, MultiTeacherCollator
-from dskd_components.collation import SampleError
+from dskd_components.collation import Columns, SampleError
 from tests.helpers.collating import byte_level, metaspace, unigram
 
 TEACHERS = {"large": metaspace, "code": unigram}
@@ -58,6 +60,43 @@ texts = st.lists(st.sampled_from(WORDS), min_size=2, max_size=25).map(" ".join)
 samples = st.one_of(
     st.fixed_dictionaries({"text": texts}), st.fixed_dictionaries({"prompt": texts, "response": texts}), st.just(CHAT)
 )
+
+
+OPTIONS: dict[str, Any] = {
+    "padding_side": "left",
+    "pad_to_multiple_of": 8,
+    "packing": True,
+    "append_eos": False,
+    "train_on_prompt": True,
+    "columns": Columns(prompt="question", response="answer"),
+}
+"""For each option that is for all models, a value that is not the default."""
+
+
+def test_every_option_of_one_teacher_is_an_option_of_several() -> None:
+    of_one, of_several = (inspect.signature(cls).parameters for cls in (DualTokenizerCollator, MultiTeacherCollator))
+    given_by_teacher = {"teacher_tokenizer", "aligner", "teacher_max_length"}
+    assert set(of_one) - given_by_teacher <= set(of_several)
+    assert set(OPTIONS) == set(of_one) - given_by_teacher - {"student_tokenizer", "student_max_length", "on_error"}
+    assert all(of_several[name].default == of_one[name].default for name in OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_has_the_effect_that_it_has_with_one_teacher(name: str) -> None:
+    option = {name: OPTIONS[name]}
+    keys = ("question", "answer") if name == "columns" else ("prompt", "response")
+    raws = [
+        dict(zip(keys, texts, strict=True)) for texts in (("the value", " is new"), ("a name of the value", " x_1"))
+    ]
+    batch = MultiTeacherCollator(eos_tokenizer(), {"large": eos_tokenizer()}, **option)(raws)
+    same(of_pair(batch, "large"), DualTokenizerCollator(eos_tokenizer(), eos_tokenizer(), **option)(raws))
+
+
+@cache
+def eos_tokenizer() -> Any:
+    tokenizer = copy.deepcopy(byte_level())
+    tokenizer.add_special_tokens({"eos_token": "<eos>", "pad_token": "<eos>"})
+    return tokenizer
 
 
 @pytest.mark.parametrize("options", [{}, {"padding_side": "left", "pad_to_multiple_of": 8}, {"packing": True}], ids=str)
