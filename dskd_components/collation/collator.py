@@ -20,7 +20,9 @@ from dskd_components.collation.problems import (
     one_of,
     positive_or_none,
 )
+from dskd_components.collation.sample_view import SampleView
 from dskd_components.collation.samples import Columns
+from dskd_components.collation.viewing import view_of_preprocessed, view_of_raw
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import InputError
 
@@ -127,6 +129,47 @@ class DualTokenizerCollator:
         outcomes = self._outcomes(samples)
         usable = self._policy.usable_in_batch(outcomes)
         return with_skipped(self.batch_of(usable), len(outcomes) - len(usable))
+
+    def show(self, sample: Any) -> SampleView:
+        """Return the tokens that a batch has of a sample: which are scored, which belong together, and why not others.
+
+        It is printed as text, in colour by `rich.print`, and as HTML in notebooks.
+
+        Args:
+            sample: A raw or preprocessed sample.
+
+        Raises:
+            InputError: It is no sample.
+            SampleError: It cannot be used, whatever ``on_error`` says.
+
+        Examples:
+            >>> from tokenizers import Tokenizer, models, pre_tokenizers
+            >>> student = Tokenizer(models.WordLevel({"?": 0, "new": 1, "found": 2, "land": 3}, unk_token="?"))
+            >>> student.pre_tokenizer = pre_tokenizers.Split("found", "isolated")
+            >>> teacher = Tokenizer(models.WordLevel({"?": 0, "new": 1, "foundland": 2}, unk_token="?"))
+            >>> teacher.pre_tokenizer = pre_tokenizers.Split("foundland", "isolated")
+            >>> collate = DualTokenizerCollator(student, teacher, aligner="span")
+            >>> view = collate.show({"prompt": "new", "response": "foundland"})
+            >>> print(view)
+            prompt and response, aligned by 'span'
+            student: 3 tokens, 2 scored, 2 of these paired
+            teacher: 2 tokens, 1 scored, 1 of these paired
+            scored        ━━━━━ ━━━━
+            student  new  found|land
+            pairs    ┃    ╂
+            teacher  new  foundland
+            scored        ━━━━━━━━━
+            student 0 'new': not scored: prompt
+            teacher 0 'new': not scored: prompt
+            >>> view.student.tokens[0].unscored, view.groups
+            (<UnscoredReason.PROMPT: 'prompt'>, [((0,), (0,)), ((1, 2), (1,))])
+        """
+        if is_preprocessed(sample):
+            return view_of_preprocessed(self([sample]), self._encoder)
+        (prepared,) = self._encoder.prepare([sample])
+        if isinstance(prepared, SampleError):
+            raise prepared
+        return view_of_raw(self([sample]), self._encoder, self._encoder.columns.read(sample), prepared)
 
     def batch_of(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
         """Return the columns of samples that are in tokens already, without the number of those skipped.

@@ -9,7 +9,13 @@ from dskd_components.collation.documents import DocumentReader, RenderedSample
 from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels_of
 from dskd_components.collation.grouping import Stretch, align_stretches, number_tokens, stretches_of
 from dskd_components.collation.pretokenized import side_tokens_of
-from dskd_components.collation.problems import SampleError, needs_same_tokens, positive_or_none, text_method
+from dskd_components.collation.problems import (
+    SampleError,
+    aligner_name,
+    needs_same_tokens,
+    positive_or_none,
+    text_method,
+)
 from dskd_components.collation.samples import ChatSample, Columns, Sample
 from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens
@@ -77,6 +83,7 @@ class DualEncoder:
     def __init__(self, student_tokenizer: Any, teacher_tokenizer: Any, options: EncodingOptions) -> None:
         self.method = text_method(options.aligner)
         self.needs_same_tokens = needs_same_tokens(options.aligner)
+        self.aligner_name = aligner_name(options.aligner)
         self.max_lengths = options.max_lengths
         self.columns = options.columns or Columns()
         self.student = SideEncoder(student_tokenizer, "student", append_eos=options.append_eos)

@@ -9,10 +9,18 @@ from dskd_components.collation.collator import DualTokenizerCollator, with_skipp
 from dskd_components.collation.dual_encoder import DualEncoder, Prepared
 from dskd_components.collation.encoded import is_preprocessed
 from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SkipPolicy
+from dskd_components.collation.sample_view import MultiTeacherSampleView
 from dskd_components.collation.samples import Columns
+from dskd_components.collation.viewing import view_of_raw
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.models.batch import columns_of_several, of_teacher, require_known_teachers, require_teacher_names
+from dskd_components.models.batch import (
+    columns_of_pair,
+    columns_of_several,
+    of_teacher,
+    require_known_teachers,
+    require_teacher_names,
+)
 
 PreparedForAll = dict[str, Prepared]
 """One sample, by teacher; the student's tokens are the same for each of them."""
@@ -113,19 +121,47 @@ class MultiTeacherCollator:
             InputError: Something is no raw sample, or none can be used.
             SampleError: A sample cannot be used, and is not to be skipped.
         """
+        self._require_raw(samples)
+        outcomes = self._outcomes(samples)
+        usable = self._policy.usable_in_batch(outcomes)
+        return with_skipped(self._batch(usable), len(outcomes) - len(usable))
+
+    def show(self, sample: Any) -> MultiTeacherSampleView:
+        """Return the tokens that a batch has of a sample, for each teacher; see `DualTokenizerCollator.show`.
+
+        Args:
+            sample: A raw sample.
+
+        Raises:
+            InputError: It is no raw sample.
+            SampleError: It cannot be used, whatever ``on_error`` says.
+        """
+        self._require_raw([sample])
+        (outcome,) = self._outcomes([sample])
+        if isinstance(outcome, SampleError):
+            raise outcome
+        batch, names = self._batch([outcome]), list(self._collators)
+        views = {}
+        for name, collator in self._collators.items():
+            encoder = collator.encoder
+            read = encoder.columns.read(_for_teacher(sample, encoder.columns.teacher_prompt, name))
+            columns = columns_of_pair(batch, name, names=names, same_tokenizer=False)
+            views[name] = view_of_raw(columns, encoder, read, outcome[name], name)
+        return MultiTeacherSampleView(views)
+
+    def _require_raw(self, samples: Sequence[Any]) -> None:
         if any(is_preprocessed(sample) for sample in samples):
             raise InputError(
                 "MultiTeacherCollator: expected raw samples, got one that was preprocessed for a single teacher."
             )
-        outcomes = self._outcomes(samples)
-        usable = self._policy.usable_in_batch(outcomes)
-        batch = columns_of_several(
+
+    def _batch(self, samples: Sequence[PreparedForAll]) -> dict[str, Tensor]:
+        return columns_of_several(
             {
-                name: collator.batch_of(collator.encoder.align([sample[name] for sample in usable]))
+                name: collator.batch_of(collator.encoder.align([sample[name] for sample in samples]))
                 for name, collator in self._collators.items()
             }
         )
-        return with_skipped(batch, len(outcomes) - len(usable))
 
     def _outcomes(self, samples: Sequence[Any]) -> list[PreparedForAll | SampleError]:
         """Each sample's tokens for every teacher, or what is wrong with it for the first that cannot read it."""

@@ -99,6 +99,17 @@ def needs_same_tokens(aligner: str | Aligner | None) -> bool:
     return found is not None and found.same_tokenizer
 
 
+def aligner_name(aligner: str | Aligner | None) -> str | None:
+    """What an aligner is called; None if there is none.
+
+    Raises:
+        UnknownComponentError: No installed plugin has an aligner of this name.
+        ConfigurationError: It is no aligner.
+    """
+    found = _aligner(aligner)
+    return None if found is None else str(found.name)
+
+
 def _aligner(aligner: str | Aligner | None) -> Aligner | None:
     if isinstance(aligner, str):
         aligner = get_aligner(aligner)

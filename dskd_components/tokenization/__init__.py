@@ -2,8 +2,8 @@
 
 From the bottom up: `fast_tokenizers`, `token_bytes` and `offset_spans` read a tokenizer; `byte_spans` gives each token
 its part of a text; `span_groups` and `min_edit` (with `warping` and `warping_band`) bring two rows of tokens together;
-`text_alignment` is the outcome, which `rendering` draws; `vocabulary_map` compares whole vocabularies. Import the names
-below.
+`text_alignment` is the outcome, of which `rendering` and `figure` show the `drawing`; `vocabulary_map` compares whole
+vocabularies. Import the names below.
 """
 
 from dskd_components.tokenization.align_text import align_text, align_texts, warped_groups

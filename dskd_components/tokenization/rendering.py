@@ -1,211 +1,218 @@
-"""Alignments to look at: as text for a terminal, and as a figure."""
+"""A `Drawing` as text, in colour and as HTML: the same columns, marks and notes."""
 
 from __future__ import annotations
 
-import unicodedata
-import warnings
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import html
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from dskd_components.tokenization.drawing import ALONE, JOINED, Column, columns, display_width
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
-    from matplotlib.axes import Axes
+    from rich.text import Text
 
-    from dskd_components.tokenization.byte_spans import TokenizedText
-
-WHITESPACE = {" ": "·", "\n": "⏎", "\r": "↵", "\t": "⇥", "\u00a0": "⍽", "\u3000": "⍽"}
+    from dskd_components.tokenization.drawing import Drawing, DrawnToken
 
 
-class Drawable(Protocol):
-    """What is drawn of an alignment; `TextAlignment` has it."""
+class Segment(NamedTuple):
+    """A part of a line, and how it is meant: ``scored``, ``unscored``, ``joined``, ``lone``, ``mark`` or nothing."""
 
-    @property
-    def student(self) -> TokenizedText:
-        """The student's tokens."""
-
-    @property
-    def teacher(self) -> TokenizedText:
-        """The teacher's tokens."""
-
-    @property
-    def method(self) -> str:
-        """How they were aligned."""
-
-    @property
-    def groups(self) -> Sequence[tuple[tuple[int, int], tuple[int, int]]]:
-        """Groups ``((student start, student stop), (teacher start, teacher stop))``."""
-
-    @property
-    def unaligned_student(self) -> Sequence[tuple[int, str]]:
-        """The student's tokens without a partner, and why."""
-
-    @property
-    def unaligned_teacher(self) -> Sequence[tuple[int, str]]:
-        """The teacher's tokens without a partner, and why."""
-
-    @property
-    def student_coverage(self) -> float:
-        """The share of the student's tokens that have a partner."""
-
-    @property
-    def teacher_coverage(self) -> float:
-        """The share of the teacher's tokens that have a partner."""
+    text: str
+    meaning: str = ""
 
 
-class Column(NamedTuple):
-    """Tokens of both sides drawn above each other: joined ones, or lone ones at the same place."""
+Line = list[Segment]
 
-    student: range
-    teacher: range
-    joined: bool
+STYLES: Final = {
+    "title": "bold",
+    "name": "dim",
+    "scored": "bold green",
+    "mark": "green",
+    "unscored": "",
+    "joined": "green",
+    "lone": "bold red",
+    "note": "dim",
+}
+"""Colours of meanings on a terminal."""
 
-
-def columns(alignment: Drawable) -> list[Column]:
-    """The columns that an alignment is drawn in, from left to right."""
-    drawn = []
-    student, teacher = 0, 0
-    end = (len(alignment.student), len(alignment.teacher))
-    for (first, last), (start, stop) in [*alignment.groups, ((end[0], end[0]), (end[1], end[1]))]:
-        if first > student or start > teacher:
-            drawn.append(Column(range(student, first), range(teacher, start), joined=False))
-        if last > first or stop > start:
-            drawn.append(Column(range(first, last), range(start, stop), joined=True))
-        student, teacher = last, stop
-    return drawn
+LEAST_ROOM: Final = 24
+"""However narrow the terminal is, tokens get as many columns."""
 
 
-def surfaces(side: TokenizedText) -> list[str]:
-    """The text of each token with its whitespace made visible; a token of no text as its own string."""
-    shown = []
-    for surface, token in zip(side.surfaces(), side.tokens, strict=True):
-        text = surface or token
-        shown.append("".join(WHITESPACE.get(letter, letter if letter.isprintable() else "�") for letter in text))
-    return shown
+def _lines(drawing: Drawing, width: int) -> list[Line]:
+    """Everything that is drawn, line by line, within a width as far as the title and the notes are."""
+    indent = max(map(display_width, ("scored", "pairs", *drawing.names))) + 2 if drawing.names else 0
+    room = max(width - indent, LEAST_ROOM)
+    blocks: list[list[Line]] = []
+    used = 0
+    for cell in _cells(drawing, room):
+        size = max(1, *(display_width("".join(part.text for part in row)) for row in cell))
+        if not blocks or used + size + 2 > room:
+            blocks.append([[] for _ in cell])
+            used = 0
+        for row, parts in zip(blocks[-1], cell, strict=True):
+            filling = size - display_width("".join(part.text for part in parts)) + 2
+            row += [*parts, Segment(" " * filling)]
+        used += size + 2
+    lines: list[Line] = [[Segment(title, "title")] for title in drawing.title.splitlines()]
+    for number, block in enumerate(blocks):
+        lines += [[]] * bool(number) + _named(drawing, block, indent)
+    if not blocks:
+        lines += [[], [], []]
+    return lines + [[Segment(note, "note")] for note in drawing.notes]
 
 
-def display_width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    return sum(
-        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        for letter in text
+def _named(drawing: Drawing, rows: list[Line], indent: int) -> list[Line]:
+    """The rows of a block behind their names."""
+    if drawing.names is None:
+        return rows
+    student, teacher = drawing.names
+    names = ("scored", student, "pairs" if drawing.can_join else "", teacher, "scored")
+    return [
+        [Segment(name + " " * (indent - display_width(name)), "name"), *row]
+        for name, row in zip(names, rows, strict=True)
+        if name in drawing.names or any(segment.text.strip() for segment in row)
+    ]
+
+
+def _cells(drawing: Drawing, room: int) -> Iterator[list[Line]]:
+    """For each column its rows; one that is wider than the room is cut into several."""
+    for column in columns(drawing):
+        for part in _narrowed(drawing, column, room):
+            student = [drawing.student[index] for index in part.student]
+            teacher = [drawing.teacher[index] for index in part.teacher]
+            rows = [_tokens(student, room), _mark(drawing, part, student + teacher), _tokens(teacher, room)]
+            yield [_underline(student, room), *rows, _underline(teacher, room)] if drawing.marks_scored else rows
+
+
+def _narrowed(drawing: Drawing, column: Column, room: int) -> Iterator[Column]:
+    """A column, or parts of it next to one another if its tokens take more than the room."""
+    student, teacher = (
+        list(_fitting(tokens, indices, room))
+        for tokens, indices in ((drawing.student, column.student), (drawing.teacher, column.teacher))
     )
+    for number in range(max(len(student), len(teacher), 1)):
+        upper = student[number] if number < len(student) else range(0)
+        lower = teacher[number] if number < len(teacher) else range(0)
+        yield Column(upper, lower, column.joined)
 
 
-def render_text(alignment: Drawable, *, width: int = 100) -> str:
-    """The student's tokens above the teacher's, a bar between joined ones, and why others are not.
+def _fitting(tokens: Sequence[DrawnToken], indices: range, room: int) -> Iterator[range]:
+    """Stretches of tokens that take no more than the room each."""
+    start, used = indices.start, 0
+    for index in indices:
+        size = display_width(_shortened(tokens[index].text, room)) + 1
+        if used and used + size > room:
+            yield range(start, index)
+            start, used = index, 0
+        used += size
+    if start < indices.stop:
+        yield range(start, indices.stop)
+
+
+def _shortened(text: str, room: int) -> str:
+    """A token's text, without its middle if it is wider than the room."""
+    if display_width(text) < room:
+        return text
+    from rich.cells import set_cell_size
+
+    half = (room - 2) // 2
+    end = text[-half:]
+    while display_width(end) > half:
+        end = end[1:]
+    return f"{set_cell_size(text, half).rstrip()}…{end}"
+
+
+def _meaning(token: DrawnToken) -> str:
+    return "" if token.scored is None else "scored" if token.scored else "unscored"
+
+
+def _tokens(tokens: Sequence[DrawnToken], room: int) -> Line:
+    parts: Line = []
+    for token in tokens:
+        parts += [Segment("|", "name")] * bool(parts) + [Segment(_shortened(token.text, room), _meaning(token))]
+    return parts
+
+
+def _underline(tokens: Sequence[DrawnToken], room: int) -> Line:
+    """A line of the tokens' widths, drawn where they are scored."""
+    sizes = [display_width(_shortened(token.text, room)) for token in tokens]
+    text = " ".join(("━" if token.scored else " ") * size for token, size in zip(tokens, sizes, strict=True))
+    return [Segment(text.rstrip(), "mark")]
+
+
+def _mark(drawing: Drawing, column: Column, tokens: Sequence[DrawnToken]) -> Line:
+    if column.joined:
+        return [Segment("┃" if len(column.student) == len(column.teacher) == 1 else "╂", "joined")]
+    matters = any(token.scored is not False for token in tokens)
+    return [Segment("✗", "lone")] if drawing.can_join and matters else []
+
+
+def render_text(drawing: Drawing, *, width: int = 100) -> str:
+    """The student's tokens above the teacher's, a bar between joined ones, and the notes.
 
     Args:
-        alignment: The alignment.
+        drawing: What is drawn.
         width: After how many columns the rows are broken.
     """
-    student, teacher = surfaces(alignment.student), surfaces(alignment.teacher)
-    lines = [f"{alignment.method}: {_coverage(alignment)}"]
-    rows = ["", "", ""]
-    for column in columns(alignment):
-        upper = "|".join(student[index] for index in column.student)
-        lower = "|".join(teacher[index] for index in column.teacher)
-        size = max(display_width(upper), display_width(lower), 1)
-        mark = ("┃" if len(column.student) == len(column.teacher) == 1 else "╂") if column.joined else "✗"
-        if rows[1] and display_width(rows[1]) + size + 2 > width:
-            lines += [*(row.rstrip() for row in rows), ""]
-            rows = ["", "", ""]
-        for position, part in enumerate((upper, mark, lower)):
-            rows[position] += part + " " * (size - display_width(part) + 2)
-    lines += [row.rstrip() for row in rows]
-    for name, shown, unaligned in (
-        ("student", student, alignment.unaligned_student),
-        ("teacher", teacher, alignment.unaligned_teacher),
-    ):
-        lines += [f"{name} {index} {shown[index]!r}: {reason}" for index, reason in unaligned]
-    return "\n".join(lines)
+    return "\n".join("".join(segment.text for segment in line).rstrip() for line in _lines(drawing, width))
 
 
-def _coverage(alignment: Drawable) -> str:
-    return (
-        f"{alignment.student_coverage:.0%} of {len(alignment.student)} student tokens and "
-        f"{alignment.teacher_coverage:.0%} of {len(alignment.teacher)} teacher tokens"
-    )
-
-
-PER_ROW = 14
-JOINED, ALONE = "#2a7f62", "#b3402e"
-
-
-def plot_alignment(alignment: Drawable, *, ax: Axes | None = None, path: str | Path | None = None) -> Axes:
-    """Draw the student's tokens above the teacher's, with lines between joined ones. Needs matplotlib.
+def render_rich(drawing: Drawing, *, width: int = 100) -> Text:
+    """The same in colour, for `rich.print` and consoles of ``rich``.
 
     Args:
-        alignment: The alignment.
-        ax: Where to draw; a new figure if left out.
-        path: Where to save the figure as well.
-
-    Returns:
-        The axes drawn on.
+        drawing: What is drawn.
+        width: After how many columns the rows are broken.
     """
-    from matplotlib.figure import Figure
+    from rich.text import Text
 
-    blocks = columns(alignment)
-    lines = _broken(blocks)
-    if ax is None:
-        ax = Figure(figsize=(13, 0.6 + 1.3 * max(len(lines), 1)), layout="constrained").add_subplot()
-    for number, line in enumerate(lines):
-        _draw_line(ax, alignment, line, -float(number))
-    ax.set_xlim(-0.01, 1.01)
-    ax.set_ylim(-len(lines) + 0.35, 0.6)
-    ax.set_title(
-        f"{alignment.method}: {_coverage(alignment)}   (student above, teacher below)",
-        fontsize=10,
-        loc="left",
+    lines = [
+        Text.assemble(*((segment.text, STYLES.get(segment.meaning, "")) for segment in line))
+        for line in _lines(drawing, width)
+    ]
+    for line in lines:
+        line.rstrip()
+    return Text("\n").join(lines)
+
+
+SCORED: Final = "rgba(42,127,98,.25)"
+
+
+def render_html(drawing: Drawing) -> str:
+    """The same for notebooks; hints show where the pointer is. Whatever tokens spell is escaped."""
+    cells = "".join(_html_cell(drawing, column) for column in columns(drawing))
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in drawing.notes)
+    below = f"<details><summary>Why not</summary><ul>{notes}</ul></details>" if notes else ""
+    names = " above, ".join(map(html.escape, drawing.names or ("student", "teacher"))) + " below"
+    return (
+        '<div style="font-family:monospace">'
+        f'<div style="white-space:pre-line"><b>{html.escape(drawing.title)}</b> ({names})</div>'
+        f'<div style="display:flex;flex-wrap:wrap">{cells}</div>{below}</div>'
     )
-    ax.set_axis_off()
-    if path is not None:
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        with warnings.catch_warnings():  # letters that the font lacks are drawn as boxes
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(path, dpi=150)
-    return ax
 
 
-def _broken(blocks: list[Column]) -> list[list[Column]]:
-    """The columns broken into lines of about equal width."""
-    lines: list[list[Column]] = [[]]
-    used = 0
-    for block in blocks:
-        size = max(len(block.student), len(block.teacher))
-        if lines[-1] and used + size > PER_ROW:
-            lines.append([])
-            used = 0
-        lines[-1].append(block)
-        used += size
-    return lines
+def _html_cell(drawing: Drawing, column: Column) -> str:
+    upper = [drawing.student[index] for index in column.student]
+    lower = [drawing.teacher[index] for index in column.teacher]
+    is_lone = any(part.meaning == "lone" for part in _mark(drawing, column, upper + lower))
+    color = JOINED if column.joined else ALONE if is_lone else "transparent"
+    return (
+        '<div style="display:flex;flex-direction:column;margin:4px 3px;min-width:1ch">'
+        f'<div style="min-height:1.3em">{_html_tokens(upper)}</div>'
+        f'<div style="border-top:2px {"solid" if column.joined else "dotted"} {color};margin:1px 0"></div>'
+        f'<div style="min-height:1.3em">{_html_tokens(lower)}</div></div>'
+    )
 
 
-def _draw_line(ax: Axes, alignment: Drawable, line: list[Column], base: float) -> None:
-    student, teacher = surfaces(alignment.student), surfaces(alignment.teacher)
-    left = 0.0
-    for block in line:
-        size = max(len(block.student), len(block.teacher))
-        color = JOINED if block.joined else ALONE
-        places = []
-        for tokens, shown, height in ((block.student, student, 0.25), (block.teacher, teacher, -0.25)):
-            step = size / max(len(tokens), 1)
-            at = [(left + (rank + 0.5) * step) / PER_ROW for rank in range(len(tokens))]
-            places.append(at)
-            for x, index in zip(at, tokens, strict=True):
-                label = shown[index] if len(shown[index]) <= 12 else shown[index][:11] + "…"
-                ax.text(
-                    x,
-                    base + height,
-                    label.replace("$", r"\$"),
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": color},
-                )
-        if block.joined:
-            for upper in places[0]:
-                for lower in places[1]:
-                    ax.plot([upper, lower], [base + 0.13, base - 0.13], color=color, linewidth=1.2)
-        left += size
+def _html_tokens(tokens: Sequence[DrawnToken]) -> str:
+    shown = []
+    for token in tokens:
+        style = f"background:{SCORED}" if token.scored else "opacity:.6" if token.scored is False else ""
+        hint = f' title="{html.escape(token.hint)}"' if token.hint else ""
+        shown.append(
+            f'<bdi style="white-space:pre;border:1px solid rgba(128,128,128,.35);{style}"{hint}>'
+            f"{html.escape(token.text)}</bdi>"
+        )
+    return "".join(shown)

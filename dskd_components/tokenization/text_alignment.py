@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dskd_components.tokenization.byte_spans import TokenizedText, core_starts, overlapping
-from dskd_components.tokenization.rendering import plot_alignment, render_text
+from dskd_components.tokenization.drawing import Drawing, DrawnToken, visible
+from dskd_components.tokenization.figure import plot_alignment
+from dskd_components.tokenization.rendering import render_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,13 +171,32 @@ class TextAlignment:
             aligned[self.pair_indices[:, column]] = True
         return unaligned_reasons(side, other, aligned, warped=self.method == "min_edit" and len(other) > 0)
 
+    @property
+    def _drawing(self) -> Drawing:
+        sides = ("student", self.student, self.unaligned_student), ("teacher", self.teacher, self.unaligned_teacher)
+        shown = {name: drawn_texts(side) for name, side, _ in sides}
+        return Drawing(
+            title=(
+                f"{self.method}: {self.student_coverage:.0%} of {len(self.student)} student tokens and "
+                f"{self.teacher_coverage:.0%} of {len(self.teacher)} teacher tokens"
+            ),
+            student=[DrawnToken(text) for text in shown["student"]],
+            teacher=[DrawnToken(text) for text in shown["teacher"]],
+            groups=self.groups,
+            notes=[
+                f"{name} {index} {shown[name][index]!r}: {reason}"
+                for name, _, unaligned in sides
+                for index, reason in unaligned
+            ],
+        )
+
     def to_text(self, *, width: int = 100) -> str:
         """The two token rows and what joins them, as text; see `dskd_components.tokenization.rendering`.
 
         Args:
             width: After how many columns the rows are broken.
         """
-        return render_text(self, width=width)
+        return render_text(self._drawing, width=width)
 
     def plot(self, ax: Axes | None = None, *, path: str | Path | None = None) -> Axes:
         """Draw the two token rows and what joins them. Needs matplotlib.
@@ -184,4 +205,13 @@ class TextAlignment:
             ax: Where to draw; a new figure if left out.
             path: Where to save the figure as well.
         """
-        return plot_alignment(self, ax=ax, path=path)
+        return plot_alignment(self._drawing, ax=ax, path=path)
+
+
+def drawn_texts(side: TokenizedText) -> list[str]:
+    """What is written for each token when it is drawn: the text that it stands for, or its own string if it has none.
+
+    Args:
+        side: A text and its tokens.
+    """
+    return [visible(surface or token) for surface, token in zip(side.surfaces(), side.tokens, strict=True)]
