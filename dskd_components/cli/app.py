@@ -15,6 +15,7 @@ from dskd_components.cli.list import list_installed
 from dskd_components.cli.new_plugin import new_plugin
 from dskd_components.cli.schema import print_schema
 from dskd_components.cli.show import show
+from dskd_components.cli.show_sample import show_sample
 from dskd_components.cli.terminal import complain, plain
 from dskd_components.cli.validate import validate
 from dskd_components.errors import DSKDError, PluginWarning
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Components of dual-space knowledge distillation: what is installed, whether a spec is valid, whether a "
-    "plugin keeps its promises, whether two models fit together.",
+    "plugin keeps its promises, whether two models fit together, what becomes of a sample.",
 )
 app.command("list")(list_installed)
 app.command("show")(show)
@@ -37,6 +38,7 @@ app.command("schema")(print_schema)
 app.command("validate")(validate)
 app.command("check")(check)
 app.command("doctor")(doctor)
+app.command("show-sample")(show_sample)
 app.command("new-plugin")(new_plugin)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dskd_components.errors import ConfigurationError
 
@@ -20,7 +20,7 @@ def load_tokenizer(source: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    _require_folder(source)
+    _require_folder(source, *TOKENIZER_FILES)
     try:
         return AutoTokenizer.from_pretrained(source)
     except Exception as error:  # whatever is wrong with somebody's files
@@ -60,13 +60,17 @@ def load_model(source: str, device: str) -> Any:
         raise ConfigurationError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
-def _require_folder(source: str) -> None:
-    """Name a path that is wrong, before it is taken for a name on the hub."""
+TOKENIZER_FILES: Final = ("tokenizer_config.json", "tokenizer.json")
+"""A folder with one of them has a tokenizer, if no model."""
+
+
+def _require_folder(source: str, *others: str) -> None:
+    """Name a path that is wrong, before it is taken for a name on the hub; other files than a model's may do, too."""
     path = Path(source)
     if path.is_file():
         raise ConfigurationError(f"{source}: expected a folder with a model, got a file. Give its folder.")
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / name).is_file() for name in ("config.json", *others)):
             raise ConfigurationError(
                 f"{source}: there is no config.json in this folder, so it holds no model. Save one there: "
                 "model.save_pretrained(folder); tokenizer.save_pretrained(folder)."

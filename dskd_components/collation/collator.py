@@ -159,8 +159,8 @@ class DualTokenizerCollator:
             pairs    ┃    ╂
             teacher  new  foundland
             scored        ━━━━━━━━━
-            student 0 'new': not scored: prompt
-            teacher 0 'new': not scored: prompt
+            student, not scored: prompt: 0 'new'
+            teacher, not scored: prompt: 0 'new'
             >>> view.student.tokens[0].unscored, view.groups
             (<UnscoredReason.PROMPT: 'prompt'>, [((0,), (0,)), ((1, 2), (1,))])
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.collation.reasons import UnpairedReason, UnscoredReason
 from dskd_components.tokenization.drawing import Drawing, DrawnToken, visible
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 Positions = tuple[int, ...]
 
-LONGEST_EXCERPT = 24
+LONGEST_EXCERPT: Final = 24
 """How many letters of several tokens a note has."""
+MOST_RUNS: Final = 6
+"""How many places a note has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,15 +197,21 @@ class SampleView:
         return "\n".join(lines)
 
     def _notes(self) -> Iterator[str]:
+        """For each side and each why, which tokens: first of those that are scored and have no partner."""
         for side in self.sides:
+            runs: dict[str, list[str]] = {}
             run: list[TokenView] = []
             for number, token in enumerate(side.tokens):
                 run.append(token)
                 following = side.tokens[number + 1] if number + 1 < len(side.tokens) else None
                 if following is None or _why(following) != _why(token):
-                    if _why(token):
-                        yield f"{side.name} {_named(run, number)}: {_why(token)}"
+                    runs.setdefault(_why(token), []).append(_named(run, number))
                     run = []
+            runs.pop("", None)
+            for why in sorted(runs, key=lambda why: not why.startswith("not paired")):
+                named = runs[why]
+                more = [f"{len(named) - MOST_RUNS} more"] if len(named) > MOST_RUNS else []
+                yield f"{side.name}, {why}: {', '.join([*named[:MOST_RUNS], *more])}"
 
 
 @dataclass(frozen=True)

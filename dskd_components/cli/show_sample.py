@@ -1,0 +1,147 @@
+"""``dskd show-sample``: what becomes of samples in tokens, without a model."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+from rich.text import Text
+
+from dskd_components.cli.pretrained import load_tokenizer
+from dskd_components.cli.sample_file import read_samples
+from dskd_components.cli.terminal import complain, console, plain
+from dskd_components.errors import ConfigurationError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dskd_components.collation import MultiTeacherSampleView, SampleView
+
+WIDTH: Final = 100
+"""Of what is written into a pipe."""
+
+
+def show_sample(
+    samples: Annotated[
+        str,
+        typer.Argument(
+            help="Samples: JSON Lines, or a JSON list in a file .json; - reads lines from the standard input.",
+            metavar="SAMPLES",
+            show_default=False,
+        ),
+    ],
+    student: Annotated[
+        str, typer.Option("--student", help="Folder or hub name of the student's tokenizer.", show_default=False)
+    ],
+    teacher: Annotated[
+        list[str],
+        typer.Option(
+            "--teacher", help="The teacher's; NAME=TOKENIZER, several times, for several.", show_default=False
+        ),
+    ],
+    aligner: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--aligner",
+            help="The aligner of the loss; NAME=ALIGNER, several times, for several teachers. Otherwise exact_match.",
+            show_default=False,
+        ),
+    ] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples are shown.")] = 3,
+    start: Annotated[int, typer.Option("--start", min=0, help="Which sample is the first, counted from 0.")] = 0,
+    form: Annotated[
+        Literal["text", "html", "json"],
+        typer.Option("--format", help="Text for people, a page, or JSON with a line for each sample."),
+    ] = "text",
+    student_max_length: Annotated[
+        int | None, typer.Option("--student-max-length", min=1, help="Where samples are cut.", show_default=False)
+    ] = None,
+    teacher_max_length: Annotated[
+        int | None, typer.Option("--teacher-max-length", min=1, help="Of each teacher.", show_default=False)
+    ] = None,
+    train_on_prompt: Annotated[
+        bool, typer.Option("--train-on-prompt", help="Score prompts and messages of all roles.")
+    ] = False,
+    append_eos: Annotated[
+        bool, typer.Option("--append-eos/--no-append-eos", help="Whether texts and responses end with EOS.")
+    ] = True,
+) -> None:
+    """Show samples as the collator reads them: both rows of tokens, what is scored and paired, and why not the rest.
+
+    Below the rows: ━ scored; between them: ┃ a pair, ╂ a group of several, ✗ scored without a partner.
+    """
+    raws = read_samples(samples, start=start, count=number)
+    show = _shower(
+        student,
+        teacher,
+        aligner or [],
+        teacher_max_length,
+        student_max_length=student_max_length,
+        train_on_prompt=train_on_prompt,
+        append_eos=append_eos,
+    )
+    failed = 0
+    if form == "html":
+        plain('<!DOCTYPE html>\n<meta charset="utf-8">')
+    for index, raw in enumerate(raws, start=start):
+        try:
+            view = show(raw)
+        except InputError as error:
+            failed += 1
+            complain("error", f"{samples}: sample {index}: {str(error).replace('Sample 0: ', '', 1)}")
+            continue
+        _write(view, f"{samples}: sample {index}", index, form, is_first=index == start)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _shower(
+    student: str, teachers: list[str], aligners: list[str], teacher_max_length: int | None, **options: Any
+) -> Callable[[Any], SampleView | MultiTeacherSampleView]:
+    from dskd_components.collation import DualTokenizerCollator, MultiTeacherCollator
+
+    own = load_tokenizer(student)
+    if len(teachers) > 1:
+        tokenizers = {name: load_tokenizer(source) for name, source in _named("--teacher", teachers).items()}
+        options |= {"aligners": _named("--aligner", aligners)}
+        options |= {"teacher_max_lengths": dict.fromkeys(tokenizers, teacher_max_length)}
+        return MultiTeacherCollator(own, tokenizers, **options).show
+    if len(aligners) > 1:
+        raise ConfigurationError(f"--aligner: expected one for one teacher, got {', '.join(aligners)}.")
+    options |= {"aligner": aligners[0]} if aligners else {}
+    return DualTokenizerCollator(
+        own, load_tokenizer(teachers[0]), teacher_max_length=teacher_max_length, **options
+    ).show
+
+
+def _named(option: str, values: list[str]) -> dict[str, str]:
+    """Values by the name before the equals sign."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, sign, rest = value.partition("=")
+        if not sign or name in found:
+            raise ConfigurationError(
+                f"{option} {value}: with several teachers, give each a name of its own, as in {option} large={value}."
+            )
+        found[name] = rest
+    return found
+
+
+def _write(view: SampleView | MultiTeacherSampleView, title: str, index: int, form: str, *, is_first: bool) -> None:
+    if form == "json":
+        plain(json.dumps({"sample": index, **view.to_dict()}, ensure_ascii=False))
+    elif form == "html":
+        import html
+
+        plain(f"<h3>{html.escape(title)}</h3>\n{view.to_html()}")
+    else:
+        out = console()
+        if not is_first:
+            out.print()
+        out.print(Text(title, "bold"), soft_wrap=True)
+        if out.is_terminal:
+            out.print(view)
+        else:
+            plain(view.to_text(width=out.width if os.environ.get("COLUMNS") else WIDTH))
