@@ -15,6 +15,7 @@ from dskd_components.collation.problems import (
     OnError,
     PaddingSide,
     SampleError,
+    SampleNames,
     SkipPolicy,
     SkipReason,
     one_of,
@@ -187,14 +188,18 @@ class DualTokenizerCollator:
 
     def _outcomes(self, samples: Sequence[Any]) -> list[EncodedSample | SampleError]:
         """Each sample in tokens; the raw ones are tokenized together."""
-        encoder = self._encoder
-        raws = iter(encoder.encode([sample for sample in samples if not is_preprocessed(sample)]))
-        return [
-            self._within_limits(from_columns(sample, encoder.fingerprints, encoder.method))
-            if is_preprocessed(sample)
-            else next(raws)
-            for sample in samples
-        ]
+        encoder, names = self._encoder, SampleNames(samples)
+        raw = [index for index, sample in enumerate(samples) if not is_preprocessed(sample)]
+        names_of_raw = SampleNames([samples[index] for index in raw], raw)
+        outcomes: dict[int, EncodedSample | SampleError] = dict(
+            zip(raw, encoder.encode(names_of_raw.raws, names_of_raw), strict=True)
+        )
+        for index, sample in enumerate(samples):
+            if index not in outcomes:
+                with names.naming(index):
+                    read = from_columns(sample, encoder.fingerprints, encoder.method)
+                    outcomes[index] = self._within_limits(read)
+        return [outcomes[index] for index in range(len(samples))]
 
     def _within_limits(self, sample: EncodedSample) -> EncodedSample:
         for side in SIDES:

@@ -11,6 +11,7 @@ from dskd_components.collation.grouping import Stretch, align_stretches, number_
 from dskd_components.collation.pretokenized import side_tokens_of
 from dskd_components.collation.problems import (
     SampleError,
+    SampleNames,
     aligner_name,
     needs_same_tokens,
     positive_or_none,
@@ -109,22 +110,31 @@ class DualEncoder:
         """What each side's padding is filled with."""
         return {"student": self.student.pad_id, "teacher": self.teacher.pad_id}
 
-    def encode(self, raws: Sequence[Any]) -> list[EncodedSample | SampleError]:
+    def encode(self, raws: Sequence[Any], names: SampleNames | None = None) -> list[EncodedSample | SampleError]:
         """Return each sample in tokens, or what is wrong with it.
+
+        Args:
+            raws: The samples.
+            names: What errors call them; None: by their places.
 
         Raises:
             InputError: Something is no sample at all.
         """
-        outcomes = self.prepare(raws)
+        outcomes = self.prepare(raws, names)
         encoded = iter(self.align([outcome for outcome in outcomes if isinstance(outcome, Prepared)]))
         return [next(encoded) if isinstance(outcome, Prepared) else outcome for outcome in outcomes]
 
-    def prepare(self, raws: Sequence[Any]) -> list[Prepared | SampleError]:
+    def prepare(self, raws: Sequence[Any], names: SampleNames | None = None) -> list[Prepared | SampleError]:
         """Return each sample's tokens before they are aligned, or what is wrong with it.
+
+        Args:
+            raws: The samples.
+            names: What errors call them; None: by their places.
 
         Raises:
             InputError: Something is no sample at all.
         """
+        names = names or SampleNames(raws)
         outcomes: list[Prepared | SampleError | None] = [None] * len(raws)
         looked = False
         documents: dict[int, RenderedSample] = {}
@@ -142,20 +152,21 @@ class DualEncoder:
                     self._require_alignable(sample)
                     documents[index] = self.reader.read(sample)
             except SampleError as error:
-                outcomes[index] = error.at(index)
+                outcomes[index] = names.named(index, error)
             except InputError as error:
-                raise InputError(f"Sample {index}: {error}") from error
+                raise InputError(names.message(index, error)) from error
         read = list(documents.values())
         for index, student, teacher in zip(
             documents, self.student.encode(read), self.teacher.encode(read), strict=True
         ):
             if isinstance(student, SampleError) or isinstance(teacher, SampleError):
-                outcomes[index] = next(side for side in (student, teacher) if isinstance(side, SampleError)).at(index)
+                refused = next(side for side in (student, teacher) if isinstance(side, SampleError))
+                outcomes[index] = names.named(index, refused)
                 continue
             try:
                 outcomes[index] = self._prepared(student, teacher)
             except SampleError as error:
-                outcomes[index] = error.at(index)
+                outcomes[index] = names.named(index, error)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def shorten(self, sample: Prepared, student_limit: int) -> Prepared:

@@ -8,7 +8,7 @@ from torch import Tensor
 from dskd_components.collation.collator import DualTokenizerCollator, with_skipped
 from dskd_components.collation.dual_encoder import DualEncoder, Prepared
 from dskd_components.collation.encoded import is_preprocessed
-from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SkipPolicy
+from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SampleNames, SkipPolicy
 from dskd_components.collation.sample_view import MultiTeacherSampleView
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.viewing import view_of_raw
@@ -150,10 +150,13 @@ class MultiTeacherCollator:
         return MultiTeacherSampleView(views)
 
     def _require_raw(self, samples: Sequence[Any]) -> None:
-        if any(is_preprocessed(sample) for sample in samples):
-            raise InputError(
-                "MultiTeacherCollator: expected raw samples, got one that was preprocessed for a single teacher."
-            )
+        names = SampleNames(samples)
+        for index, sample in enumerate(samples):
+            if is_preprocessed(sample):
+                problem = (
+                    "MultiTeacherCollator: expected raw samples, got one that was preprocessed for a single teacher."
+                )
+                raise InputError(names.message(index, problem))
 
     def _batch(self, samples: Sequence[PreparedForAll]) -> dict[str, Tensor]:
         return columns_of_several(
@@ -167,26 +170,28 @@ class MultiTeacherCollator:
         """Each sample's tokens for every teacher, or what is wrong with it for the first that cannot read it."""
         encoders = {name: collator.encoder for name, collator in self._collators.items()}
         columns = next(iter(encoders.values())).columns
+        names = SampleNames(samples)
         for index, sample in enumerate(samples):
-            require_known_teachers(
-                f"Sample {index}: {columns.teacher_prompt}",
-                _prompts_by_teacher(sample, columns.teacher_prompt),
-                encoders,
-                source="teacher_tokenizers has",
-                error=InputError,
-            )
+            with names.naming(index):
+                require_known_teachers(
+                    columns.teacher_prompt,
+                    _prompts_by_teacher(sample, columns.teacher_prompt),
+                    encoders,
+                    source="teacher_tokenizers has",
+                    error=InputError,
+                )
         prepared = {
-            name: encoder.prepare([_for_teacher(sample, columns.teacher_prompt, name) for sample in samples])
+            name: encoder.prepare([_for_teacher(sample, columns.teacher_prompt, name) for sample in samples], names)
             for name, encoder in encoders.items()
         }
         return [
-            _cut_alike({name: outcomes[index] for name, outcomes in prepared.items()}, encoders, index)
+            _cut_alike({name: outcomes[index] for name, outcomes in prepared.items()}, encoders, index, names)
             for index in range(len(samples))
         ]
 
 
 def _cut_alike(
-    outcomes: Mapping[str, Prepared | SampleError], encoders: Mapping[str, DualEncoder], index: int
+    outcomes: Mapping[str, Prepared | SampleError], encoders: Mapping[str, DualEncoder], index: int, names: SampleNames
 ) -> PreparedForAll | SampleError:
     """Cut a sample where all models can part it: the last such place within everybody's limits."""
     sample: PreparedForAll = {}
@@ -204,7 +209,7 @@ def _cut_alike(
                 try:
                     sample[name] = encoders[name].shorten(prepared, min(kept))
                 except SampleError as error:
-                    return error.reworded(of_teacher(name, error.at(index)))
+                    return error.reworded(of_teacher(name, names.message(index, error)))
 
 
 def _prompts_by_teacher(sample: Any, column: str) -> Mapping[str, Any]:

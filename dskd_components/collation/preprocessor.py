@@ -1,13 +1,13 @@
 """`DualTokenizerPreprocessor`: alignment ahead of training, as plain columns."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions
 from dskd_components.collation.encoded import column_names, to_columns
 from dskd_components.collation.plain_values import items_of
-from dskd_components.collation.problems import OnError, SampleError, SkipPolicy, SkipReason
+from dskd_components.collation.problems import OnError, SampleError, SampleNames, SkipPolicy, SkipReason
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.token_samples import TOKEN_KEYS
 from dskd_components.components.aligner import Aligner
@@ -81,11 +81,13 @@ class DualTokenizerPreprocessor:
         """How many samples this object has skipped, by reason; copies in other processes count for themselves."""
         return self._policy.skipped
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: Mapping[str, Any], indices: Any = None) -> dict[str, Any]:
         """Preprocess a batch, or one sample.
 
         Args:
             batch: Columns of several samples (``batched=True``), or one sample.
+            indices: Which samples of the data set these are, or this is, for errors; ``map(..., with_indices=True)``
+                gives them.
 
         Returns:
             For each side ``input_ids``, ``labels``, ``groups`` and ``fingerprint``, and ``groups_method``: an entry for
@@ -97,7 +99,7 @@ class DualTokenizerPreprocessor:
         """
         encoder = self._encoder
         if not self._is_batch(batch):
-            (outcome,) = encoder.encode([batch])
+            (outcome,) = encoder.encode([batch], _names([batch], None if indices is None else [indices]))
             if isinstance(outcome, SampleError):
                 if self._policy.on_error == "skip":
                     raise InputError(
@@ -106,7 +108,7 @@ class DualTokenizerPreprocessor:
                 raise outcome
             return to_columns(outcome, encoder.fingerprints, encoder.method)
         raws = _rows(batch)
-        samples = self._policy.usable(encoder.encode(raws))
+        samples = self._policy.usable(encoder.encode(raws, _names(raws, indices)))
         rows = [to_columns(sample, encoder.fingerprints, encoder.method) for sample in samples]
         return {name: [row[name] for row in rows] for name in column_names(encoder.method)}
 
@@ -127,6 +129,14 @@ class DualTokenizerPreprocessor:
             if meaning is None and name in TOKEN_KEYS and first is not None and items_of(first) is None:
                 return False
         return True
+
+
+def _names(raws: Sequence[Any], indices: Any) -> SampleNames:
+    if indices is not None:
+        return SampleNames(raws, [int(index) for index in indices])
+    return SampleNames(
+        raws, advice=" (The number is that within one call; map(..., with_indices=True) gives those of the data set.)"
+    )
 
 
 def _rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:

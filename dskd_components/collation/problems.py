@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from reprlib import Repr
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from dskd_components.components.aligner import Aligner, TextMethod
 from dskd_components.components.lookup import get_aligner
 from dskd_components.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 class SkipReason(StrEnum):
@@ -44,15 +48,82 @@ class SampleError(InputError):
         """Pickle with both arguments, so that the error crosses from a worker process unharmed."""
         return type(self), (self.reason, str(self))
 
-    def at(self, index: int) -> SampleError:
-        """Return the same error with the sample's number in front."""
-        return self.reworded(f"Sample {index}: {self}")
-
     def reworded(self, message: str) -> SampleError:
         """Return the same error, of the same cause, with another message."""
         error = type(self)(self.reason, message)
         error.__cause__ = self.__cause__
         return error
+
+
+_EXCERPTS: Final = Repr()
+_EXCERPTS.maxstring = _EXCERPTS.maxother = 60
+_EXCERPTS.maxlevel = 4
+MOST_KEYS: Final = 8
+"""How many columns of a sample an error shows."""
+
+
+def excerpt(raw: Any) -> str:
+    """Return the beginning of a sample, so that it is found again, with its longest texts cut.
+
+    Args:
+        raw: A sample, or what was given for one.
+
+    Examples:
+        >>> excerpt({"prompt": "What is new?", "response": None, "id": 7})
+        "{'prompt': 'What is new?', 'id': 7}"
+    """
+    if not isinstance(raw, Mapping):
+        return _EXCERPTS.repr(raw)
+    shown = [f"{key!r:.60}: {_one_line(value)}" for key, value in raw.items() if value is not None]
+    more = ["..."] if len(shown) > MOST_KEYS else []
+    return f"{{{', '.join([*shown[:MOST_KEYS], *more])}}}"
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(_EXCERPTS.repr(value).split())
+
+
+@dataclass(frozen=True)
+class SampleNames:
+    """What samples are called in errors.
+
+    Attributes:
+        raws: The samples.
+        numbers: Their numbers in the data set; None: their places among these.
+        advice: How they are found in the data set, if their numbers do not say it.
+    """
+
+    raws: Sequence[Any]
+    numbers: Sequence[int] | None = None
+    advice: str = ""
+
+    def message(self, index: int, problem: object) -> str:
+        """Return a problem with the number of the sample before it, and what the sample is like after it.
+
+        Args:
+            index: Which of the samples.
+            problem: What is wrong with it.
+        """
+        number = index if self.numbers is None else self.numbers[index]
+        return f"Sample {number}: {problem} The sample: {excerpt(self.raws[index])}{self.advice}"
+
+    def named(self, index: int, error: SampleError) -> SampleError:
+        """Return the same error with that message."""
+        return error.reworded(self.message(index, error))
+
+    @contextmanager
+    def naming(self, index: int) -> Iterator[None]:
+        """Name a sample in whatever is found wrong within.
+
+        Raises:
+            InputError: What was raised within, with the sample's number; a `SampleError` remains one.
+        """
+        try:
+            yield
+        except SampleError as error:
+            raise self.named(index, error) from error.__cause__
+        except InputError as error:
+            raise InputError(self.message(index, error)) from error
 
 
 def require_unicode(texts: Sequence[str]) -> None:
@@ -184,7 +255,9 @@ class SkipPolicy:
         samples = self.usable(outcomes)
         if not samples:
             reasons = Counter(str(outcome.reason) for outcome in outcomes if isinstance(outcome, SampleError))
+            first = next((f" {outcome}" for outcome in outcomes if isinstance(outcome, SampleError)), "")
             raise InputError(
                 f"None of the {len(outcomes)} samples of the batch can be used: {dict(reasons) or 'there are none'}."
+                f"{first}"
             )
         return samples
