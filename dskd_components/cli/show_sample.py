@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
@@ -12,12 +13,12 @@ from rich.text import Text
 from dskd_components.cli.pretrained import load_tokenizer
 from dskd_components.cli.sample_file import read_samples
 from dskd_components.cli.terminal import complain, console, plain
-from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dskd_components.collation import MultiTeacherSampleView, SampleView
+    from dskd_components.collation import Columns, MultiTeacherSampleView, SampleView
 
 WIDTH: Final = 100
 """Of what is written into a pipe."""
@@ -61,6 +62,13 @@ def show_sample(
     teacher_max_length: Annotated[
         int | None, typer.Option("--teacher-max-length", min=1, help="Of each teacher.", show_default=False)
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="What a key is called, as in prompt=question.", show_default=False),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", help="A key that is no part of samples.", show_default=False)
+    ] = None,
     train_on_prompt: Annotated[
         bool, typer.Option("--train-on-prompt", help="Score prompts and messages of all roles.")
     ] = False,
@@ -81,6 +89,7 @@ def show_sample(
         student_max_length=student_max_length,
         train_on_prompt=train_on_prompt,
         append_eos=append_eos,
+        columns=_columns(_named("--column", columns or [], "prompt=question"), ignore or []),
     )
     failed = 0
     if form == "html":
@@ -104,8 +113,10 @@ def _shower(
 
     own = load_tokenizer(student)
     if len(teachers) > 1:
-        tokenizers = {name: load_tokenizer(source) for name, source in _named("--teacher", teachers).items()}
-        options |= {"aligners": _named("--aligner", aligners)}
+        tokenizers = {
+            name: load_tokenizer(source) for name, source in _named("--teacher", teachers, "large=FOLDER").items()
+        }
+        options |= {"aligners": _named("--aligner", aligners, "large=span")}
         options |= {"teacher_max_lengths": dict.fromkeys(tokenizers, teacher_max_length)}
         return MultiTeacherCollator(own, tokenizers, **options).show
     if len(aligners) > 1:
@@ -116,14 +127,27 @@ def _shower(
     ).show
 
 
-def _named(option: str, values: list[str]) -> dict[str, str]:
+def _columns(names: dict[str, str], ignore: list[str]) -> Columns:
+    from dskd_components.collation import Columns
+
+    known = [each.name for each in fields(Columns) if each.init and each.name != "ignore"]
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(
+                f"--column {name}={names[name]}: samples have no {name!r}{did_you_mean(name, known)}; they have "
+                f"{', '.join(known)}."
+            )
+    return Columns(**names, ignore=ignore)
+
+
+def _named(option: str, values: list[str], example: str) -> dict[str, str]:
     """Values by the name before the equals sign."""
     found: dict[str, str] = {}
     for value in values:
         name, sign, rest = value.partition("=")
         if not sign or name in found:
             raise ConfigurationError(
-                f"{option} {value}: with several teachers, give each a name of its own, as in {option} large={value}."
+                f"{option} {value}: give each a name of its own before it, as in {option} {example}."
             )
         found[name] = rest
     return found

@@ -175,7 +175,7 @@ class MultiTeacherCollator:
             with names.naming(index):
                 require_known_teachers(
                     columns.teacher_prompt,
-                    _prompts_by_teacher(sample, columns.teacher_prompt),
+                    _prompts_by_teacher(sample, columns),
                     encoders,
                     source="teacher_tokenizers has",
                     error=InputError,
@@ -212,9 +212,9 @@ def _cut_alike(
                     return error.reworded(of_teacher(name, names.message(index, error)))
 
 
-def _prompts_by_teacher(sample: Any, column: str) -> Mapping[str, Any]:
+def _prompts_by_teacher(sample: Any, columns: Columns) -> Mapping[str, Any]:
     """The prompts of a sample that has one for each of some teachers."""
-    prompts = sample.get(column) if isinstance(sample, Mapping) else None
+    prompts = columns.kept(sample).get(columns.teacher_prompt) if isinstance(sample, Mapping) else None
     return prompts if isinstance(prompts, Mapping) else {}
 
 

@@ -98,7 +98,7 @@ class DualTokenizerPreprocessor:
             SampleError: A sample cannot be used, and is not to be skipped.
         """
         encoder = self._encoder
-        if not self._is_batch(batch):
+        if not self._is_batch(encoder.columns.kept(batch)):
             (outcome,) = encoder.encode([batch], _names([batch], None if indices is None else [indices]))
             if isinstance(outcome, SampleError):
                 if self._policy.on_error == "skip":
@@ -107,13 +107,31 @@ class DualTokenizerPreprocessor:
                     )
                 raise outcome
             return to_columns(outcome, encoder.fingerprints, encoder.method)
-        raws = _rows(batch)
+        raws = self._rows(batch)
         samples = self._policy.usable(encoder.encode(raws, _names(raws, indices)))
         rows = [to_columns(sample, encoder.fingerprints, encoder.method) for sample in samples]
         return {name: [row[name] for row in rows] for name in column_names(encoder.method)}
 
+    def _has_chats(self, name: str, value: Any) -> bool:
+        """Whether a column has chats, so that those beside it have no single messages."""
+        if self._encoder.columns.meaning_of(name) not in CHAT_COLUMNS:
+            return False
+        first = next((entry for entry in items_of(value) or () if entry is not None), None)
+        return any(isinstance(message, Mapping) for message in items_of(first) or ())
+
+    def _rows(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        columns = {name: column for name, column in batch.items() if column is not None}
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            if "input_ids" not in batch:
+                self._encoder.columns.require_known(batch)
+            raise InputError(f"Expected columns of one length, but got {lengths}.")
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
     def _is_batch(self, batch: Mapping[str, Any]) -> bool:
         """Whether a mapping has columns: lists of texts, or lists of chats. A chat is a list of mappings."""
+        if any(self._has_chats(name, value) for name, value in batch.items()):
+            return True
         for name, value in batch.items():
             if value is None:
                 continue
@@ -137,11 +155,3 @@ def _names(raws: Sequence[Any], indices: Any) -> SampleNames:
     return SampleNames(
         raws, advice=" (The number is that within one call; map(..., with_indices=True) gives those of the data set.)"
     )
-
-
-def _rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    columns = {name: column for name, column in batch.items() if column is not None}
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"Expected columns of one length, but got {lengths}.")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -42,9 +42,10 @@ def read_tokens(raw: Mapping[str, Any]) -> TokenSample:
     present = {key: value for key, value in raw.items() if value is not None}
     for key in present:
         if key not in TOKEN_KEYS:
+            unknown = [str(other) for other in present if other not in TOKEN_KEYS]
             raise InputError(
                 f"Unknown key {key!r} in a sample with 'input_ids'{did_you_mean(key, TOKEN_KEYS)}. It may have "
-                f"{', '.join(map(repr, TOKEN_KEYS[1:]))}; remove other columns."
+                f"{', '.join(map(repr, TOKEN_KEYS[1:]))}. To leave others out: columns=Columns(ignore={unknown!r})."
             )
     columns = {key: integers(key, _as_numbers(value)) for key, value in present.items()}
     lengths = {key: len(column) for key, column in columns.items()}

@@ -61,6 +61,16 @@ def test_options_are_those_of_the_collator(show: Callable[..., Ran]) -> None:
     assert ran.out.partition("\n")[2] == f"{view.to_text()}\n"
 
 
+def test_keys_are_named_and_ignored(show: Callable[..., Ran], folder: Path) -> None:
+    (folder / "named.jsonl").write_text(
+        json.dumps({"question": "the", "answer": " value", "id": 3, "source": "web"}), encoding="utf-8"
+    )
+    ran = show("--column", "prompt=question", "--column", "response=answer", samples="named.jsonl")
+    assert "Columns(ignore=['id', 'source'])" in " ".join(ran.err.split())
+    options = ("--column", "prompt=question", "--column", "response=answer", "--ignore", "id", "--ignore", "source")
+    assert show(*options, samples="named.jsonl").code == 0
+
+
 def test_json_has_a_line_for_each_sample(show: Callable[..., Ran]) -> None:
     ran = show("--format", "json", "-n", 100, columns=20)
     found = [json.loads(line) for line in ran.out.splitlines()]
@@ -116,7 +126,9 @@ def test_what_cannot_be_read_is_named(show: Callable[..., Ran], dskd: Callable[.
         (("--start", 100), "samples.jsonl", "there is no sample 100"),
         (("--aligner", "spam"), "samples.jsonl", "did you mean 'span'"),
         (("--aligner", "span", "--aligner", "cma"), "samples.jsonl", "expected one for one teacher"),
-        (("--teacher", "x"), "samples.jsonl", "with several teachers, give each a name"),
+        (("--column", "promt=question"), "samples.jsonl", "did you mean 'prompt'"),
+        (("--column", "question"), "samples.jsonl", "--column prompt=question"),
+        (("--teacher", "x"), "samples.jsonl", "give each a name of its own"),
     ]
     for arguments, samples, words in cases:
         ran = show(*arguments, samples=samples)

@@ -535,7 +535,7 @@ USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content"
         ({"prompt": "a", "completion": "b", "teacher_prompt": {"large": "c"}}, "'teacher_prompt'.*MultiTeacher"),
         ({"prompt": "a", "completion": 3}, "'completion'.*text.*messages.*int"),
         ({"prompt": b"a", "completion": "b"}, "'prompt'.*text.*bytes"),
-        ({"prompt": ["a"], "completion": ["b"]}, r"prompt\[0\].*mapping"),
+        ({"prompt": ["a"], "completion": ["b"]}, r"'prompt'.*text.*messages.*list \['a'\].*several samples"),
         ({"prompt": "a", "completion": "b", "response": "c"}, "'completion' and 'response'.*same"),
         ({"messages": [USER, ANSWER], "conversations": [USER]}, "'messages' and 'conversations'.*same"),
         ({"text": "a", "teacher_prompt": "b"}, "'teacher_prompt'.*'prompt' and 'response'"),
