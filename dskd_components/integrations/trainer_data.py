@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
+from transformers import DataCollatorWithPadding, default_data_collator
 
 from dskd_components.collation.padding import NO_SEGMENT
+from dskd_components.collation.problems import excerpt
+from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -56,6 +59,52 @@ class SharedStream(IterableDataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what holds the loader, which does not go along to its workers."""
         return {"_stream": self._stream}
+
+
+class DefaultCollator:
+    """The collator that a trainer has if it is given none, for samples that are in tokens already.
+
+    Args:
+        collate: the trainer's own.
+        aligner: the name of the loss's aligner, for the message.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any], aligner: str) -> None:
+        self._collate = collate
+        self._aligner = aligner
+
+    @classmethod
+    def instead_of(cls, collate: Any, aligner: str) -> Any:
+        """Return a trainer's collator, unless it is one that no user gives: then what has an error of its own.
+
+        Args:
+            collate: the trainer's.
+            aligner: as in the class.
+        """
+        is_default = collate is default_data_collator or type(collate) is DataCollatorWithPadding
+        return cls(collate, aligner) if is_default else collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        """Return the trainer's batch of samples.
+
+        Raises:
+            ConfigurationError: it has no batch of them, or one without labels; the message says how to get a collator.
+        """
+        try:
+            batch = self._collate(samples)
+        except Exception as error:  # whatever it makes of texts and of rows of several lengths
+            raise self._error(samples) from error
+        if "labels" not in batch and f"{PREFIX}labels" not in batch:
+            raise self._error(samples)
+        return batch
+
+    def _error(self, samples: list[Any]) -> ConfigurationError:
+        return ConfigurationError(
+            "data_collator: none was given, and the trainer's own makes no batch of these samples that both models "
+            "can read. Give data_collator=DualTokenizerCollator(student_tokenizer, teacher_tokenizer, "
+            f"aligner={self._aligner!r}), which takes texts, prompts with responses and chats (docs/how-to/"
+            f"collation.md). The first sample: {excerpt(samples[0]) if samples else 'none'}"
+        )
 
 
 PREFIX = "student_"

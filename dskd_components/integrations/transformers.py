@@ -28,7 +28,12 @@ from dskd_components.integrations.trainer_checks import (
     require_not_in_optimizer,
     require_plain_set_up,
 )
-from dskd_components.integrations.trainer_data import NamingInput, SharedStream, student_columns
+from dskd_components.integrations.trainer_data import (
+    DefaultCollator,
+    NamingInput,
+    SharedStream,
+    student_columns,
+)
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
@@ -100,6 +105,7 @@ class DSKDTrainerMixin(Base):
         if model_init is None:
             self.loss_fn = loss_for(student, loss_fn)
         require_parts(student, self.loss_fn, teacher)
+        self.data_collator = DefaultCollator.instead_of(self.data_collator, self.loss_fn.spec.aligner.name)
         teacher.eval().requires_grad_(False)
         if any(parameter.device != self.args.device for parameter in teacher.parameters()):
             teacher.to(self.args.device)

@@ -194,7 +194,8 @@ def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -
             explanation = (
                 f"With one tokenizer {name!r} would do as well."
                 if same_tokenizer
-                else "The models have different tokenizers, so each needs its own tokens of the same text."
+                else "The models have different tokenizers, so each needs its own tokens of the same text, as "
+                "DualTokenizerCollator makes them."
             )
             raise InputError(
                 f"The batch has no column {f'{side}_{name}'!r}; it has {', '.join(map(repr, batch)) or 'none'}. "

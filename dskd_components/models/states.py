@@ -353,7 +353,7 @@ def _scored(batch: Batch) -> Tensor:
         found = "none" if labels is None else f"shape {list(labels.shape)}"
         raise InputError(
             f"scored_tokens: expected a column 'student_labels' (or 'labels') [batch, length], got {found}; the batch "
-            f"has {', '.join(map(repr, batch)) or 'no columns'}."
+            f"has {', '.join(map(repr, batch)) or 'no columns'}. Batches are made by DualTokenizerCollator."
         )
     layout = RowLayout.of(labels, columns, "student_")
     return (layout.shifted(labels, IGNORE_INDEX) != IGNORE_INDEX).sum()
