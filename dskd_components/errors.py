@@ -22,6 +22,10 @@ class InputError(DSKDError, ValueError):
     """A tensor, model or batch handed to the library does not fit; the message names it."""
 
 
+class NonFiniteError(InputError):
+    """A tensor, or the loss, holds NaN or infinity; the message names it."""
+
+
 class ConfigurationError(DSKDError, ValueError):
     """A spec asks for something that the rest of the set-up cannot give; the message names the field."""
 

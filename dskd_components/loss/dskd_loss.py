@@ -22,6 +22,7 @@ from dskd_components.loss.checkpoints import (
 )
 from dskd_components.loss.output import DSKDOutput
 from dskd_components.loss.validation import (
+    naming_damaged_parameters,
     require_arguments,
     require_common_samples,
     require_finite,
@@ -379,13 +380,14 @@ class DSKDLoss(nn.Module):
         student_states = self.states(student, batch, "student")
         teacher_states = self.states(teacher, batch, "teacher")
         require_common_samples(student_states, teacher_states)
-        output: DSKDOutput = self(
-            student_states,
-            teacher_states,
-            alignment=groups_of_batch(batch),
-            num_items_in_batch=num_items_in_batch,
-            step=step,
-        )
+        with naming_damaged_parameters({"student": student, "teacher": teacher}):
+            output: DSKDOutput = self(
+                student_states,
+                teacher_states,
+                alignment=groups_of_batch(batch),
+                num_items_in_batch=num_items_in_batch,
+                step=step,
+            )
         return output
 
     def states(self, model: CausalLM, batch: Mapping[str, Tensor], side: Side) -> LMStates:

@@ -23,7 +23,7 @@ from dskd_components.loss.checkpoints import (
 )
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.output import DSKDOutput
-from dskd_components.loss.validation import require_common_samples
+from dskd_components.loss.validation import naming_damaged_parameters, require_common_samples
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import groups_of_batch, require_fingerprints
@@ -233,13 +233,15 @@ class MultiTeacherLoss(nn.Module):
             with naming_teacher(name):
                 teacher_states[name] = self.pair(name).states(teachers[name], columns[name], "teacher")
                 require_common_samples(student_states, teacher_states[name])
-        output: DSKDOutput = self(
-            student_states,
-            teacher_states,
-            alignments={name: groups_of_batch(columns[name]) for name in names},
-            num_items_in_batch=num_items_in_batch,
-            step=step,
-        )
+        called = {f"teacher {name!r}": teachers[name] for name in names}
+        with naming_damaged_parameters({"student": student, **called}):
+            output: DSKDOutput = self(
+                student_states,
+                teacher_states,
+                alignments={name: groups_of_batch(columns[name]) for name in names},
+                num_items_in_batch=num_items_in_batch,
+                step=step,
+            )
         return output
 
     def _columns(self, batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from dskd_components.components.terms import OF_STUDENT
 from dskd_components.distributed.gathering import is_in_parts
-from dskd_components.errors import ConfigurationError, InputError, did_you_mean
+from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
 from dskd_components.models.head import describe
+from dskd_components.models.precision import overflow_advice
 from dskd_components.models.token_groups import TokenGroups
+from dskd_components.models.wrappers import unwrapped
 from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from dskd_components.engines.reduction import LossWeights
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side
+    from dskd_components.models.wrappers import CausalLM
 
 
 def require_arguments(
@@ -248,12 +253,12 @@ def require_finite(loss: Tensor, values: Mapping[str, Tensor], batch: AlignedBat
         batch: what the terms were computed from.
 
     Raises:
-        InputError: the loss is not finite; the message names the tensor or the distance at fault.
+        NonFiniteError: the loss is NaN or infinite; the message names the tensor or the distance at fault.
     """
     if loss.isfinite():
         return
     broken = [name for name, value in values.items() if not value.isfinite()] or ["their sum"]
-    raise InputError(f"The loss is {loss.item()}: {_reason(batch)} Terms at fault: {', '.join(broken)}.")
+    raise NonFiniteError(f"The loss is {loss.item()}: {_reason(batch)} Terms at fault: {', '.join(broken)}.")
 
 
 def _reason(batch: AlignedBatch) -> str:
@@ -261,10 +266,10 @@ def _reason(batch: AlignedBatch) -> str:
     for side, states in sides:
         damaged = _damaged(states)
         if damaged:
-            return f"{side}.{damaged}."
+            return f"{side}.{damaged}.{overflow_advice(states.head.weight.dtype)}"
     for side, states in sides:
         if any((logits.isnan() | (logits == math.inf)).any() for logits, _ in _logits(states)):
-            return f"the {side}'s logits overflow."
+            return f"the {side}'s logits overflow.{overflow_advice(states.head.weight.dtype)}"
     for logits, targets in _logits(batch.student):
         if (logits.gather(1, targets[:, None]) == -math.inf).any():
             return "a target is a token that the student's head rules out (its logit is -inf)."
@@ -292,4 +297,37 @@ def _damaged(states: LMStates) -> str | None:
         return "embedding holds NaN or infinity"
     if states.aux_loss is not None and not states.aux_loss.value.isfinite().all():
         return "aux_loss is NaN or infinite: the model's router is damaged"
+    return None
+
+
+@contextmanager
+def naming_damaged_parameters(models: Mapping[str, CausalLM]) -> Iterator[None]:
+    """Name a model's parameter where what it computed is not finite, because it is not itself.
+
+    Args:
+        models: by what they are called in messages.
+
+    Raises:
+        NonFiniteError: what was raised within, with the parameter, if there is one.
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        for called, model in models.items():
+            name = _damaged_parameter(model)
+            if name is not None:
+                raise NonFiniteError(
+                    f"{error} The parameter {name!r} of the {called} holds NaN or infinity itself: an optimizer step "
+                    "has broken it, or it was loaded so."
+                ) from error
+        raise
+
+
+@torch.no_grad()
+def _damaged_parameter(model: CausalLM) -> str | None:
+    plain: Any = unwrapped(model)
+    for name, parameter in plain.named_parameters():
+        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if local.is_floating_point() and local.numel() and not local.is_meta and not local.isfinite().all():
+            return str(name)
     return None

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from itertools import permutations
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from dskd_components.errors import ConfigurationError, InputError, did_you_mean
+from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
 from dskd_components.models.wrappers import named_inputs, unwrapped
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def naming_teacher(name: str | None) -> Iterator[None]:
     except (InputError, ConfigurationError) as error:
         if name is None:
             raise
-        kind = ConfigurationError if isinstance(error, ConfigurationError) else InputError
+        kind = next(each for each in (ConfigurationError, NonFiniteError, InputError) if isinstance(error, each))
         raise kind(of_teacher(name, error)) from error
 
 

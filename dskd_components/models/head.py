@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dskd_components.distributed.gathering import require_whole
 from dskd_components.errors import InputError
 from dskd_components.models.head_recipe import read_head_recipe
-from dskd_components.models.precision import upcast
+from dskd_components.models.precision import overflow_advice, upcast
 from dskd_components.models.verification import Probe, largest_difference, likely_cause, probe, tolerance_for
 from dskd_components.models.wrappers import unwrapped
 
@@ -200,6 +200,15 @@ class Head:
 
     def _cause(self, probe: Probe, model: CausalLM) -> str:
         """Return what is wrong and what to do, once logits are known to differ."""
+        if not self.valid_weight.isfinite().all():
+            return f"The head's weight holds NaN or infinity.{overflow_advice(self.weight.dtype)}"
+        largest, limit = float(self.logits(probe.hidden_states).abs().max()), torch.finfo(probe.computed_in).max
+        if largest > limit:
+            dtype = str(probe.computed_in).removeprefix("torch.")
+            return (
+                f"The model's own logits overflow {dtype}: they reach {largest:.3g}."
+                f"{overflow_advice(probe.computed_in)}"
+            )
         current = Head.from_model(model, valid_vocabulary_size=self.valid_vocabulary_size, verify=False)
         difference, magnitude = current._difference(probe, model)
         if difference <= tolerance_for(probe.hidden_states.dtype, current.weight.dtype, probe.computed_in) * magnitude:

@@ -36,6 +36,25 @@ def full_precision(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def overflow_advice(dtype: torch.dtype) -> str:
+    """Return a sentence on what to do about numbers that have overflowed, with a space before it; empty if no type is.
+
+    Args:
+        dtype: what they were computed in.
+
+    Examples:
+        >>> import torch
+        >>> overflow_advice(torch.bfloat16)
+        ''
+    """
+    if dtype != torch.float16:
+        return ""
+    return (
+        " float16 holds no number above 65504, and optimizers break parameters of it: load the model in bfloat16 "
+        "(dtype=torch.bfloat16), or in float32, run under torch.autocast with a GradScaler (fp16=True in a Trainer)."
+    )
+
+
 def without_autocast(device: torch.device) -> torch.autocast:
     """Return a context in which autocast is off, so that matrix products keep the precision of `upcast`.
 

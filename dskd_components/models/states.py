@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from dskd_components.distributed.gathering import require_plain, require_whole
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, NonFiniteError
 from dskd_components.models.head import Head, describe
-from dskd_components.models.precision import full_precision, upcast
+from dskd_components.models.precision import full_precision, overflow_advice, upcast
 from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout
 
 if TYPE_CHECKING:
@@ -205,7 +205,8 @@ class LMStates:
             side: ``"student"`` or ``"teacher"``, for the message.
 
         Raises:
-            InputError: a target is outside the head's vocabulary, or a scored hidden state is not finite.
+            InputError: a target is outside the head's vocabulary.
+            NonFiniteError: a scored hidden state is NaN or infinite.
         """
         scored_targets = self.targets[self.scored]
         outside = (scored_targets < 0) | (scored_targets >= self.head.vocabulary_size)
@@ -218,10 +219,10 @@ class LMStates:
         finite = torch.linalg.vector_norm(self.hidden_states.detach(), math.inf, dim=-1)[self.scored].isfinite()
         if not finite.all():
             first = self.scored.nonzero()[(~finite).nonzero()[0, 0]].tolist()
-            raise InputError(
+            raise NonFiniteError(
                 f"{side}.hidden_states: {int((~finite).sum())} scored positions hold NaN or infinity, the first at "
                 f"[sample {first[0]}, position {first[1]}]. The model's forward pass has overflowed or its weights "
-                "are damaged."
+                f"are damaged.{overflow_advice(self.hidden_states.dtype)}"
             )
         return self
 

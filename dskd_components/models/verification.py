@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, NonFiniteError
 from dskd_components.models.head_recipe import text_config
 from dskd_components.models.hidden_states import run_for_states, states_of
 from dskd_components.models.loading import unloaded
-from dskd_components.models.precision import upcast
+from dskd_components.models.precision import overflow_advice, upcast
 from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def probe(model: CausalLM, device: torch.device) -> Probe:
     if not isinstance(logits, Tensor):
         raise InputError(f"{name}: expected its forward to return logits, got {type(output).__name__} without.")
     if not hidden_states.isfinite().all():
-        raise InputError(
+        raise NonFiniteError(
             f"{name} gives hidden states with NaN or infinity for {PROBE_LENGTH} ordinary tokens, so its head cannot "
-            "be checked. Its weights are damaged, or overflow in this dtype."
+            f"be checked. Its weights are damaged, or overflow in this dtype.{overflow_advice(hidden_states.dtype)}"
         )
     head_input, computed_in = recorded[0] if recorded else (None, logits.dtype)
     return Probe(hidden_states=hidden_states, logits=logits, head_input=head_input, computed_in=computed_in)
