@@ -63,11 +63,12 @@ def show_sample(
         int | None, typer.Option("--teacher-max-length", min=1, help="Of each teacher.", show_default=False)
     ] = None,
     columns: Annotated[
-        list[str] | None,
-        typer.Option("--column", help="What a key is called, as in prompt=question.", show_default=False),
+        str | None,
+        typer.Option("--columns", help="What keys are called: prompt=question,response=answer.", show_default=False),
     ] = None,
     ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", help="A key that is no part of samples.", show_default=False)
+        str | None,
+        typer.Option("--ignore", help="Keys that are no part of samples: id,source.", show_default=False),
     ] = None,
     train_on_prompt: Annotated[
         bool, typer.Option("--train-on-prompt", help="Score prompts and messages of all roles.")
@@ -89,7 +90,7 @@ def show_sample(
         student_max_length=student_max_length,
         train_on_prompt=train_on_prompt,
         append_eos=append_eos,
-        columns=_columns(_named("--column", columns or [], "prompt=question"), ignore or []),
+        columns=_columns(_listed(columns), _listed(ignore)),
     )
     failed = 0
     if form == "html":
@@ -127,14 +128,19 @@ def _shower(
     ).show
 
 
-def _columns(names: dict[str, str], ignore: list[str]) -> Columns:
+def _listed(values: str | None) -> list[str]:
+    return [value.strip() for value in (values or "").split(",") if value.strip()]
+
+
+def _columns(named: list[str], ignore: list[str]) -> Columns:
     from dskd_components.collation import Columns
 
+    names = _named("--columns", named, "prompt=question,response=answer")
     known = [each.name for each in fields(Columns) if each.init and each.name != "ignore"]
     for name in names:
         if name not in known:
             raise ConfigurationError(
-                f"--column {name}={names[name]}: samples have no {name!r}{did_you_mean(name, known)}; they have "
+                f"--columns {name}={names[name]}: samples have no {name!r}{did_you_mean(name, known)}; they have "
                 f"{', '.join(known)}."
             )
     return Columns(**names, ignore=ignore)

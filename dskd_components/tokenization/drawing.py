@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ WHITESPACE: Final = {" ": "·", "\n": "⏎", "\r": "↵", "\t": "⇥", "\u00a0":
 CARRIER: Final = "◌"
 """What a mark that combines with the letter before it is drawn on, if there is no such letter in its token."""
 
-JOINED, ALONE = "#2a7f62", "#b3402e"
+JOINED, ALONE, UNSCORED = "#2a7f62", "#b3402e", "#999999"
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,19 @@ class Drawing:
     cuts: Sequence[tuple[int, int]] = ()
     can_join: bool = True
 
-    @property
+    @cached_property
     def marks_scored(self) -> bool:
         """Whether it is said of tokens if they are scored."""
         return any(token.scored is not None for token in (*self.student, *self.teacher))
+
+    def matters(self, column: Column) -> bool:
+        """Whether any token of a column is to be learned, as far as that is said.
+
+        Args:
+            column: One of the drawn columns.
+        """
+        tokens = [self.student[index] for index in column.student] + [self.teacher[index] for index in column.teacher]
+        return any(token.scored is not False for token in tokens)
 
 
 class Column(NamedTuple):
@@ -88,8 +99,8 @@ def columns(drawing: Drawing) -> list[Column]:
 
 def _lone(begin: tuple[int, int], end: tuple[int, int], cuts: Sequence[tuple[int, int]]) -> Iterator[Column]:
     """Columns of tokens that nothing joins, from one place to another."""
-    inside = [cut for cut in cuts if begin[0] <= cut[0] <= end[0] and begin[1] <= cut[1] <= end[1]]
-    for student, teacher in [*inside, end]:
+    between = cuts[bisect_left(cuts, begin) : bisect_right(cuts, end)]
+    for student, teacher in [*(cut for cut in between if begin[1] <= cut[1] <= end[1]), end]:
         if student > begin[0] or teacher > begin[1]:
             yield Column(range(begin[0], student), range(begin[1], teacher), joined=False)
             begin = student, teacher

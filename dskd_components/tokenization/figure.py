@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Final
 
-from dskd_components.tokenization.drawing import ALONE, JOINED, columns
+from dskd_components.tokenization.drawing import ALONE, JOINED, UNSCORED, columns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dskd_components.tokenization.drawing import Column, Drawing
 
 PER_ROW: Final = 14
+FILLED: Final = "#d8ebe3"
+"""What tokens that are scored stand on."""
 
 
 def plot_alignment(drawing: Drawing, *, ax: Axes | None = None, path: str | Path | None = None) -> Axes:
@@ -67,7 +69,7 @@ def _draw_line(ax: Axes, drawing: Drawing, line: list[Column], base: float) -> N
     left = 0.0
     for block in line:
         size = max(len(block.student), len(block.teacher))
-        color = JOINED if block.joined else ALONE
+        color = JOINED if block.joined else ALONE if drawing.matters(block) else UNSCORED
         places = []
         for tokens, shown, height in ((block.student, drawing.student, 0.25), (block.teacher, drawing.teacher, -0.25)):
             step = size / max(len(tokens), 1)
@@ -83,7 +85,11 @@ def _draw_line(ax: Axes, drawing: Drawing, line: list[Column], base: float) -> N
                     ha="center",
                     va="center",
                     fontsize=9,
-                    bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": color},
+                    bbox={
+                        "boxstyle": "round,pad=0.25",
+                        "facecolor": FILLED if shown[index].scored else "white",
+                        "edgecolor": color,
+                    },
                 )
         if block.joined:
             for upper in places[0]:

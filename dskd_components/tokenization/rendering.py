@@ -82,7 +82,7 @@ def _cells(drawing: Drawing, room: int) -> Iterator[list[Line]]:
         for part in _narrowed(drawing, column, room):
             student = [drawing.student[index] for index in part.student]
             teacher = [drawing.teacher[index] for index in part.teacher]
-            rows = [_tokens(student, room), _mark(drawing, part, student + teacher), _tokens(teacher, room)]
+            rows = [_tokens(student, room), _mark(drawing, part), _tokens(teacher, room)]
             yield [_underline(student, room), *rows, _underline(teacher, room)] if drawing.marks_scored else rows
 
 
@@ -142,11 +142,10 @@ def _underline(tokens: Sequence[DrawnToken], room: int) -> Line:
     return [Segment(text.rstrip(), "mark")]
 
 
-def _mark(drawing: Drawing, column: Column, tokens: Sequence[DrawnToken]) -> Line:
+def _mark(drawing: Drawing, column: Column) -> Line:
     if column.joined:
         return [Segment("┃" if len(column.student) == len(column.teacher) == 1 else "╂", "joined")]
-    matters = any(token.scored is not False for token in tokens)
-    return [Segment("✗", "lone")] if drawing.can_join and matters else []
+    return [Segment("✗", "lone")] if drawing.can_join and drawing.matters(column) else []
 
 
 def render_text(drawing: Drawing, *, width: int = 100) -> str:
@@ -196,7 +195,7 @@ def render_html(drawing: Drawing) -> str:
 def _html_cell(drawing: Drawing, column: Column) -> str:
     upper = [drawing.student[index] for index in column.student]
     lower = [drawing.teacher[index] for index in column.teacher]
-    is_lone = any(part.meaning == "lone" for part in _mark(drawing, column, upper + lower))
+    is_lone = any(part.meaning == "lone" for part in _mark(drawing, column))
     color = JOINED if column.joined else ALONE if is_lone else "transparent"
     return (
         '<div style="display:flex;flex-direction:column;margin:4px 3px;min-width:1ch">'

@@ -65,10 +65,10 @@ def test_keys_are_named_and_ignored(show: Callable[..., Ran], folder: Path) -> N
     (folder / "named.jsonl").write_text(
         json.dumps({"question": "the", "answer": " value", "id": 3, "source": "web"}), encoding="utf-8"
     )
-    ran = show("--column", "prompt=question", "--column", "response=answer", samples="named.jsonl")
+    options = ("--columns", "prompt=question,response=answer")
+    ran = show(*options, samples="named.jsonl")
     assert "Columns(ignore=['id', 'source'])" in " ".join(ran.err.split())
-    options = ("--column", "prompt=question", "--column", "response=answer", "--ignore", "id", "--ignore", "source")
-    assert show(*options, samples="named.jsonl").code == 0
+    assert show(*options, "--ignore", "id, source", samples="named.jsonl").code == 0
 
 
 def test_json_has_a_line_for_each_sample(show: Callable[..., Ran]) -> None:
@@ -126,8 +126,8 @@ def test_what_cannot_be_read_is_named(show: Callable[..., Ran], dskd: Callable[.
         (("--start", 100), "samples.jsonl", "there is no sample 100"),
         (("--aligner", "spam"), "samples.jsonl", "did you mean 'span'"),
         (("--aligner", "span", "--aligner", "cma"), "samples.jsonl", "expected one for one teacher"),
-        (("--column", "promt=question"), "samples.jsonl", "did you mean 'prompt'"),
-        (("--column", "question"), "samples.jsonl", "--column prompt=question"),
+        (("--columns", "promt=question"), "samples.jsonl", "did you mean 'prompt'"),
+        (("--columns", "question"), "samples.jsonl", "--columns prompt=question"),
         (("--teacher", "x"), "samples.jsonl", "give each a name of its own"),
     ]
     for arguments, samples, words in cases:

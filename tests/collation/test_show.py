@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from dskd_components import DualTokenizerCollator, InputError, MultiTeacherColla
 from dskd_components.collation import SampleError, SampleView, UnpairedReason, UnscoredReason
 from dskd_components.collation.sample_view import MultiTeacherSampleView, SideView, TokenView
 from dskd_components.components import default_registry
+from dskd_components.tokenization.drawing import visible
 from dskd_components.tokenization.text_alignment import UnalignedReason
 from tests.helpers.collating import (
     KINDS,
@@ -408,6 +410,13 @@ def test_colour_draws_the_same_letters() -> None:
     with plain.capture() as captured:
         plain.print(view)
     assert captured.get().rstrip("\n") == view.to_text(width=500)
+
+
+def test_a_figure_fills_what_is_scored() -> None:
+    view = shown(("byte_level", "metaspace"), {"prompt": "the", "response": " value"}, aligner="span")
+    axes = view.plot(Figure().add_subplot())
+    filled = [text.get_text() for text in axes.texts if text.get_bbox_patch().get_facecolor()[:3] != (1, 1, 1)]
+    assert sorted(filled) == sorted(visible(token.text or token.token) for side in view.sides for token in side.scored)
 
 
 def test_markup_in_a_sample_stays_text() -> None:
