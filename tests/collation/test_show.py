@@ -280,6 +280,8 @@ def each_reason() -> Iterator[tuple[Any, SampleView, str, str]]:
     text = shown(both, {"text": "the value of 12345"}, aligner="span")
     yield UnscoredReason.FIRST, text, "student", "the"
     yield UnscoredReason.PROMPT, shown(both, pair), "student", "?"
+    answered = shown(both, OF_TWO_TOKENIZERS["conversational pair"])
+    yield UnscoredReason.PROMPT, answered, "student", "."
     yield UnscoredReason.ADDED, shown(both, pair), "teacher", "<s>"
     yield UnscoredReason.BORDER, shown(both, {"prompt": "the sta", "response": "tement is"}), "student", " statement"
     chat = shown(both, {"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "content": "the name"}]})
