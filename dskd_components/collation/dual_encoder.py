@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from dskd_components.collation.chat_templates import ChatRenderer
 from dskd_components.collation.documents import DocumentReader, RenderedSample
 from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels_of
 from dskd_components.collation.grouping import Stretch, align_stretches, number_tokens, stretches_of
 from dskd_components.collation.pretokenized import side_tokens_of
-from dskd_components.collation.problems import SampleError, needs_same_tokens, positive_or_none, text_method
+from dskd_components.collation.problems import OnError, SampleError, needs_same_tokens, positive_or_none, text_method
 from dskd_components.collation.samples import ChatSample, Columns, Sample
 from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens
@@ -37,6 +37,16 @@ class Prepared:
     teacher: SideTokens
     kept: TruncatedLengths
     stretches: list[Stretch]
+
+
+class SampleKeywords(TypedDict, total=False):
+    """Options that all collators and the preprocessor take alike, beside the aligner; they document them."""
+
+    student_max_length: int | None
+    append_eos: bool
+    train_on_prompt: bool
+    on_error: OnError
+    columns: Columns | None
 
 
 @dataclass(frozen=True, kw_only=True)
