@@ -58,7 +58,13 @@ class SideTokens:
         place, scored_from = self.places[number], self.contents[number].scored_from
         if scored_from is None:
             return np.zeros(len(self.text), dtype=np.bool_)
-        return self._starts_between(place.start + max(scored_from - place.first, 0), place.stop)
+        inside = self._starts_between(place.start + max(scored_from - place.first, 0), place.stop)
+        return inside if self.contents[number].breaks_off_after is None else inside & self._ends_by(place.stop)
+
+    def _ends_by(self, stop: int) -> BoolArray:
+        """Which tokens spell nothing of what stands after a byte ``[T]``."""
+        found: BoolArray = self.text.ends <= stop
+        return found
 
     def _starts_between(self, start: int, stop: int) -> BoolArray:
         starts, ends = self.text.starts, self.text.ends
@@ -80,9 +86,10 @@ class SideTokens:
         Those that the tokenizer does not know are left out: a model is not to learn to write them.
         """
         found = np.zeros(len(self.text), dtype=np.bool_)
-        for turn in self.turns:
+        for turn, content in zip(self.turns, self.contents, strict=True):
             if turn is not None:
-                found |= self._starts_between(*turn)
+                inside = self._starts_between(*turn)
+                found |= inside if content.breaks_off_after is None else inside & self._ends_by(turn[1])
         if self.unknown_id is not None:
             found &= self.text.token_ids != self.unknown_id
         return found & ~self.of_content

@@ -41,6 +41,11 @@ def read_tokens(raw: Mapping[str, Any]) -> TokenSample:
     """
     present = {key: value for key, value in raw.items() if value is not None}
     for key in present:
+        if key == "finish_reason":
+            raise InputError(
+                "It has 'finish_reason' beside 'input_ids'. Nothing is added to tokens, so their end is scored only if "
+                "it is among them and labels or masks say so. Remove it."
+            )
         if key not in TOKEN_KEYS:
             raise InputError(
                 f"Unknown key {key!r} in a sample with 'input_ids'{did_you_mean(key, TOKEN_KEYS)}. It may have "
