@@ -141,11 +141,25 @@ class SideTokens:
         The spaces before a content that its first token has swallowed do not count as part of it.
         """
         place = self.places[number]
-        positions, tokens, cores = self._cuts
+        positions, tokens, _ = self._cuts
+        inside = self._cuts_of(number)
+        relative = np.maximum(positions[inside] - place.start, 0) + place.first
+        return relative, tokens[inside]
+
+    def _cuts_of(self, number: int) -> slice:
+        place = self.places[number]
+        positions, _, cores = self._cuts
         first = int(np.searchsorted(cores, place.start))
-        stop = int(np.searchsorted(positions, place.stop, side="right"))
-        relative = np.maximum(positions[first:stop] - place.start, 0) + place.first
-        return relative, tokens[first:stop]
+        return slice(first, int(np.searchsorted(positions, place.stop, side="right")))
+
+    def cores_in(self, number: int, count: int | None) -> IntArray:
+        """Where the tokens after the first so many cuts of a content (None: all) start, leading spaces set aside.
+
+        Those that lie beyond the content are left out.
+        """
+        place = self.places[number]
+        cores: IntArray = self._cuts[2][self._cuts_of(number)][:count]
+        return cores[cores < place.stop] - place.start + place.first
 
     def view(self, number: int, first: int, last: int) -> TokenizedText:
         """Some tokens of a content, as tokens of a text that is the content."""
