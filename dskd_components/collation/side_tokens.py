@@ -86,6 +86,8 @@ class SideTokens:
         Those that the tokenizer does not know are left out: a model is not to learn to write them.
         """
         found = np.zeros(len(self.text), dtype=np.bool_)
+        if not any(self.turns):
+            return found
         for turn, content in zip(self.turns, self.contents, strict=True):
             if turn is not None:
                 inside = self._starts_between(*turn)
@@ -102,7 +104,10 @@ class SideTokens:
         """
         first = len(self.before)
         scored = np.zeros(len(self), dtype=np.bool_)
-        scored[first : first + len(self.text)] = self.of_content | self.of_template
+        of_text = scored[first : first + len(self.text)]
+        of_text[:] = self.of_content
+        if any(self.turns):
+            of_text |= self.of_template
         for content, closing in zip(self.contents, self.closings, strict=True):
             if closing >= 0 and content.scored_from is not None:
                 scored[first + closing] = True
