@@ -97,9 +97,10 @@ def test_what_the_student_writes_both_models_score() -> None:
     pair = tiny_pair()
     torch.manual_seed(0)
     prompts = [sample["prompt"] for sample in pair.samples[:3]]
-    responses = on_policy.respond(pair, prompts)
-    batch = pair.collate([{"prompt": p, "response": f" {r}"} for p, r in zip(prompts, responses, strict=True)])
-    for row, response in enumerate(responses):
+    samples = on_policy.respond(pair, prompts)
+    batch = pair.collate(samples)
+    assert {sample["finish_reason"] for sample in samples} <= {"length", "stop"}
+    for row, response in enumerate(sample["response"] for sample in samples):
         for side, tokenizer in (("student", pair.student_tokenizer), ("teacher", pair.teacher_tokenizer)):
             labels = batch[f"{side}_labels"][row]
             assert tokenizer.decode(labels[labels != -100]).strip() == response.strip()
