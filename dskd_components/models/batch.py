@@ -214,7 +214,7 @@ def _require_tokens(batch: Mapping[str, Column], model: str, columns: Mapping[st
         if column not in columns:
             raise InputError(
                 f"The batch has no column '{model}_{column}'; it has {', '.join(map(repr, batch)) or 'none'}. Collate "
-                "with MultiTeacherCollator, which needs a tokenizer for each teacher of the loss, under the same name."
+                "with loss_fn.collator(...), which needs a tokenizer for each teacher of the loss, under the same name."
             )
 
 

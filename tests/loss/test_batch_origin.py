@@ -289,6 +289,20 @@ def test_reading_it_takes_no_transfer_of_its_own(aligner: str) -> None:
     assert transfers(loss_fn, batch) > 0
 
 
+def test_preflight_sees_it_before_training() -> None:
+    made = pair()
+    report = DSKDLoss.preflight(
+        made.student,
+        made.teacher,
+        *sides(),
+        spec=DSKDSpec(aligner="span"),
+        batch=wrong()(made.samples[:2]),
+        tokens_per_step=None,
+    )
+    (found,) = [each for each in report.findings if each.component == "batch" and each.severity == "error"]
+    assert "collated for 'exact_match'" in found.found
+
+
 # ---- a collator of the loss's own
 
 
