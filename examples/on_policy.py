@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def respond(pair: Pair, prompts: Sequence[str], *, max_new_tokens: int = 12) -> list[str]:
-    """Let the student go on with each prompt, by sampling."""
+def respond(pair: Pair, prompts: Sequence[str], *, max_new_tokens: int = 12) -> list[dict[str, str]]:
+    """Let the student go on with each prompt, by sampling; return samples."""
     pair.student.eval()
-    responses = []
+    samples = []
     for prompt in prompts:
         inputs = pair.student_tokenizer(prompt, return_tensors="pt").to(pair.student.device)
         tokens = pair.student.generate(  # type: ignore[operator]
@@ -34,8 +34,11 @@ def respond(pair: Pair, prompts: Sequence[str], *, max_new_tokens: int = 12) -> 
             bad_words_ids=[[pair.student_tokenizer.pad_token_id]],
         )
         written = tokens[0, inputs["input_ids"].shape[1] :]
-        responses.append(str(pair.student_tokenizer.decode(written, skip_special_tokens=True)))
-    return responses
+        response = pair.student_tokenizer.decode(written, skip_special_tokens=True)
+        # What was written up to the limit has no end, and the student is not to learn one there.
+        finish_reason = "length" if len(written) == max_new_tokens else "stop"
+        samples.append({"prompt": prompt, "response": f" {response}", "finish_reason": finish_reason})
+    return samples
 
 
 def train(pair: Pair) -> list[float]:
@@ -43,9 +46,7 @@ def train(pair: Pair) -> list[float]:
     optimizer = AdamW([{"params": pair.student.parameters(), "lr": 1e-2}, *pair.loss_fn.param_groups(lr=2e-2)])
     losses = []
     for prompts in DataLoader([sample["prompt"] for sample in pair.samples], batch_size=4):  # type: ignore[arg-type]
-        responses = respond(pair, prompts)
-        samples = [{"prompt": prompt, "response": f" {text}"} for prompt, text in zip(prompts, responses, strict=True)]
-        batch = pair.collate(samples)
+        batch = pair.collate(respond(pair, prompts))
         pair.student.train()
         out = pair.loss_fn.run(pair.student, pair.teacher, batch)
         out.loss.backward()

@@ -16,7 +16,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from dskd_components import MultiTeacherCollator, MultiTeacherLoss, MultiTeacherSpec, TeacherSpec
+from dskd_components import MultiTeacherLoss, MultiTeacherSpec, TeacherSpec
 from dskd_components.aligners import ExactMatch
 from dskd_components.spec.schedules import LinearSchedule
 from examples.two_tokenizers.tokenizers import train_byte_level_bpe, train_metaspace_bpe
@@ -71,8 +71,7 @@ def main(steps: int = 24) -> list[dict[str, float]]:
         },
     )
     loss_fn = MultiTeacherLoss.from_models(spec, student, teachers, student_tokenizer, tokenizers)
-    aligners = {name: teacher.aligner for name, teacher in spec.teachers.items()}
-    collate = MultiTeacherCollator(student_tokenizer, tokenizers, aligners=aligners)
+    collate = loss_fn.collator(student_tokenizer, tokenizers)
     samples = [{"text": text} for text in TEXTS] * (2 * steps // 3 + 1)
     loader: DataLoader[Any] = DataLoader(samples, batch_size=4, collate_fn=collate)  # type: ignore[arg-type]
     optimizer = AdamW([{"params": student.parameters(), "lr": 3e-3}, *loss_fn.param_groups(lr=1e-2)])

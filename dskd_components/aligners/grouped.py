@@ -83,7 +83,7 @@ class GroupedModule(AlignerModule):
         if given is None:
             raise InputError(
                 f"alignment is missing: the aligner {self.name!r} reads it from the texts' tokens. Collate with "
-                "DualTokenizerCollator, or pass alignment=... to the loss."
+                "loss_fn.collator(student_tokenizer, teacher_tokenizer), or pass alignment=... to the loss."
             )
         student_group, teacher_group, groups = self._numbered(*_keys(given, student, teacher))
         student_covered, teacher_covered = student_group >= 0, teacher_group >= 0

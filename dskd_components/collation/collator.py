@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions
+from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions, SampleKeywords
 from dskd_components.collation.encoded import SIDES, EncodedSample, from_columns, is_preprocessed
 from dskd_components.collation.padding import pack_rows, pad_rows
 from dskd_components.collation.problems import (
@@ -24,8 +24,23 @@ from dskd_components.collation.problems import (
 from dskd_components.collation.sample_view import SampleView
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.viewing import view_of_preprocessed, view_of_raw
-from dskd_components.components.aligner import Aligner
+from dskd_components.components.aligner import Aligner, method_number
 from dskd_components.errors import InputError
+from dskd_components.models.batch import METHOD_COLUMN
+
+
+class BatchKeywords(TypedDict, total=False):
+    """Options of how batches are laid out, which all collators take; they document them."""
+
+    padding_side: PaddingSide
+    pad_to_multiple_of: int | None
+    packing: bool
+
+
+class CollatorKeywords(SampleKeywords, BatchKeywords, total=False):
+    """The options of `DualTokenizerCollator`, but for the aligner."""
+
+    teacher_max_length: int | None
 
 
 class DualTokenizerCollator:
@@ -120,8 +135,9 @@ class DualTokenizerCollator:
         Returns:
             For each side ``input_ids``, ``attention_mask`` (not when packing), ``labels`` (not shifted), ``groups``
             (unless nothing is aligned), ``position_ids`` (padded on the left, or packed) and ``segment_ids`` (packed),
-            each ``[B, T]``, int64; and by row ``[B]``, int64, each side's ``fingerprint`` and how many samples were
-            ``skipped``, all of them with the first row: ``batch["skipped"].sum()``.
+            each ``[B, T]``, int64; and by row ``[B]``, int64, each side's ``fingerprint``, the ``groups_method``, by
+            which the loss knows for which aligner the batch is, and how many samples were ``skipped``, all of them with
+            the first row: ``batch["skipped"].sum()``.
 
         Raises:
             InputError: Something is no sample, or none can be used.
@@ -184,6 +200,8 @@ class DualTokenizerCollator:
             batch[f"{side}_fingerprint"] = torch.full(
                 (rows,), self._encoder.fingerprints[side], dtype=torch.int64, device="cpu"
             )
+        # Of a row each, as are the fingerprints: so it goes along wherever rows are cut, joined or sent.
+        batch[METHOD_COLUMN] = torch.full((rows,), method_number(self._encoder.method), dtype=torch.int64, device="cpu")
         return batch
 
     def _outcomes(self, samples: Sequence[Any]) -> list[EncodedSample | SampleError]:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from dskd_components.collation.assistant_turns import Messages, other_fields
+from dskd_components.collation.assistant_turns import CALLS, THOUGHTS, Messages, other_fields
 from dskd_components.collation.chat_templates import ChatRenderer, Place, Rendered
+from dskd_components.collation.messages import Message, is_cut
 from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.collation.samples import ChatSample, PairSample, TextSample
 from dskd_components.errors import InputError
@@ -19,11 +20,14 @@ class Content:
         text: The text.
         scored_from: From which of its bytes on tokens are scored; None: none are.
         ends_turn: Whether a special token that follows it is scored too, and belongs to the other side's.
+        breaks_off_after: The last text that was written of it, if it breaks off: the text, or thoughts before it. What
+            a tokenizer or a template puts after that is not scored. None: it does not.
     """
 
     text: str
     scored_from: int | None
     ends_turn: bool
+    breaks_off_after: str | None = None
 
     @cached_property
     def size(self) -> int:
@@ -71,24 +75,29 @@ class DocumentReader:
                 according to its weight, but not according to its role.
         """
         match sample:
-            case TextSample(text):
+            case TextSample(text, breaks_off):
                 if not text:
                     raise SampleError(SkipReason.EMPTY_TEXT, "Its text is empty.")
-                return _whole(text, 0)
-            case PairSample(prompt, response, teacher_prompt):
+                return _whole(text, 0, breaks_off=breaks_off)
+            case PairSample(prompt, response, teacher_prompt, breaks_off):
                 if not response:
                     raise SampleError(SkipReason.EMPTY_RESPONSE, "Its response is empty; there is nothing to learn.")
                 require_unicode([prompt, response])
                 if teacher_prompt is not None:
                     self._require_unscored_prompts()
-                    return _after_prompts(prompt, teacher_prompt, response)
-                return _whole(prompt + response, 0 if self.train_on_prompt else len(prompt.encode()))
+                    return _after_prompts(prompt, teacher_prompt, response, breaks_off=breaks_off)
+                scored_from = 0 if self.train_on_prompt else len(prompt.encode())
+                return _whole(prompt + response, scored_from, breaks_off=breaks_off)
             case ChatSample():
                 return self._chat(sample)
 
     def _chat(self, sample: ChatSample) -> RenderedSample:
         contents = [self._content(sample, number) for number in range(len(sample.messages))]
-        turns = [number for number, one in enumerate(contents) if one.ends_turn and one.scored_from is not None]
+        turns = [
+            number
+            for number, (one, message) in enumerate(zip(contents, sample.messages, strict=True))
+            if message["role"] == "assistant" and one.scored_from is not None
+        ]
         require_unicode([content.text for content in contents])
         messages = _unweighted(sample.messages)
         self._require_scored(sample, contents, [messages[number] for number in turns])
@@ -125,7 +134,17 @@ class DocumentReader:
                 f"Message {number} of the role {message['role']!r} has 'weight' {weight}, but only answers of the "
                 "assistant that are not in a prompt are scored. Remove the weight, or use train_on_prompt=True."
             )
-        return Content(message.get("content") or "", 0 if is_learned and weight != 0 else None, ends_turn=is_answer)
+        text, is_scored = message.get("content") or "", is_learned and weight != 0
+        if not is_cut("'finish_reason'", message.get("finish_reason")):
+            return Content(text, 0 if is_scored else None, ends_turn=is_answer)
+        calls = [name for name in CALLS if message.get(name)]
+        if calls and is_scored:
+            raise SampleError(
+                SkipReason.CUT_OFF,
+                f"Message {number} has 'finish_reason' {message['finish_reason']!r} and {calls[0]!r}: where a call "
+                "breaks off cannot be told from it. Leave the message out, or write to its content what was written.",
+            )
+        return Content(text, 0 if is_scored else None, ends_turn=False, breaks_off_after=text or _thoughts(message))
 
     def _require_scored(self, sample: ChatSample, contents: Sequence[Content], turns: Messages) -> None:
         roles = [message["role"] for message in sample.messages[sample.prompt_length :]]
@@ -154,23 +173,33 @@ class DocumentReader:
             )
 
 
+def _thoughts(message: Message) -> str:
+    """The last thoughts of a message, empty if there are none."""
+    return next((str(message[name]) for name in THOUGHTS if message.get(name)), "")
+
+
 def _unweighted(messages: Messages) -> Messages:
-    """Messages without their weights, which are not for templates."""
-    return [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+    """Messages without what is not for templates: whether they are scored, and why they stop."""
+    own = ("weight", "finish_reason")
+    return [{key: value for key, value in message.items() if key not in own} for message in messages]
 
 
-def _whole(text: str, scored_from: int) -> RenderedSample:
+def _whole(text: str, scored_from: int, *, breaks_off: bool) -> RenderedSample:
     """One content that is the text of both sides."""
     require_unicode([text])
-    content = Content(text, scored_from, ends_turn=True)
+    content = _of_text(text, scored_from, breaks_off=breaks_off)
     rendered = Rendered(text, (Place(0, 0, content.size),), (None,))
     return RenderedSample((content,), rendered, rendered, is_chat=False)
 
 
-def _after_prompts(student_prompt: str, teacher_prompt: str, response: str) -> RenderedSample:
+def _of_text(text: str, scored_from: int, *, breaks_off: bool) -> Content:
+    return Content(text, scored_from, ends_turn=not breaks_off, breaks_off_after=text if breaks_off else None)
+
+
+def _after_prompts(student_prompt: str, teacher_prompt: str, response: str, *, breaks_off: bool) -> RenderedSample:
     """A response that each side reads after a prompt of its own."""
     require_unicode([student_prompt, teacher_prompt])
-    content = Content(response, 0, ends_turn=True)
+    content = _of_text(response, 0, breaks_off=breaks_off)
     student, teacher = (
         Rendered(prompt + response, (Place(len(prompt.encode()), 0, content.size),), (None,))
         for prompt in (student_prompt, teacher_prompt)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from dskd_components.collation.chat_templates import ChatRenderer
 from dskd_components.collation.documents import DocumentReader, RenderedSample
@@ -10,6 +10,7 @@ from dskd_components.collation.encoded import EncodedSample, EncodedSide, labels
 from dskd_components.collation.grouping import Stretch, align_stretches, number_tokens, stretches_of
 from dskd_components.collation.pretokenized import side_tokens_of
 from dskd_components.collation.problems import (
+    OnError,
     SampleError,
     SampleNames,
     aligner_name,
@@ -44,6 +45,16 @@ class Prepared:
     teacher: SideTokens
     kept: TruncatedLengths
     stretches: list[Stretch]
+
+
+class SampleKeywords(TypedDict, total=False):
+    """Options that all collators and the preprocessor take alike, beside the aligner; they document them."""
+
+    student_max_length: int | None
+    append_eos: bool
+    train_on_prompt: bool
+    on_error: OnError
+    columns: Columns | None
 
 
 @dataclass(frozen=True, kw_only=True)

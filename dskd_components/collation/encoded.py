@@ -7,15 +7,13 @@ from typing import Any, Final
 import numpy as np
 
 from dskd_components.collation.plain_values import integer, integers
-from dskd_components.components.aligner import TextMethod
+from dskd_components.components.aligner import ALIGNMENT_RULES, TextMethod, method_number, method_of_number
 from dskd_components.errors import InputError
+from dskd_components.models.batch import METHOD_COLUMN
 from dskd_components.models.states import IGNORE_INDEX, Side
 from dskd_components.tokenization.arrays import BoolArray, IntArray
 
 SIDES: Final[tuple[Side, Side]] = ("student", "teacher")
-METHODS: Final[tuple[TextMethod | None, ...]] = (None, "exact_match", "span", "min_edit")
-"""Alignment methods; a plain column holds the place in this row."""
-METHOD_COLUMN: Final = "groups_method"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +67,7 @@ def to_columns(sample: EncodedSample, fingerprints: Mapping[Side, int], method: 
         if encoded.groups is not None:
             columns[f"{side}_groups"] = encoded.groups.tolist()
         columns[f"{side}_fingerprint"] = fingerprints[side]
-    return columns | {METHOD_COLUMN: METHODS.index(method)}
+    return columns | {METHOD_COLUMN: method_number(method)}
 
 
 def is_preprocessed(raw: Any) -> bool:
@@ -99,16 +97,25 @@ def from_columns(
                 f"The samples were preprocessed with another tokenizer for the {side} than this collator has. "
                 "Preprocess them again, or give the collator the tokenizers that were used."
             )
-    number = integer(METHOD_COLUMN, columns[METHOD_COLUMN])
-    if not 0 <= number < len(METHODS):
-        raise InputError(f"Expected {METHOD_COLUMN!r} to be below {len(METHODS)}, but got {number}.")
-    made = METHODS[number]
-    if made != method:
-        raise InputError(
-            f"The samples were aligned by {made!r}, but this collator is for {method!r}. Give the preprocessor and the "
-            "collator the same aligner."
-        )
+    _require_method(integer(METHOD_COLUMN, columns[METHOD_COLUMN]), method)
     return EncodedSample(*(_side_from_columns(columns, side, method is not None) for side in SIDES))
+
+
+def _require_method(number: int, method: TextMethod | None) -> None:
+    """Refuse samples of another alignment, or of other rules."""
+    made = method_of_number(number)
+    if made is None:
+        raise InputError(f"Expected {METHOD_COLUMN!r} to be as DualTokenizerPreprocessor makes it, but got {number}.")
+    if made[0] != method:
+        raise InputError(
+            f"The samples were aligned by {made[0]!r}, but this collator is for {method!r}. Give the preprocessor and "
+            "the collator the same aligner: loss_fn.preprocessor(...) and loss_fn.collator(...) have the loss's."
+        )
+    if made[1] != ALIGNMENT_RULES:
+        raise InputError(
+            f"The samples were preprocessed by version {made[1]} of the rules for labels and groups, and this library "
+            f"has version {ALIGNMENT_RULES}. Preprocess them again."
+        )
 
 
 def _side_from_columns(columns: Mapping[str, Any], side: Side, has_groups: bool) -> EncodedSide:

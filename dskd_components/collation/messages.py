@@ -37,6 +37,7 @@ def _message(name: str, value: Any) -> Message:
     if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
         raise InputError(f"{name}: expected a mapping with 'role' and 'content', but got {value!r:.80}.")
     _check_weight(name, value)
+    _check_finish_reason(name, value)
     if all(type(entry) is str for entry in value.values()):
         return value
     # None as content is not the same as no content to every template.
@@ -55,6 +56,44 @@ def _check_weight(name: str, message: Message) -> None:
         f"{name}: expected 'weight' to be 0 (not scored), 1 or absent (scored), but got {weight!r:.80}. Messages "
         "cannot count in part."
     )
+
+
+ENDED: Final = ("stop", "eos_token", "stop_sequence", "tool_calls", "function_call")
+CUT: Final = ("length", "content_filter", "abort")
+"""Why a model stopped writing, as servers say it (OpenAI, vLLM, TGI): it wrote an end, or it did not come to that."""
+
+
+def is_cut(name: str, reason: Any) -> bool:
+    """Return whether an answer breaks off, so that nobody has written its end.
+
+    Args:
+        name: What to call the reason in errors.
+        reason: Why it stops, in the words of servers; None: it ends as it should.
+
+    Raises:
+        InputError: It is none of their words.
+    """
+    if reason is None:
+        return False
+    if not isinstance(reason, str) or reason not in (*ENDED, *CUT):
+        raise InputError(
+            f"Expected {name} to be {CUT[0]!r} (cut at a limit, so that its end is not scored), {CUT[1]!r} or "
+            f"{CUT[2]!r}, or else {', '.join(map(repr, ENDED))} or absent (it ends there), but got {reason!r:.80}."
+        )
+    return reason in CUT
+
+
+def _check_finish_reason(name: str, message: Message) -> None:
+    """Refuse a reason that is none, or that is for no answer of the assistant."""
+    reason = message.get("finish_reason")
+    if reason is None:
+        return
+    is_cut(f"{name}: 'finish_reason'", reason)
+    if message["role"] != "assistant":
+        raise InputError(
+            f"{name}: 'finish_reason' {reason!r} is for answers of the assistant, but its role is {message['role']!r}, "
+            "whose end is never scored. Remove it."
+        )
 
 
 def _renamed(message: Message) -> Message:

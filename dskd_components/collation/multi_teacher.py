@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dskd_components.collation.collator import DualTokenizerCollator, with_skipped
-from dskd_components.collation.dual_encoder import DualEncoder, Prepared
+from dskd_components.collation.collator import BatchKeywords, DualTokenizerCollator, with_skipped
+from dskd_components.collation.dual_encoder import DualEncoder, Prepared, SampleKeywords
 from dskd_components.collation.encoded import is_preprocessed
 from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SampleNames, SkipPolicy
 from dskd_components.collation.sample_view import MultiTeacherSampleView
@@ -24,6 +24,12 @@ from dskd_components.models.batch import (
 
 PreparedForAll = dict[str, Prepared]
 """One sample, by teacher; the student's tokens are the same for each of them."""
+
+
+class MultiTeacherKeywords(SampleKeywords, BatchKeywords, total=False):
+    """The options of `MultiTeacherCollator`, but for the aligners."""
+
+    teacher_max_lengths: Mapping[str, int | None] | None
 
 
 class MultiTeacherCollator:
@@ -103,6 +109,11 @@ class MultiTeacherCollator:
         }
 
     @property
+    def encoders(self) -> dict[str, DualEncoder]:
+        """By teacher, what turns raw samples into the tokens of the student and this teacher."""
+        return {name: collator.encoder for name, collator in self._collators.items()}
+
+    @property
     def skipped(self) -> Any:
         """How many samples this object has skipped, by reason; with workers, add up ``batch["skipped"]`` instead."""
         return self._policy.skipped
@@ -115,7 +126,7 @@ class MultiTeacherCollator:
 
         Returns:
             The student's columns as in `DualTokenizerCollator`; each teacher's with its name in place of ``teacher``,
-            and ``student_groups_NAME`` for the groups that the student's tokens have with it.
+            and ``student_groups_NAME`` for the groups that the student's tokens have with it; ``NAME_groups_method``.
 
         Raises:
             InputError: Something is no raw sample, or none can be used.
@@ -168,7 +179,7 @@ class MultiTeacherCollator:
 
     def _outcomes(self, samples: Sequence[Any]) -> list[PreparedForAll | SampleError]:
         """Each sample's tokens for every teacher, or what is wrong with it for the first that cannot read it."""
-        encoders = {name: collator.encoder for name, collator in self._collators.items()}
+        encoders = self.encoders
         columns = next(iter(encoders.values())).columns
         names = SampleNames(samples)
         for index, sample in enumerate(samples):

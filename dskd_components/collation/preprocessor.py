@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions
+from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions, SampleKeywords
 from dskd_components.collation.encoded import column_names, to_columns
 from dskd_components.collation.plain_values import items_of
 from dskd_components.collation.problems import OnError, SampleError, SampleNames, SkipPolicy, SkipReason
@@ -15,6 +15,12 @@ from dskd_components.errors import InputError
 
 CHAT_COLUMNS: Final = ("messages", "prompt", "response")
 """Of these, one that holds mappings is a chat. Prompts by teacher are a mapping, too, but of no chat."""
+
+
+class PreprocessorKeywords(SampleKeywords, total=False):
+    """The options of `DualTokenizerPreprocessor`, but for the aligner."""
+
+    teacher_max_length: int | None
 
 
 class DualTokenizerPreprocessor:
@@ -75,6 +81,11 @@ class DualTokenizerPreprocessor:
                 columns=columns,
             ),
         )
+
+    @property
+    def encoder(self) -> DualEncoder:
+        """What turns raw samples into tokens."""
+        return self._encoder
 
     @property
     def skipped(self) -> Counter[SkipReason]:

@@ -31,6 +31,7 @@ class SkipReason(StrEnum):
     UNREPRESENTABLE = "not representable"
     PROMPT_TOO_LONG = "prompt too long"
     NOTHING_SCORED = "nothing scored"
+    CUT_OFF = "cut off in thoughts or calls"
 
 
 class SampleError(InputError):

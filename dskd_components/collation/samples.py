@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal
 
-from dskd_components.collation.messages import Message, read_messages, read_template_options
+from dskd_components.collation.messages import Message, is_cut, read_messages, read_template_options
 from dskd_components.collation.plain_values import items_of
 from dskd_components.collation.token_samples import TOKEN_KEYS, TokenSample, read_tokens
 from dskd_components.errors import ConfigurationError, InputError, did_you_mean
@@ -13,9 +13,15 @@ from dskd_components.errors import ConfigurationError, InputError, did_you_mean
 
 @dataclass(frozen=True)
 class TextSample:
-    """A text; every token of it is scored."""
+    """A text; every token of it is scored.
+
+    Attributes:
+        text: The text.
+        is_cut: Whether it breaks off, so that it has no end.
+    """
 
     text: str
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,13 @@ class PairSample:
         prompt: What stands before the response.
         response: What is learned.
         teacher_prompt: What stands before the response for the teacher; None: the same.
+        is_cut: Whether the response breaks off, so that it has no end.
     """
 
     prompt: str
     response: str
     teacher_prompt: str | None = None
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ class ChatSample:
     """Chat messages, each a mapping with ``role`` and ``content``.
 
     Attributes:
-        messages: All of them; one whose ``weight`` is 0 is not scored.
+        messages: All of them; one whose ``weight`` is 0 is not scored, and the ``finish_reason`` of an answer says
+            whether it breaks off.
         prompt_length: How many of the first are a prompt, of which answers are not scored either.
         teacher_prompt: What the teacher reads in place of the prompt; None: the same.
         template_options: What the chat template is told beside the messages.
@@ -53,10 +62,11 @@ class ChatSample:
 Sample = TextSample | PairSample | ChatSample | TokenSample
 
 FORMS: Final = frozenset({frozenset({"text"}), frozenset({"prompt", "response"}), frozenset({"messages"})})
-EXTRAS: Final = ("teacher_prompt", "tools", "chat_template_kwargs")
+EXTRAS: Final = ("teacher_prompt", "tools", "chat_template_kwargs", "finish_reason")
 SYNONYMS: Final = {"completion": "response", "conversations": "messages"}
 """Names that data sets of TRL use, by the form's."""
 
+_CUT = "An answer that was written up to a limit has 'finish_reason': 'length'."
 _MEDIA = "Only texts can be aligned."
 _PREFERENCE = "It belongs to a preference data set; name the response that is to be learned 'response'."
 _TOKENS = "Tokens of both sides, ahead of training, are made by DualTokenizerPreprocessor, and are not to be changed."
@@ -65,6 +75,7 @@ HINTS: Final = {
     **dict.fromkeys(("chosen", "rejected", "label"), _PREFERENCE),
     **dict.fromkeys(("labels", "completion_mask", "assistant_masks", "attention_mask"), "It goes with 'input_ids'."),
     **{f"{side}_{name}": _TOKENS for side in ("student", "teacher") for name in ("input_ids", "labels", "groups")},
+    **dict.fromkeys(("truncated", "is_truncated", "stop_reason", "done_reason"), _CUT),
     "privileged_context": "Write the prompt that the teacher is to read, with the context in it, to 'teacher_prompt'.",
 }
 """What to do about keys that other libraries know; they are not ignored unless they are named."""
@@ -98,13 +109,14 @@ class Columns:
         ignore: Keys that are not read, as if samples did not have them; or ``"unknown"``: all that are not known, but
             for those that are nearly called like a known one that is missing, or mean something to other libraries
             (images, a chosen and a rejected response).
+        finish_reason: The key of why the text, the response or the last message stops: ``"length"`` if it was cut.
 
     Raises:
         ConfigurationError: Two keys are the same, or one is no text.
 
     Examples:
         >>> Columns(prompt="question", response="answer").read({"question": "2 + 2 =", "answer": " 4"})
-        PairSample(prompt='2 + 2 =', response=' 4', teacher_prompt=None)
+        PairSample(prompt='2 + 2 =', response=' 4', teacher_prompt=None, is_cut=False)
         >>> Columns(ignore=["id", "source"]).read({"id": 3, "source": "web", "text": "2 + 2 = 4"})
         TextSample(text='2 + 2 = 4')
     """
@@ -117,6 +129,7 @@ class Columns:
     tools: str = "tools"
     chat_template_kwargs: str = "chat_template_kwargs"
     ignore: Collection[str] | Literal["unknown"] = ()
+    finish_reason: str = "finish_reason"
     _meanings: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -185,11 +198,11 @@ class Columns:
                 f"{self.response!r}, not with {' and '.join(repr(keys[meaning]) for meaning in form)}."
             )
         if "messages" in keys:
-            messages = read_messages(keys["messages"], values["messages"])
+            messages = self._finished(read_messages(keys["messages"], values["messages"]), keys, values)
             return ChatSample(messages, template_options=self._template_options(keys, values))
         if "text" in keys:
             self._refuse_template_options(keys, values)
-            return TextSample(_text(keys["text"], values["text"], "a text (str)"))
+            return TextSample(_text(keys["text"], values["text"], "a text (str)"), self._is_cut(keys, values))
         return self._prompted(keys, values)
 
     def _prompted(self, keys: Mapping[str, str], values: Mapping[str, Any]) -> Sample:
@@ -211,15 +224,38 @@ class Columns:
             self._refuse_template_options(keys, values)
             prompt, response = str(values["prompt"]), str(values["response"])
             own = str(values["teacher_prompt"]) if "teacher_prompt" in keys else prompt
-            return PairSample(prompt, response, None if own == prompt else own)
+            return PairSample(prompt, response, None if own == prompt else own, self._is_cut(keys, values))
         read = {meaning: read_messages(keys[meaning], values[meaning]) for meaning in parts}
         of_teacher = read.get("teacher_prompt", read["prompt"])
         return ChatSample(
-            (*read["prompt"], *read["response"]),
+            (*read["prompt"], *self._finished(read["response"], keys, values)),
             len(read["prompt"]),
             None if of_teacher == read["prompt"] else of_teacher,
             self._template_options(keys, values),
         )
+
+    def _is_cut(self, keys: Mapping[str, str], values: Mapping[str, Any]) -> bool:
+        return "finish_reason" in keys and is_cut(repr(keys["finish_reason"]), values["finish_reason"])
+
+    def _finished(
+        self, messages: tuple[Message, ...], keys: Mapping[str, str], values: Mapping[str, Any]
+    ) -> tuple[Message, ...]:
+        """The messages, the last of which stops as the sample says."""
+        if "finish_reason" not in keys or not messages:
+            return messages
+        key, reason, last = keys["finish_reason"], values["finish_reason"], messages[-1]
+        if last["role"] != "assistant":
+            raise InputError(
+                f"{key!r} says why the last message stops, but that is of the role {last['role']!r}, whose end is "
+                "never scored. Remove it, or put it into the answer of the assistant that it is about."
+            )
+        own = last.get("finish_reason")
+        if own is not None and is_cut("'finish_reason'", own) != self._is_cut(keys, values):
+            raise InputError(
+                f"{key!r} is {reason!r}, but the last message has 'finish_reason' {own!r}; leave one of them."
+            )
+        self._is_cut(keys, values)
+        return (*messages[:-1], {**last, "finish_reason": reason})
 
     def _refuse_kind(self, meaning: str, key: str, value: Any) -> None:
         advice = ""

@@ -89,10 +89,15 @@ class SideEncoder:
         texts = self._tokenize([side.text for side in sides])
         # The texts' own tokens may have shown that it has changed since the batch began.
         vocabulary = self._refreshed(vocabulary_bytes_as_read(self.tokenizer))
-        return [
-            text if isinstance(text, SampleError) else self._side_tokens(document, side, text, vocabulary)
-            for document, side, text in zip(documents, sides, texts, strict=True)
-        ]
+        outcomes: list[SideTokens | SampleError] = []
+        for document, side, text in zip(documents, sides, texts, strict=True):
+            try:
+                outcomes.append(
+                    text if isinstance(text, SampleError) else self._side_tokens(document, side, text, vocabulary)
+                )
+            except SampleError as error:
+                outcomes.append(error)
+        return outcomes
 
     def _tokenize(self, texts: Sequence[str]) -> Sequence[TokenizedText | SampleError]:
         """All texts at once, or, if the tokenizer fails on one of them, each by itself."""
@@ -111,6 +116,8 @@ class SideEncoder:
         contents, places = document.contents, side.places
         if not document.is_chat:
             before, after = self._around(text)
+            if contents[-1].breaks_off_after is not None:
+                after = NONE
             closing = -1 if self._eos_place is None or len(after) == 0 else len(text) + self._eos_place
             return SideTokens(text, before, after, contents, places, [None], [closing], vocabulary, self.unknown_id)
         # The template of a chat brings its own special tokens, BOS among them.
@@ -123,6 +130,12 @@ class SideEncoder:
                 closings.append(-1)
                 continue
             content_stop = places[number].stop if places[number].first < places[number].last else turn.start
+            thoughts = contents[number].breaks_off_after
+            if thoughts is not None:
+                stop = content_stop if content_stop > turn.start else self._end_of_thoughts(text, turn, thoughts)
+                turns.append((turn.start, stop) if contents[number].scored_from is not None else None)
+                closings.append(-1)
+                continue
             closing = self._end_of_turn(text, turn, content_stop, specials)
             if closing < 0 and turn.is_open:
                 later = [place.start for place in places[number + 1 :] if place.first < place.last]
@@ -162,6 +175,23 @@ class SideEncoder:
             ends_it = end > content_stop and not _rstripped(text.data[end : turn.stop])
             return token if ends_it and not _rstripped(text.data[start:content_stop]) else -1
         return -1
+
+    def _end_of_thoughts(self, text: TokenizedText, turn: Turn, thoughts: str) -> int:
+        """Where the thoughts of a turn that has nothing else end; a turn of nothing has none.
+
+        Raises:
+            SampleError: The turn does not have them in one place.
+        """
+        data, own = text.data[turn.start : turn.stop], thoughts.strip().encode()
+        if not own:
+            return turn.start
+        if data.count(own) != 1:
+            raise SampleError(
+                SkipReason.CUT_OFF,
+                f"The {self.side}'s chat template leaves in doubt where its thoughts break off: {thoughts!r:.80} does "
+                "not stand once in the turn. Leave the message out.",
+            )
+        return turn.start + data.index(own) + len(own)
 
     def _next_special(self, text: TokenizedText, start: int, stop: int, specials: Sequence[int]) -> int:
         """The special token that follows a turn, whitespace set aside: it ends one that brings no end of its own."""

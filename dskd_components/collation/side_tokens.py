@@ -58,7 +58,13 @@ class SideTokens:
         place, scored_from = self.places[number], self.contents[number].scored_from
         if scored_from is None:
             return np.zeros(len(self.text), dtype=np.bool_)
-        return self._starts_between(place.start + max(scored_from - place.first, 0), place.stop)
+        inside = self._starts_between(place.start + max(scored_from - place.first, 0), place.stop)
+        return inside if self.contents[number].breaks_off_after is None else inside & self._ends_by(place.stop)
+
+    def _ends_by(self, stop: int) -> BoolArray:
+        """Which tokens spell nothing of what stands after a byte ``[T]``."""
+        found: BoolArray = self.text.ends <= stop
+        return found
 
     def _starts_between(self, start: int, stop: int) -> BoolArray:
         starts, ends = self.text.starts, self.text.ends
@@ -80,9 +86,12 @@ class SideTokens:
         Those that the tokenizer does not know are left out: a model is not to learn to write them.
         """
         found = np.zeros(len(self.text), dtype=np.bool_)
-        for turn in self.turns:
+        if not any(self.turns):
+            return found
+        for turn, content in zip(self.turns, self.contents, strict=True):
             if turn is not None:
-                found |= self._starts_between(*turn)
+                inside = self._starts_between(*turn)
+                found |= inside if content.breaks_off_after is None else inside & self._ends_by(turn[1])
         if self.unknown_id is not None:
             found &= self.text.token_ids != self.unknown_id
         return found & ~self.of_content
@@ -95,7 +104,10 @@ class SideTokens:
         """
         first = len(self.before)
         scored = np.zeros(len(self), dtype=np.bool_)
-        scored[first : first + len(self.text)] = self.of_content | self.of_template
+        of_text = scored[first : first + len(self.text)]
+        of_text[:] = self.of_content
+        if any(self.turns):
+            of_text |= self.of_template
         for content, closing in zip(self.contents, self.closings, strict=True):
             if closing >= 0 and content.scored_from is not None:
                 scored[first + closing] = True
@@ -134,11 +146,25 @@ class SideTokens:
         The spaces before a content that its first token has swallowed do not count as part of it.
         """
         place = self.places[number]
-        positions, tokens, cores = self._cuts
+        positions, tokens, _ = self._cuts
+        inside = self._cuts_of(number)
+        relative = np.maximum(positions[inside] - place.start, 0) + place.first
+        return relative, tokens[inside]
+
+    def _cuts_of(self, number: int) -> slice:
+        place = self.places[number]
+        positions, _, cores = self._cuts
         first = int(np.searchsorted(cores, place.start))
-        stop = int(np.searchsorted(positions, place.stop, side="right"))
-        relative = np.maximum(positions[first:stop] - place.start, 0) + place.first
-        return relative, tokens[first:stop]
+        return slice(first, int(np.searchsorted(positions, place.stop, side="right")))
+
+    def cores_in(self, number: int, count: int | None) -> IntArray:
+        """Where the tokens after the first so many cuts of a content (None: all) start, leading spaces set aside.
+
+        Those that lie beyond the content are left out.
+        """
+        place = self.places[number]
+        cores: IntArray = self._cuts[2][self._cuts_of(number)][:count]
+        return cores[cores < place.stop] - place.start + place.first
 
     def view(self, number: int, first: int, last: int) -> TokenizedText:
         """Some tokens of a content, as tokens of a text that is the content."""

@@ -41,6 +41,11 @@ def read_tokens(raw: Mapping[str, Any]) -> TokenSample:
     """
     present = {key: value for key, value in raw.items() if value is not None}
     for key in present:
+        if key == "finish_reason":
+            raise InputError(
+                "It has 'finish_reason' beside 'input_ids'. Nothing is added to tokens, so their end is scored only if "
+                "it is among them and labels or masks say so. Remove it."
+            )
         if key not in TOKEN_KEYS:
             unknown = [str(other) for other in present if other not in TOKEN_KEYS]
             raise InputError(

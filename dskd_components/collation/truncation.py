@@ -25,13 +25,30 @@ class TruncatedLengths:
 
 
 def common_cuts(student: SideTokens, teacher: SideTokens, number: int) -> tuple[IntArray, IntArray]:
-    """Where both sides can be parted at the same byte of a content: the first token of each after the cut."""
+    """Where both sides can be parted at the same byte of a content: the first token of each after the cut.
+
+    Templates strip contents, and added tokens swallow spaces, on one side alone. So the first cut may also be where
+    both sides have a token that starts at one byte once its leading spaces are set aside.
+    """
     student_bytes, student_tokens = student.cuts_in(number)
     teacher_bytes, teacher_tokens = teacher.cuts_in(number)
     _, student_rank, teacher_rank = np.intersect1d(
         student_bytes, teacher_bytes, assume_unique=True, return_indices=True
     )
-    return student_tokens[student_rank], teacher_tokens[teacher_rank]
+    cuts = student_tokens[student_rank], teacher_tokens[teacher_rank]
+    if len(student_bytes) == 0 or len(teacher_bytes) == 0 or student_bytes[0] == teacher_bytes[0]:
+        return cuts
+    before = (int(student_rank[0]), int(teacher_rank[0])) if len(student_rank) else (None, None)
+    _, student_core, teacher_core = np.intersect1d(
+        student.cores_in(number, before[0]),
+        teacher.cores_in(number, before[1]),
+        assume_unique=True,
+        return_indices=True,
+    )
+    if len(student_core) == 0:
+        return cuts
+    first = student_tokens[student_core[:1]], teacher_tokens[teacher_core[:1]]
+    return np.concatenate([first[0], cuts[0]]), np.concatenate([first[1], cuts[1]])
 
 
 def keep_within(

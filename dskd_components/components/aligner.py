@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
 
 from torch import nn
 
@@ -20,6 +20,43 @@ if TYPE_CHECKING:
 
 TextMethod = Literal["exact_match", "span", "min_edit"]
 """How the tokens of two tokenizations of one text are brought together beforehand."""
+
+TEXT_METHODS: Final[tuple[TextMethod | None, ...]] = (None, *get_args(TextMethod))
+"""All methods; a number in a column of a batch or a data set holds the place in this row."""
+
+ALIGNMENT_RULES: Final = 1
+"""The version of the rules by which samples become tokens, labels and groups. It goes up with each change of what they
+come to, so that what was made by older rules is not taken for what these make."""
+
+PER_VERSION: Final = 100
+"""By how much the number of a method goes up from one version of the rules to the next."""
+
+
+def method_number(method: TextMethod | None) -> int:
+    """Return the number that says how tokens were brought together, by these rules.
+
+    Args:
+        method: how; None: they were not.
+
+    Examples:
+        >>> method_number("span") - method_number(None)
+        2
+    """
+    return PER_VERSION * ALIGNMENT_RULES + TEXT_METHODS.index(method)
+
+
+def method_of_number(number: int) -> tuple[TextMethod | None, int] | None:
+    """Return the method that a number stands for, and the version of the rules; None if it stands for none.
+
+    Args:
+        number: of `method_number`, of any version.
+
+    Examples:
+        >>> method_of_number(302), method_of_number(99)
+        (('span', 3), None)
+    """
+    version, place = divmod(number, PER_VERSION)
+    return (TEXT_METHODS[place], version) if version >= 0 and place < len(TEXT_METHODS) else None
 
 
 class AlignerModule(nn.Module, ABC):

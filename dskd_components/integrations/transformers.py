@@ -400,7 +400,7 @@ class DSKDTrainer(DSKDTrainerMixin, Trainer):
         >>> trainer = DSKDTrainer(  # doctest: +SKIP
         ...     student,
         ...     TrainingArguments(output_dir="output", learning_rate=5e-4),
-        ...     data_collator=DualTokenizerCollator(student_tokenizer, teacher_tokenizer),
+        ...     data_collator=loss_fn.collator(student_tokenizer, teacher_tokenizer),
         ...     train_dataset=samples,
         ...     loss_fn=loss_fn,
         ...     teacher=teacher,

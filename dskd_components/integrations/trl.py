@@ -43,7 +43,7 @@ class DSKDSFTTrainer(DSKDTrainerMixin, SFTTrainer):  # type: ignore[misc]  # the
         if data_collator is None:
             raise ConfigurationError(
                 "data_collator: the base class would make columns for one model. Pass "
-                "DualTokenizerCollator(student_tokenizer, teacher_tokenizer)."
+                "loss_fn.collator(student_tokenizer, teacher_tokenizer)."
             )
         for name, instead in INSTEAD.items():
             if getattr(args, name, False):

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dskd_components.collation import DualTokenizerCollator, DualTokenizerPreprocessor
 from dskd_components.components.terms import AUX_LOSS
 from dskd_components.engines.aligned_batch import AlignedBatch
 from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero_gradients
 from dskd_components.engines.workspace import Workspace
+from dskd_components.loss.batch_origin import refuse_aligner, require_origin, require_tokenizers
 from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
 from dskd_components.loss.checkpoints import (
     HeadFingerprint,
@@ -37,14 +39,16 @@ from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared,
 from dskd_components.models.head import Head
 from dskd_components.models.loading import require_loaded
 from dskd_components.models.precision import without_autocast
-from dskd_components.models.run_model import groups_of_batch, input_embedding, require_fingerprints, run_model
+from dskd_components.models.run_model import groups_of_batch, input_embedding, run_model
 from dskd_components.preflight import SAMPLE_TEXTS, Pair, examine
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
-    from typing import Self
+    from typing import Self, Unpack
 
+    from dskd_components.collation.collator import CollatorKeywords
+    from dskd_components.collation.preprocessor import PreprocessorKeywords
     from dskd_components.components.alignment import Alignment
     from dskd_components.engines.engine import Measurement
     from dskd_components.engines.reduction import LossWeights
@@ -349,6 +353,54 @@ class DSKDLoss(nn.Module):
         }
         return loss.to(student_head.weight.device)
 
+    def collator(
+        self, student_tokenizer: Any, teacher_tokenizer: Any, **options: Unpack[CollatorKeywords]
+    ) -> DualTokenizerCollator:
+        """Return a collator for this loss: it has the loss's aligner, so that the two cannot disagree.
+
+        Args:
+            student_tokenizer: the student's, the one that the loss was built with.
+            teacher_tokenizer: the teacher's.
+            **options: all but ``aligner`` that `DualTokenizerCollator` takes.
+
+        Raises:
+            InputError: a tokenizer is not a fast one, or not the one that the loss was built with.
+            ConfigurationError: an option has no such value, or is the aligner.
+
+        Examples:
+            >>> from tokenizers import Tokenizer, models, pre_tokenizers
+            >>> from dskd_components import DSKDLoss, DSKDSpec
+            >>> tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+            >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+            >>> loss_fn = DSKDLoss(DSKDSpec(aligner="span"), student_hidden_size=2, teacher_hidden_size=3)
+            >>> collate = loss_fn.collator(tokenizer, tokenizer, padding_side="left")
+            >>> collate([{"text": "a b"}])["student_groups"]
+            tensor([[0, 1]])
+        """
+        refuse_aligner(options, "aligner", f"{self.spec.aligner.name!r}")
+        made = DualTokenizerCollator(student_tokenizer, teacher_tokenizer, aligner=self.spec.aligner, **options)
+        require_tokenizers(self.vocabularies.fingerprints, made.encoder.fingerprints)
+        return made
+
+    def preprocessor(
+        self, student_tokenizer: Any, teacher_tokenizer: Any, **options: Unpack[PreprocessorKeywords]
+    ) -> DualTokenizerPreprocessor:
+        """Return a preprocessor for this loss, with its aligner; `collator` reads what it makes.
+
+        Args:
+            student_tokenizer: the student's, the one that the loss was built with.
+            teacher_tokenizer: the teacher's.
+            **options: all but ``aligner`` that `DualTokenizerPreprocessor` takes.
+
+        Raises:
+            InputError: as in `collator`.
+            ConfigurationError: as there.
+        """
+        refuse_aligner(options, "aligner", f"{self.spec.aligner.name!r}")
+        made = DualTokenizerPreprocessor(student_tokenizer, teacher_tokenizer, aligner=self.spec.aligner, **options)
+        require_tokenizers(self.vocabularies.fingerprints, made.encoder.fingerprints)
+        return made
+
     def run(
         self,
         student: CausalLM,
@@ -374,9 +426,10 @@ class DSKDLoss(nn.Module):
             As `forward`.
 
         Raises:
-            InputError: a column is missing, the batch was made with other tokenizers, or as in `forward`.
+            InputError: a column is missing, the batch was made with other tokenizers or for another aligner, or as in
+                `forward`.
         """
-        require_fingerprints(batch, self.vocabularies.fingerprints)
+        require_origin(batch, self.vocabularies.fingerprints, self.spec.aligner)
         student_states = self.states(student, batch, "student")
         teacher_states = self.states(teacher, batch, "teacher")
         require_common_samples(student_states, teacher_states)

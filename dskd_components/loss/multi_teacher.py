@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from dskd_components.collation import MultiTeacherCollator
 from dskd_components.components.terms import OF_STUDENT
 from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.loss.batch_origin import refuse_aligner, require_origin, require_tokenizers
 from dskd_components.loss.build import parameter_groups
 from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
@@ -26,13 +28,14 @@ from dskd_components.loss.output import DSKDOutput
 from dskd_components.loss.validation import naming_damaged_parameters, require_common_samples
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
 from dskd_components.models.precision import without_autocast
-from dskd_components.models.run_model import groups_of_batch, require_fingerprints
+from dskd_components.models.run_model import groups_of_batch
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import Self
+    from typing import Self, Unpack
 
+    from dskd_components.collation.multi_teacher import MultiTeacherKeywords
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
     from dskd_components.models.wrappers import CausalLM
@@ -199,6 +202,32 @@ class MultiTeacherLoss(nn.Module):
                 )
         return cls(spec, pairs)
 
+    def collator(
+        self,
+        student_tokenizer: Any,
+        teacher_tokenizers: Mapping[str, Any],
+        **options: Unpack[MultiTeacherKeywords],
+    ) -> MultiTeacherCollator:
+        """Return a collator for this loss: it has each teacher's aligner, so that the two cannot disagree.
+
+        Args:
+            student_tokenizer: the student's, the one that the loss was built with.
+            teacher_tokenizers: by teacher, its tokenizer.
+            **options: all but ``aligners`` that `MultiTeacherCollator` takes.
+
+        Raises:
+            InputError: a teacher has no tokenizer, or one is not a fast one, or not the one that the loss was built
+                with.
+            ConfigurationError: an option has no such value, or is the aligners.
+        """
+        _require_all(self.spec, "teacher_tokenizers", teacher_tokenizers, "a tokenizer")
+        aligners = {name: self.pair(name).spec.aligner for name in self.spec.teachers}
+        refuse_aligner(options, "aligners", str({name: aligner.name for name, aligner in aligners.items()}))
+        made = MultiTeacherCollator(student_tokenizer, teacher_tokenizers, aligners=aligners, **options)
+        for name, encoder in made.encoders.items():
+            require_tokenizers(self.pair(name).vocabularies.fingerprints, encoder.fingerprints, teacher=name)
+        return made
+
     def run(
         self,
         student: CausalLM,
@@ -220,7 +249,8 @@ class MultiTeacherLoss(nn.Module):
             step: how many optimizer steps have been taken; see `DSKDLoss.forward`.
 
         Raises:
-            InputError: a column is missing, the batch was made with other tokenizers, or as in `forward`.
+            InputError: a column is missing, the batch was made with other tokenizers or for another aligner, or as in
+                `forward`.
         """
         _require_all(self.spec, "teachers", teachers, "a model")
         names = list(self.spec.teachers)
@@ -245,11 +275,12 @@ class MultiTeacherLoss(nn.Module):
         return output
 
     def _columns(self, batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-        """Return what the student and one teacher read, once it is known that their tokenizers have made it."""
+        """Return what the student and one teacher read, once it is known that it was made for them."""
         same_tokenizer = self.pair(name).spec.aligner.same_tokenizer
         columns = columns_of_pair(batch, name, names=self.spec.teachers, same_tokenizer=same_tokenizer)
         with naming_teacher(name):
-            require_fingerprints(columns, self.pair(name).vocabularies.fingerprints)
+            pair = self.pair(name)
+            require_origin(columns, pair.vocabularies.fingerprints, pair.spec.aligner, teacher=name)
         return columns
 
     def save(self, folder: str | Path) -> None:

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from itertools import permutations
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import torch
+
 from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
 from dskd_components.models.wrappers import named_inputs, unwrapped
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 Column = TypeVar("Column")
 
+METHOD_COLUMN: Final = "groups_method"
+"""How the tokens of both sides were brought together; a column of both, so that it has no prefix."""
+
 KNOWN_COLUMNS: Final = (
     "input_ids",
     "inputs_embeds",
@@ -30,6 +35,7 @@ KNOWN_COLUMNS: Final = (
     "position_ids",
     "segment_ids",
     "groups",
+    "groups_method",
     "fingerprint",
     "token_type_ids",
     "cu_seq_lens_q",
@@ -187,7 +193,9 @@ def columns_of_pair(
     groups = {"student_groups": student[f"groups_{name}"]} if f"groups_{name}" in student else {}
     shared = {column: value for column, value in student.items() if column not in {f"groups_{each}" for each in names}}
     of_pair = {f"student_{column}": value for column, value in shared.items()} | groups
-    return of_pair | {f"teacher_{column}": value for column, value in (own or shared).items()}
+    return of_pair | {
+        column if column == METHOD_COLUMN else f"teacher_{column}": value for column, value in (own or shared).items()
+    }
 
 
 def _columns(batch: Mapping[str, Column], model: str, names: Collection[str]) -> dict[str, Column]:
@@ -206,13 +214,15 @@ def _require_tokens(batch: Mapping[str, Column], model: str, columns: Mapping[st
         if column not in columns:
             raise InputError(
                 f"The batch has no column '{model}_{column}'; it has {', '.join(map(repr, batch)) or 'none'}. Collate "
-                "with MultiTeacherCollator, which needs a tokenizer for each teacher of the loss, under the same name."
+                "with loss_fn.collator(...), which needs a tokenizer for each teacher of the loss, under the same name."
             )
 
 
 def _of_several(column: str, name: str) -> str:
     if column == "student_groups":
         return f"student_groups_{name}"
+    if column == METHOD_COLUMN:
+        return f"{name}_{column}"
     return name + column.removeprefix("teacher") if column.startswith("teacher_") else column
 
 
@@ -287,7 +297,7 @@ def require_ids_of_the_model(model: CausalLM, input_ids: Tensor, prefix: str) ->
     # Other shapes are of weights that are sharded, and do not tell.
     if len(shape) != 2 or "pixel_values" in named_inputs(model):
         return
-    lowest, highest = (int(bound) for bound in input_ids.aminmax())
+    lowest, highest = torch.stack(input_ids.aminmax()).tolist()  # one transfer from an accelerator
     if lowest < 0 or (shape[0] and highest >= shape[0]):
         raise InputError(
             f"The column '{prefix}input_ids' has ids from {lowest} to {highest}, but the embedding of "

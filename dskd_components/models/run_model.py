@@ -161,30 +161,6 @@ def input_embedding(model: CausalLM) -> Tensor:
     return gathered(weight)
 
 
-def require_fingerprints(batch: Mapping[str, Tensor], fingerprints: Mapping[Side, int | None]) -> None:
-    """Refuse a batch that was collated with other tokenizers than the loss was built with.
-
-    Args:
-        batch: may have columns ``student_fingerprint`` and ``teacher_fingerprint``, one number for all or one a row.
-        fingerprints: by side, the number of the loss's own tokenizer, if it knows it.
-
-    Raises:
-        InputError: they differ; the message names the side.
-    """
-    for side, own in fingerprints.items():
-        theirs = batch.get(f"{side}_fingerprint")
-        if own is not None and theirs is not None and not _all_are(theirs, own):
-            raise InputError(
-                f"The batch was collated with another {side} tokenizer than the loss was built with, so its token ids "
-                "mean something else. Give DualTokenizerCollator and DSKDLoss.from_models the same tokenizers."
-            )
-
-
-def _all_are(numbers: Tensor | int, number: int) -> bool:
-    # Not as_tensor: it moves tensors to the default device.
-    return bool((numbers == number).all()) if isinstance(numbers, Tensor) else numbers == number
-
-
 def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -> dict[str, Tensor]:
     columns = _own_columns(batch, side)
     if same_tokenizer:

@@ -242,9 +242,9 @@ def _spelled_spans(
             return None
         dummies = found
     spaces = vocabulary.leading_spaces[id_array]
-    if dummies:
-        lengths[dummies] -= 1
-        spaces[dummies] = np.maximum(spaces[dummies] - 1, 0)
+    for dummy in dummies:  # one, as a rule
+        lengths[dummy] -= 1
+        spaces[dummy] = max(spaces[dummy] - 1, 0)
     ends = np.cumsum(lengths)
     starts = ends - lengths
     cores = starts + spaces

@@ -57,13 +57,14 @@ def tiny_pair(seed: int = 0, spec: DSKDSpec | None = None) -> Pair:
     teacher = new_teacher(teacher_tokenizer, width=64, layers=1, max_length=128, seed=seed)
     torch.manual_seed(seed)
     spec = spec or DSKDSpec.preset("dskd-cma", aligner={"name": "cma", "std": "sample"})
+    loss_fn = DSKDLoss.from_models(spec, student, teacher, student_tokenizer, teacher_tokenizer)
     return Pair(
         student=student,
         teacher=teacher.eval(),
         student_tokenizer=student_tokenizer,
         teacher_tokenizer=teacher_tokenizer,
-        loss_fn=DSKDLoss.from_models(spec, student, teacher, student_tokenizer, teacher_tokenizer),
-        collate=DualTokenizerCollator(student_tokenizer, teacher_tokenizer, aligner=spec.aligner),
+        loss_fn=loss_fn,
+        collate=loss_fn.collator(student_tokenizer, teacher_tokenizer),
         samples=[_sample(line, number) for number, line in enumerate(lines[:SAMPLES])],
     )
 

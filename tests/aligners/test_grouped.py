@@ -105,7 +105,7 @@ def test_without_any_group_nothing_is_covered() -> None:
 def test_groups_that_are_missing_are_asked_for_by_the_aligners_name(name: str) -> None:
     batch = make_batch(0, same_tokenizer=False)
     module = get_aligner(name).build(student_embedding_size=5, teacher_embedding_size=7)
-    with pytest.raises(InputError, match=rf"alignment is missing: the aligner '{name}' reads it .* Collate with Dual"):
+    with pytest.raises(InputError, match=rf"alignment is missing: the aligner '{name}' reads it .* loss_fn"):
         module(batch.student, batch.teacher, None)
 
 

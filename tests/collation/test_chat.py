@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from dskd_components import DualTokenizerCollator, InputError
 from dskd_components.collation import SampleError, SkipReason
 from dskd_components.tokenization.byte_spans import tokenize_with_spans
-from tests.helpers.collating import CHATML, TEXTS, byte_level, core, members, metaspace, row_of, unigram, wordpiece
+from tests.helpers.collating import (
+    CHATML,
+    TEXTS,
+    byte_level,
+    core,
+    members,
+    metaspace,
+    row_of,
+    unigram,
+    with_other_template,
+    wordpiece,
+)
 
 CHAT = [
     {"role": "system", "content": "Be brief, s."},
@@ -20,15 +31,6 @@ CHAT = [
     {"role": "user", "content": "assistant"},
     {"role": "assistant", "content": "s"},
 ]
-
-
-def with_template(tokenizer: Any, template: str) -> Any:
-    """A tokenizer with another template; the shared one stays as it is."""
-    from transformers import PreTrainedTokenizerFast
-
-    specials = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-    given = {name: value for name, value in specials.items() if value is not None}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, chat_template=template, **given)
 
 
 def scored_text(tokenizer: Any, row: dict[str, list[int]]) -> list[str]:
@@ -204,7 +206,7 @@ def test_training_on_prompts_scores_every_content_and_no_template() -> None:
     ],
 )
 def test_a_template_that_does_not_keep_contents_is_refused(template: str, reason: SkipReason) -> None:
-    collate = DualTokenizerCollator(byte_level(), with_template(metaspace(), template))
+    collate = DualTokenizerCollator(byte_level(), with_other_template(metaspace(), template))
     with pytest.raises(SampleError, match=r"Sample 0: The teacher's chat template") as caught:
         collate([{"messages": CHAT}])
     assert caught.value.reason is reason
@@ -214,21 +216,23 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     # A mark has another length than the content, so that the two renderings differ.
     template = CHATML.replace("<|im_end|>", "{{ m['content'] | length }}<|im_end|>")
     chat = [{"role": "user", "content": "What is new?"}, {"role": "assistant", "content": "The statement."}]
-    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
     assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.14<|im_end|>"]
     # Here the template's own words could be the content as well.
     chat[0]["content"] = "user"
     with pytest.raises(SampleError, match="in several places"):
-        DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
+        DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
     ends_otherwise = CHATML + "{{ '!' if messages[0]['content'] | length < 10 }}"
     with pytest.raises(SampleError, match="in several places"):
-        DualTokenizerCollator(byte_level(), with_template(byte_level(), ends_otherwise))([{"messages": chat}])
+        DualTokenizerCollator(byte_level(), with_other_template(byte_level(), ends_otherwise))([{"messages": chat}])
 
 
 def test_empty_and_blank_contents_have_no_tokens_of_their_own() -> None:
     chat = [{"role": "user", "content": ""}, {"role": "assistant", "content": None}, *CHAT[1:3]]
     template = CHATML.replace("m['content']", "m['content'] or ''")
-    collate = DualTokenizerCollator(with_template(byte_level(), template), with_template(metaspace(), template))
+    collate = DualTokenizerCollator(
+        with_other_template(byte_level(), template), with_other_template(metaspace(), template)
+    )
     batch = collate([{"messages": chat}])
     assert scored_text(byte_level(), row_of(batch, "student")) == ["The statement is the value.<|im_end|>"]
 
@@ -262,7 +266,7 @@ def test_a_chat_may_be_cut_right_after_a_turn() -> None:
 
 def test_an_unknown_token_does_not_end_a_turn() -> None:
     template = CHATML.replace("<|im_end|>", "𒀀")
-    tokenizer = with_template(unigram(), template)
+    tokenizer = with_other_template(unigram(), template)
     chat = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "The statement"}]
     row = row_of(DualTokenizerCollator(byte_level(), tokenizer)([{"messages": chat}]), "teacher")
     assert row["input_ids"].count(tokenizer.unk_token_id) > 1

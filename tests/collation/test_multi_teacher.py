@@ -43,7 +43,8 @@ def of_pair(batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """One teacher's part under the names that it has alone."""
     student = {key: column for key, column in batch.items() if key.startswith("student_") and "groups" not in key}
     own = {key.replace(name, "teacher", 1): column for key, column in batch.items() if key.startswith(f"{name}_")}
-    return student | own | {"student_groups": batch[f"student_groups_{name}"], "skipped": batch["skipped"]}
+    both = {"groups_method": own.pop("teacher_groups_method"), "skipped": batch["skipped"]}
+    return student | own | {"student_groups": batch[f"student_groups_{name}"]} | both
 
 
 def alone(name: str, **options: Any) -> DualTokenizerCollator:

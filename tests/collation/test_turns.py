@@ -305,6 +305,35 @@ def test_what_is_scored_is_what_the_turns_render(name: str, chat: str) -> None:
     check(name, CHATS[chat], "unigram", "byte_level")
 
 
+def until_content_stops(text: str, turn: tuple[int, int], content: str) -> tuple[int, int]:
+    """A turn up to the last byte of its content, which may be stripped."""
+    region = text.encode()[slice(*turn)]
+    own = next(form for form in (content.encode(), content.strip().encode()) if form in region)
+    return turn[0], turn[0] + region.rindex(own) + len(own)
+
+
+@pytest.mark.parametrize("chat", [name for name, chat in CHATS.items() if not any("tool_calls" in one for one in chat)])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_of_turns_that_break_off_nothing_after_the_content_is_scored(name: str, chat: str) -> None:
+    text, turns = expected(name, CHATS[chat])
+    cut = [
+        message | {"finish_reason": "length"} if message["role"] == "assistant" else message for message in CHATS[chat]
+    ]
+    said = [message["content"] for message in cut if message["role"] == "assistant"]
+    wanted = [until_content_stops(text, turn, content) for turn, content in zip(turns, said, strict=True) if turn]
+    batch = collator("byte_level", "metaspace", name)([{"messages": cut}])
+    found, data = scored_bytes("byte_level", name, text, row_of(batch, "student")), text.encode()
+    # Whitespace at the end of a content may be in one token with what the template puts after it.
+    left, right = (
+        [(first, data[first:last].rstrip()) for first, last in places if data[first:last].strip()]
+        for places in (found, joined_turns([*wanted]))
+    )
+    assert left == right
+    row, spans = row_of(batch, "teacher"), tokenize_with_spans(tokenizer("metaspace", name), text).spans
+    for span, label in zip(spans, row["labels"], strict=True):
+        assert label < 0 or any(first - 1 <= span[0] and span[1] <= last for first, last in wanted if span)
+
+
 ANYTHING = st.sampled_from(["assistant", "<|im_start|>", "<|im_end|>\n", "</s>", "<think>", " ### End", "7"]) | TEXTS
 
 

@@ -85,6 +85,13 @@ def with_template(backend: Tokenizer, bos: str) -> PreTrainedTokenizerFast:
     )
 
 
+def with_other_template(tokenizer: Any, template: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with another chat template; the shared one stays as it is."""
+    specials = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    given = {name: value for name, value in specials.items() if value is not None}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, chat_template=template, **given)
+
+
 @cache
 def unigram() -> PreTrainedTokenizerFast:
     """Unigram with NFKC and no byte fallback, whose template ends with EOS."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from dskd_components import DSKDSpec, scored_tokens
+from dskd_components import DSKDSpec, DualTokenizerCollator, InputError, scored_tokens
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from examples import accelerate_loop, lightning_loop, on_policy, plain_loop, sft_trainer, trainer, two_processes
 from examples.tiny import Pair, tiny_pair
@@ -46,6 +47,26 @@ def test_every_loop_gives_the_curve_of_the_plain_one(loop: str, plain_curve: lis
     assert LOOPS[loop]() == pytest.approx(plain_curve, rel=1e-5)
 
 
+OWN_LOOPS: dict[str, Callable[[Pair], list[float]]] = {
+    "plain": plain_loop.train,
+    "Trainer": trainer.train,
+    "SFTTrainer": sft_trainer.train,
+    "Accelerate": accelerate_loop.train,
+    "Lightning": lightning_loop.train,
+}
+
+
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning, of what newer torch deprecates
+@pytest.mark.parametrize("loop", OWN_LOOPS)
+def test_no_loop_trains_on_batches_for_another_aligner(loop: str) -> None:
+    """Nor does any of them drop the column by which that is seen."""
+    pair = tiny_pair(spec=DSKDSpec(aligner="span"))
+    collate = DualTokenizerCollator(pair.student_tokenizer, pair.teacher_tokenizer)
+    with pytest.raises(InputError, match=r"collated for 'exact_match'.*the loss has the aligner 'span'"):
+        OWN_LOOPS[loop](replace(pair, collate=collate))
+
+
 def wrong_curve(scale: float, *, by_batch: bool) -> list[float]:
     """The plain loop with a mistake: gradients of another scale, or micro-batches divided by their own tokens."""
     pair = tiny_pair()
@@ -76,9 +97,10 @@ def test_what_the_student_writes_both_models_score() -> None:
     pair = tiny_pair()
     torch.manual_seed(0)
     prompts = [sample["prompt"] for sample in pair.samples[:3]]
-    responses = on_policy.respond(pair, prompts)
-    batch = pair.collate([{"prompt": p, "response": f" {r}"} for p, r in zip(prompts, responses, strict=True)])
-    for row, response in enumerate(responses):
+    samples = on_policy.respond(pair, prompts)
+    batch = pair.collate(samples)
+    assert {sample["finish_reason"] for sample in samples} <= {"length", "stop"}
+    for row, response in enumerate(sample["response"] for sample in samples):
         for side, tokenizer in (("student", pair.student_tokenizer), ("teacher", pair.teacher_tokenizer)):
             labels = batch[f"{side}_labels"][row]
             assert tokenizer.decode(labels[labels != -100]).strip() == response.strip()
