@@ -46,6 +46,7 @@ from dskd_components.errors import (
     PluginWarning,
     UnknownComponentError,
 )
+from dskd_components.loss.clipping import clip_grad_norms
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.multi_teacher import MultiTeacherLoss
 from dskd_components.loss.output import DSKDOutput
@@ -96,6 +97,7 @@ __all__ = [
     "TokenTerm",
     "UnknownComponentError",
     "__version__",
+    "clip_grad_norms",
     "get_aligner",
     "get_distance",
     "get_projector",

@@ -1,13 +1,15 @@
-"""What a loop around an `accelerate.Accelerator` needs: micro-batches with their count, over all ranks."""
+"""What a loop around an `accelerate.Accelerator` needs: micro-batches with their count, and clipping."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from torch.distributed.fsdp import FSDPModule
 
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.integrations.student_with_projectors import StudentWithProjectors
+from dskd_components.loss.clipping import clip_grad_norms as clip_apart
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     Batch = Mapping[str, Tensor]
+
+INSTEAD_OF_CLIPPING: Final = {
+    "DEEPSPEED": "DeepSpeed clips by itself: set gradient_clipping in its configuration, and leave this call out.",
+    "FSDP": (
+        "Call accelerator.clip_grad_norm_(model.parameters(), max_norm), which clips both together, or use FSDP2 "
+        "(fsdp_version=2)."
+    ),
+}
+"""What to do where an engine has flattened both, or keeps gradients to itself."""
 
 
 def micro_batches(
@@ -60,3 +71,34 @@ def micro_batches(
     for number, batch in enumerate(window, start=1):
         with nullcontext() if number == len(window) else accelerator.no_sync(model):
             yield batch, count
+
+
+def clip_grad_norms(accelerator: Accelerator, model: nn.Module, max_norm: float | None) -> dict[str, Tensor]:
+    """Clip the gradients of student and projectors, each to a norm of their own.
+
+    In the place of ``accelerator.clip_grad_norm_(model.parameters(), max_norm)``, which would scale the student's
+    gradient by the projectors'. Call it once a step, before ``optimizer.step()``, on all ranks.
+
+    Args:
+        accelerator: the accelerator. Gradients of float16 are unscaled, as its own function does.
+        model: a `StudentWithProjectors`, as ``accelerator.prepare`` returned it.
+        max_norm: the greatest 2-norm of each of both; None or 0: nothing is clipped.
+
+    Returns:
+        Both norms before clipping, for the log, as in `dskd_components.clip_grad_norms`.
+
+    Raises:
+        InputError: as there, or the model is another one.
+        ConfigurationError: an engine clips by itself, student and projectors together: DeepSpeed, the older FSDP.
+    """
+    both = accelerator.unwrap_model(model)
+    if not isinstance(both, StudentWithProjectors):
+        raise InputError(f"model: expected a StudentWithProjectors, prepared or not, got {type(both).__name__}.")
+    engine = str(accelerator.distributed_type.value)
+    if engine in INSTEAD_OF_CLIPPING and not accelerator.is_fsdp2:
+        raise ConfigurationError(
+            f"{engine} holds student and projectors as one, so they cannot be clipped apart. "
+            f"{INSTEAD_OF_CLIPPING[engine]}"
+        )
+    accelerator.unscale_gradients()
+    return clip_apart(both.student, both.loss_fn, max_norm)

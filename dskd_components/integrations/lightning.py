@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from dskd_components.errors import ConfigurationError
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.integrations.token_means import TokenMeans
+from dskd_components.loss.clipping import PROJECTORS_NORM, STUDENT_NORM, checked_max_norm, clip_grad_norm
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class DSKDLightningModule(LightningModule):
     the optimizer's step: windows of uneven micro-batches give the gradient of the whole.
 
     Logged are ``train_loss`` and each term and metric with that prefix, as means over the scored tokens of each
-    optimizer step, and ``val_loss`` and the others over those of each validation.
+    optimizer step, the norms of the gradients of student and projectors, which are clipped apart, and ``val_loss`` and
+    the others over those of each validation.
 
     Args:
         student: the student. ``module.student.save_pretrained(folder)`` exports it clean.
@@ -141,6 +143,37 @@ class DSKDLightningModule(LightningModule):
                         parameter.grad.mul_(correction)
         self._begin_window()
         self._log("train", self._train_means)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip student and projectors to the same norm, but apart, and log both norms.
+
+        Left to Lightning are clipping by value, which scales nothing, and the older FSDP, which flattens both together.
+
+        Args:
+            optimizer: whose parameters they are.
+            gradient_clip_val: as in Lightning.
+            gradient_clip_algorithm: as in Lightning.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        still_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        apart = not still_scaled and not isinstance(self.trainer.strategy, FSDPStrategy)
+        by_norm = apart and gradient_clip_algorithm in (None, "norm")
+        parts: dict[str, list[nn.Parameter]] = {STUDENT_NORM: [], PROJECTORS_NORM: []}
+        projectors = {id(parameter) for parameter in self.distillation.loss_fn.parameters()}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parts[PROJECTORS_NORM if id(parameter) in projectors else STUDENT_NORM].append(parameter)
+        if apart:
+            limit = checked_max_norm(gradient_clip_val if by_norm else None)
+            norms = {f"train_{name}": clip_grad_norm(part, limit) for name, part in parts.items() if part}
+            self.log_dict(norms, batch_size=1)
+        if not by_norm:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_validation_epoch_start(self) -> None:
         """Begin the means of a validation."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ from dskd_components.integrations.trainer_checks import (
     require_plain_set_up,
 )
 from dskd_components.integrations.trainer_data import NamingInput, SharedStream, student_columns
+from dskd_components.loss.clipping import PROJECTORS_NORM, checked_max_norm, clip_grad_norm
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
@@ -46,8 +49,9 @@ class DSKDTrainerMixin(Base):
     """Makes a `transformers.Trainer`, or a class derived from it, train its model by `DSKDLoss`.
 
     The trainer's model is the student and stays as it is: it is saved without a trace of the projectors. These are
-    optimised, clipped and logged along with it, their gradients averaged over ranks, and kept in the folder
-    ``projectors`` of each checkpoint, from which a run resumes. The loss divides by the scored student tokens of the
+    optimised and logged along with it, clipped to the same norm but apart from it, so that their gradients never scale
+    the student's, averaged over ranks, and kept in the folder ``projectors`` of each checkpoint, from which a run
+    resumes. The loss divides by the scored student tokens of the
     whole accumulation window, over all ranks if ``average_tokens_across_devices``. No column of the data is removed.
 
     Terms and metrics are logged as means over the scored tokens since the last log, those of an evaluation (and
@@ -92,8 +96,14 @@ class DSKDTrainerMixin(Base):
         self._fresh_projectors = FreshProjectors(loss_fn)
         self._evaluation_means = TokenMeans()
         self._own_metrics: set[str] = set()
+        self._projector_grad_norm: Tensor | None = None
         self.begin_means()
         super().__init__(*args, **kwargs)
+        max_grad_norm: float | None = self.args.max_grad_norm
+        if max_grad_norm is None:
+            # Nothing is to be clipped, but the trainer compares it with a number.
+            self.args = copy(self.args)
+            self.args.max_grad_norm = 0.0
         require_plain_set_up(self)
         student: Any = self.model
         model_init: Any = self.model_init
@@ -200,11 +210,16 @@ class DSKDTrainerMixin(Base):
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        return super()._clip_grad_norm(nn.ModuleList([model, self.loss_fn]))  # type: ignore[no-untyped-call]
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        # After the student's, with which gradients of float16 are unscaled.
+        self._projector_grad_norm = clip_grad_norm(self.loss_fn.parameters(), checked_max_norm(self.args.max_grad_norm))
+        return norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        everything = nn.ModuleList([model, self.loss_fn])
-        return super()._get_grad_norm(everything, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        if grad_norm is None:
+            self._projector_grad_norm = clip_grad_norm(self.loss_fn.parameters(), math.inf)
+        return norm
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(values, reduction="sum")
@@ -341,6 +356,8 @@ class DSKDTrainerMixin(Base):
         if "loss" in logs:
             # All ranks log the training loss together, so they may add up here.
             logs = self._train_means.take(self._sum_over_ranks) | logs
+            if self._projector_grad_norm is not None and any(True for _ in self.loss_fn.parameters()):
+                logs[PROJECTORS_NORM] = self._projector_grad_norm.item()
         super().log(logs, start_time)
 
     def hyperparameter_search(
