@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import CheckpointError, ConfigurationError
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.integrations.token_means import TokenMeans
+from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
 from dskd_components.loss.clipping import PROJECTORS_NORM, STUDENT_NORM, checked_max_norm, clip_grad_norm
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor, nn
 
     from dskd_components.loss.dskd_loss import DSKDLoss
+
+
+DESCRIPTION: Final = "dskd_components"
+"""The key, in a checkpoint, of what the projectors are learned for."""
 
 
 class DSKDLightningModule(LightningModule):
@@ -40,6 +45,8 @@ class DSKDLightningModule(LightningModule):
         lr: the student's learning rate.
         projector_lr: that of projectors and aligner; None: as the student's.
         weight_decay: of all. Override ``configure_optimizers`` for anything else, with ``self.param_groups()``.
+        accept: differences between a checkpoint (``ckpt_path``) and ``loss_fn`` that are meant, by the paths that the
+            error names: ``["spec.kd_rate"]``.
 
     Raises:
         InputError: loss, student and teacher do not go together.
@@ -54,12 +61,14 @@ class DSKDLightningModule(LightningModule):
         lr: float = 5e-5,
         projector_lr: float | None = None,
         weight_decay: float = 0.0,
+        accept: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.distillation = StudentWithProjectors(student, loss_fn, teacher)
         self.lr = lr
         self.projector_lr = projector_lr
         self.weight_decay = weight_decay
+        self.accept = accept
         self._begin_window()
         self._train_means, self._validation_means = TokenMeans(), TokenMeans()
 
@@ -92,6 +101,33 @@ class DSKDLightningModule(LightningModule):
                 "DeepSpeedStrategy keeps gradients to itself, so they cannot be divided by the tokens of a window. Use "
                 "DDP or FSDP, or StudentWithProjectors in a loop of your own."
             )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the projectors are learned for, to be compared by whoever resumes.
+
+        Args:
+            checkpoint: what is about to be written.
+        """
+        checkpoint[DESCRIPTION] = describe_loss(self.distillation.loss_fn).model_dump_json()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another spec or of other models, before anything of it is taken over.
+
+        Args:
+            checkpoint: what was read.
+
+        Raises:
+            CheckpointError: there are differences besides those of ``accept``; the message has both values of each. Or
+                it is no checkpoint of this module.
+        """
+        if DESCRIPTION not in checkpoint:
+            raise CheckpointError(
+                f"The checkpoint has no {DESCRIPTION!r}, which says what its projectors were learned for: it is "
+                "not from a DSKDLightningModule, or its on_save_checkpoint was overridden without a call of super()."
+            )
+        saved = parse_description("The checkpoint", checkpoint[DESCRIPTION])
+        own = describe_loss(self.distillation.loss_fn)
+        require_no_difference(saved, own, self.accept, source="The checkpoint", strict=False)
 
     def on_fit_start(self) -> None:
         """Begin anew, and bring the teacher along to the device."""

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from dskd_components.distributed import synchronise
 from dskd_components.errors import CheckpointError, ConfigurationError, InputError
 from dskd_components.integrations.student_with_projectors import shared_parameters
-from dskd_components.loss.checkpoints import checkpoint_tensors, fill
+from dskd_components.loss.checkpoints import (
+    checkpoint_tensors,
+    describe_loss,
+    fill,
+    read_checkpoint,
+    require_no_difference,
+)
 from dskd_components.loss.dskd_loss import DSKDLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from torch import Tensor
     from transformers import Trainer
@@ -36,26 +43,34 @@ def save_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
     Raises:
         CheckpointError: as in `DSKDLoss.save`.
     """
+    # The trainer writes its state last. Of an earlier run it would vouch for a mixture of that run and this one, if
+    # this one were killed before it is done.
+    (Path(checkpoint) / TRAINER_STATE_NAME).unlink(missing_ok=True)
     loss_fn.save(Path(checkpoint) / FOLDER)
 
 
-def load_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
+def load_projectors(loss_fn: DSKDLoss, checkpoint: str | Path, *, accept: Collection[str] = ()) -> None:
     """Restore a loss from a checkpoint.
 
     Args:
         loss_fn: the loss, made from the spec that the checkpoint was made with.
         checkpoint: the folder of the checkpoint.
+        accept: differences that are meant, by the paths that the error names. Paths that this checkpoint does not have
+            are passed over: others of the run may have them.
 
     Raises:
-        CheckpointError: there is none, or as in `DSKDLoss.restore`.
+        CheckpointError: there is none, it was not finished, or as in `DSKDLoss.restore`.
     """
     folder = Path(checkpoint) / FOLDER
-    if not folder.is_dir():
+    missing = [path.name for path in (folder, Path(checkpoint) / TRAINER_STATE_NAME) if not path.exists()]
+    if missing:
         raise CheckpointError(
-            f"{checkpoint}: no folder {FOLDER}, so the projectors cannot be resumed. It is no checkpoint of this "
+            f"{checkpoint}: there is no {missing[0]}, so the projectors cannot be resumed. It is no checkpoint of this "
             "library's trainer, or was not finished; resume from an earlier one."
         )
-    loss_fn.restore(folder)
+    saved = read_checkpoint(folder)
+    require_no_difference(saved.description, describe_loss(loss_fn), accept, source=str(saved.file), strict=False)
+    saved.restore(loss_fn)
 
 
 class HoldsLoss(Protocol):

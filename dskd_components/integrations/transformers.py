@@ -35,7 +35,7 @@ from dskd_components.loss.clipping import PROJECTORS_NORM, checked_max_norm, cli
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from dskd_components.loss.dskd_loss import DSKDLoss
     from dskd_components.loss.output import DSKDOutput
@@ -65,6 +65,8 @@ class DSKDTrainerMixin(Base):
         teacher: the teacher. It is moved to the trainer's device, put into evaluation mode, and gets no gradients.
         projector_lr: learning rate of projectors and aligner; None: that of the student. The trainer's schedule
             and weight decay apply to both.
+        accept: differences between ``loss_fn`` and a checkpoint to resume from that are meant, by the paths that the
+            error names: ``["spec.kd_rate"]``.
         **kwargs: as in the trainer.
 
     Raises:
@@ -89,9 +91,11 @@ class DSKDTrainerMixin(Base):
         loss_fn: DSKDLoss | Callable[[Any], DSKDLoss],
         teacher: nn.Module,
         projector_lr: float | None = None,
+        accept: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
         self.teacher = teacher
+        self.accept = accept
         self.projector_lr = projector_lr
         self._fresh_projectors = FreshProjectors(loss_fn)
         self._evaluation_means = TokenMeans()
@@ -389,12 +393,12 @@ class DSKDTrainerMixin(Base):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_projectors(self.loss_fn, resume_from_checkpoint)
+        load_projectors(self.loss_fn, resume_from_checkpoint, accept=self.accept)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if self.state.best_model_checkpoint is not None:
-            load_projectors(self.loss_fn, self.state.best_model_checkpoint)
+            load_projectors(self.loss_fn, self.state.best_model_checkpoint, accept=self.accept)
 
 
 class DSKDTrainer(DSKDTrainerMixin, Trainer):
@@ -405,6 +409,7 @@ class DSKDTrainer(DSKDTrainerMixin, Trainer):
         loss_fn: as in `DSKDTrainerMixin`.
         teacher: the teacher; it is put in evaluation mode and never trained or saved.
         projector_lr: learning rate of projectors and aligner; None: the student's.
+        accept: as in `DSKDTrainerMixin`.
         **kwargs: as in `transformers.Trainer`.
 
     Examples:
