@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from dskd_components.errors import CheckpointError, ConfigurationError
+from dskd_components.integrations.chosen_by_loss import warn_of_monitors
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.integrations.token_means import TokenMeans
 from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
@@ -36,7 +37,8 @@ class DSKDLightningModule(LightningModule):
 
     Logged are ``train_loss`` and each term and metric with that prefix, as means over the scored tokens of each
     optimizer step, the norms of the gradients of student and projectors, which are clipped apart, and ``val_loss`` and
-    the others over those of each validation.
+    the others over those of each validation. Where weights follow schedules, validations are by the numbers that these
+    end with, so that they can be compared with one another.
 
     Args:
         student: the student. ``module.student.save_pretrained(folder)`` exports it clean.
@@ -131,6 +133,7 @@ class DSKDLightningModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Begin anew, and bring the teacher along to the device."""
+        warn_of_monitors(self.trainer, self.distillation.loss_fn.spec)
         self._begin_window()
         self._train_means = TokenMeans()
         self.distillation.teacher.to(self.device)
@@ -224,7 +227,8 @@ class DSKDLightningModule(LightningModule):
         """
         scored = scored_tokens(batch)
         summed = self.distillation.loss_fn.spec.reduction == "sum"
-        output = self.distillation(batch, step=self.global_step)
+        # Where weights follow a schedule, by those of one step, or no two validations could be compared.
+        output = self.distillation(batch, step=self.distillation.loss_fn.spec.final_step)
         self._validation_means.add(output, scored=scored, divided_by=1 if summed else scored)
 
     def on_validation_epoch_end(self) -> None:

@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from dskd_components.distributed import synchronise
 from dskd_components.errors import CheckpointError, ConfigurationError, InputError
+from dskd_components.integrations.chosen_by_loss import warn_of_evaluations
 from dskd_components.integrations.student_with_projectors import shared_parameters
 from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from torch import Tensor
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 
 FOLDER: Final = "projectors"
@@ -77,6 +78,7 @@ class HoldsLoss(Protocol):
     """What the callback needs of a trainer."""
 
     loss_fn: DSKDLoss
+    args: TrainingArguments
 
     def begin_means(self) -> None:
         """Begin the means of a training."""
@@ -95,6 +97,10 @@ class ProjectorCallback(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Begin with the parameters of rank 0, as data-parallel wrappers do, and with nothing of a training before."""
+        metric = self._trainer.args.metric_for_best_model
+        if metric in ("loss", "eval_loss"):
+            decides = f"metric_for_best_model={metric!r}"
+            warn_of_evaluations(self._trainer.loss_fn.spec, "eval_loss", decides=decides, alone="eval_ce")
         synchronise(self._trainer.loss_fn)
         self._trainer.loss_fn.zero_grad()
         self._trainer.begin_means()

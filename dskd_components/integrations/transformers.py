@@ -55,7 +55,8 @@ class DSKDTrainerMixin(Base):
     whole accumulation window, over all ranks if ``average_tokens_across_devices``. No column of the data is removed.
 
     Terms and metrics are logged as means over the scored tokens since the last log, those of an evaluation (and
-    ``eval_loss``) as means over its scored tokens.
+    ``eval_loss``) as means over its scored tokens. Where weights follow schedules, evaluations are by the numbers that
+    these end with, so that they can be compared with one another.
 
     Args:
         *args: as in the trainer.
@@ -162,14 +163,16 @@ class DSKDTrainerMixin(Base):
         Raises:
             InputError: as in `DSKDLoss.run`.
         """
-        output = self._run(model, inputs, num_items_in_batch)
+        output = self._run(model, inputs, num_items_in_batch, step=self.state.global_step)
         loss = output.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # Gradients are averaged over ranks, but the count is a sum over them.
             loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
-    def _run(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> DSKDOutput:
+    def _run(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None, *, step: int
+    ) -> DSKDOutput:
         self.loss_fn.train(model.training)
         summed = self.loss_fn.spec.reduction == "sum"
         num_items = None if summed else num_items_in_batch
@@ -178,7 +181,7 @@ class DSKDTrainerMixin(Base):
             self.teacher,  # type: ignore[arg-type]
             inputs,
             num_items_in_batch=num_items,
-            step=self.state.global_step,
+            step=step,
         )
         if model.training:
             scored = scored_tokens(inputs)
@@ -326,7 +329,8 @@ class DSKDTrainerMixin(Base):
             rows = own_rows(inputs, rank=self.accelerator.process_index, remainder=remainder)
             # Without any, the batch is run all the same, so that every rank has the same terms to add up.
             inputs, weight = (first_rows(inputs, rows), 1) if rows else (inputs, 0)
-        output = self._run(model, inputs, None)
+        # Where weights follow a schedule, by those of one step, or no two evaluations could be compared.
+        output = self._run(model, inputs, None, step=self.loss_fn.spec.final_step)
         scored = scored_tokens(inputs) * weight
         divided_by = weight if self.loss_fn.spec.reduction == "sum" else scored
         self._evaluation_means.add(output, scored=scored, divided_by=divided_by)
