@@ -25,12 +25,14 @@ from dskd_components.integrations.projectors import (
 from dskd_components.integrations.student_with_projectors import require_parts
 from dskd_components.integrations.token_means import TokenMeans, first_rows, own_rows
 from dskd_components.integrations.trainer_checks import (
+    require_columns,
     require_hooks,
     require_in_optimizer,
     require_not_in_optimizer,
+    require_one_batch,
     require_plain_set_up,
 )
-from dskd_components.integrations.trainer_data import NamingInput, SharedStream, student_columns
+from dskd_components.integrations.trainer_data import NamingInput, SharedStream, has_labels, student_columns
 from dskd_components.loss.clipping import PROJECTORS_NORM, checked_max_norm, clip_grad_norm
 from dskd_components.models.states import scored_tokens
 
@@ -162,7 +164,11 @@ class DSKDTrainerMixin(Base):
 
         Raises:
             InputError: as in `DSKDLoss.run`.
+            ConfigurationError: nobody has counted the scored tokens of several micro-batches or ranks.
         """
+        require_columns(inputs)
+        if num_items_in_batch is None and model.training:
+            require_one_batch(self)
         output = self._run(model, inputs, num_items_in_batch, step=self.state.global_step)
         loss = output.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -192,9 +198,12 @@ class DSKDTrainerMixin(Base):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Return the micro-batches of the next optimizer step, and how many tokens they score."""
+        """Return the micro-batches of the next optimizer step, and how many tokens they score.
+
+        Of batches that have no labels, such as prompts, None: who overrides this counts what it makes of them.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, self.count_scored_tokens(batches, device)
+        return batches, self.count_scored_tokens(batches, device) if all(map(has_labels, batches)) else None
 
     def count_scored_tokens(self, batches: Iterable[dict[str, Any]], device: torch.device) -> Tensor:
         """Count the scored student tokens of an accumulation window, over all ranks if the trainer is told to.
