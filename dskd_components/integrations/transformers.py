@@ -332,17 +332,17 @@ class DSKDTrainerMixin(Base):
         """Return the loss of a batch, and add the batch to the means without what other ranks have, too."""
         ends = self.accelerator.gradient_state.end_of_dataloader
         remainder = self.accelerator.gradient_state.remainder
-        weight = 1
+        repeated = False
         # Packed rows hold several samples, so they cannot be told apart.
         if ends and remainder > 0 and "student_segment_ids" not in inputs and self.accelerator.num_processes > 1:
             rows = own_rows(inputs, rank=self.accelerator.process_index, remainder=remainder)
             # Without any, the batch is run all the same, so that every rank has the same terms to add up.
-            inputs, weight = (first_rows(inputs, rows), 1) if rows else (inputs, 0)
+            inputs, repeated = (first_rows(inputs, rows), False) if rows else (inputs, True)
         # Where weights follow a schedule, by those of one step, or no two evaluations could be compared.
         output = self._run(model, inputs, None, step=self.loss_fn.spec.final_step)
-        scored = scored_tokens(inputs) * weight
-        divided_by = weight if self.loss_fn.spec.reduction == "sum" else scored
-        self._evaluation_means.add(output, scored=scored, divided_by=divided_by)
+        scored = scored_tokens(inputs)
+        divided_by = 1 if self.loss_fn.spec.reduction == "sum" else scored
+        self._evaluation_means.add(output, scored=scored, divided_by=divided_by, repeated=repeated)
         return output.loss
 
     def evaluation_loop(
