@@ -101,7 +101,8 @@ def register_projectors(accelerator: Accelerator, model: nn.Module, *, accept: C
         InputError: the model is another one.
 
     In ``load_state``: a `CheckpointError` for differences, which has both values of each, and for a state that was not
-    saved to its end. With FSDP and DeepSpeed weights are already taken over then.
+    saved to its end. Accelerate writes and reads the weights of FSDP and DeepSpeed before anything of this: they are
+    already taken over then, and a save that is cut short among them is not noticed. Give each save a folder of its own.
     """
     kept = _KeptDescription(accelerator, _both(accelerator, model), accept)
     accelerator.register_save_state_pre_hook(kept.before_saving)

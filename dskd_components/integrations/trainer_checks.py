@@ -97,13 +97,14 @@ def require_one_batch(trainer: Trainer) -> None:
     """Refuse a micro-batch whose loss would be divided by its own tokens though it is one of several.
 
     Args:
-        trainer: in training, with a count of None.
+        trainer: in training, with a count of None, and a loss that is a mean.
 
     Raises:
         ConfigurationError: there are others in its accumulation window, or on other ranks.
     """
     several = getattr(trainer, "current_gradient_accumulation_steps", 1) > 1
-    if trainer.is_in_train and (several or trainer.accelerator.num_processes > 1):
+    over_ranks = trainer.accelerator.num_processes > 1 and trainer.args.average_tokens_across_devices
+    if trainer.is_in_train and (several or over_ranks):
         raise ConfigurationError(
             "get_batch_samples returned None for the scored tokens of an optimizer step of several micro-batches or "
             "ranks, each of which would be divided by its own. Return batches, "

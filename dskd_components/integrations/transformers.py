@@ -167,7 +167,7 @@ class DSKDTrainerMixin(Base):
             ConfigurationError: nobody has counted the scored tokens of several micro-batches or ranks.
         """
         require_columns(inputs)
-        if num_items_in_batch is None and model.training:
+        if num_items_in_batch is None and model.training and self.loss_fn.spec.reduction == "mean":
             require_one_batch(self)
         output = self._run(model, inputs, num_items_in_batch, step=self.state.global_step)
         loss = output.loss
@@ -319,6 +319,7 @@ class DSKDTrainerMixin(Base):
             ignore_keys: not used.
         """
         del ignore_keys
+        require_columns(inputs)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self._evaluated(model, inputs)

@@ -6,6 +6,7 @@ import os
 import pickle
 import time
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from uuid import uuid4
@@ -68,7 +69,7 @@ def save_checkpoint(
 
     Projectors and student are of use only together. Written one after the other, a kill in between leaves new
     projectors beside the old student, and nothing tells. After this function, killed or not, there is the old file or
-    the new one.
+    the new one. Under several processes every rank may call; rank 0 writes its own.
 
     Args:
         path: the file, ``"run/training.pt"`` for example; its folder is made.
@@ -76,8 +77,7 @@ def save_checkpoint(
         loss_fn: the loss; its projectors and aligner are written with what they have learned for, as by its ``save``.
         step: how many optimizer steps have been taken.
         **state: by any name, what else the next step depends on: optimizer, scheduler, scaler, or tensors, numbers,
-            strings and containers of them, as ``generator=torch.get_rng_state()``. Under several processes every rank
-            may call; rank 0 writes its own.
+            strings and containers of them, as ``generator=torch.get_rng_state()``.
 
     Raises:
         CheckpointError: the file cannot be written, or could not be read again: something in ``state`` is of a type
@@ -220,7 +220,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 def _tidy_up(path: Path) -> None:
     """Delete what processes that were killed have left: it may be large."""
-    for other in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 32}"):
+    for other in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 32}"):
         with suppress(OSError):
             if time.time() - other.stat().st_mtime > ABANDONED:
                 other.unlink()

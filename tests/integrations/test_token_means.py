@@ -38,10 +38,9 @@ def test_ranks_add_up_before_the_division() -> None:
 def test_metrics_are_divided_by_their_own_tokens() -> None:
     means = TokenMeans()
     for covered, accuracy in ((2, 1.0), (30, 0.5)):
-        values = {"loss": torch.tensor(1.0), "terms": {}, "metrics": {"accuracy": torch.tensor(accuracy)}}
-        means.add(
-            DSKDOutput(**values, counts={"accuracy": torch.tensor(covered)}), scored=torch.tensor(40), divided_by=40
-        )
+        share, count = torch.tensor(accuracy), torch.tensor(covered)
+        one = DSKDOutput(loss=torch.tensor(1.0), terms={}, counts={"accuracy": count}, metrics={"accuracy": share})
+        means.add(one, scored=torch.tensor(40), divided_by=40)
     assert means.take()["accuracy"] == pytest.approx((2 + 15) / 32)
 
 
