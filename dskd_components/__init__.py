@@ -47,9 +47,11 @@ from dskd_components.errors import (
     PluginWarning,
     UnknownComponentError,
 )
+from dskd_components.loss.clipping import clip_grad_norms
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.multi_teacher import MultiTeacherLoss
 from dskd_components.loss.output import DSKDOutput
+from dskd_components.loss.training_checkpoint import load_checkpoint, save_checkpoint
 from dskd_components.models.aux_loss import AuxLoss
 from dskd_components.models.head import Head
 from dskd_components.models.states import LMStates, scored_tokens
@@ -98,14 +100,17 @@ __all__ = [
     "TokenTerm",
     "UnknownComponentError",
     "__version__",
+    "clip_grad_norms",
     "get_aligner",
     "get_distance",
     "get_projector",
     "get_space",
     "hookimpl",
     "list_components",
+    "load_checkpoint",
     "load_multi_teacher_spec",
     "load_spec",
+    "save_checkpoint",
     "scored_tokens",
     "use_plugins",
 ]

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from dskd_components.integrations.accelerate import micro_batches
+from dskd_components.integrations.accelerate import clip_grad_norms, micro_batches
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from examples.tiny import Pair, tiny_pair
 
@@ -39,7 +39,7 @@ def train(pair: Pair) -> list[float]:
             out = model(batch, num_items_in_batch=num_items)
             accelerator.backward(out.loss * accelerator.num_processes)
             loss += accelerator.reduce(out.loss.detach(), reduction="sum").item()
-        accelerator.clip_grad_norm_(model.parameters(), 0.4)
+        clip_grad_norms(accelerator, model, 0.4)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LinearLR
 
-from dskd_components import DSKDLoss, DSKDSpec
+from dskd_components import DSKDLoss, DSKDSpec, clip_grad_norms
 from examples.two_tokenizers.attention import learned_alignment
 from examples.two_tokenizers.measuring import model_inputs
 from examples.two_tokenizers.models import new_student, new_teacher
@@ -70,8 +70,7 @@ def distil(
     for batch in batches:
         out = loss_fn.run(student, teacher, batch)
         out.loss.backward()
-        clip_grad_norm_(student.parameters(), 1.0)
-        clip_grad_norm_([*loss_fn.parameters()], 1.0)  # of no parameters at all it would warn, but not in a list
+        clip_grad_norms(student, loss_fn, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()

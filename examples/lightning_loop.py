@@ -49,7 +49,7 @@ def train(pair: Pair, **options: Any) -> list[float]:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    trainer = Trainer(callbacks=[losses], **(defaults | options))
+    trainer = Trainer(callbacks=[losses, *options.pop("callbacks", ())], **(defaults | options))
     trainer.fit(module, DataLoader(pair.samples, batch_size=2, collate_fn=pair.collate))  # type: ignore[arg-type]
     return losses.values
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from dskd_components import scored_tokens
+from dskd_components import clip_grad_norms, scored_tokens
 from examples.tiny import Pair, tiny_pair
 
 MICRO_BATCHES = 2
@@ -25,7 +24,6 @@ def train(pair: Pair) -> list[float]:
     """Train for one epoch; return the loss of each optimizer step."""
     student, teacher, loss_fn = pair.student, pair.teacher, pair.loss_fn
     loader: DataLoader[Any] = DataLoader(pair.samples, batch_size=2, collate_fn=pair.collate)  # type: ignore[arg-type]
-    trained = [*student.parameters(), *loss_fn.parameters()]
     optimizer = AdamW([{"params": student.parameters(), "lr": 1e-2}, *loss_fn.param_groups(lr=2e-2)], weight_decay=0.0)
     losses = []
     student.train()
@@ -37,7 +35,7 @@ def train(pair: Pair) -> list[float]:
             out = loss_fn.run(student, teacher, batch, num_items_in_batch=num_items)
             out.loss.backward()
             loss += out.loss.item()
-        clip_grad_norm_(trained, 0.4)
+        clip_grad_norms(student, loss_fn, 0.4)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)

@@ -18,11 +18,10 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Subset
 
-from dskd_components import scored_tokens
+from dskd_components import clip_grad_norms, scored_tokens
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from examples.tiny import Pair, tiny_pair
 
@@ -51,7 +50,7 @@ def train(pair: Pair) -> list[float]:
                 out = wrapped(batch, num_items_in_batch=num_items)
                 (out.loss * ranks).backward()  # the wrapper averages over ranks, but a mean over all tokens is a sum
             loss += out.loss.detach()
-        clip_grad_norm_(model.parameters(), 0.4)
+        clip_grad_norms(model.student, model.loss_fn, 0.4)
         optimizer.step()
         optimizer.zero_grad()
         dist.all_reduce(loss)

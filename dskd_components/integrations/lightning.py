@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import CheckpointError, ConfigurationError
+from dskd_components.integrations.chosen_by_loss import warn_of_monitors
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.integrations.token_means import TokenMeans
+from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
+from dskd_components.loss.clipping import PROJECTORS_NORM, STUDENT_NORM, checked_max_norm, clip_grad_norm
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor, nn
 
     from dskd_components.loss.dskd_loss import DSKDLoss
+
+
+DESCRIPTION: Final = "dskd_components"
+"""The key, in a checkpoint, of what the projectors are learned for."""
 
 
 class DSKDLightningModule(LightningModule):
@@ -29,7 +36,9 @@ class DSKDLightningModule(LightningModule):
     the optimizer's step: windows of uneven micro-batches give the gradient of the whole.
 
     Logged are ``train_loss`` and each term and metric with that prefix, as means over the scored tokens of each
-    optimizer step, and ``val_loss`` and the others over those of each validation.
+    optimizer step, the norms of the gradients of student and projectors, which are clipped apart, and ``val_loss`` and
+    the others over those of each validation. Where weights follow schedules, validations are by the numbers that these
+    end with, so that they can be compared with one another.
 
     Args:
         student: the student. ``module.student.save_pretrained(folder)`` exports it clean.
@@ -38,6 +47,8 @@ class DSKDLightningModule(LightningModule):
         lr: the student's learning rate.
         projector_lr: that of projectors and aligner; None: as the student's.
         weight_decay: of all. Override ``configure_optimizers`` for anything else, with ``self.param_groups()``.
+        accept: differences between a checkpoint (``ckpt_path``) and ``loss_fn`` that are meant, by the paths that the
+            error names: ``["spec.kd_rate"]``.
 
     Raises:
         InputError: loss, student and teacher do not go together.
@@ -52,12 +63,14 @@ class DSKDLightningModule(LightningModule):
         lr: float = 5e-5,
         projector_lr: float | None = None,
         weight_decay: float = 0.0,
+        accept: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.distillation = StudentWithProjectors(student, loss_fn, teacher)
         self.lr = lr
         self.projector_lr = projector_lr
         self.weight_decay = weight_decay
+        self.accept = accept
         self._begin_window()
         self._train_means, self._validation_means = TokenMeans(), TokenMeans()
 
@@ -91,8 +104,36 @@ class DSKDLightningModule(LightningModule):
                 "DDP or FSDP, or StudentWithProjectors in a loop of your own."
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the projectors are learned for, to be compared by whoever resumes.
+
+        Args:
+            checkpoint: what is about to be written.
+        """
+        checkpoint[DESCRIPTION] = describe_loss(self.distillation.loss_fn).model_dump_json()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another spec or of other models, before anything of it is taken over.
+
+        Args:
+            checkpoint: what was read.
+
+        Raises:
+            CheckpointError: there are differences besides those of ``accept``; the message has both values of each. Or
+                it is no checkpoint of this module.
+        """
+        if DESCRIPTION not in checkpoint:
+            raise CheckpointError(
+                f"The checkpoint has no {DESCRIPTION!r}, which says what its projectors were learned for: it is "
+                "not from a DSKDLightningModule, or its on_save_checkpoint was overridden without a call of super()."
+            )
+        saved = parse_description("The checkpoint", checkpoint[DESCRIPTION])
+        own = describe_loss(self.distillation.loss_fn)
+        require_no_difference(saved, own, self.accept, source="The checkpoint", strict=False)
+
     def on_fit_start(self) -> None:
         """Begin anew, and bring the teacher along to the device."""
+        warn_of_monitors(self.trainer, self.distillation.loss_fn.spec)
         self._begin_window()
         self._train_means = TokenMeans()
         self.distillation.teacher.to(self.device)
@@ -142,6 +183,37 @@ class DSKDLightningModule(LightningModule):
         self._begin_window()
         self._log("train", self._train_means)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip student and projectors to the same norm, but apart, and log both norms.
+
+        Left to Lightning are clipping by value, which scales nothing, and the older FSDP, which flattens both together.
+
+        Args:
+            optimizer: whose parameters they are.
+            gradient_clip_val: as in Lightning.
+            gradient_clip_algorithm: as in Lightning.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        still_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        apart = not still_scaled and not isinstance(self.trainer.strategy, FSDPStrategy)
+        by_norm = apart and gradient_clip_algorithm in (None, "norm")
+        parts: dict[str, list[nn.Parameter]] = {STUDENT_NORM: [], PROJECTORS_NORM: []}
+        projectors = {id(parameter) for parameter in self.distillation.loss_fn.parameters()}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parts[PROJECTORS_NORM if id(parameter) in projectors else STUDENT_NORM].append(parameter)
+        if apart:
+            limit = checked_max_norm(gradient_clip_val if by_norm else None)
+            norms = {f"train_{name}": clip_grad_norm(part, limit) for name, part in parts.items() if part}
+            self.log_dict(norms, batch_size=1)
+        if not by_norm:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_validation_epoch_start(self) -> None:
         """Begin the means of a validation."""
         self._validation_means = TokenMeans()
@@ -155,7 +227,8 @@ class DSKDLightningModule(LightningModule):
         """
         scored = scored_tokens(batch)
         summed = self.distillation.loss_fn.spec.reduction == "sum"
-        output = self.distillation(batch, step=self.global_step)
+        # Where weights follow a schedule, by those of one step, or no two validations could be compared.
+        output = self.distillation(batch, step=self.distillation.loss_fn.spec.final_step)
         self._validation_means.add(output, scored=scored, divided_by=1 if summed else scored)
 
     def on_validation_epoch_end(self) -> None:

@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from dskd_components.distributed import synchronise
 from dskd_components.errors import CheckpointError, ConfigurationError, InputError
+from dskd_components.integrations.chosen_by_loss import warn_of_evaluations
 from dskd_components.integrations.student_with_projectors import shared_parameters
-from dskd_components.loss.checkpoints import checkpoint_tensors, fill
+from dskd_components.loss.checkpoints import (
+    checkpoint_tensors,
+    describe_loss,
+    fill,
+    read_checkpoint,
+    require_no_difference,
+)
 from dskd_components.loss.dskd_loss import DSKDLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from torch import Tensor
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 
 FOLDER: Final = "projectors"
@@ -36,32 +44,41 @@ def save_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
     Raises:
         CheckpointError: as in `DSKDLoss.save`.
     """
+    # The trainer writes its state last. Of an earlier run it would vouch for a mixture of that run and this one, if
+    # this one were killed before it is done.
+    (Path(checkpoint) / TRAINER_STATE_NAME).unlink(missing_ok=True)
     loss_fn.save(Path(checkpoint) / FOLDER)
 
 
-def load_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
+def load_projectors(loss_fn: DSKDLoss, checkpoint: str | Path, *, accept: Collection[str] = ()) -> None:
     """Restore a loss from a checkpoint.
 
     Args:
         loss_fn: the loss, made from the spec that the checkpoint was made with.
         checkpoint: the folder of the checkpoint.
+        accept: differences that are meant, by the paths that the error names. Paths that this checkpoint does not have
+            are passed over: others of the run may have them.
 
     Raises:
-        CheckpointError: there is none, or as in `DSKDLoss.restore`.
+        CheckpointError: there is none, it was not finished, or as in `DSKDLoss.restore`.
     """
     folder = Path(checkpoint) / FOLDER
-    if not folder.is_dir():
+    missing = [path.name for path in (folder, Path(checkpoint) / TRAINER_STATE_NAME) if not path.exists()]
+    if missing:
         raise CheckpointError(
-            f"{checkpoint}: no folder {FOLDER}, so the projectors cannot be resumed. It is no checkpoint of this "
+            f"{checkpoint}: there is no {missing[0]}, so the projectors cannot be resumed. It is no checkpoint of this "
             "library's trainer, or was not finished; resume from an earlier one."
         )
-    loss_fn.restore(folder)
+    saved = read_checkpoint(folder)
+    require_no_difference(saved.description, describe_loss(loss_fn), accept, source=str(saved.file), strict=False)
+    saved.restore(loss_fn)
 
 
 class HoldsLoss(Protocol):
     """What the callback needs of a trainer."""
 
     loss_fn: DSKDLoss
+    args: TrainingArguments
 
     def begin_means(self) -> None:
         """Begin the means of a training."""
@@ -80,6 +97,10 @@ class ProjectorCallback(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Begin with the parameters of rank 0, as data-parallel wrappers do, and with nothing of a training before."""
+        metric = self._trainer.args.metric_for_best_model
+        if metric in ("loss", "eval_loss"):
+            decides = f"metric_for_best_model={metric!r}"
+            warn_of_evaluations(self._trainer.loss_fn.spec, "eval_loss", decides=decides, alone="eval_ce")
         synchronise(self._trainer.loss_fn)
         self._trainer.loss_fn.zero_grad()
         self._trainer.begin_means()

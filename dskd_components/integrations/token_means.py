@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TokenMeans:
-    """Adds up what batches gave, and divides once by the scored student tokens of all of them.
+    """Adds up what batches gave, and divides once: terms by all scored student tokens, metrics by their own tokens.
 
     So batches of many tokens count for more, as they do in the loss. Nothing is read from the device before `take`.
 
@@ -32,23 +32,25 @@ class TokenMeans:
 
     def __init__(self) -> None:
         self._totals: dict[str, Tensor] = {}
-        self._scored: Tensor | None = None
+        self._tokens: dict[str, Tensor] = {}
 
-    def add(self, output: DSKDOutput, *, scored: Tensor, divided_by: Tensor | float) -> None:
+    def add(self, output: DSKDOutput, *, scored: Tensor, divided_by: Tensor | float, repeated: bool = False) -> None:
         """Add what one batch gave.
 
         Args:
             output: of the loss.
             scored: scalar: the scored student tokens of the batch.
             divided_by: scalar: what loss and terms have been divided by; 1 for ``reduction="sum"``.
+            repeated: whether other ranks have all of the batch, so that nothing of it counts but the names.
         """
         scored = scored.to(output.loss.device)
-        values = {"loss": output.loss.detach() * divided_by}
-        values |= {name: value * divided_by for name, value in output.terms.items()}
-        values |= {name: value * scored for name, value in output.metrics.items()}
-        for name, value in values.items():
-            self._totals[name] = self._totals.get(name, 0.0) + value
-        self._scored = scored if self._scored is None else self._scored + scored
+        of_terms = {"loss": output.loss.detach(), **output.terms}
+        tokens = dict.fromkeys(of_terms, scored) | {name: output.counts.get(name, scored) for name in output.metrics}
+        totals = {name: value * divided_by for name, value in of_terms.items()}
+        totals |= {name: value * tokens[name] for name, value in output.metrics.items()}
+        for sums, values in ((self._totals, totals), (self._tokens, tokens)):
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value * (not repeated)
 
     def take(self, sum_over_ranks: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """Return all means, by name, and begin anew; zeros if nothing was scored, nothing if nothing was added.
@@ -56,15 +58,16 @@ class TokenMeans:
         Args:
             sum_over_ranks: adds up a row of numbers over the ranks, all of which call `take`; None: there is one.
         """
-        if self._scored is None:
+        if not self._totals:
             return {}
         names = sorted(self._totals)
-        row = torch.stack([*(self._totals[name].float().reshape(()) for name in names), self._scored.float()])
+        sums = [values[name].float().reshape(()) for values in (self._totals, self._tokens) for name in names]
+        row = torch.stack(sums)
         if sum_over_ranks is not None:
             row = sum_over_ranks(row)
-        *totals, scored = row.tolist()
-        self._totals, self._scored = {}, None
-        return {name: total / max(scored, 1.0) for name, total in zip(names, totals, strict=True)}
+        totals, tokens = row.reshape(2, len(names)).tolist()
+        self._totals, self._tokens = {}, {}
+        return {name: total / max(count, 1.0) for name, total, count in zip(names, totals, tokens, strict=True)}
 
 
 def own_rows(batch: Mapping[str, Tensor], *, rank: int, remainder: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.integrations.trainer_data import has_labels
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +73,43 @@ def require_plain_set_up(trainer: Trainer) -> None:
                 f"{name} parallelism of size {size}: the loss needs whole texts and a whole student on each rank of a "
                 f"Trainer. {LOOP_OF_YOUR_OWN}"
             )
+
+
+def require_columns(batch: object) -> None:
+    """Refuse a batch of which the loss can read nothing.
+
+    Args:
+        batch: what is to be trained on.
+
+    Raises:
+        InputError: it is no mapping of columns, or has no labels.
+    """
+    if not has_labels(batch):
+        found = f"columns {', '.join(map(repr, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise InputError(
+            f"expected a batch with the column 'student_labels' (or 'labels'), got {found}. Give the trainer "
+            "data_collator=DualTokenizerCollator(...). If the loader gives prompts, to be written on, override "
+            "get_batch_samples and return batches of what was written, with self.count_scored_tokens(batches, device)."
+        )
+
+
+def require_one_batch(trainer: Trainer) -> None:
+    """Refuse a micro-batch whose loss would be divided by its own tokens though it is one of several.
+
+    Args:
+        trainer: in training, with a count of None, and a loss that is a mean.
+
+    Raises:
+        ConfigurationError: there are others in its accumulation window, or on other ranks.
+    """
+    several = getattr(trainer, "current_gradient_accumulation_steps", 1) > 1
+    over_ranks = trainer.accelerator.num_processes > 1 and trainer.args.average_tokens_across_devices
+    if trainer.is_in_train and (several or over_ranks):
+        raise ConfigurationError(
+            "get_batch_samples returned None for the scored tokens of an optimizer step of several micro-batches or "
+            "ranks, each of which would be divided by its own. Return batches, "
+            "self.count_scored_tokens(batches, device)."
+        )
 
 
 def require_in_optimizer(optimizer: torch.optim.Optimizer, loss_fn: nn.Module) -> None:

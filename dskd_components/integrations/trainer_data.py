@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
@@ -12,7 +13,7 @@ from dskd_components.collation.problems import excerpt
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
 
@@ -129,6 +130,19 @@ def student_columns(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "segment_ids" in columns and "attention_mask" not in columns:
         columns["attention_mask"] = columns["segment_ids"] != NO_SEGMENT
     return columns
+
+
+def has_labels(batch: object) -> bool:
+    """Return whether a batch says what is scored; prompts, which are to be written on, do not.
+
+    Args:
+        batch: of a loader.
+
+    Examples:
+        >>> has_labels({"student_labels": 1}), has_labels({"prompts": ["a"]}), has_labels(["a"])
+        (True, False, False)
+    """
+    return isinstance(batch, Mapping) and any(name in batch for name in ("labels", f"{PREFIX}labels"))
 
 
 class NamingInput:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +25,25 @@ from dskd_components.integrations.projectors import (
 from dskd_components.integrations.student_with_projectors import require_parts
 from dskd_components.integrations.token_means import TokenMeans, first_rows, own_rows
 from dskd_components.integrations.trainer_checks import (
+    require_columns,
     require_hooks,
     require_in_optimizer,
     require_not_in_optimizer,
+    require_one_batch,
     require_plain_set_up,
 )
 from dskd_components.integrations.trainer_data import (
     DefaultCollator,
     NamingInput,
     SharedStream,
+    has_labels,
     student_columns,
 )
+from dskd_components.loss.clipping import PROJECTORS_NORM, checked_max_norm, clip_grad_norm
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from dskd_components.loss.dskd_loss import DSKDLoss
     from dskd_components.loss.output import DSKDOutput
@@ -51,12 +57,14 @@ class DSKDTrainerMixin(Base):
     """Makes a `transformers.Trainer`, or a class derived from it, train its model by `DSKDLoss`.
 
     The trainer's model is the student and stays as it is: it is saved without a trace of the projectors. These are
-    optimised, clipped and logged along with it, their gradients averaged over ranks, and kept in the folder
-    ``projectors`` of each checkpoint, from which a run resumes. The loss divides by the scored student tokens of the
+    optimised and logged along with it, clipped to the same norm but apart from it, so that their gradients never scale
+    the student's, averaged over ranks, and kept in the folder ``projectors`` of each checkpoint, from which a run
+    resumes. The loss divides by the scored student tokens of the
     whole accumulation window, over all ranks if ``average_tokens_across_devices``. No column of the data is removed.
 
     Terms and metrics are logged as means over the scored tokens since the last log, those of an evaluation (and
-    ``eval_loss``) as means over its scored tokens.
+    ``eval_loss``) as means over its scored tokens. Where weights follow schedules, evaluations are by the numbers that
+    these end with, so that they can be compared with one another.
 
     Args:
         *args: as in the trainer.
@@ -66,6 +74,8 @@ class DSKDTrainerMixin(Base):
         teacher: the teacher. It is moved to the trainer's device, put into evaluation mode, and gets no gradients.
         projector_lr: learning rate of projectors and aligner; None: that of the student. The trainer's schedule
             and weight decay apply to both.
+        accept: differences between ``loss_fn`` and a checkpoint to resume from that are meant, by the paths that the
+            error names: ``["spec.kd_rate"]``.
         **kwargs: as in the trainer.
 
     Raises:
@@ -90,15 +100,23 @@ class DSKDTrainerMixin(Base):
         loss_fn: DSKDLoss | Callable[[Any], DSKDLoss],
         teacher: nn.Module,
         projector_lr: float | None = None,
+        accept: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
         self.teacher = teacher
+        self.accept = accept
         self.projector_lr = projector_lr
         self._fresh_projectors = FreshProjectors(loss_fn)
         self._evaluation_means = TokenMeans()
         self._own_metrics: set[str] = set()
+        self._projector_grad_norm: Tensor | None = None
         self.begin_means()
         super().__init__(*args, **kwargs)
+        max_grad_norm: float | None = self.args.max_grad_norm
+        if max_grad_norm is None:
+            # Nothing is to be clipped, but the trainer compares it with a number.
+            self.args = copy(self.args)
+            self.args.max_grad_norm = 0.0
         require_plain_set_up(self)
         student: Any = self.model
         model_init: Any = self.model_init
@@ -153,15 +171,21 @@ class DSKDTrainerMixin(Base):
 
         Raises:
             InputError: as in `DSKDLoss.run`.
+            ConfigurationError: nobody has counted the scored tokens of several micro-batches or ranks.
         """
-        output = self._run(model, inputs, num_items_in_batch)
+        require_columns(inputs)
+        if num_items_in_batch is None and model.training and self.loss_fn.spec.reduction == "mean":
+            require_one_batch(self)
+        output = self._run(model, inputs, num_items_in_batch, step=self.state.global_step)
         loss = output.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # Gradients are averaged over ranks, but the count is a sum over them.
             loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
-    def _run(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> DSKDOutput:
+    def _run(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None, *, step: int
+    ) -> DSKDOutput:
         self.loss_fn.train(model.training)
         summed = self.loss_fn.spec.reduction == "sum"
         num_items = None if summed else num_items_in_batch
@@ -170,7 +194,7 @@ class DSKDTrainerMixin(Base):
             self.teacher,  # type: ignore[arg-type]
             inputs,
             num_items_in_batch=num_items,
-            step=self.state.global_step,
+            step=step,
         )
         if model.training:
             scored = scored_tokens(inputs)
@@ -181,9 +205,12 @@ class DSKDTrainerMixin(Base):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Return the micro-batches of the next optimizer step, and how many tokens they score."""
+        """Return the micro-batches of the next optimizer step, and how many tokens they score.
+
+        Of batches that have no labels, such as prompts, None: who overrides this counts what it makes of them.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, self.count_scored_tokens(batches, device)
+        return batches, self.count_scored_tokens(batches, device) if all(map(has_labels, batches)) else None
 
     def count_scored_tokens(self, batches: Iterable[dict[str, Any]], device: torch.device) -> Tensor:
         """Count the scored student tokens of an accumulation window, over all ranks if the trainer is told to.
@@ -206,11 +233,16 @@ class DSKDTrainerMixin(Base):
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        return super()._clip_grad_norm(nn.ModuleList([model, self.loss_fn]))  # type: ignore[no-untyped-call]
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        # After the student's, with which gradients of float16 are unscaled.
+        self._projector_grad_norm = clip_grad_norm(self.loss_fn.parameters(), checked_max_norm(self.args.max_grad_norm))
+        return norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        everything = nn.ModuleList([model, self.loss_fn])
-        return super()._get_grad_norm(everything, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        if grad_norm is None:
+            self._projector_grad_norm = clip_grad_norm(self.loss_fn.parameters(), math.inf)
+        return norm
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(values, reduction="sum")
@@ -294,6 +326,7 @@ class DSKDTrainerMixin(Base):
             ignore_keys: not used.
         """
         del ignore_keys
+        require_columns(inputs)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self._evaluated(model, inputs)
@@ -307,16 +340,17 @@ class DSKDTrainerMixin(Base):
         """Return the loss of a batch, and add the batch to the means without what other ranks have, too."""
         ends = self.accelerator.gradient_state.end_of_dataloader
         remainder = self.accelerator.gradient_state.remainder
-        weight = 1
+        repeated = False
         # Packed rows hold several samples, so they cannot be told apart.
         if ends and remainder > 0 and "student_segment_ids" not in inputs and self.accelerator.num_processes > 1:
             rows = own_rows(inputs, rank=self.accelerator.process_index, remainder=remainder)
             # Without any, the batch is run all the same, so that every rank has the same terms to add up.
-            inputs, weight = (first_rows(inputs, rows), 1) if rows else (inputs, 0)
-        output = self._run(model, inputs, None)
-        scored = scored_tokens(inputs) * weight
-        divided_by = weight if self.loss_fn.spec.reduction == "sum" else scored
-        self._evaluation_means.add(output, scored=scored, divided_by=divided_by)
+            inputs, repeated = (first_rows(inputs, rows), False) if rows else (inputs, True)
+        # Where weights follow a schedule, by those of one step, or no two evaluations could be compared.
+        output = self._run(model, inputs, None, step=self.loss_fn.spec.final_step)
+        scored = scored_tokens(inputs)
+        divided_by = 1 if self.loss_fn.spec.reduction == "sum" else scored
+        self._evaluation_means.add(output, scored=scored, divided_by=divided_by, repeated=repeated)
         return output.loss
 
     def evaluation_loop(
@@ -347,6 +381,8 @@ class DSKDTrainerMixin(Base):
         if "loss" in logs:
             # All ranks log the training loss together, so they may add up here.
             logs = self._train_means.take(self._sum_over_ranks) | logs
+            if self._projector_grad_norm is not None and any(True for _ in self.loss_fn.parameters()):
+                logs[PROJECTORS_NORM] = self._projector_grad_norm.item()
         super().log(logs, start_time)
 
     def hyperparameter_search(
@@ -378,12 +414,12 @@ class DSKDTrainerMixin(Base):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_projectors(self.loss_fn, resume_from_checkpoint)
+        load_projectors(self.loss_fn, resume_from_checkpoint, accept=self.accept)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if self.state.best_model_checkpoint is not None:
-            load_projectors(self.loss_fn, self.state.best_model_checkpoint)
+            load_projectors(self.loss_fn, self.state.best_model_checkpoint, accept=self.accept)
 
 
 class DSKDTrainer(DSKDTrainerMixin, Trainer):
@@ -394,6 +430,7 @@ class DSKDTrainer(DSKDTrainerMixin, Trainer):
         loss_fn: as in `DSKDTrainerMixin`.
         teacher: the teacher; it is put in evaluation mode and never trained or saved.
         projector_lr: learning rate of projectors and aligner; None: the student's.
+        accept: as in `DSKDTrainerMixin`.
         **kwargs: as in `transformers.Trainer`.
 
     Examples:

@@ -235,11 +235,12 @@ class DSKDLoss(nn.Module):
                 loss = loss + aux_loss.weight * values[AUX_LOSS]
         require_known_terms(weights, values)
         require_finite(loss, values, batch)
+        tallies = {**aligned.metrics, **measured.metrics}
         return DSKDOutput(
             loss=loss,
             terms={name: value.detach() for name, value in values.items()},
-            counts=counts,
-            metrics={name: tally.mean().detach() for name, tally in {**aligned.metrics, **measured.metrics}.items()},
+            counts={**counts, **{name: tally.count for name, tally in tallies.items()}},
+            metrics={name: tally.mean().detach() for name, tally in tallies.items()},
         )
 
     @torch.no_grad()

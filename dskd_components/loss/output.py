@@ -22,8 +22,11 @@ class DSKDOutput:
         terms: each term's value under the spec's reduction, before its weight, detached, for the log: ``ce``,
             ``t2s_ce``, ``t2s_kd``, ``s2t_kd``, ``kd``, ``aux_loss`` of a student that is a mixture of experts, and
             those of plugins.
-        counts: the number of tokens that count in each term. Terms of a sum, and counts, add up over micro-batches.
-        metrics: further numbers for the log, detached: accuracies and agreements from 0 to 1, entropies in nats.
+        counts: the number of tokens behind each term and each metric. Terms of a sum, and counts, add up over
+            micro-batches.
+        metrics: further numbers for the log, detached: accuracies and agreements from 0 to 1, entropies in nats. Each
+            is a mean over its own count, where terms divide by all scored student tokens; see
+            ``docs/reference/terms-and-metrics.md``.
     """
 
     loss: Tensor

@@ -65,6 +65,7 @@ class StudentSpace(Space):
         """Return ``t2s_ce`` and ``t2s_kd``."""
         predicted = rows.predicted("teacher")
         targets = rows.targets if self.targets == "labels" else _argmax_of(rows)
+        cross_entropy = rows.cross_entropy("teacher", targets)
         keep = self._keep(rows, predicted)
         hits = {"t2s_accuracy": rows.targets}
         if self.needs_teacher_argmax:
@@ -72,7 +73,7 @@ class StudentSpace(Space):
         return SpaceResult(
             terms={
                 "t2s_ce": TokenTerm(
-                    values=rows.cross_entropy("teacher", targets),
+                    values=cross_entropy,
                     keep=targets >= 0,
                     denominator=self.ce_denominator,
                     weight=self.ce_weight,
@@ -86,8 +87,11 @@ class StudentSpace(Space):
                     weight=self.kd_weight,
                 ),
             },
-            metrics={name: _share_of_hits(predicted, wanted) for name, wanted in hits.items()}
-            | ({} if keep is None else {"t2s_kept": Tally(keep.sum(), torch.ones_like(keep).sum())}),
+            metrics={
+                "t2s_ce_covered": _over_targets(cross_entropy, targets),
+                **{name: _share_of_hits(predicted, wanted) for name, wanted in hits.items()},
+                **({} if keep is None else {"t2s_kept": Tally(keep.sum(), torch.ones_like(keep).sum())}),
+            },
         )
 
     def _keep(self, rows: ComparedRows, predicted: Tensor) -> Tensor | None:
@@ -99,6 +103,11 @@ class StudentSpace(Space):
 def _argmax_of(rows: ComparedRows) -> Tensor:
     assert rows.teacher_argmax is not None, "needs_teacher_argmax promises it"
     return rows.teacher_argmax
+
+
+def _over_targets(values: Tensor, targets: Tensor) -> Tally:
+    known = targets >= 0
+    return Tally(values.detach().where(known, 0.0).sum(), known.sum())
 
 
 def _share_of_hits(predicted: Tensor, wanted: Tensor) -> Tally:

@@ -27,7 +27,15 @@ from dskd_components.projectors.linear import Linear
 from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
 from dskd_components.spec.presets import preset_fields
-from dskd_components.spec.schedules import Share, Weight, at_step, checked_step
+from dskd_components.spec.schedules import (
+    Schedule,
+    Share,
+    Weight,
+    at_step,
+    checked_step,
+    last_change,
+    scheduled_among,
+)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -90,6 +98,11 @@ class PairSpec(FrozenModel):
             InputError: the step is needed and missing.
         """
         return {name: at_step(weight, step, f"weights[{name!r}]") for name, weight in self.weights.items()}
+
+    @property
+    def named_weights(self) -> dict[str, float | Schedule]:
+        """`weights` by where they stand in the spec."""
+        return {f"weights[{name!r}]": weight for name, weight in self.weights.items()}
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields set otherwise; the result is validated.
@@ -184,6 +197,20 @@ class DSKDSpec(PairSpec):
         step = checked_step(step)
         kd_rate = at_step(self.kd_rate, step, "kd_rate")
         return LossWeights(cross_entropy=1 - kd_rate, distillation=kd_rate, by_term=self.term_weights(step))
+
+    @property
+    def scheduled(self) -> dict[str, Schedule]:
+        """The weights that follow a schedule, by where they stand: ``kd_rate``, ``weights['t2s_kd']``."""
+        return scheduled_among({"kd_rate": self.kd_rate, **self.named_weights})
+
+    @property
+    def final_step(self) -> int:
+        """The step from which on no weight changes; 0 without schedules.
+
+        Evaluations can be compared with one another if all are by the weights of one step:
+        ``loss_fn.run(..., step=spec.final_step)``.
+        """
+        return last_change(self.scheduled)
 
     def at(self, step: int) -> Self:
         """Return the spec of one step, in which every schedule has become its number.

@@ -14,7 +14,16 @@ from dskd_components.engines.reduction import LossWeights
 from dskd_components.engines.tiled import Tiled
 from dskd_components.models.batch import require_teacher_name, require_teacher_names
 from dskd_components.spec.dskd_spec import DSKDSpec, PairSpec
-from dskd_components.spec.schedules import Share, Weight, at_step, checked_step, highest
+from dskd_components.spec.schedules import (
+    Schedule,
+    Share,
+    Weight,
+    at_step,
+    checked_step,
+    highest,
+    last_change,
+    scheduled_among,
+)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -110,6 +119,20 @@ class MultiTeacherSpec(FrozenModel):
             )
             for name, teacher in self.teachers.items()
         }
+
+    @property
+    def scheduled(self) -> dict[str, Schedule]:
+        """The weights that follow a schedule, by where they stand: ``kd_rate``, ``teachers.large.weight``."""
+        weights: dict[str, float | Schedule] = {"kd_rate": self.kd_rate}
+        for name, teacher in self.teachers.items():
+            of_teacher = {"weight": teacher.weight, **teacher.named_weights}
+            weights |= {f"teachers.{name}.{field}": weight for field, weight in of_teacher.items()}
+        return scheduled_among(weights)
+
+    @property
+    def final_step(self) -> int:
+        """The step from which on no weight changes; see `DSKDSpec.final_step`."""
+        return last_change(self.scheduled)
 
     def at(self, step: int) -> Self:
         """Return the spec of one step, in which every schedule has become its number.

@@ -50,6 +50,11 @@ class Schedule(FrozenModel, ABC):
     def turning_points(self) -> Iterable[float]:
         """The numbers between which the schedule moves; it never leaves their range."""
 
+    @property
+    @abstractmethod
+    def final_step(self) -> int:
+        """The step from which on the number stays as it is."""
+
 
 def between(start: float, end: float, fraction: float) -> float:
     """Return the number at a fraction of the way; rounding never takes it out of the range of the two.
@@ -88,6 +93,11 @@ class Ramp(Schedule):
     def turning_points(self) -> Iterable[float]:
         """Both ends."""
         return self.start, self.end
+
+    @property
+    def final_step(self) -> int:
+        """The ramp's last step."""
+        return self.begin + self.steps
 
     @abstractmethod
     def _eased(self, fraction: float) -> float:
@@ -168,6 +178,11 @@ class PiecewiseSchedule(Schedule):
         """The number at each point."""
         return [value for _, value in self.points]
 
+    @property
+    def final_step(self) -> int:
+        """The step of the last point."""
+        return self.points[-1][0]
+
 
 SCHEDULES: Final[Mapping[str, type[Schedule]]] = {
     "linear": LinearSchedule,
@@ -233,6 +248,32 @@ def highest(weight: float | Schedule) -> float:
         2.0
     """
     return max(weight.turning_points) if isinstance(weight, Schedule) else weight
+
+
+def scheduled_among(weights: Mapping[str, float | Schedule]) -> dict[str, Schedule]:
+    """Return those of some weights that follow a schedule.
+
+    Args:
+        weights: by where they stand in the spec.
+
+    Examples:
+        >>> list(scheduled_among({"kd_rate": LinearSchedule(start=0, end=1, steps=10), "weight": 1.0}))
+        ['kd_rate']
+    """
+    return {name: weight for name, weight in weights.items() if isinstance(weight, Schedule)}
+
+
+def last_change(schedules: Mapping[str, Schedule]) -> int:
+    """Return the step from which on none of some schedules changes; 0 without any.
+
+    Args:
+        schedules: by where they stand in the spec.
+
+    Examples:
+        >>> last_change({"kd_rate": LinearSchedule(start=0, end=1, steps=10, begin=5)})
+        15
+    """
+    return max((schedule.final_step for schedule in schedules.values()), default=0)
 
 
 def at_step(weight: float | Schedule, step: int | None, field: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from dskd_components import ConfigurationError, DSKDSpec
+from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec
 from dskd_components.integrations import lightning as integration
 from dskd_components.integrations.lightning import DSKDLightningModule
 from examples import lightning_loop
@@ -94,6 +95,8 @@ def test_a_checkpoint_holds_student_and_projectors_and_resumes_without_the_teach
 
     half, whole, resumed = tiny_pair(), tiny_pair(), tiny_pair(seed=3)
     resumed.teacher.load_state_dict(whole.teacher.state_dict())
+    models = (resumed.student, resumed.teacher, resumed.student_tokenizer, resumed.teacher_tokenizer)
+    resumed = replace(resumed, loss_fn=DSKDLoss.from_models(resumed.loss_fn.spec, *models))
     fit(half, 1).save_checkpoint(tmp_path / "half.ckpt")
     fit(whole, 2)
     fit(resumed, 2, tmp_path / "half.ckpt")

@@ -80,7 +80,8 @@ def wrong_curve(scale: float, *, by_batch: bool) -> list[float]:
             out = model(batch, num_items_in_batch=2 * scored_tokens(batch) if by_batch else scored_tokens(window))
             (out.loss * scale).backward()
             loss += out.loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.4)
+        for part in (model.student, model.loss_fn):
+            torch.nn.utils.clip_grad_norm_(part.parameters(), 0.4)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)

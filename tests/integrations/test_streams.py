@@ -15,7 +15,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from torch.utils.data import DataLoader, IterableDataset
 
 from dskd_components import DSKDSpec, DualTokenizerCollator, InputError
-from dskd_components.integrations.accelerate import micro_batches
+from dskd_components.integrations.accelerate import clip_grad_norms, micro_batches
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from examples import plain_loop
 from examples.tiny import Pair, tiny_pair
@@ -99,7 +99,7 @@ def accelerated(collate: Any, pair: Pair, data: Any, batch_size: int, **options:
             out = model(batch, num_items_in_batch=num_items)
             accelerator.backward(out.loss * accelerator.num_processes)
             loss += accelerator.reduce(out.loss.detach(), reduction="sum").item()
-        accelerator.clip_grad_norm_(model.parameters(), 0.4)
+        clip_grad_norms(accelerator, model, 0.4)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)

@@ -31,8 +31,17 @@ def test_the_mean_of_batches_is_weighted_by_their_tokens(batches: list[tuple[int
 def test_ranks_add_up_before_the_division() -> None:
     means = TokenMeans()
     means.add(output(1.0), scored=torch.tensor(10), divided_by=10)
-    other = torch.tensor([2.0 * 30, 2.0 * 30, 2.0 * 30, 30.0])  # in the order of the names, then the tokens
+    other = torch.tensor([2.0 * 30] * 3 + [30.0] * 3)  # totals in the order of the names, then the tokens of each
     assert means.take(lambda row: row + other)["ce"] == pytest.approx((10 + 60) / 40)
+
+
+def test_metrics_are_divided_by_their_own_tokens() -> None:
+    means = TokenMeans()
+    for covered, accuracy in ((2, 1.0), (30, 0.5)):
+        share, count = torch.tensor(accuracy), torch.tensor(covered)
+        one = DSKDOutput(loss=torch.tensor(1.0), terms={}, counts={"accuracy": count}, metrics={"accuracy": share})
+        means.add(one, scored=torch.tensor(40), divided_by=40)
+    assert means.take()["accuracy"] == pytest.approx((2 + 15) / 32)
 
 
 @given(rows=st.integers(1, 4), ranks=st.integers(1, 4), data=st.data())

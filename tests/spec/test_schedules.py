@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from dskd_components import InputError
+from dskd_components import DSKDSpec, InputError, MultiTeacherSpec
 from dskd_components.spec.schedules import (
     CosineSchedule,
     LinearSchedule,
@@ -32,6 +32,26 @@ STEPS = st.integers(0, 10**6)
 @given(schedule=schedules(), step=STEPS)
 def test_a_schedule_never_leaves_the_range_of_its_turning_points(schedule: Schedule, step: int) -> None:
     assert min(schedule.turning_points) <= schedule.at(step) <= highest(schedule)
+
+
+@given(schedule=schedules(), later=STEPS)
+def test_from_the_final_step_on_nothing_changes(schedule: Schedule, later: int) -> None:
+    assert schedule.at(schedule.final_step + later) == schedule.at(schedule.final_step)
+
+
+def test_a_spec_knows_its_schedules_and_the_step_from_which_on_nothing_changes() -> None:
+    ramp = {"name": "linear", "start": 0, "end": 1, "steps": 10, "begin": 5}
+    points = {"name": "piecewise", "points": [(0, 1), (40, 0)]}
+    assert (DSKDSpec().scheduled, DSKDSpec().final_step) == ({}, 0)
+    spec = DSKDSpec(kd_rate=ramp, weights={"t2s_kd": points, "s2t_kd": 2.0})
+    assert list(spec.scheduled) == ["kd_rate", "weights['t2s_kd']"]
+    assert spec.final_step == 40
+    assert spec.at(spec.final_step) == spec.at(1000) != spec.at(39)
+    teachers = {"large": {"weight": points, "temperature": 2.0}, "small": {"weights": {"t2s_ce": ramp}}}
+    several = MultiTeacherSpec(teachers=teachers)
+    assert list(several.scheduled) == ["teachers.large.weight", "teachers.small.weights['t2s_ce']"]
+    assert several.final_step == 40
+    assert several.at(40) == several.at(1000)
 
 
 @pytest.mark.parametrize("kind", [LinearSchedule, CosineSchedule])

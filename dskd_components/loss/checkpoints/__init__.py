@@ -8,6 +8,7 @@ from dskd_components.loss.checkpoints.description import Description, HeadFinger
 from dskd_components.loss.checkpoints.differences import require_no_difference
 from dskd_components.loss.checkpoints.files import (
     Checkpoint,
+    parse_description,
     read_checkpoint,
     read_checkpoints,
     write_checkpoint,
@@ -23,6 +24,7 @@ __all__ = [
     "checkpoint_tensors",
     "describe_loss",
     "fill",
+    "parse_description",
     "read_checkpoint",
     "read_checkpoints",
     "require_no_difference",

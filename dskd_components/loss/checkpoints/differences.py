@@ -34,7 +34,12 @@ WHAT_TO_DO: Final = {
 
 
 def require_no_difference(
-    saved: Description, own: Description, accept: Collection[str] = (), *, source: str = "The saved projectors"
+    saved: Description,
+    own: Description,
+    accept: Collection[str] = (),
+    *,
+    source: str = "The saved projectors",
+    strict: bool = True,
 ) -> None:
     """Refuse to use what was learned for something else.
 
@@ -43,15 +48,18 @@ def require_no_difference(
         own: that of the loss at hand.
         accept: paths whose differences are meant, ``"spec.kd_rate"`` for example, or ``"spec"`` for all below it.
         source: what the message calls the files.
+        strict: whether a path to accept must be there although nothing else differs.
 
     Raises:
         CheckpointError: they differ, or a path to accept is none; the message has each path with both values.
     """
     before, now = dict(_leaves(saved.model_dump(mode="json"))), dict(_leaves(own.model_dump(mode="json")))
-    _require_paths(accept, before | now)
+    if strict or isinstance(accept, str):
+        _require_paths(accept, before | now)
     differing = [path for path in before | now if _differs(path, before, now) and not _is_below(path, accept)]
     if not differing:
         return
+    _require_paths(accept, before | now)
     lines = [f"  {path}: saved {_shown(path, before)}, here {_shown(path, now)}" for path in differing]
     advice = dict.fromkeys(WHAT_TO_DO[path.partition(".")[0]] for path in differing)
     raise CheckpointError(

@@ -353,7 +353,7 @@ def _read(file: Path) -> Checkpoint:
         raise CheckpointError(f"{file}: it was not written by DSKDLoss.save, so what it is of is not known.")
     if digest_of(tensors) != digest:
         raise CheckpointError(f"{file}: its tensors are not those that were saved, so it is damaged. {EARLIER}")
-    return Checkpoint(file, _description(file, header), tensors, metadata.get(SAVE))
+    return Checkpoint(file, parse_description(file, header), tensors, metadata.get(SAVE))
 
 
 def _neighbours(folder: Path) -> str:
@@ -362,9 +362,18 @@ def _neighbours(folder: Path) -> str:
     return f" (there is one in {', '.join(found)})" if found else ""
 
 
-def _description(file: Path, header: str) -> Description:
+def parse_description(file: object, text: str) -> Description:
+    """Read a description.
+
+    Args:
+        file: where it is from, for messages.
+        text: JSON, as a header has it.
+
+    Raises:
+        CheckpointError: it is damaged, or a newer version of this library has written it.
+    """
     try:
-        content = json.loads(header)
+        content = json.loads(text)
         newer = isinstance(content, dict) and content.get("format") != 1
         return Description.model_validate(content)
     except ValidationError as error:
