@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from dskd_components.components.alignment import Alignment
+    from dskd_components.components.projector import ProjectorHeads
+    from dskd_components.components.space import Direction
     from dskd_components.engines.engine import Measurement
     from dskd_components.engines.reduction import LossWeights
     from dskd_components.models.states import LMStates, Side
@@ -125,9 +127,14 @@ class DSKDLoss(nn.Module):
         )
         heads = None
         if student_head is not None and teacher_head is not None:
-            heads = projector_heads(student_head, teacher_head, teacher_to_student_ids, same_token)
+            heads = self._projector_heads(student_head, teacher_head)
         self.projectors = build_projectors(spec, self.hidden_sizes, heads)
         self._workspace = Workspace()
+
+    def _projector_heads(self, student: Head, teacher: Head) -> dict[Direction, ProjectorHeads]:
+        """Return the heads at both ends of each projection, with the tokens that they are known to share."""
+        one = self.spec.aligner.same_tokenizer
+        return projector_heads(student, teacher, self.teacher_to_student_ids, self.same_token, same_tokenizer=one)
 
     def forward(
         self,
@@ -198,7 +205,7 @@ class DSKDLoss(nn.Module):
             teacher=teacher,
             alignment=self.aligner(student, teacher, validated_groups(alignment, student, teacher)),
             projections=self.projectors,  # type: ignore[arg-type]  # a ModuleDict is a mapping in all but type
-            heads=projector_heads(student.head, teacher.head, self.teacher_to_student_ids, self.same_token),
+            heads=self._projector_heads(student.head, teacher.head),
             teacher_to_student_ids=self.teacher_to_student_ids,
             teacher_name=teacher_name,
         )
