@@ -128,7 +128,8 @@ def _starts(loss_type: LossType, pair: Pair) -> tuple[list[Finding], tuple[Start
     def measure() -> Iterator[Finding]:
         nonlocal starts
         try:
-            starts = measure_starts(loss_type, pair, lambda spec: _batch_of_texts(pair, spec))
+            specs = () if pair.spec is None else (pair.spec,)
+            starts = measure_starts(loss_type, pair, lambda spec: _batch_of_texts(pair, spec), specs)
         except DSKDError as error:
             yield Finding("warning", "start", f"it could not be measured: {str(error).rstrip('.')}")
         yield from check_start(starts)

@@ -16,7 +16,7 @@ from dskd_components.projectors.pinv import PinvProjection
 from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -134,7 +134,7 @@ def check_start(starts: tuple[Start, ...]) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def measure_starts(loss_type: Any, pair: Pair, collate: Collate) -> tuple[Start, ...]:
+def measure_starts(loss_type: Any, pair: Pair, collate: Collate, specs: Sequence[DSKDSpec] = ()) -> tuple[Start, ...]:
     """Measure the start of every sensible choice, on one batch, without training anything.
 
     Both models run once, each pair of projectors is built once, and each choice takes what the loss takes without its
@@ -144,16 +144,17 @@ def measure_starts(loss_type: Any, pair: Pair, collate: Collate) -> tuple[Start,
         loss_type: `DSKDLoss`.
         pair: the models, with both tokenizers.
         collate: makes the batch for a spec's aligner.
+        specs: whose choices are measured besides; one that projects nothing, or cannot be built, is left out.
 
     Returns:
-        The spec's own choice first, if there is a spec, then the others; one of these is recommended.
+        The choices of the specs first, then the others; one of these is recommended.
 
     Raises:
         DSKDError: not one choice can be measured.
     """
     aligners = ("identity",) if pair.one_tokenizer else OF_TWO_TOKENIZERS
     found = _Measured(loss_type, pair, collate, DSKDSpec(aligner=aligners[-1]))
-    starts = found.of_spec(pair.spec) if pair.spec is not None else []
+    starts = [start for spec in specs for start in found.of_spec(spec)]
     others = [start for aligner in aligners for start in found.of_aligner(aligner)]
     if not others:
         raise found.refused[-1]
