@@ -84,9 +84,9 @@ def main() -> None:
     for student, teacher in itertools.permutations(options.folders, 2):
         begin = time.perf_counter()
         found = starts_of(student, teacher)
-        table = Table(f"{student.name} <- {teacher.name}", *START_HEADERS, "")
+        table = Table(f"{student.name} <- {teacher.name}", *START_HEADERS)
         for name, start in found.items():
-            table.add_row(name, *start_cells(start)[1:])
+            table.add_row(name, *start_cells(start)[1:-1], style="bold" if start.recommended else "")
         Console().print(table, f"{time.perf_counter() - begin:.0f} s")
         results[f"{student.name} <- {teacher.name}"] = {name: asdict(start) for name, start in found.items()}
     if options.json:

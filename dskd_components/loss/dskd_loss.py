@@ -66,10 +66,11 @@ class DSKDLoss(nn.Module):
         teacher_hidden_size: width dt of the teacher's.
         student_embedding_size: width of the student's input embedding; None: as the hidden states.
         teacher_embedding_size: width of the teacher's input embedding; None: as its hidden states.
-        student_head: the student's head, for projectors that are initialised from it (``pinv``, ``live_pinv``).
+        student_head: the student's head, for projectors that start from it (``pinv``, ``live_pinv``). Others, those of
+            a plain spec among them, start better if both heads are given, and can do without.
         teacher_head: the teacher's head, for the same projectors.
         teacher_to_student_ids: ``[Vt]``, int64: the student's id of each teacher token, -1 where it has none. Needed
-            for two tokenizers by those projectors and by everything that looks at the teacher's own predictions.
+            for two tokenizers by ``pinv``, ``live_pinv`` and everything that looks at the teacher's own predictions.
         same_token: ``[Vt]``, bool: which entries of that map are the very same token; projectors made from heads keep
             to these. None: all that are mapped.
 

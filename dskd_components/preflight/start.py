@@ -11,7 +11,7 @@ import torch
 from dskd_components.errors import DSKDError
 from dskd_components.models.run_model import groups_of_batch
 from dskd_components.preflight.report import Finding
-from dskd_components.projectors import Linear, Pinv
+from dskd_components.projectors import Linear
 from dskd_components.projectors.pinv import PinvProjection
 from dskd_components.spec.dskd_spec import DSKDSpec
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd_components.components.space import Direction
     from dskd_components.preflight.pair import Pair
 
     Collate = Callable[[DSKDSpec], Mapping[str, Tensor]]
@@ -124,13 +125,13 @@ def check_start(starts: tuple[Start, ...]) -> Iterator[Finding]:
             continue
         advice = f"begin with {spec_text(best)}" if best is not None and best.is_sane else ""
         warned = not start.is_sane
-        name = f"start of {start.aligner} with {_projectors(start)}, as in the spec"
-        yield Finding("warning" if warned else "ok", "start", f"{name}: {_sentence(start)}", advice if warned else "")
+        found = f"{start.aligner} with {_projectors(start)}: {_sentence(start)}"
+        yield Finding("warning" if warned else "ok", "start of the spec", found, advice if warned else "")
     if best is not None:
         advice = "see whether both models are trained ones and read the texts that they are made for"
-        name = f"start of {best.aligner} with {_projectors(best)}, the best of {len(starts)} choices"
-        severity, advice = ("ok", "") if best.is_sane else ("warning", advice)
-        yield Finding(severity, "start", f"{name}: {_sentence(best)}", advice)  # type: ignore[arg-type]
+        found = f"{best.aligner} with {_projectors(best)} is the best choice: {_sentence(best)}"
+        sane = best.is_sane
+        yield Finding("ok" if sane else "warning", "start", found, "" if sane else advice)
 
 
 @torch.no_grad()
@@ -176,13 +177,10 @@ class _Measured:
 
     def of_aligner(self, aligner: str) -> Iterator[Start]:
         """Yield the starts of one aligner with projectors from the heads, if there are any, and with random ones."""
-        tried = ((self._from_heads, Pinv(otherwise="linear")), (self._random, Linear()))
-        for loss_fn, projector in tried:
-            projections = loss_fn.projectors.values()
-            if isinstance(projector, Pinv) and not any(isinstance(each, PinvProjection) for each in projections):
-                continue
+        from_heads = any(isinstance(each, PinvProjection) for each in self._from_heads.projectors.values())
+        for loss_fn in (self._from_heads, self._random) if from_heads else (self._random,):
             try:
-                yield self._start(DSKDSpec(aligner=aligner, t2s_projector=projector, s2t_projector=projector), loss_fn)
+                yield self._start(loss_fn.spec.replace(aligner=aligner), loss_fn)
             except DSKDError as error:  # an aligner may be of no use for this pair
                 self.refused.append(error)
 
@@ -225,13 +223,12 @@ class _Measured:
         counts = {name: int(count) for name, count in out.counts.items()}
         means = {name: float(out.terms[name]) / count for name, count in counts.items() if count}
         metrics = {name: float(value) for name, value in out.metrics.items()}
-        directions = spec.directions
         covered = counts.get("t2s_ce", counts.get("s2t_kd", 0))
         scored = counts["ce"] if "t2s_ce" in counts else int(self._teacher.scored.sum())
         return Start(
             aligner=spec.aligner.name,
-            t2s_projector=spec.t2s_projector.name if "t2s" in directions else None,
-            s2t_projector=spec.s2t_projector.name if "s2t" in directions else None,
+            t2s_projector=_built(projecting, "t2s"),
+            s2t_projector=_built(projecting, "s2t"),
             t2s_ce=means.get("t2s_ce"),
             t2s_uniform=math.log(self._student.head.vocabulary_size),
             kept=metrics["t2s_accuracy"] if "t2s_ce" in means else None,
@@ -239,6 +236,15 @@ class _Measured:
             s2t_kd=means.get("s2t_kd"),
             s2t_uniform=math.log(self._teacher.head.vocabulary_size),
         )
+
+
+def _built(loss_fn: Any, direction: Direction) -> str | None:
+    """Return the name of the projector that a loss has in a direction; of one that does otherwise, what it does."""
+    if direction not in loss_fn.projectors:
+        return None
+    name: str = loss_fn.spec.projector_for(direction).name
+    is_other = name == "pinv" and not isinstance(loss_fn.projectors[direction], PinvProjection)
+    return "linear" if is_other else name
 
 
 def _with_recommended(starts: list[Start]) -> list[Start]:

@@ -75,7 +75,8 @@ class Pinv(Projector):
 
     name: Literal["pinv"] = "pinv"
     bias: bool | None = None
-    """Whether the map has a bias; None: where one of the heads has one. It starts at what best keeps the logits."""
+    """Whether the map has a bias; None: where one of the heads has one, and where there is no such map. It starts at
+    what best keeps the logits."""
     rtol: Annotated[float, Field(ge=1e-7, lt=1)] = 1e-6
     """Singular values of the target's head up to this share of the largest count as zero."""
     otherwise: Literal["error", "linear"] = "error"

@@ -42,11 +42,11 @@ class PairSpec(FrozenModel):
     """Distance of every space that does not name its own."""
     aligner: AnyAligner = Identity()
     """Which positions of the two models belong together."""
-    t2s_projector: TrainedTargetProjector = Pinv(otherwise="linear")
+    t2s_projector: TrainedTargetProjector = Pinv(bias=True, otherwise="linear")
     """Maps the teacher's hidden states into the student's space. It starts from the heads and the tokens that they
     share, or without these as a calibrated ``linear``. Not one that is made from the student's head once and never
     trained, as ``live_pinv`` is: that head changes."""
-    s2t_projector: AnyProjector = Pinv(otherwise="linear")
+    s2t_projector: AnyProjector = Pinv(bias=True, otherwise="linear")
     """Maps the student's hidden states into the teacher's space; it starts likewise."""
     spaces: AnySpaces = (StudentSpace(), TeacherSpace())
     """Where distributions meet; each ablation of the paper is a shorter or other list."""

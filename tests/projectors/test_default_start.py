@@ -66,6 +66,15 @@ def test_what_falls_back_is_the_calibrated_linear_projector() -> None:
     assert built("span", t2s_projector=Pinv(otherwise="linear", bias=False)).projectors["t2s"].bias is None
 
 
+def test_what_is_learned_has_the_same_names_wherever_it_starts() -> None:
+    """So that a checkpoint does not depend on what was known when the loss was built."""
+    shapes = [
+        {name: tensor.shape for name, tensor in loss_fn.projectors.state_dict().items()}
+        for loss_fn in (built("span"), built("span", shared=300), built("span", heads=False))
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
 def test_one_who_asks_for_a_pseudo_inverse_gets_it_or_an_error() -> None:
     with pytest.raises(ConfigurationError, match="t2s_projector 'pinv' must know which tokens"):
         built("span", t2s_projector="pinv")
