@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError
+from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components
 from dskd_components.aligners import CrossModelAttentionModule
 from dskd_components.preflight.start import OF_TWO_TOKENIZERS, SANE, recommended_spec
 from dskd_components.projectors import Linear
@@ -94,6 +94,16 @@ def test_it_is_the_start_of_the_loss_itself(aligner: str) -> None:
     assert found.covered == pytest.approx(covered / scored)
     assert found.kept == pytest.approx(int(out.counts["t2s_kd"]) / covered)
     assert (found.t2s_uniform, found.s2t_uniform) == (math.log(280), math.log(300))
+
+
+ALIGNERS = sorted(info.name for info in list_components("aligner") if info.name not in ("identity", *OF_TWO_TOKENIZERS))
+
+
+@pytest.mark.parametrize("aligner", ALIGNERS)
+def test_calibrated_projectors_are_sane_with_every_aligner(aligner: str) -> None:
+    spec = DSKDSpec(aligner=aligner, t2s_projector="mlp", s2t_projector="linear")
+    [own] = [start for start in look(spec=spec).starts if start.of_spec]
+    assert own.is_sane
 
 
 def test_a_spec_that_starts_far_off_is_said() -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import pytest
 import torch
 
-from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, Head, InputError, Projection, Projector
+from dskd_components import (
+    ConfigurationError,
+    DSKDLoss,
+    DSKDSpec,
+    Head,
+    InputError,
+    Projection,
+    Projector,
+    ProjectorHeads,
+)
 from dskd_components.projectors import MLP, Linear, Pinv
 from dskd_components.projectors.linear import LinearProjection
 from dskd_components.projectors.pinv import ENOUGH, PinvProjection
@@ -73,6 +83,33 @@ def test_what_is_learned_has_the_same_names_wherever_it_starts() -> None:
         for loss_fn in (built("span"), built("span", shared=300), built("span", heads=False))
     ]
     assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize(
+    ("shared", "at_most"), [(24, 1.05), (ENOUGH * 24 - 1, 1.05), (ENOUGH * 24, 0.75), (2000, 0.65)]
+)
+def test_too_few_shared_tokens_make_anything_of_the_others(shared: int, at_most: float) -> None:
+    """Of two heads that mean the same but for noise; in multiples of a uniform guess, of which the teacher has 0.54."""
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    meaning, ids = random(2000, 12), torch.arange(shared)
+    source, target = (Head(meaning @ random(12, width) + random(2000, width)) for width in (32, 24))
+    states = random(200, 32)
+    states = states * (3 / source.logits(states).std(-1).mean())
+    labels = torch.multinomial(source.logits(states).softmax(-1), 1, generator=generator).squeeze(1)
+    heads = ProjectorHeads(source=source, target=target, source_ids=ids, target_ids=ids)
+
+    def start(**options: Any) -> float:
+        projection = Pinv(**options).build(source_size=32, target_size=24, heads=heads)
+        projected = projection(states, heads).detach()
+        return float(torch.nn.functional.cross_entropy(target.logits(projected), labels)) / math.log(2000)
+
+    assert start(otherwise="linear") <= at_most
+    if shared == 24:
+        assert start(otherwise="error") > 2
 
 
 def test_one_who_asks_for_a_pseudo_inverse_gets_it_or_an_error() -> None:
