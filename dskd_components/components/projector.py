@@ -130,7 +130,12 @@ class Projector(Component, ABC):
     kind: ClassVar[str] = "projector"
 
     needs_heads: ClassVar[bool] = False
-    """Whether `build` needs the two heads (an initialisation that is computed from them)."""
+    """Whether `build` needs the two heads and the tokens that they share (an initialisation that is computed from
+    them)."""
+
+    uses_shared_tokens: ClassVar[bool] = False
+    """Whether `build` makes use of the tokens that two vocabularies share where they are known, and can do without.
+    `DSKDLoss.from_models` then looks for them; one that ``needs_heads`` need not say so."""
 
     needs_frozen_target: ClassVar[bool] = False
     """Whether what `build` makes holds only while the target's head stays as it was. The student's head is trained, so
@@ -143,7 +148,8 @@ class Projector(Component, ABC):
         Args:
             source_size: width of the hidden states that come in.
             target_size: width of the space that they go to.
-            heads: the heads at both ends, always given if ``needs_heads``.
+            heads: the heads at both ends, always given if ``needs_heads``; with no shared ids at all where it is not
+                known which tokens two vocabularies share.
         """
 
     def required(self, heads: ProjectorHeads | None) -> ProjectorHeads:

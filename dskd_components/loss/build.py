@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from torch import nn
 
 from dskd_components.components.projector import ProjectorHeads
@@ -25,20 +26,29 @@ ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "studen
 
 
 def projector_heads(
-    student: Head, teacher: Head, teacher_to_student_ids: Tensor | None, same_token: Tensor | None = None
+    student: Head,
+    teacher: Head,
+    teacher_to_student_ids: Tensor | None,
+    same_token: Tensor | None = None,
+    *,
+    same_tokenizer: bool = True,
 ) -> dict[Direction, ProjectorHeads]:
     """Return the heads at both ends of each projection, with the tokens that they share.
 
     Args:
         student: the student's head.
         teacher: the teacher's head.
-        teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
+        teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary, or it is
+            not known which tokens are the same.
         same_token: ``[Vt]``, bool, which entries of the map are the very same token; None: all that are mapped.
+        same_tokenizer: whether the vocabularies are one where there is no map; else no token is known to be shared.
 
     Raises:
         InputError: the map is shorter than the teacher's vocabulary.
     """
     teacher_ids = student_ids = None
+    if teacher_to_student_ids is None and not same_tokenizer:
+        teacher_ids = student_ids = torch.empty(0, dtype=torch.int64, device=teacher.weight.device)
     if teacher_to_student_ids is not None:
         if len(teacher_to_student_ids) < teacher.vocabulary_size:
             raise InputError(

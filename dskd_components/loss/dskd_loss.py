@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from dskd_components.collation.collator import CollatorKeywords
     from dskd_components.collation.preprocessor import PreprocessorKeywords
     from dskd_components.components.alignment import Alignment
+    from dskd_components.components.projector import ProjectorHeads
+    from dskd_components.components.space import Direction
     from dskd_components.engines.engine import Measurement
     from dskd_components.engines.reduction import LossWeights
     from dskd_components.models.states import LMStates, Side
@@ -69,10 +71,11 @@ class DSKDLoss(nn.Module):
         teacher_hidden_size: width dt of the teacher's.
         student_embedding_size: width of the student's input embedding; None: as the hidden states.
         teacher_embedding_size: width of the teacher's input embedding; None: as its hidden states.
-        student_head: the student's head, for projectors that are initialised from it (``pinv``, ``live_pinv``).
+        student_head: the student's head, for projectors that start from it (``pinv``, ``live_pinv``). Others, those of
+            a plain spec among them, start better if both heads are given, and can do without.
         teacher_head: the teacher's head, for the same projectors.
         teacher_to_student_ids: ``[Vt]``, int64: the student's id of each teacher token, -1 where it has none. Needed
-            for two tokenizers by those projectors and by everything that looks at the teacher's own predictions.
+            for two tokenizers by ``pinv``, ``live_pinv`` and everything that looks at the teacher's own predictions.
         same_token: ``[Vt]``, bool: which entries of that map are the very same token; projectors made from heads keep
             to these. None: all that are mapped.
 
@@ -130,9 +133,14 @@ class DSKDLoss(nn.Module):
         )
         heads = None
         if student_head is not None and teacher_head is not None:
-            heads = projector_heads(student_head, teacher_head, teacher_to_student_ids, same_token)
+            heads = self._projector_heads(student_head, teacher_head)
         self.projectors = build_projectors(spec, self.hidden_sizes, heads)
         self._workspace = Workspace()
+
+    def _projector_heads(self, student: Head, teacher: Head) -> dict[Direction, ProjectorHeads]:
+        """Return the heads at both ends of each projection, with the tokens that they are known to share."""
+        one = self.spec.aligner.same_tokenizer
+        return projector_heads(student, teacher, self.teacher_to_student_ids, self.same_token, same_tokenizer=one)
 
     def forward(
         self,
@@ -203,7 +211,7 @@ class DSKDLoss(nn.Module):
             teacher=teacher,
             alignment=self.aligner(student, teacher, validated_groups(alignment, student, teacher)),
             projections=self.projectors,  # type: ignore[arg-type]  # a ModuleDict is a mapping in all but type
-            heads=projector_heads(student.head, teacher.head, self.teacher_to_student_ids, self.same_token),
+            heads=self._projector_heads(student.head, teacher.head),
             teacher_to_student_ids=self.teacher_to_student_ids,
             teacher_name=teacher_name,
         )

@@ -60,7 +60,8 @@ class Vocabularies:
         """Read what a spec needs to know of two tokenizers.
 
         Args:
-            spec: the choices; the map between the vocabularies is made only if they need it.
+            spec: the choices; the map between the vocabularies is made only if they use it; where they can do without,
+                tokenizers that cannot be mapped, slow ones, are no error.
             tokenizers: by side, a tokenizer or None.
             head_rows: by side, how many rows the model's head has.
             method: how tokens are mapped, by equal bytes or to the nearest by edit distance as well.
@@ -89,9 +90,14 @@ class Vocabularies:
                 )
         if spec.aligner.same_tokenizer:
             return cls(sizes=sizes, fingerprints=fingerprints)
-        if not spec.needs_vocabulary_map:
+        if not spec.uses_vocabulary_map:
             return cls(sizes=sizes, fingerprints=fingerprints)
-        found = build_vocabulary_map(student, teacher, method=method, cache_dir=cache_dir)
+        try:
+            found = build_vocabulary_map(student, teacher, method=method, cache_dir=cache_dir)
+        except InputError:
+            if spec.needs_vocabulary_map:
+                raise
+            return cls(sizes=sizes, fingerprints=fingerprints)
         return cls(
             sizes=sizes,
             fingerprints=fingerprints,

@@ -1,12 +1,14 @@
 """Looking at a pair of models before training: does it fit, what does a step cost, what should be changed.
 
 `DSKDLoss.preflight` and ``dskd doctor`` are the ways in. `run` has all checks in their order, the ``check_`` modules
-one subject each, `estimate` and `measuring` the costs, `report` the outcome. Import the names below.
+one subject each, `start` how training would begin, `estimate` and `measuring` the costs,
+`report` the outcome. Import the names below.
 """
 
 from dskd_components.preflight.estimate import StepCost
 from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair
 from dskd_components.preflight.report import Finding, PreflightReport, Severity
 from dskd_components.preflight.run import LossType, examine
+from dskd_components.preflight.start import Start
 
-__all__ = ["SAMPLE_TEXTS", "Finding", "LossType", "Pair", "PreflightReport", "Severity", "StepCost", "examine"]
+__all__ = ["SAMPLE_TEXTS", "Finding", "LossType", "Pair", "PreflightReport", "Severity", "Start", "StepCost", "examine"]

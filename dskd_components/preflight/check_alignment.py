@@ -1,4 +1,4 @@
-"""How much of some texts an aligner brings together, and which aligner would be a better choice."""
+"""How much of some texts an aligner brings together."""
 
 from __future__ import annotations
 
@@ -58,18 +58,6 @@ def check_alignment(pair: Pair) -> Iterator[Finding]:
         yield Finding("warning" if little else "ok", f"alignment {method}", text, advice)
 
 
-def exact_coverage(pair: Pair) -> Coverage:
-    """Return how much exact matching covers.
-
-    Args:
-        pair: with two fast tokenizers.
-
-    Raises:
-        InputError: a tokenizer is not a fast one.
-    """
-    return coverage(_aligned(pair, "exact_match"))
-
-
 def coverage(aligned: list[TextAlignment]) -> Coverage:
     """Return the share of tokens with a partner, over all texts.
 
@@ -115,37 +103,3 @@ def _one_tokenizer(pair: Pair) -> Finding:
 
 NAMED: Final = 3
 """How many tokens a finding names."""
-
-ENOUGH: Final = 0.8
-"""From this share of both sides' tokens on, exact matching leaves little of the text unused."""
-
-
-def recommended_preset(pair: Pair) -> str:
-    """Return the name of a preset that fits both tokenizers.
-
-    Args:
-        pair: the models.
-    """
-    return "dskd" if pair.one_tokenizer else "dskd-cma"
-
-
-def recommendation(pair: Pair) -> str:
-    """Return a sentence that names the preset, and why.
-
-    Args:
-        pair: the models.
-    """
-    if not pair.has_both_tokenizers:
-        return "Give both tokenizers for a recommendation."
-    if pair.one_tokenizer:
-        return "One tokenizer: DSKDSpec.preset('dskd'), or 'dskd-v2'."
-    try:
-        found = exact_coverage(pair)
-    except InputError:
-        return "Two tokenizers: DSKDSpec.preset('dskd-cma'), whose aligner is told nothing."
-    shares = (
-        f"exact matching covers {found.student:.0%} of the student's and {found.teacher:.0%} of the teacher's tokens"
-    )
-    if min(found) >= ENOUGH:
-        return f"Two tokenizers, and {shares}: DSKDSpec.preset('dskd-v2-eta'), or 'dskd-cma'."
-    return f"Two tokenizers, and {shares} only: DSKDSpec.preset('dskd-cma'), or the aligner 'span'."

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dskd_components.preflight.estimate import StepCost
+    from dskd_components.preflight.start import Start
 
 Severity = Literal["error", "warning", "ok"]
 """Training cannot work; training works, but likely not as meant; nothing to do."""
@@ -45,6 +46,8 @@ class PreflightReport:
         findings: in the order in which they were made.
         costs: by component, of one training step; empty if that was not or could not be measured.
         recommendation: the spec for this pair, in words.
+        starts: how training would start with each sensible choice of aligner and projectors; empty if that could not
+            be measured.
 
     Examples:
         >>> report = PreflightReport((Finding("warning", "teacher", "is in training mode", "call teacher.eval()"),))
@@ -57,6 +60,7 @@ class PreflightReport:
     findings: tuple[Finding, ...]
     costs: tuple[StepCost, ...] = ()
     recommendation: str = ""
+    starts: tuple[Start, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -80,6 +84,10 @@ class PreflightReport:
     def to_text(self) -> str:
         """Return everything as plain text, a line for each finding and each cost."""
         lines = [f"{SIGNS[finding.severity]} {_sentence(finding)}" for finding in self.findings]
+        for start in self.starts:
+            name, *cells, note = start_cells(start)
+            named = [f"{header} {cell}" for header, cell in zip(START_HEADERS, cells, strict=True)]
+            lines.append(f"  start of {name}: {', '.join(named)}" + (f" ({note})" if note else ""))
         lines += [
             f"  {cost.component}: {seconds_text(cost)}, {memory_text(cost)} ({cost.basis})" for cost in self.costs
         ]
@@ -104,6 +112,13 @@ class PreflightReport:
             sign = Text(SIGNS[finding.severity], style)
             findings.add_row(sign, Text(finding.component), Text.assemble(finding.found, advice))
         parts: list[RenderableType] = [findings]
+        if self.starts:
+            starts = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+            for header in ("a start", *START_HEADERS, ""):
+                starts.add_column(header)
+            for start in self.starts:
+                starts.add_row(*map(Text, start_cells(start)), style="bold" if start.recommended else "")
+            parts += ["", starts]
         if self.costs:
             costs = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
             for header in ("a training step", "time", "memory", "how it is known"):
@@ -118,6 +133,23 @@ class PreflightReport:
 
 def _sentence(finding: Finding) -> str:
     return f"{finding.component}: {finding.found}." + (f" Do: {finding.advice}." if finding.advice else "")
+
+
+START_HEADERS: Final = ("t2s_ce", "kept", "covered", "s2t_kd")
+"""What is shown of a start; terms in nats, of those of a uniform guess."""
+
+
+def start_cells(start: Start) -> tuple[str, ...]:
+    """Return what was measured of one start, a cell of a table each."""
+    projectors = dict.fromkeys(name for name in (start.t2s_projector, start.s2t_projector) if name is not None)
+    return (
+        f"{start.aligner} with {' and '.join(projectors)}",
+        "-" if start.t2s_ce is None else f"{start.t2s_ce:.2f} of {start.t2s_uniform:.2f}",
+        "-" if start.kept is None else f"{start.kept:.1%}",
+        f"{start.covered:.1%}",
+        "-" if start.s2t_kd is None else f"{start.s2t_kd:.2f} of {start.s2t_uniform:.2f}",
+        "recommended" if start.recommended else "as in the spec" if start.of_spec else "",
+    )
 
 
 def seconds_text(cost: StepCost) -> str:

@@ -11,7 +11,7 @@ from dskd_components.collation.collator import DualTokenizerCollator
 from dskd_components.errors import DSKDError, DSKDWarning, InputError
 from dskd_components.models.positions import position_limit
 from dskd_components.models.run_model import groups_of_batch, input_embedding
-from dskd_components.preflight.check_alignment import check_alignment, recommendation, recommended_preset
+from dskd_components.preflight.check_alignment import check_alignment
 from dskd_components.preflight.check_batch import check_batch, check_projectors
 from dskd_components.preflight.check_models import (
     check_heads,
@@ -26,6 +26,7 @@ from dskd_components.preflight.check_tokenizers import check_chat_templates, che
 from dskd_components.preflight.estimate import estimate
 from dskd_components.preflight.measuring import measure_step
 from dskd_components.preflight.report import Finding, PreflightReport
+from dskd_components.preflight.start import check_start, measure_starts, recommendation, recommended_spec
 from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from dskd_components.preflight.estimate import StepCost
     from dskd_components.preflight.pair import Pair
+    from dskd_components.preflight.start import Start
 
     Check = Callable[[Pair], Iterable[Finding]]
 
@@ -89,6 +91,7 @@ def examine(
     watch = watch or (lambda _: None)
     findings: list[Finding] = []
     costs: tuple[StepCost, ...] = ()
+    starts: tuple[Start, ...] = ()
     devices = {parameter.device for model in pair.modules.values() for parameter in model.parameters()}
     # Dropout and new projectors draw numbers; the caller's training must not notice.
     with torch.random.fork_rng([device for device in devices if device.type == "cuda"]), warnings.catch_warnings():
@@ -97,11 +100,14 @@ def examine(
             watch(name)
             findings += _run(name, lambda check=check: check(pair))  # type: ignore[misc]
         if all(finding.severity != "error" for finding in findings):
+            watch("the start")
+            found, starts = _starts(loss_type, pair)
+            findings += found
             watch("a training step")
-            found, costs = _with_loss(loss_type, pair, tokens_per_step)
+            found, costs = _with_loss(loss_type, pair, tokens_per_step, recommended_spec(starts))
             findings += found
     passed = all(finding.severity != "error" for finding in findings)
-    return PreflightReport(tuple(findings), costs, recommendation(pair) if passed else "")
+    return PreflightReport(tuple(findings), costs, recommendation(starts) if passed else "", starts)
 
 
 def _run(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
@@ -115,11 +121,28 @@ def _run(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]
         yield Finding("error", name, text, "see whether the model runs on a text of its tokenizer by itself")
 
 
+def _starts(loss_type: LossType, pair: Pair) -> tuple[list[Finding], tuple[Start, ...]]:
+    """Measure how training would start; what cannot be built for this pair is found where the loss is."""
+    starts: tuple[Start, ...] = ()
+
+    def measure() -> Iterator[Finding]:
+        nonlocal starts
+        try:
+            specs = () if pair.spec is None else (pair.spec,)
+            starts = measure_starts(loss_type, pair, lambda spec: _batch_of_texts(pair, spec), specs)
+        except DSKDError as error:
+            yield Finding("warning", "start", f"it could not be measured: {str(error).rstrip('.')}")
+        yield from check_start(starts)
+
+    findings = list(_run("start", measure)) if pair.has_both_tokenizers else []
+    return findings, starts
+
+
 def _with_loss(
-    loss_type: LossType, pair: Pair, tokens_per_step: int | None
+    loss_type: LossType, pair: Pair, tokens_per_step: int | None, recommended: DSKDSpec | None
 ) -> tuple[list[Finding], tuple[StepCost, ...]]:
     """Build the loss and look at what only it can tell."""
-    spec = pair.spec or DSKDSpec.preset(recommended_preset(pair))
+    spec = pair.spec or recommended or DSKDSpec()
     built: list[Any] = []
 
     def build() -> Iterator[Finding]:
@@ -127,7 +150,8 @@ def _with_loss(
             loss_type.from_models(spec, pair.student, pair.teacher, pair.student_tokenizer, pair.teacher_tokenizer)
         )
         yield Finding("ok", "spec", f"the loss can be built, with the aligner {spec.aligner.name!r}")
-        yield from check_projectors(built[0])
+        # What is recommended has been measured, which says more than a residual.
+        yield from check_projectors(built[0]) if pair.spec or recommended is None else ()
 
     findings = list(_run("spec", build))
     batches = [] if pair.batch is None else [pair.batch]

@@ -8,9 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
+from dskd_components.projectors.calibration import calibrate
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Init = Literal["calibrated", "torch"]
+"""How random weights start: scaled to the heads, or as `torch.nn.Linear` draws them."""
 
 
 class LinearProjection(Projection):
@@ -45,7 +50,12 @@ class LinearProjection(Projection):
 
 
 class Linear(Projector):
-    """Affine map, initialised as `torch.nn.Linear` is.
+    """Affine map with random weights.
+
+    Drawn as `torch.nn.Linear` draws them, they do not know how large the states are that come in, nor what the target's
+    head makes of those that go out: projected states may be read as sure and wrong predictions, far worse than a
+    uniform guess, and the student is pulled there until the projector has learned. Calibrated, the same weights are
+    multiplied by one number, which follows from the two heads, so that ``t2s_ce`` starts at nearly a uniform guess.
 
     Examples:
         >>> Linear().build(source_size=24, target_size=16, heads=None)
@@ -57,7 +67,13 @@ class Linear(Projector):
     name: Literal["linear"] = "linear"
     bias: bool = True
     """Whether the map has a bias."""
+    init: Init = "calibrated"
+    """How it starts. ``calibrated``: scaled to the heads, the bias at 0; where the heads are not given, as ``torch``.
+    ``torch``: as `torch.nn.Linear`, which is what was published."""
 
-    def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
+    def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:
         """Return a linear layer with random weights."""
-        return LinearProjection(source_size, target_size, bias=self.bias)
+        projection = LinearProjection(source_size, target_size, bias=self.bias)
+        if self.init == "calibrated" and heads is not None:
+            calibrate([projection], heads)
+        return projection

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dskd_components.components.projector import Projection, Projector, ProjectorHeads
-from dskd_components.projectors.linear import LinearProjection
+from dskd_components.projectors.calibration import calibrate
+from dskd_components.projectors.linear import Init, LinearProjection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,8 +73,15 @@ class MLP(Projector):
     """Number of affine layers."""
     activation: Activation = "relu"
     """What stands between them."""
+    init: Init = "calibrated"
+    """How it starts. ``calibrated``: each layer is scaled so that activations get entries of ordinary size, the last
+    one to the heads, its bias at 0; where the heads are not given, as ``torch``. ``torch``: as `torch.nn.Linear`, which
+    is what was published. See `Linear`."""
 
-    def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:  # noqa: ARG002
+    def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:
         """Return an MLP with random weights."""
         inner = [self.hidden_size or target_size] * (self.num_layers - 1)
-        return MLPProjection([source_size, *inner, target_size], self.activation)
+        projection = MLPProjection([source_size, *inner, target_size], self.activation)
+        if self.init == "calibrated" and heads is not None:
+            calibrate(list(projection.layers), heads, ACTIVATIONS[self.activation])
+        return projection

@@ -137,6 +137,18 @@ class SharedRows:
         return found
 
 
+def shared_tokens(heads: ProjectorHeads) -> int:
+    """Return how many tokens two heads share and both can predict.
+
+    Args:
+        heads: the heads at both ends of a projection.
+    """
+    try:
+        return len(SharedRows(heads))
+    except InputError:
+        return 0
+
+
 def _rows(head: Head, ids: Tensor | None, part: slice, dtype: torch.dtype) -> Rows:
     picked = part if ids is None else ids[part]
     bias = None if head.bias is None else head.bias.detach()[picked].to(dtype)

@@ -23,7 +23,7 @@ from dskd_components.distances.kl import KL
 from dskd_components.engines.field import AnyEngine
 from dskd_components.engines.reduction import LossWeights
 from dskd_components.engines.tiled import Tiled
-from dskd_components.projectors.linear import Linear
+from dskd_components.projectors.pinv import Pinv
 from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
 from dskd_components.spec.presets import preset_fields
@@ -50,11 +50,12 @@ class PairSpec(FrozenModel):
     """Distance of every space that does not name its own."""
     aligner: AnyAligner = Identity()
     """Which positions of the two models belong together."""
-    t2s_projector: TrainedTargetProjector = Linear()
-    """Maps the teacher's hidden states into the student's space. Not one that is made from the student's head once and
-    never trained, as ``live_pinv`` is: that head changes."""
-    s2t_projector: AnyProjector = Linear()
-    """Maps the student's hidden states into the teacher's space."""
+    t2s_projector: TrainedTargetProjector = Pinv(bias=True, otherwise="linear")
+    """Maps the teacher's hidden states into the student's space. It starts from the heads and the tokens that they
+    share, or without these as a calibrated ``linear``. Not one that is made from the student's head once and never
+    trained, as ``live_pinv`` is: that head changes."""
+    s2t_projector: AnyProjector = Pinv(bias=True, otherwise="linear")
+    """Maps the student's hidden states into the teacher's space; it starts likewise."""
     spaces: AnySpaces = (StudentSpace(), TeacherSpace())
     """Where distributions meet; each ablation of the paper is a shorter or other list."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -135,6 +136,13 @@ class PairSpec(FrozenModel):
     def needs_vocabulary_map(self) -> bool:
         """Whether some choice must know which tokens of two vocabularies are the same."""
         return not self.aligner.same_tokenizer and bool(self.comparing_vocabularies)
+
+    @property
+    def uses_vocabulary_map(self) -> bool:
+        """Whether some choice makes use of a map between two vocabularies, whether or not it can do without."""
+        projectors = [self.projector_for(direction) for direction in self.directions]
+        of_projectors = any(projector.uses_shared_tokens for projector in projectors)
+        return self.needs_vocabulary_map or (not self.aligner.same_tokenizer and of_projectors)
 
     @property
     def comparing_vocabularies(self) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 from dskd_components.aligners import CrossModelAttention, ExactMatch
 from dskd_components.distances import KL
 from dskd_components.errors import UnknownComponentError, did_you_mean
-from dskd_components.projectors import LivePinv, Pinv
+from dskd_components.projectors import Linear, LivePinv, Pinv
 from dskd_components.spaces import SharedVocabularySpace, StudentSpace, TeacherSpace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+V1: Final[dict[str, Any]] = {"t2s_projector": Linear(init="torch"), "s2t_projector": Linear(init="torch")}
 
 V2: Final[dict[str, Any]] = {
     "t2s_projector": Pinv(),
@@ -32,9 +34,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     # Hinton et al. 2015: one tokenizer, no projection.
     "vanilla-kd": {"spaces": (SharedVocabularySpace(),)},
     # DSKD, arXiv 2406.17328, one tokenizer. The teacher's space always has forward KL there.
-    "dskd": {"spaces": (StudentSpace(), TeacherSpace(distance=KL()))},
+    "dskd": V1 | {"spaces": (StudentSpace(), TeacherSpace(distance=KL()))},
     # DSKD with cross-model attention, two tokenizers. The standard deviation runs over the whole batch there.
-    "dskd-cma": {
+    "dskd-cma": V1
+    | {
         "aligner": CrossModelAttention(std="batch"),
         "spaces": (StudentSpace(filter="correct"), TeacherSpace(distance=KL())),
     },

@@ -55,7 +55,7 @@ def test_a_pair_that_does_not(dskd: Callable[..., Ran], folders: dict[str, Path]
 def test_json_is_the_report(dskd: Callable[..., Ran], folders: dict[str, Path], student: str) -> None:
     ran = dskd("doctor", folders[student], folders["teacher"], "--json", "--tokens", 64, columns=20)
     report = json.loads(ran.out)
-    assert set(report) == {"passed", "findings", "costs", "recommendation"}
+    assert set(report) == {"passed", "findings", "costs", "recommendation", "starts"}
     assert report["passed"] == (student == "student") == (ran.code == 0)
     assert set(report["findings"][0]) == {"severity", "component", "found", "advice"}
     assert bool(report["costs"]) == report["passed"]

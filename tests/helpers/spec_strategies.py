@@ -157,7 +157,7 @@ def near_documents(draw: st.DrawFn) -> Any:
     elif change == "add":
         container.append(draw(st.sampled_from(["student", "teacher", {"name": "student"}, "kl", 1.0])))
     elif change == "name":
-        assume(isinstance(container[last], dict))
+        assume(isinstance(container[last], dict) and "name" in container[last])  # weights have none
         container[last] = container[last]["name"]
     return document
 

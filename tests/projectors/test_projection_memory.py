@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
+from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates, ProjectorHeads, get_projector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,18 @@ def test_building_takes_no_more_for_larger_heads(one_vocabulary: bool, dtype: to
         ends = of_sizes((rows, 32), (rows, 64), dtype)
         found.append(peak(lambda ends=ends: built(*ends, one_vocabulary=one_vocabulary)))
     assert found[1] - found[0] <= 15000 * 64 / MIB
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("projector", ["linear", "mlp"])
+def test_random_weights_are_scaled_to_heads_of_any_size(projector: str, dtype: torch.dtype) -> None:
+    found = []
+    for rows in (20000, 80000):
+        source, target = of_sizes((rows, 32), (rows, 64), dtype)
+        heads = ProjectorHeads(source=source, target=target)
+        options = {"source_size": 32, "target_size": 64, "heads": heads}
+        found.append(peak(lambda options=options: get_projector(projector).build(**options)))
+    assert found[1] <= found[0] + 0.1
 
 
 @pytest.mark.parametrize("one_vocabulary", [True, False])

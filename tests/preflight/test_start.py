@@ -1,0 +1,205 @@
+"""The start that is measured is the loss's own, and what is recommended starts sanely, whatever the heads are like."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components
+from dskd_components.aligners import CrossModelAttentionModule
+from dskd_components.preflight.start import OF_TWO_TOKENIZERS, SANE, recommended_spec
+from dskd_components.projectors import Linear
+from tests.helpers.models import TEXTS, metaspace_tokenizer, tiny_model
+from tests.helpers.pairs import finding, look, sound_pair, tokenizer
+
+if TYPE_CHECKING:
+    from dskd_components.preflight import PreflightReport
+    from dskd_components.preflight.start import Start
+
+# Width, scale, softcap, bias, tied or not: students whose heads differ in each.
+STUDENTS: dict[str, dict[str, Any]] = {
+    "narrow": {"family": "Llama", "hidden_size": 8, "num_attention_heads": 2},
+    "wide": {"family": "Qwen2", "hidden_size": 96},
+    "tied": {"family": "Llama", "tie_word_embeddings": True},
+    "softcap": {"family": "Gemma2"},
+    "multiplied": {"family": "Cohere", "logit_scale": 0.0625},
+    "divided": {"family": "Granite", "logits_scaling": 8.0},
+    "bias": {"family": "Phi"},
+    "projected": {"family": "OPT"},
+    "learned positions": {"family": "GPT2"},
+}
+
+
+def recommended(report: PreflightReport) -> Start:
+    [found] = [start for start in report.starts if start.recommended]
+    return found
+
+
+def random_ones(report: PreflightReport) -> list[Start]:
+    return [start for start in report.starts if start.t2s_projector == start.s2t_projector == "linear"]
+
+
+SIZES = [(name, 1.0) for name in STUDENTS] + [("narrow", 0.05), ("tied", 0.05), ("tied", 20.0), ("divided", 20.0)]
+"""Students, and what their heads are multiplied with."""
+
+
+@pytest.mark.parametrize(("name", "head_scale"), SIZES)
+def test_what_is_recommended_starts_sanely(name: str, head_scale: float) -> None:
+    student = tiny_model(vocabulary=280, **STUDENTS[name])
+    with torch.no_grad():
+        student.get_output_embeddings().weight.mul_(head_scale)
+    report = look(student=student)
+    assert {start.aligner for start in report.starts} == set(OF_TWO_TOKENIZERS)
+    best = recommended(report)
+    assert best.t2s_ce is not None
+    assert best.t2s_ce <= SANE * math.log(280), report.to_text()
+    for start in random_ones(report):
+        assert start.t2s_ce is not None
+        assert start.t2s_ce <= SANE * start.t2s_uniform, "whichever aligner one takes, the calibrated projector is sane"
+    assert finding(report, "start", "ok")
+
+
+def test_what_is_recommended_can_be_written_down_and_used() -> None:
+    report = look()
+    text = report.recommendation.split(": ", 1)[1].split(";")[0]
+    spec = eval(text, {"DSKDSpec": DSKDSpec})
+    assert spec == recommended_spec(report.starts)
+    [again] = [start for start in look(spec=spec).starts if start.of_spec]
+    best = recommended(report)
+    # Random weights are drawn anew.
+    assert (again.t2s_ce, again.s2t_kd) == pytest.approx((best.t2s_ce, best.s2t_kd), rel=1e-2)
+
+
+@pytest.mark.parametrize("aligner", OF_TWO_TOKENIZERS)
+def test_it_is_the_start_of_the_loss_itself(aligner: str) -> None:
+    spec = DSKDSpec(aligner=aligner, spaces=[{"name": "student", "filter": "correct"}, "teacher"])
+    pair = sound_pair()
+    [found] = [start for start in look(**pair, spec=spec).starts if start.of_spec]
+    torch.manual_seed(0)
+    loss_fn = DSKDLoss.from_models(spec, *pair.values())
+    collate = DualTokenizerCollator(pair["student_tokenizer"], pair["teacher_tokenizer"], aligner=spec.aligner)
+    with torch.no_grad():
+        if aligner == "cma":
+            return  # its query is drawn anew
+        out = loss_fn.run(pair["student"], pair["teacher"], collate([{"text": text} for text in TEXTS]))
+    scored = int(out.counts["ce"])
+    covered = int(out.counts["t2s_ce"])
+    assert found.t2s_ce == pytest.approx(float(out.terms["t2s_ce"]) * scored / covered, rel=1e-5)
+    assert found.s2t_kd == pytest.approx(float(out.terms["s2t_kd"]) * scored / int(out.counts["s2t_kd"]), rel=1e-5)
+    assert found.covered == pytest.approx(covered / scored)
+    assert found.kept == pytest.approx(int(out.counts["t2s_kd"]) / covered)
+    assert (found.t2s_uniform, found.s2t_uniform) == (math.log(280), math.log(300))
+
+
+ALIGNERS = sorted(info.name for info in list_components("aligner") if info.name not in ("identity", *OF_TWO_TOKENIZERS))
+
+
+@pytest.mark.parametrize("aligner", ALIGNERS)
+def test_calibrated_projectors_are_sane_with_every_aligner(aligner: str) -> None:
+    spec = DSKDSpec(aligner=aligner, t2s_projector="mlp", s2t_projector="linear")
+    [own] = [start for start in look(spec=spec).starts if start.of_spec]
+    assert own.is_sane
+
+
+def test_a_spec_that_starts_far_off_is_said() -> None:
+    student = tiny_model("Llama", hidden_size=24, vocabulary=280)
+    with torch.no_grad():
+        student.get_output_embeddings().weight.mul_(20.0)
+    torch_drawn = Linear(init="torch")
+    spec = DSKDSpec(aligner="span", t2s_projector=torch_drawn, s2t_projector=torch_drawn)
+    found = finding(look(student=student, spec=spec), "start of the spec", "warning")
+    assert "a uniform guess is 5.63" in found.found
+    assert found.advice.startswith("begin with DSKDSpec(aligner=")
+    sane = look(student=student, spec=spec.replace(t2s_projector="linear", s2t_projector="linear"))
+    assert not sane.of_severity("warning")
+
+
+def test_one_tokenizer() -> None:
+    student = tiny_model("Llama", hidden_size=24, vocabulary=300)
+    report = look(student=student, student_tokenizer=tokenizer(300))
+    assert {start.aligner for start in report.starts} == {"identity"}
+    assert all(start.covered == 1.0 for start in report.starts)
+    assert recommended(report).is_sane
+    assert report.recommendation.startswith("One tokenizer: DSKDSpec(")
+
+
+def test_vocabularies_that_share_too_little_start_from_random_weights() -> None:
+    student = tiny_model("Llama", hidden_size=24, vocabulary=60)
+    report = look(student=student, student_tokenizer=metaspace_tokenizer())
+    assert {(start.t2s_projector, start.s2t_projector) for start in report.starts} == {("linear", "linear")}
+    assert recommended(report).is_sane
+
+
+def test_an_aligner_that_cannot_read_a_teacher_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise InputError("teacher.embedding has another width")
+
+    monkeypatch.setattr(CrossModelAttentionModule, "_check_widths", refused)
+    report = look()
+    assert {start.aligner for start in report.starts} == {"exact_match", "span"}
+
+
+def test_a_spec_that_projects_one_way_or_not_at_all() -> None:
+    [own] = [start for start in look(spec=DSKDSpec(aligner="span", spaces=["teacher"])).starts if start.of_spec]
+    assert (own.t2s_projector, own.t2s_ce, own.kept) == (None, None, None)
+    assert own.s2t_kd is not None
+    assert 0 < own.covered <= 1
+    same = {"student": tiny_model("Llama", vocabulary=300), "student_tokenizer": tokenizer(300)}
+    assert not any(start.of_spec for start in look(**same, spec=DSKDSpec.preset("vanilla-kd")).starts)
+
+
+def test_without_tokenizers_nothing_is_measured() -> None:
+    report = look(student_tokenizer=None)
+    assert report.starts == ()
+    assert not [each for each in report.findings if each.component == "start"]
+
+
+def test_programs_and_people_are_told_all_of_it() -> None:
+    report = look()
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert [start["recommended"] for start in plain["starts"]].count(True) == 1
+    assert plain["starts"][0].keys() >= {"aligner", "t2s_ce", "t2s_uniform", "kept", "covered", "s2t_kd"}
+    text = report.to_text()
+    for start in report.starts:
+        assert f"start of {start.aligner} with {start.t2s_projector}" in text
+        assert f"{start.t2s_ce:.2f} of {start.t2s_uniform:.2f}" in text
+    from rich.console import Console
+
+    console = Console(width=200, file=io.StringIO())
+    console.print(report)
+    assert "recommended" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_models_run_once_and_projectors_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dskd_components.preflight.pair import Pair
+    from dskd_components.preflight.run import _batch_of_texts
+    from dskd_components.preflight.start import measure_starts
+    from dskd_components.projectors.pinv import PinvProjection
+
+    made: list[object] = []
+    original = PinvProjection.__init__
+
+    def counted(self: PinvProjection, *args: Any, **options: Any) -> None:
+        made.append(self)
+        original(self, *args, **options)
+
+    monkeypatch.setattr(PinvProjection, "__init__", counted)
+    ran = []
+    states = DSKDLoss.states
+    monkeypatch.setattr(DSKDLoss, "states", lambda self, *args: (ran.append(args[-1]), states(self, *args))[1])
+    pair = Pair(**sound_pair(), texts=TEXTS)
+    found = measure_starts(DSKDLoss, pair, lambda spec: _batch_of_texts(pair, spec))
+    assert len(found) >= 6
+    assert (len(made), ran) == (2, ["student", "teacher"])
+
+
+def test_of_a_teacher_that_knows_nothing_a_guess_is_better_than_its_logits() -> None:
+    """They are large and wrong, and a pseudo-inverse keeps them."""
+    report = look(teacher=tiny_model("Llama", vocabulary=300).requires_grad_(False))
+    assert recommended(report).t2s_projector == "linear"
+    assert recommended(report).is_sane
