@@ -12,14 +12,13 @@ import torch
 
 from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components
 from dskd_components.aligners import CrossModelAttentionModule
-from dskd_components.preflight.start import OF_TWO_TOKENIZERS, SANE, recommended_spec
+from dskd_components.preflight.start import OF_TWO_TOKENIZERS, SANE, Start, check_start, recommended_spec
 from dskd_components.projectors import Linear
 from tests.helpers.models import TEXTS, metaspace_tokenizer, tiny_model
 from tests.helpers.pairs import finding, look, sound_pair, tokenizer
 
 if TYPE_CHECKING:
     from dskd_components.preflight import PreflightReport
-    from dskd_components.preflight.start import Start
 
 # Width, scale, softcap, bias, tied or not: students whose heads differ in each.
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -117,6 +116,28 @@ def test_a_spec_that_starts_far_off_is_said() -> None:
     assert found.advice.startswith("begin with DSKDSpec(aligner=")
     sane = look(student=student, spec=spec.replace(t2s_projector="linear", s2t_projector="linear"))
     assert not sane.of_severity("warning")
+
+
+@pytest.mark.parametrize(
+    ("t2s_ce", "s2t_kd", "severity"),
+    [(6.0, 6.0, "ok"), (6.2, 6.2, "ok"), (6.4, 6.0, "warning"), (6.0, 6.4, "warning"), (None, 6.4, "warning")],
+)
+def test_each_head_is_held_to_its_own_guess(t2s_ce: float | None, s2t_kd: float, severity: str) -> None:
+    start = Start(
+        aligner="span",
+        t2s_projector=None if t2s_ce is None else "mlp",
+        s2t_projector="mlp",
+        t2s_ce=t2s_ce,
+        t2s_uniform=6.0,
+        kept=None if t2s_ce is None else 0.1,
+        covered=0.9,
+        s2t_kd=s2t_kd,
+        s2t_uniform=6.0,
+        of_spec=True,
+    )
+    [found] = check_start((start,))
+    assert (found.severity, found.component) == (severity, "start of the spec")
+    assert f"s2t_kd starts at {s2t_kd:.2f}" in found.found
 
 
 def test_one_tokenizer() -> None:
