@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dskd_components.collation.messages import is_cut
 from dskd_components.collation.samples import ChatSample
 from dskd_components.collation.token_samples import TokenSample
 from dskd_components.tokenization.byte_spans import core_starts
@@ -36,6 +37,7 @@ class UnscoredReason(StrEnum):
     ADDED = "special token that the tokenizer adds"
     UNKNOWN = "template token that the tokenizer does not know"
     MASKED = "labels or masks of the sample"
+    AFTER_CUT = "follows an answer that was cut, so nobody wrote it"
     CUT = "cut off by the maximum length"
     PREPROCESSED = "preprocessed columns do not say why"
 
@@ -120,9 +122,17 @@ class SideReasons:
             return UnscoredReason.PROMPT
         if number >= 0 and tokens.contents[number].scored_from is None:
             return _of_message(self.sample, number - len(tokens.contents))
+        if self._follows_a_cut(self.sample, start):
+            return UnscoredReason.AFTER_CUT
         in_turn = any(turn is not None and turn[0] <= start < turn[1] for turn in tokens.turns)
         is_unknown = tokens.unknown_id is not None and int(tokens.text.token_ids[inner]) == tokens.unknown_id
         return UnscoredReason.UNKNOWN if in_turn and is_unknown else UnscoredReason.TEMPLATE
+
+    def _follows_a_cut(self, sample: ChatSample, start: int) -> bool:
+        """Whether the chat ends with an answer that somebody broke off, and this place is behind it."""
+        answer = sample.messages[-1]
+        is_learned = bool(self.tokens.places) and self.tokens.contents[-1].scored_from is not None
+        return is_learned and start >= self.tokens.places[-1].stop and is_cut("", answer.get("finish_reason"))
 
     def unpaired(self) -> list[Unpaired]:
         """Why each token has no group, if it has none and its content was not aligned ``[T]``."""

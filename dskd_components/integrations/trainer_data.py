@@ -102,9 +102,9 @@ class DefaultCollator:
     def _error(self, samples: list[Any]) -> ConfigurationError:
         return ConfigurationError(
             "data_collator: none was given, and the trainer's own makes no batch of these samples that both models "
-            "can read. Give data_collator=DualTokenizerCollator(student_tokenizer, teacher_tokenizer, "
-            f"aligner={self._aligner!r}), which takes texts, prompts with responses and chats (docs/how-to/"
-            f"collation.md). The first sample: {excerpt(samples[0]) if samples else 'none'}"
+            "can read. Give data_collator=loss_fn.collator(student_tokenizer, teacher_tokenizer), which takes texts, "
+            f"prompts with responses and chats (docs/how-to/collation.md), and aligns for {self._aligner!r}. "
+            f"The first sample: {excerpt(samples[0]) if samples else 'none'}"
         )
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dskd_components.preflight.estimate import StepCost
-    from dskd_components.preflight.start import Start
 
 Severity = Literal["error", "warning", "ok"]
 """Training cannot work; training works, but likely not as meant; nothing to do."""
@@ -36,6 +35,59 @@ class Finding:
     component: str
     found: str
     advice: str = ""
+
+
+SANE: Final = 1.05
+"""Up to this multiple of a uniform guess, ``t2s_ce`` starts sanely: the projector has little to unlearn."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is read from projected states before any training, with one choice of aligner and projectors.
+
+    Args:
+        aligner: its name.
+        t2s_projector: the name of what maps the teacher's states into the student's space; None: nothing does.
+        s2t_projector: of what maps the student's into the teacher's.
+        t2s_ce: in nats, a mean over the covered tokens: cross entropy of the labels, as the student's head reads them
+            from the teacher's projected states.
+        t2s_uniform: the same of a uniform guess: the logarithm of the student's vocabulary.
+        kept: share of the covered tokens whose label is what the projected teacher predicts, which is what the filter
+            ``correct`` keeps.
+        covered: share of the student's scored tokens to which something of the teacher belongs.
+        s2t_kd: in nats, a mean over the teacher's covered tokens: forward KL from the teacher to the student's
+            projected states, as the teacher's head reads them.
+        s2t_uniform: the logarithm of the teacher's vocabulary, which the same of a uniform guess never exceeds.
+        of_spec: whether it is the choice of the spec that was given.
+        recommended: whether it is the choice that is recommended.
+    """
+
+    aligner: str
+    t2s_projector: str | None
+    s2t_projector: str | None
+    t2s_ce: float | None
+    t2s_uniform: float
+    kept: float | None
+    covered: float
+    s2t_kd: float | None
+    s2t_uniform: float
+    of_spec: bool = False
+    recommended: bool = False
+
+    @property
+    def is_sane(self) -> bool:
+        """Whether neither head reads much worse than a uniform guess."""
+        return self.reads_sanely and (self.s2t_kd is None or self.s2t_kd <= SANE * self.s2t_uniform)
+
+    @property
+    def reads_sanely(self) -> bool:
+        """Whether the student's head does not read much worse than a uniform guess."""
+        return self.t2s_ce is None or self.t2s_ce <= SANE * self.t2s_uniform
+
+    @property
+    def known(self) -> float:
+        """By how many nats a scored token of the student the projected teacher is better than a uniform guess."""
+        return -math.inf if self.t2s_ce is None else self.covered * (self.t2s_uniform - self.t2s_ce)
 
 
 @dataclass(frozen=True)

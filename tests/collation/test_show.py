@@ -288,6 +288,8 @@ def each_reason() -> Iterator[tuple[Any, SampleView, str, str]]:
     yield UnscoredReason.ROLE, chat, "student", "?"
     yield UnscoredReason.WEIGHT, chat, "student", "."
     yield UnscoredReason.TEMPLATE, chat, "student", "<|im_start|>"
+    broken_off = shown(both, {"messages": [USER, {**ANSWER, "finish_reason": "length"}]})
+    yield UnscoredReason.AFTER_CUT, broken_off, "student", "<|im_end|>"
     yield UnpairedReason.TEMPLATE, chat, "student", "<|im_start|>"
     yield UnpairedReason.JOINED, chat, "student", "."
     yield UnpairedReason.OVERLAPS, chat, "teacher", ". "

@@ -49,7 +49,8 @@ def test_it_says_how_to_get_one(pair: Pair, tmp_path: Path, kind: str, with_toke
         with pytest.raises(ConfigurationError, match="data_collator: none was given") as caught:
             run()
         message = str(caught.value)
-        assert "data_collator=DualTokenizerCollator(student_tokenizer, teacher_tokenizer, aligner='span')" in message
+        assert "data_collator=loss_fn.collator(student_tokenizer, teacher_tokenizer)" in message
+        assert "aligns for 'span'" in message
         assert "The first sample: " in message
     assert all(map(torch.equal, before, pair.student.parameters()))
 

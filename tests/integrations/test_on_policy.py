@@ -32,10 +32,10 @@ def recited(monkeypatch: pytest.MonkeyPatch) -> Callable[[Pair], Pair]:
     """Makes of a pair one whose student writes what the data has, so that on-policy is off-policy."""
 
     def recite(pair: Pair) -> Pair:
-        responses = iter([sample["response"].removeprefix(" ") for sample in pair.samples])
+        recited = iter(pair.samples)
 
-        def respond(_: Pair, prompts: list[str]) -> list[str]:
-            return list(islice(responses, len(prompts)))
+        def respond(_: Pair, prompts: list[str]) -> list[dict[str, str]]:
+            return list(islice(recited, len(prompts)))
 
         monkeypatch.setattr(on_policy, "respond", respond)
         return pair
