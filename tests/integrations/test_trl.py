@@ -56,7 +56,7 @@ def test_evaluation_and_logs_are_the_losss(tmp_path: Path) -> None:
 
 def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
     pair = tiny_pair()
-    with pytest.raises(ConfigurationError, match=r"data_collator.*DualTokenizerCollator"):
+    with pytest.raises(ConfigurationError, match=r"data_collator.*loss_fn.collator"):
         trainer_of(pair, tmp_path, None)
     with pytest.raises(ConfigurationError, match=r"SFTConfig\.packing.*packing=True"):
         trainer_of(pair, tmp_path, pair.collate, packing=True)
