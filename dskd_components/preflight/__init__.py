@@ -7,8 +7,7 @@ one subject each, `start` how training would begin, `estimate` and `measuring` t
 
 from dskd_components.preflight.estimate import StepCost
 from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair
-from dskd_components.preflight.report import Finding, PreflightReport, Severity
+from dskd_components.preflight.report import Finding, PreflightReport, Severity, Start
 from dskd_components.preflight.run import LossType, examine
-from dskd_components.preflight.start import Start
 
 __all__ = ["SAMPLE_TEXTS", "Finding", "LossType", "Pair", "PreflightReport", "Severity", "Start", "StepCost", "examine"]

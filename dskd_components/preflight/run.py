@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from dskd_components.preflight.estimate import StepCost
     from dskd_components.preflight.pair import Pair
-    from dskd_components.preflight.start import Start
+    from dskd_components.preflight.report import Start
 
     Check = Callable[[Pair], Iterable[Finding]]
 

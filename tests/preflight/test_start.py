@@ -12,7 +12,8 @@ import torch
 
 from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components
 from dskd_components.aligners import CrossModelAttentionModule
-from dskd_components.preflight.start import OF_TWO_TOKENIZERS, SANE, Start, check_start, recommended_spec
+from dskd_components.preflight.report import SANE, Start
+from dskd_components.preflight.start import OF_TWO_TOKENIZERS, check_start, recommended_spec
 from dskd_components.projectors import Linear
 from tests.helpers.models import TEXTS, metaspace_tokenizer, tiny_model
 from tests.helpers.pairs import finding, look, sound_pair, tokenizer
