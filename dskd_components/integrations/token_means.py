@@ -70,6 +70,49 @@ class TokenMeans:
         return {name: total / max(count, 1.0) for name, total, count in zip(names, totals, tokens, strict=True)}
 
 
+class CountedWindows:
+    """Compares what losses were divided by with what was trained on: over a window and all ranks it is the same.
+
+    Nothing is read from the device before `take`.
+
+    Examples:
+        >>> import torch
+        >>> windows = CountedWindows()
+        >>> for scored, last in ((30, False), (10, True)):
+        ...     windows.add(torch.tensor(scored), num_items=80, last=last, ranks=1)
+        >>> windows.take()
+        0.5
+    """
+
+    def __init__(self) -> None:
+        self._shares: Tensor | float = 0.0
+        self._windows: Tensor | float = 0.0
+
+    def add(self, scored: Tensor, *, num_items: Tensor | float, last: bool, ranks: int) -> None:
+        """Add one micro-batch.
+
+        Args:
+            scored: scalar: the scored student tokens of the micro-batch.
+            num_items: scalar: what its loss was divided by.
+            last: whether it is the last of its window.
+            ranks: over how many ranks `num_items` was counted.
+        """
+        counted = torch.as_tensor(num_items, device=scored.device).float()
+        self._shares = self._shares + scored / counted.clamp_min(1.0)
+        self._windows = self._windows + (counted > 0) * (last / ranks)
+
+    def take(self, sum_over_ranks: Callable[[Tensor], Tensor] | None = None) -> float:
+        """Return the tokens that were trained on by those that were counted, 1 if all is well, and begin anew.
+
+        Args:
+            sum_over_ranks: as in `TokenMeans.take`.
+        """
+        row = torch.stack([torch.as_tensor(value).reshape(()) for value in (self._shares, self._windows)])
+        shares, windows = (row if sum_over_ranks is None else sum_over_ranks(row)).tolist()
+        self._shares = self._windows = 0.0
+        return float(shares / windows) if windows else 1.0
+
+
 def own_rows(batch: Mapping[str, Tensor], *, rank: int, remainder: int) -> int:
     """Return how many leading rows of a rank's last batch are samples that no other rank has.
 

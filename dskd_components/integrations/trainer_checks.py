@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.errors import ConfigurationError, DSKDWarning, InputError
 from dskd_components.integrations.trainer_data import has_labels
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import Trainer
+
+TOLERANCE: Final = 1e-3
+"""By how much a sum of shares may differ from 1: it is made in float32."""
 
 LOOP_OF_YOUR_OWN = (
     "Wrap dskd_components.integrations.student_with_projectors.StudentWithProjectors in a loop of your own or in "
@@ -109,6 +113,25 @@ def require_one_batch(trainer: Trainer) -> None:
             "get_batch_samples returned None for the scored tokens of an optimizer step of several micro-batches or "
             "ranks, each of which would be divided by its own. Return batches, "
             "self.count_scored_tokens(batches, device)."
+        )
+
+
+def warn_of_other_count(share: float) -> None:
+    """Warn of losses that were divided by the tokens of other batches than those that were trained on.
+
+    Args:
+        share: tokens that were trained on, by those that were counted.
+
+    Examples:
+        >>> warn_of_other_count(1.0)
+    """
+    if abs(share - 1) > TOLERANCE:
+        warnings.warn(
+            f"The loss was divided by a count of other batches: {share:.4g} tokens were trained on for each that was "
+            "counted. Batches that get_batch_samples replaces are to be counted again: return batches, "
+            "self.count_scored_tokens(batches, device).",
+            DSKDWarning,
+            stacklevel=2,
         )
 
 

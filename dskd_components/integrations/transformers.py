@@ -23,7 +23,7 @@ from dskd_components.integrations.projectors import (
     save_projectors,
 )
 from dskd_components.integrations.student_with_projectors import require_parts
-from dskd_components.integrations.token_means import TokenMeans, first_rows, own_rows
+from dskd_components.integrations.token_means import CountedWindows, TokenMeans, first_rows, own_rows
 from dskd_components.integrations.trainer_checks import (
     require_columns,
     require_hooks,
@@ -31,6 +31,7 @@ from dskd_components.integrations.trainer_checks import (
     require_not_in_optimizer,
     require_one_batch,
     require_plain_set_up,
+    warn_of_other_count,
 )
 from dskd_components.integrations.trainer_data import (
     DefaultCollator,
@@ -151,6 +152,7 @@ class DSKDTrainerMixin(Base):
     def begin_means(self) -> None:
         """Forget what batches have given since the last log."""
         self._train_means = TokenMeans()
+        self._windows = CountedWindows()
 
     # ---- The loss ----
 
@@ -200,6 +202,10 @@ class DSKDTrainerMixin(Base):
             scored = scored_tokens(inputs)
             divided_by = 1 if summed else scored if num_items is None else num_items
             self._train_means.add(output, scored=scored, divided_by=divided_by)
+            if num_items is not None:
+                ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+                last = self.accelerator.sync_gradients
+                self._windows.add(scored.to(output.loss.device), num_items=num_items, last=last, ranks=ranks)
         return output
 
     def get_batch_samples(
@@ -381,6 +387,7 @@ class DSKDTrainerMixin(Base):
         if "loss" in logs:
             # All ranks log the training loss together, so they may add up here.
             logs = self._train_means.take(self._sum_over_ranks) | logs
+            warn_of_other_count(self._windows.take(self._sum_over_ranks))
             if self._projector_grad_norm is not None and any(True for _ in self.loss_fn.parameters()):
                 logs[PROJECTORS_NORM] = self._projector_grad_norm.item()
         super().log(logs, start_time)

@@ -12,10 +12,11 @@ from lightning.pytorch import Trainer as LightningTrainer
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from dskd_components import ConfigurationError, InputError
+from dskd_components import ConfigurationError, DSKDWarning, InputError
 from dskd_components.integrations.accelerate import clip_grad_norms, micro_batches
 from dskd_components.integrations.lightning import DSKDLightningModule
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
+from dskd_components.integrations.transformers import DSKDTrainer
 from examples import on_policy, plain_loop
 from examples.lightning_loop import Losses
 from examples.on_policy import OnPolicyTrainer, prompts_of, written_batch
@@ -137,6 +138,21 @@ def test_batches_that_nobody_has_counted_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"get_batch_samples returned None.*count_scored_tokens\(batches"):
         train(Forgetful)
     train(Forgetful, gradient_accumulation_steps=1)  # one batch, one process: its own tokens are all there are
+
+
+def test_a_count_of_what_was_loaded_is_noticed(tmp_path: Path) -> None:
+    class Stale(DSKDTrainer):
+        def get_batch_samples(self, *args: Any) -> Any:
+            batches, count = super().get_batch_samples(*args)
+            silent = {**batches[0], "student_labels": torch.full_like(batches[0]["student_labels"], -100)}
+            return [silent, *batches[1:]], count
+
+    pair = tiny_pair()
+    made = new_trainer(pair, tmp_path, max_steps=1)
+    own = Stale(pair.student, made.args, data_collator=pair.collate, train_dataset=pair.samples, loss_fn=pair.loss_fn,
+                teacher=pair.teacher)  # fmt: skip
+    with pytest.warns(DSKDWarning, match=r"count of other batches: 0\.\d+ tokens were trained on.*count_scored_tokens"):
+        own.train()
 
 
 @pytest.mark.parametrize("collate", [prompts_of, list])
