@@ -169,7 +169,7 @@ class _Measured:
         loss_fn.projectors = projecting.projectors
         out = loss_fn(self._student, self._teacher, alignment=groups_of_batch(self._collate(spec)))
         counts = {name: int(count) for name, count in out.counts.items()}
-        means = {name: float(out.terms[name]) / count for name, count in counts.items() if count}
+        means = {name: float(term) / counts[name] for name, term in out.terms.items() if counts[name]}
         metrics = {name: float(value) for name, value in out.metrics.items()}
         covered = counts.get("t2s_ce", counts.get("s2t_kd", 0))
         scored = counts["ce"] if "t2s_ce" in counts else int(self._teacher.scored.sum())
