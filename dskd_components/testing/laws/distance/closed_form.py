@@ -12,7 +12,13 @@ from dskd_components.components.distance import Distance
 from dskd_components.components.distribution import Distribution
 from dskd_components.testing.expectation import expect, expect_close, expect_equal
 from dskd_components.testing.law import law
-from dskd_components.testing.laws.distance.evaluation import DTYPES, differentiable_rows, pairs, tied, values_and_gradients
+from dskd_components.testing.laws.distance.evaluation import (
+    DTYPES,
+    differentiable_rows,
+    pairs,
+    tied,
+    values_and_gradients,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

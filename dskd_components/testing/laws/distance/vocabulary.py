@@ -14,9 +14,9 @@ from dskd_components.testing.laws.distance.evaluation import (
     DistanceFunction,
     differentiable_rows,
     pairs,
+    tied,
     values_and_gradients,
     values_at,
-    tied,
 )
 from dskd_components.testing.strategies.logits import SEEDS
 
