@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dskd_components import Alignment, LMStates, TokenGroups, TokenTerm
+from dskd_components import Alignment, LMStates, Tally, TokenGroups, TokenTerm
 from dskd_components.aligners import CrossModelAttention, Identity, Span
 from dskd_components.aligners.cross_model_attention import AttentionAlignment, CrossModelAttentionModule
 from dskd_components.aligners.grouped import GroupedAlignment, GroupedModule
@@ -338,3 +338,113 @@ class Forgetful(CrossModelAttention):
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return ForgetfulModule(student_embedding_size, teacher_embedding_size)
+
+
+class WithTerm(ChangedSpan):
+    """A span aligner with a term, ``mine``, whose values the subclass gives."""
+
+    terms: ClassVar[tuple[str, ...]] = ("mine",)
+
+    name: Literal["with_term"] = "with_term"
+
+    def found(self, found: GroupedAlignment, student: LMStates, teacher: LMStates) -> Alignment:
+        return replace(found, terms={"mine": TokenTerm(values=self.values(student, teacher))})
+
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        raise NotImplementedError
+
+
+@fault("a term is negative", "terms_are_finite_numbers")
+class NegativeTerm(WithTerm):
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        return student.hidden_states[student.scored].sum(-1)
+
+
+@fault("a term is divided by the batch", "samples_know_nothing_of_one_another")
+class DividedTerm(WithTerm):
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        return student.hidden_states[student.scored].square().sum(-1) / student.scored.sum().clamp_min(1)
+
+
+@fault("a term counts each row of a batch once", "packed_rows_equal_separate_samples")
+class TermOfRows(WithTerm):
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        squares = student.hidden_states.square().sum(-1).masked_fill(~student.scored, 0.0)
+        return squares.sum(-1) / student.scored.sum(-1).clamp_min(1)
+
+
+@fault("a term is detached", "every_term_teaches")
+class DetachedTerm(WithTerm):
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        return student.hidden_states[student.scored].square().sum(-1).detach()
+
+
+@fault("a metric is a mean already", "samples_know_nothing_of_one_another")
+class MeanMetric(ChangedSpan):
+    name: Literal["mean_metric"] = "mean_metric"
+
+    def found(self, found: GroupedAlignment, student: LMStates, teacher: LMStates) -> Alignment:
+        share = found.student_covered.sum() / student.scored.sum().clamp_min(1)
+        return replace(found, metrics={"share": Tally(share, torch.ones((), dtype=torch.int64))})
+
+
+@fault("an option does nothing", "options_have_an_effect")
+class IdleOption(Span):
+    name: Literal["idle_option"] = "idle_option"
+    sharpness: float = 1.0
+
+
+class GatedModule(CrossModelAttentionModule):
+    """Adds what the whole batch is like, through a gate that is closed at first."""
+
+    def __init__(self, student_size: int, teacher_size: int) -> None:
+        super().__init__(student_size, teacher_size, "sample")
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
+        found = super().forward(student, teacher, given)
+        of_batch = found.teacher_values[teacher.scored].sum(0)
+        return replace(found, teacher_values=found.teacher_values + self.gate * of_batch)
+
+
+@fault("a gate that is closed at first opens to the other samples", "samples_know_nothing_of_one_another")
+class Gated(CrossModelAttention):
+    name: Literal["gated"] = "gated"
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+        return GatedModule(student_embedding_size, teacher_embedding_size)
+
+
+class RootedModule(CrossModelAttentionModule):
+    """Scales by the norm of a parameter that is zero at first."""
+
+    def __init__(self, student_size: int, teacher_size: int) -> None:
+        super().__init__(student_size, teacher_size, "sample")
+        self.shift = nn.Parameter(torch.zeros(3))
+
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
+        found = super().forward(student, teacher, given)
+        return replace(found, teacher_values=found.teacher_values * (1 + self.shift.square().sum().sqrt()))
+
+
+@fault("the root of a parameter that is zero at first", "finite_gradients")
+class Rooted(CrossModelAttention):
+    name: Literal["rooted"] = "rooted"
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+        return RootedModule(student_embedding_size, teacher_embedding_size)
+
+
+class Transposed(AttentionAlignment):
+    def to_teacher(self, student_side: Tensor) -> Tensor:
+        return self.student_to_teacher.transpose(1, 2).to(student_side.dtype) @ student_side.masked_fill(
+            ~self.student_covered[..., None], 0.0
+        )
+
+
+@fault("the way back is the way there, transposed", "a_constant_is_brought_over_unchanged")
+class WayBack(ChangedAttention):
+    name: Literal["way_back"] = "way_back"
+
+    def found(self, found: AttentionAlignment, student: LMStates, teacher: LMStates) -> Alignment:
+        return Transposed(**vars(found))
