@@ -160,7 +160,8 @@ class GatedMap(LinearMap):
         self.other = nn.Parameter(torch.randn(target_size, source_size))
 
     def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
-        return self.mapped(hidden_states, self.weight) + self.gate * self.mapped(hidden_states, self.other).tanh()
+        gate = self.gate.to(hidden_states.dtype)
+        return self.mapped(hidden_states, self.weight) + gate * self.mapped(hidden_states, self.other).tanh()
 
 
 @correct
@@ -392,7 +393,7 @@ class SortedSpace(Space):
 
 @correct
 class LabelsAlone(Space):
-    """A cross entropy of the other side and a metric; no distance, so no temperature."""
+    """A cross entropy and a metric of the other side; no distance, so no temperature."""
 
     side: ClassVar[Side] = "student"
     terms: ClassVar[tuple[str, ...]] = ("labels",)
@@ -403,6 +404,6 @@ class LabelsAlone(Space):
     def compare(self, rows: ComparedRows) -> SpaceResult:
         hits = rows.predicted("teacher") == rows.targets
         return SpaceResult(
-            terms={"labels": TokenTerm(values=rows.cross_entropy("teacher", rows.targets), weight=abs(self.weight))},
+            terms={"labels": TokenTerm(values=rows.cross_entropy("student", rows.targets), weight=abs(self.weight))},
             metrics={"labels_accuracy": Tally(hits.sum(), torch.ones_like(hits).sum())},
         )

@@ -198,7 +198,11 @@ def options_have_an_effect(space: Space) -> None:
                 ]
                 if term.values.requires_grad:
                     seen += torch.autograd.grad(
-                        term.values.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+                        term.values.sum(),
+                        list(leaves.values()),
+                        allow_unused=True,
+                        materialize_grads=True,
+                        retain_graph=True,
                     )
             seen += [part for tally in result.metrics.values() for part in (tally.total, tally.count)]
         return seen
