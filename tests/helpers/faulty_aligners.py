@@ -27,7 +27,7 @@ class SpanModule(GroupedModule):
     """Groups, with what is given and what is found changed on the way."""
 
     def __init__(self, aligner: ChangedSpan) -> None:
-        super().__init__("span", one_to_one=False, pooling="mean")
+        super().__init__("span", one_to_one=False, pooling=aligner.pooling)
         self.aligner = [aligner]
 
     def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
@@ -225,6 +225,7 @@ class AttentionModule(CrossModelAttentionModule):
 
 class ChangedAttention(CrossModelAttention):
     name: Literal["changed_attention"] = "changed_attention"
+    std: Literal["sample"] = "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return AttentionModule(self, student_embedding_size, teacher_embedding_size)
@@ -307,6 +308,7 @@ class UncastModule(CrossModelAttentionModule):
 @fault("parameters are used in the dtype that they have", "parameters_of_another_dtype_will_do")
 class Uncast(CrossModelAttention):
     name: Literal["uncast"] = "uncast"
+    std: Literal["sample"] = "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return UncastModule(student_embedding_size, teacher_embedding_size)
@@ -335,6 +337,7 @@ class ForgetfulModule(CrossModelAttentionModule):
 @fault("state that is in no checkpoint", "a_checkpoint_restores_it")
 class Forgetful(CrossModelAttention):
     name: Literal["forgetful"] = "forgetful"
+    std: Literal["sample"] = "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return ForgetfulModule(student_embedding_size, teacher_embedding_size)
@@ -410,6 +413,7 @@ class GatedModule(CrossModelAttentionModule):
 @fault("a gate that is closed at first opens to the other samples", "samples_know_nothing_of_one_another")
 class Gated(CrossModelAttention):
     name: Literal["gated"] = "gated"
+    std: Literal["sample"] = "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return GatedModule(student_embedding_size, teacher_embedding_size)
@@ -430,6 +434,7 @@ class RootedModule(CrossModelAttentionModule):
 @fault("the root of a parameter that is zero at first", "finite_gradients")
 class Rooted(CrossModelAttention):
     name: Literal["rooted"] = "rooted"
+    std: Literal["sample"] = "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return RootedModule(student_embedding_size, teacher_embedding_size)

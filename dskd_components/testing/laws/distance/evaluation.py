@@ -85,13 +85,16 @@ def differentiable_rows(distance: Any, student_logits: Tensor, teacher_logits: T
 
 
 def tied(**others: Any) -> tuple[dict[str, Any], ...]:
-    """Return the case in which tokens are equally likely wherever it matters, for laws that always try it.
+    """Return the case in which numbers are equal wherever it matters, for laws that always try it.
+
+    Tokens are equally likely on one side, on the other, and across; the last row is the same on both sides.
 
     Args:
         **others: the further arguments of the law.
     """
-    student = torch.tensor([[2.0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [1, 0, 0, -1, -1]], dtype=torch.float64)
-    teacher = torch.tensor([[0.0, 2, 0, 1, 1], [2, 1, 1, 1, 0], [0, 0, 0, 1, 0]], dtype=torch.float64)
+    same = [0.3, 0.1, 0.7, -0.2, 0.9]
+    student = torch.tensor([[2.0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [1, 0, 0, -1, -1], same], dtype=torch.float64)
+    teacher = torch.tensor([[0.0, 2, 0, 1, 1], [2, 1, 1, 1, 0], [0, 0, 0, 1, 0], same], dtype=torch.float64)
     return ({"student_logits": student, "teacher_logits": teacher, **others},)
 
 
