@@ -35,6 +35,8 @@ def print_report(out: Console, report: CheckReport) -> None:
         out: where to.
         report: of a check.
     """
+    from dskd_components.testing.report import described
+
     for kind in dict.fromkeys(result.kind for result in report.results):
         of_kind = [result for result in report.results if result.kind == kind]
         components = list(dict.fromkeys(result.component for result in of_kind))
@@ -47,9 +49,12 @@ def print_report(out: Console, report: CheckReport) -> None:
             row(laws, [_outcome(results), first.law, *([first.claim.replace("``", "")] if with_claims else [])])
         out.print(Padding(laws, (0, 0, 0, 2)))
         out.print()
-    for failure in report.failures:
-        out.print(Text.assemble(("✗ ", "bold red"), (f"{failure.kind} {failure.component}: {failure.law}", "bold")))
-        out.print(Padding(Text(failure.message), (0, 0, 1, 2)))
+    for cause in report.causes:
+        failure = cause[0]
+        more = f" and {len(cause) - 1} more" if cause[1:] else ""
+        title = f"{failure.kind} {failure.component}: {failure.law}{more}"
+        out.print(Text.assemble(("✗ ", "bold red"), (title, "bold")))
+        out.print(Padding(Text(described(cause)), (0, 0, 1, 2)))
 
 
 def _by_law(results: Sequence[LawResult]) -> Iterator[list[LawResult]]:

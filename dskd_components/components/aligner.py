@@ -111,6 +111,13 @@ class Aligner(Component, ABC):
     terms: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that its alignments bring along, for aligners that learn by a loss of their own."""
 
+    non_negative_terms: ClassVar[bool] = True
+    """Whether the terms are never negative. False for a likelihood of values, say, which may have any sign."""
+
+    example_sizes: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """The pairs ``(student_embedding_size, teacher_embedding_size)`` that the laws are tried with, for an aligner that
+    is not made for any two widths, as where attention has several heads. None given: 3 and 4."""
+
     @property
     def split_invariant(self) -> bool:
         """Whether each sample is aligned as if it were alone, so that micro-batches add up to the batch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
@@ -138,6 +138,14 @@ class Component(FrozenModel, ABC):
                 f'{cls.__name__}.name: expected `name: Literal["my_name"] = "my_name"`, one string that is also the '
                 f"default, got annotation {field.annotation!r} and default {field.default!r}."
             )
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return instances that are worth testing beside those that the conformance kit makes of single options.
+
+        For options that have no default or are of types that the kit does not understand, and for combinations.
+        """
+        return ()
 
     @classmethod
     def component_name(cls) -> str:

@@ -71,6 +71,10 @@ class Distance(Component, ABC):
     refinement_invariant: ClassVar[bool] = False
     """Whether splitting a token into equally likely parts changes nothing, as for every f-divergence."""
 
+    smooth: ClassVar[bool] = False
+    """Whether the value is differentiable everywhere in the logits, also where two tokens are equally likely. Where it
+    may not be, as in a distance that sorts or takes absolute values, gradients are compared away from ties alone."""
+
     @property
     def upper_bound(self) -> float | None:
         """The least upper bound, in nats, reached where the two have nothing in common; None if there is none."""

@@ -141,6 +141,10 @@ class Projector(Component, ABC):
     """Whether what `build` makes holds only while the target's head stays as it was. The student's head is trained, so
     a spec refuses such a projector as its ``t2s_projector``."""
 
+    example_sizes: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """The pairs ``(source_size, target_size)`` that the laws are tried with, for a projector that is not made for any
+    two widths. Small ones will do. None given: any."""
+
     @abstractmethod
     def build(self, *, source_size: int, target_size: int, heads: ProjectorHeads | None) -> Projection:
         """Return the module that maps width ``source_size`` to width ``target_size``.

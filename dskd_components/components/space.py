@@ -217,6 +217,11 @@ class Space(Component, ABC):
     """Names of the terms that `compare` gives, so that a spec which weights another one is known to be wrong. Without
     them that shows at the first batch."""
 
+    distance_terms: ClassVar[tuple[str, ...]] = ()
+    """Names of the terms that are distances of two distributions: taken at the spec's temperatures, multiplied once
+    with ``measure.scale``, and 0 where both sides say the same of the tokens that are compared. In a space that
+    `needs_shared_tokens`, these are the shared tokens, each with its probability among them. Laws hold them to it."""
+
     @property
     def needs_teacher_argmax(self) -> bool:
         """Whether `compare` reads ``rows.teacher_argmax``."""

@@ -40,6 +40,7 @@ class JS(Distance):
 
     source: ClassVar[str] = "Agarwal et al. 2024 (GKD), arXiv 2306.13649, section 2"
     refinement_invariant: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     name: Literal["js"] = "js"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5

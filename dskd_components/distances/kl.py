@@ -31,6 +31,7 @@ class KL(Distance):
 
     source: ClassVar[str] = "Hinton et al. 2015, arXiv 1503.02531"
     refinement_invariant: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     name: Literal["kl"] = "kl"
 
@@ -60,6 +61,7 @@ class ReverseKL(Distance):
 
     source: ClassVar[str] = "Gu et al. 2024 (MiniLLM), arXiv 2306.08543"
     refinement_invariant: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     name: Literal["reverse_kl"] = "reverse_kl"
 

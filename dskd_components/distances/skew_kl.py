@@ -61,6 +61,7 @@ class SkewKL(Distance):
 
     source: ClassVar[str] = "Ko et al. 2024 (DistiLLM), arXiv 2402.03898, section 3.1"
     refinement_invariant: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     name: Literal["skew_kl"] = "skew_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -97,6 +98,7 @@ class SkewReverseKL(Distance):
 
     source: ClassVar[str] = "Ko et al. 2024 (DistiLLM), arXiv 2402.03898, section 3.1"
     refinement_invariant: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     name: Literal["skew_reverse_kl"] = "skew_reverse_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -27,6 +27,7 @@ class SharedVocabularySpace(Space):
     projector: ClassVar[Direction | None] = None
     one_vocabulary: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("kd",)
+    distance_terms: ClassVar[tuple[str, ...]] = ("kd",)
     source: ClassVar[str] = "Hinton et al. 2015, arXiv 1503.02531"
 
     name: Literal["shared_vocabulary"] = "shared_vocabulary"

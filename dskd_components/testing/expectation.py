@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.testing.printing import number
+from dskd_components.testing.printing import number, numbers_apart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,8 +70,8 @@ def expect_close(found: Tensor, expected: Tensor, what: str, *, rtol: float = 1e
         wrong = excess > 0
     if wrong.any():
         place = [int(index) for index in torch.unravel_index(excess.argmax(), excess.shape)]
-        off, wanted = found[tuple(place)], expected[tuple(place)]
-        raise AssertionError(f"{what}: expected {number(wanted)}, found {number(off)} at {place}.")
+        off, wanted = numbers_apart(found[tuple(place)], expected[tuple(place)])
+        raise AssertionError(f"{what}: expected {wanted}, found {off} at {place}.")
 
 
 def expect_equal(found: Tensor, expected: Tensor, what: str) -> None:

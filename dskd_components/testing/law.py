@@ -28,6 +28,7 @@ class Law:
         cases: what it is tried on.
         claimed_by: whether a component claims it. A law that is not claimed is not tried.
         at_most: no more cases than this are tried, for laws that cost much or need few.
+        always: cases that are tried whatever is drawn.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Law:
     cases: Cases
     claimed_by: Callable[[Any], bool]
     at_most: int | None
+    always: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,6 +66,7 @@ def law(
     cases: Cases,
     claimed_by: Callable[[Any], bool] = lambda _component: True,
     at_most: int | None = None,
+    always: tuple[Mapping[str, Any], ...] = (),
 ) -> Callable[[AnyCheck], AnyCheck]:
     """Enter a function into the catalogue of laws, and leave it as it is, to be called by anybody.
 
@@ -72,13 +75,14 @@ def law(
         cases: as in `Law`.
         claimed_by: as in `Law`; every component by default.
         at_most: as in `Law`.
+        always: as in `Law`.
 
     Returns:
         A decorator.
     """
 
     def enter(check: AnyCheck) -> AnyCheck:
-        entry = Law(kind=kind, check=check, cases=cases, claimed_by=claimed_by, at_most=at_most)
+        entry = Law(kind=kind, check=check, cases=cases, claimed_by=claimed_by, at_most=at_most, always=always)
         _catalogue.setdefault(kind, []).append(entry)
         return check
 

@@ -96,7 +96,8 @@ def check_classes(
             yield _not_made(
                 cls,
                 "expected defaults, or options of type bool, int, float or Literal, found "
-                f"{', '.join(cls.model_fields)}. Check an instance: check_{cls.kind}(...).",
+                f"{', '.join(cls.model_fields)}. Offer instances by a class method `examples`, or check one: "
+                f"check_{cls.kind}(...).",
             )
         for number, component in enumerate(components):
             cases += [(component, law, fewer if number else max_examples) for law in laws_about(cls.kind)]

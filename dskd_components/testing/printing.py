@@ -23,6 +23,23 @@ def number(value: Tensor | float) -> str:
     return str(plain) if isinstance(plain, bool | int) else f"{plain:.4g}"
 
 
+def numbers_apart(found: Tensor | float, expected: Tensor | float) -> tuple[str, str]:
+    """Return two different numbers with as many significant digits, four or more, as it takes to tell them apart.
+
+    Examples:
+        >>> numbers_apart(0.25, 0.5)
+        ('0.25', '0.5')
+        >>> numbers_apart(1 / 3, 1 / 3 + 1e-6)
+        ('0.333333', '0.333334')
+    """
+    plain = [value.item() if isinstance(value, Tensor) else value for value in (found, expected)]
+    if any(isinstance(value, bool | int) for value in plain):
+        return number(plain[0]), number(plain[1])
+    texts = (tuple(f"{value:.{digits}g}" for value in plain) for digits in range(4, 18))
+    first, second = next((pair for pair in texts if pair[0] != pair[1]), (f"{plain[0]:.17g}", f"{plain[1]:.17g}"))
+    return first, second
+
+
 def tensor_as_text(tensor: Tensor) -> str:
     """Return a tensor as nested lists of numbers with four significant digits.
 

@@ -58,6 +58,16 @@ class CheckReport:
         """The results of the laws that failed."""
         return tuple(result for result in self.results if result.outcome == "failed")
 
+    @property
+    def causes(self) -> tuple[tuple[LawResult, ...], ...]:
+        """The failures, those of one component together that have one cause: what it raised, word for word."""
+        groups: dict[tuple[str, str, str], list[LawResult]] = {}
+        for failure in self.failures:
+            cause = failure.message.splitlines()[1] if failure.message.count("\n") else failure.message
+            own = cause if cause.startswith("raised ") else failure.law
+            groups.setdefault((failure.kind, failure.component, own), []).append(failure)
+        return tuple(tuple(group) for group in groups.values())
+
     def raise_if_failed(self) -> None:
         """Raise an error with the text of every failure, if there is one.
 
@@ -66,7 +76,7 @@ class CheckReport:
         """
         __tracebackhide__ = True
         if not self.passed:
-            raise AssertionError("\n\n".join(failure.message for failure in self.failures))
+            raise AssertionError("\n\n".join(described(cause) for cause in self.causes))
 
     def __str__(self) -> str:
         """Return a line for each component, and below it the laws that failed."""
@@ -74,6 +84,13 @@ class CheckReport:
         for result in self.results:
             by_component.setdefault((result.kind, result.component), []).append(result)
         return "\n".join(line for results in by_component.values() for line in _lines(results))
+
+
+def described(cause: tuple[LawResult, ...]) -> str:
+    """Return the text of failures that have one cause: that of the first, and the names of the other laws."""
+    first, *others = cause
+    names = ", ".join(other.law for other in others)
+    return first.message + (f"\nThe same is raised in {len(others)} more: {names}." if others else "")
 
 
 def _lines(results: list[LawResult]) -> list[str]:

@@ -76,6 +76,13 @@ def _smallest_failure(
 ) -> tuple[Mapping[str, Any], Exception] | None:
     last: list[tuple[Mapping[str, Any], Exception, TracebackType | None]] = []
 
+    def attempt(case: Mapping[str, Any]) -> None:
+        try:
+            law.check(component, **case)
+        except Exception as error:
+            last.append((case, error, _inside_the_law(error)))
+            raise
+
     @settings(
         max_examples=min(max_examples, law.at_most or max_examples),
         derandomize=seed is None,
@@ -87,15 +94,14 @@ def _smallest_failure(
         suppress_health_check=list(HealthCheck),
     )
     @given(law.cases(component))
-    def attempt(case: Mapping[str, Any]) -> None:
-        try:
-            law.check(component, **case)
-        except Exception as error:
-            last.append((case, error, _inside_the_law(error)))
-            raise
+    def attempt_drawn(case: Mapping[str, Any]) -> None:
+        attempt(case)
 
     try:
-        (attempt if seed is None else seeded(seed)(attempt))()
+        # What is drawn comes first: its failures are made small.
+        (attempt_drawn if seed is None else seeded(seed)(attempt_drawn))()
+        for case in law.always:
+            attempt(case)
     except Exception as error:
         if not last:  # the cases themselves could not be drawn
             return {}, error

@@ -22,14 +22,14 @@ def variants(component_class: type[Component]) -> tuple[Component, ...]:
     """Return the components of a class that are worth testing: the default one, then others in one option each.
 
     Options of numbers are tried at two values inside their bounds, flags and choices at all of theirs; options of
-    other types keep their defaults.
+    other types keep their defaults. What the class offers by `Component.examples` comes last.
 
     Args:
         component_class: a concrete component class.
 
     Returns:
-        Different components, the one with all defaults first. None if an option that has no default is of a type that
-        is not understood.
+        Different components, the one with all defaults first. Only what the class offers itself if an option that has
+        no default is of a type that is not understood.
 
     Examples:
         >>> from dskd_components.distances import KL, SkewKL
@@ -40,11 +40,13 @@ def variants(component_class: type[Component]) -> tuple[Component, ...]:
     """
     options = {name: field for name, field in component_class.model_fields.items() if name != "name"}
     required = {name: values for name, field in options.items() if field.is_required() for values in [_values(field)]}
+    offered = component_class.examples()
     if not all(required.values()):
-        return ()
+        return offered
     base = {name: values[0] for name, values in required.items()}
     settings = [base] + [base | {name: value} for name, field in options.items() for value in _values(field)]
-    return _different(component_class, settings)
+    made = _different(component_class, settings)
+    return (*made, *(one for one in offered if one not in made))
 
 
 def other_values(component: Component) -> Iterator[tuple[str, Component]]:

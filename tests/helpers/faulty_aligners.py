@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dskd_components import Alignment, LMStates, TokenGroups, TokenTerm
+from dskd_components import Alignment, LMStates, Tally, TokenGroups, TokenTerm
 from dskd_components.aligners import CrossModelAttention, Identity, Span
 from dskd_components.aligners.cross_model_attention import AttentionAlignment, CrossModelAttentionModule
 from dskd_components.aligners.grouped import GroupedAlignment, GroupedModule
@@ -27,7 +27,7 @@ class SpanModule(GroupedModule):
     """Groups, with what is given and what is found changed on the way."""
 
     def __init__(self, aligner: ChangedSpan) -> None:
-        super().__init__("span", one_to_one=False, pooling="mean")
+        super().__init__("span", one_to_one=False, pooling=aligner.pooling)
         self.aligner = [aligner]
 
     def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
@@ -225,6 +225,7 @@ class AttentionModule(CrossModelAttentionModule):
 
 class ChangedAttention(CrossModelAttention):
     name: Literal["changed_attention"] = "changed_attention"
+    std: Literal["sample"] = "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return AttentionModule(self, student_embedding_size, teacher_embedding_size)
@@ -307,6 +308,7 @@ class UncastModule(CrossModelAttentionModule):
 @fault("parameters are used in the dtype that they have", "parameters_of_another_dtype_will_do")
 class Uncast(CrossModelAttention):
     name: Literal["uncast"] = "uncast"
+    std: Literal["sample"] = "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return UncastModule(student_embedding_size, teacher_embedding_size)
@@ -335,6 +337,119 @@ class ForgetfulModule(CrossModelAttentionModule):
 @fault("state that is in no checkpoint", "a_checkpoint_restores_it")
 class Forgetful(CrossModelAttention):
     name: Literal["forgetful"] = "forgetful"
+    std: Literal["sample"] = "sample"
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         return ForgetfulModule(student_embedding_size, teacher_embedding_size)
+
+
+class WithTerm(ChangedSpan):
+    """A span aligner with a term, ``mine``, whose values the subclass gives."""
+
+    terms: ClassVar[tuple[str, ...]] = ("mine",)
+
+    name: Literal["with_term"] = "with_term"
+
+    def found(self, found: GroupedAlignment, student: LMStates, teacher: LMStates) -> Alignment:
+        return replace(found, terms={"mine": TokenTerm(values=self.values(student, teacher))})
+
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        raise NotImplementedError
+
+
+@fault("a term is negative", "terms_are_finite_numbers")
+class NegativeTerm(WithTerm):
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        return student.hidden_states[student.scored].sum(-1)
+
+
+@fault("a term is divided by the batch", "samples_know_nothing_of_one_another")
+class DividedTerm(WithTerm):
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        return student.hidden_states[student.scored].square().sum(-1) / student.scored.sum().clamp_min(1)
+
+
+@fault("a term counts each row of a batch once", "packed_rows_equal_separate_samples")
+class TermOfRows(WithTerm):
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        squares = student.hidden_states.square().sum(-1).masked_fill(~student.scored, 0.0)
+        return squares.sum(-1) / student.scored.sum(-1).clamp_min(1)
+
+
+@fault("a term is detached", "every_term_teaches")
+class DetachedTerm(WithTerm):
+    def values(self, student: LMStates, teacher: LMStates) -> Tensor:
+        return student.hidden_states[student.scored].square().sum(-1).detach()
+
+
+@fault("a metric is a mean already", "samples_know_nothing_of_one_another")
+class MeanMetric(ChangedSpan):
+    name: Literal["mean_metric"] = "mean_metric"
+
+    def found(self, found: GroupedAlignment, student: LMStates, teacher: LMStates) -> Alignment:
+        share = found.student_covered.sum() / student.scored.sum().clamp_min(1)
+        return replace(found, metrics={"share": Tally(share, torch.ones((), dtype=torch.int64))})
+
+
+@fault("an option does nothing", "options_have_an_effect")
+class IdleOption(Span):
+    name: Literal["idle_option"] = "idle_option"
+    sharpness: float = 1.0
+
+
+class GatedModule(CrossModelAttentionModule):
+    """Adds what the whole batch is like, through a gate that is closed at first."""
+
+    def __init__(self, student_size: int, teacher_size: int) -> None:
+        super().__init__(student_size, teacher_size, "sample")
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
+        found = super().forward(student, teacher, given)
+        of_batch = found.teacher_values[teacher.scored].sum(0)
+        return replace(found, teacher_values=found.teacher_values + self.gate * of_batch)
+
+
+@fault("a gate that is closed at first opens to the other samples", "samples_know_nothing_of_one_another")
+class Gated(CrossModelAttention):
+    name: Literal["gated"] = "gated"
+    std: Literal["sample"] = "sample"
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+        return GatedModule(student_embedding_size, teacher_embedding_size)
+
+
+class RootedModule(CrossModelAttentionModule):
+    """Scales by the norm of a parameter that is zero at first."""
+
+    def __init__(self, student_size: int, teacher_size: int) -> None:
+        super().__init__(student_size, teacher_size, "sample")
+        self.shift = nn.Parameter(torch.zeros(3))
+
+    def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
+        found = super().forward(student, teacher, given)
+        return replace(found, teacher_values=found.teacher_values * (1 + self.shift.square().sum().sqrt()))
+
+
+@fault("the root of a parameter that is zero at first", "finite_gradients")
+class Rooted(CrossModelAttention):
+    name: Literal["rooted"] = "rooted"
+    std: Literal["sample"] = "sample"
+
+    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+        return RootedModule(student_embedding_size, teacher_embedding_size)
+
+
+class Transposed(AttentionAlignment):
+    def to_teacher(self, student_side: Tensor) -> Tensor:
+        return self.student_to_teacher.transpose(1, 2).to(student_side.dtype) @ student_side.masked_fill(
+            ~self.student_covered[..., None], 0.0
+        )
+
+
+@fault("the way back is the way there, transposed", "a_constant_is_brought_over_unchanged")
+class WayBack(ChangedAttention):
+    name: Literal["way_back"] = "way_back"
+
+    def found(self, found: AttentionAlignment, student: LMStates, teacher: LMStates) -> Alignment:
+        return Transposed(**vars(found))

@@ -317,3 +317,18 @@ class Changeable(KL):
     model_config = ConfigDict(frozen=False)
 
     name: Literal["changeable"] = "changeable"
+
+
+@fault("of tokens that are equally likely, the first are the top ones", "token_numbers_do_not_matter")
+def top_by_place(student: Tensor, teacher: Tensor) -> Tensor:
+    top = teacher.argsort(dim=-1, descending=True, stable=True)[..., :2]
+    return (teacher.gather(-1, top).exp() - student.gather(-1, top).exp()).square().sum(-1)
+
+
+@fault("a gradient is divided among equals, smoothness is claimed", "token_numbers_do_not_matter")
+def claims_to_be_smooth(student: Tensor, teacher: Tensor) -> Tensor:
+    return (student.exp().sort(-1, stable=True).values - teacher.exp().sort(-1, stable=True).values).abs().sum(-1)
+
+
+claims_to_be_smooth.smooth = True  # type: ignore[attr-defined]
+claims_to_be_smooth.zero_iff_equal = False  # type: ignore[attr-defined]

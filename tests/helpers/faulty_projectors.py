@@ -36,8 +36,10 @@ class FaultyProjector(Projector):
         raise NotImplementedError
 
 
-def fault(what: str, law: str) -> Any:
-    """A decorator of a projection class: a projector that builds it is a fault."""
+def fault(what: str, law: str, *, of_projector: bool = False) -> Any:
+    """A decorator of a projection class, or of a projector: a projector that builds it is a fault."""
+    if of_projector:
+        return collected(PROJECTOR_FAULTS, what, law)
 
     def collect(projection: type[LinearMap]) -> type[LinearMap]:
         takes_heads = getattr(projection, "takes_heads", False)
@@ -174,3 +176,132 @@ class NeedsManyTokens(LinearMap):
         super().__init__(source_size, target_size)
         source, target = heads.shared_weights()
         self.weight.data = torch.linalg.inv(target.T @ target) @ target.T @ source
+
+
+@fault("a part that is zero at first is missing in what affine names", "an_affine_projection_is_what_it_says")
+class NamesTheFirstPart(LinearMap):
+    def __init__(self, source_size: int, target_size: int) -> None:
+        super().__init__(source_size, target_size)
+        self.update = nn.Parameter(torch.zeros(target_size, source_size))
+
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        return hidden_states @ (self.weight + self.update).to(hidden_states.dtype).T
+
+    def affine(self, heads: ProjectorHeads) -> Affine:
+        return Affine(self.weight, None)
+
+
+@fault("a bias that is zero at first is missing in what affine names", "an_affine_projection_is_what_it_says")
+class ForgetsItsBias(LinearMap):
+    def __init__(self, source_size: int, target_size: int) -> None:
+        super().__init__(source_size, target_size)
+        self.bias = nn.Parameter(torch.zeros(target_size))
+
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        return super().forward(hidden_states, heads) + self.bias.to(hidden_states.dtype)
+
+    def affine(self, heads: ProjectorHeads) -> Affine:
+        return Affine(self.weight, None)
+
+
+@fault("what affine names has a dtype of its own", "an_affine_projection_is_what_it_says")
+class NamesFloat32(LinearMap):
+    def affine(self, heads: ProjectorHeads) -> Affine:
+        return Affine(self.weight.float(), None)
+
+
+@fault("a gate that is zero at first opens to the neighbours", "positions_know_nothing_of_one_another")
+class GatedNeighbours(LinearMap):
+    def __init__(self, source_size: int, target_size: int) -> None:
+        super().__init__(source_size, target_size)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        projected = super().forward(hidden_states, heads)
+        return projected + self.gate * projected.mean(-2, keepdim=True) if projected.ndim > 1 else projected
+
+
+class SolvedMap(LinearMap):
+    """The map that is the best between rows of the heads, which the subclass chooses."""
+
+    takes_heads = True
+
+    def __init__(self, source_size: int, target_size: int, heads: ProjectorHeads) -> None:
+        super().__init__(source_size, target_size)
+        source, target = self.rows(heads)
+        self.weight.data = (torch.linalg.pinv(target.double()) @ source.double()).to(source.dtype)
+
+    def rows(self, heads: ProjectorHeads) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+@fault("shared tokens are paired in the wrong order", "the_order_of_shared_tokens_does_not_matter")
+class PairsBackwards(SolvedMap):
+    def rows(self, heads: ProjectorHeads) -> tuple[Tensor, Tensor]:
+        source, target = heads.shared_weights()
+        return source.flip(0), target
+
+
+@fault("shared tokens are each paired with the next", "the_order_of_shared_tokens_does_not_matter")
+class PairsWithTheNext(SolvedMap):
+    def rows(self, heads: ProjectorHeads) -> tuple[Tensor, Tensor]:
+        source, target = heads.shared_weights()
+        if heads.source_ids is None:
+            return source, target
+        # Sorted on one side alone, the pairs part.
+        return source, target[heads.target_ids.argsort()] if heads.target_ids is not None else target
+
+
+@fault("rows of the heads are paired by their place", "token_numbers_do_not_matter")
+class PairsByPlace(SolvedMap):
+    def rows(self, heads: ProjectorHeads) -> tuple[Tensor, Tensor]:
+        size = min(len(heads.source.weight), len(heads.target.weight))
+        return heads.source.weight[:size], heads.target.weight[:size]
+
+
+@fault("the source's ids are used for the target, too", "token_numbers_do_not_matter")
+class OneSetOfIds(SolvedMap):
+    def rows(self, heads: ProjectorHeads) -> tuple[Tensor, Tensor]:
+        if heads.source_ids is None:
+            return heads.shared_weights()
+        ids = heads.source_ids
+        return heads.source.weight[ids], heads.target.weight[ids % len(heads.target.weight)]
+
+
+@fault("heads that were given at build are kept", "a_checkpoint_restores_it")
+class KeepsTheHeads(LinearMap):
+    takes_heads = True
+
+    def __init__(self, source_size: int, target_size: int, heads: ProjectorHeads) -> None:
+        super().__init__(source_size, target_size)
+        self.heads = [heads]
+
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        [kept] = self.heads
+        return super().forward(hidden_states, heads) * kept.target.weight.detach().mean(0).tanh()
+
+
+@fault("a parameter shares the memory of a head", "gradients_never_reach_the_heads")
+class SharesTheHead(LinearMap):
+    takes_heads = True
+
+    def __init__(self, source_size: int, target_size: int, heads: ProjectorHeads) -> None:
+        super().__init__(source_size, target_size)
+        self.scale = nn.Parameter(heads.target.weight.detach()[0])
+
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        return super().forward(hidden_states, heads) * self.scale
+
+
+@fault("a tensor is made on the default device", "everything_is_made_where_the_states_are")
+class Elsewhere(LinearMap):
+    def forward(self, hidden_states: Tensor, heads: ProjectorHeads) -> Tensor:
+        return super().forward(hidden_states, heads) * torch.ones(self.weight.shape[0])
+
+
+@fault("an option does nothing", "options_have_an_effect", of_projector=True)
+class IdleOption(FaultyProjector):
+    scaled: bool = False
+
+    def projection(self, source_size: int, target_size: int, heads: ProjectorHeads) -> Projection:
+        return LinearMap(source_size, target_size)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dskd_components import ComparedRows, Space, SpaceResult, TokenTerm
+from dskd_components import ComparedRows, Space, SpaceResult, Tally, TokenTerm
 from tests.helpers.fault import Fault, collected
 
 if TYPE_CHECKING:
@@ -108,3 +108,138 @@ class StudentDetached(FaultySpace):
     def values(self, rows: ComparedRows) -> Tensor:
         student, teacher = rows.student_logits.detach().softmax(-1), rows.teacher_logits.softmax(-1)
         return (student - teacher).square().sum(-1)
+
+
+class DistanceSpace(FaultySpace):
+    """One that claims its term to be a distance."""
+
+    distance_terms: ClassVar[tuple[str, ...]] = ("mine",)
+
+
+def kl(student: Tensor, teacher: Tensor) -> Tensor:
+    return (teacher.exp() * (teacher - student)).sum(-1).clamp_min(0)
+
+
+@fault("the temperature is ignored", "temperatures_divide_logits")
+class IgnoresTemperature(DistanceSpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        return rows.measure.scale * kl(rows.student_logits.log_softmax(-1), rows.teacher_logits.log_softmax(-1))
+
+
+@fault("the student's temperature is used for both sides", "temperatures_divide_logits")
+class OneTemperature(DistanceSpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        student, teacher = (
+            (side / rows.measure.temperature).log_softmax(-1) for side in (rows.student_logits, rows.teacher_logits)
+        )
+        return rows.measure.scale * kl(student, teacher)
+
+
+@fault("probabilities are divided by the temperature", "temperatures_divide_logits")
+class TemperatureOfProbabilities(DistanceSpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        student, teacher = (
+            side.log_softmax(-1).div(rows.measure.temperature).log_softmax(-1) / rows.measure.temperature
+            for side in (rows.student_logits, rows.teacher_logits)
+        )
+        return rows.measure.scale * (student.exp() - teacher.exp()).square().sum(-1)
+
+
+@fault("the scale is ignored", "the_scale_is_applied_once")
+class IgnoresScale(DistanceSpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        return kl(*rows.log_probs)
+
+
+@fault("the scale is applied twice", "the_scale_is_applied_once")
+class ScalesTwice(DistanceSpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        return rows.measure.scale * rows.divergence(None)
+
+
+class OfSharedTokens(DistanceSpace):
+    """Two vocabularies."""
+
+    @property
+    def needs_shared_tokens(self) -> bool:
+        return True
+
+    def values(self, rows: ComparedRows) -> Tensor:
+        student, teacher = self.shared(rows)
+        return rows.measure.scale * (student.exp() - teacher.exp()).square().sum(-1)
+
+    def shared(self, rows: ComparedRows) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+@fault("a renormalisation is missing", "zero_at_equality")
+class NotRenormalised(OfSharedTokens):
+    def shared(self, rows: ComparedRows) -> tuple[Tensor, Tensor]:
+        assert rows.shared_tokens is not None
+        student, teacher = rows.log_probs
+        return student[:, rows.shared_tokens.student_ids], teacher[:, rows.shared_tokens.teacher_ids]
+
+
+@fault("the ids of one side are reversed", "zero_at_equality")
+class ReversedIds(OfSharedTokens):
+    def shared(self, rows: ComparedRows) -> tuple[Tensor, Tensor]:
+        assert rows.shared_tokens is not None
+        student, teacher = rows.log_probs
+        return (
+            student[:, rows.shared_tokens.student_ids].log_softmax(-1),
+            teacher[:, rows.shared_tokens.teacher_ids.flip(0)].log_softmax(-1),
+        )
+
+
+@fault("the ids of both sides are sorted apart", "token_numbers_do_not_matter")
+class SortedIds(OfSharedTokens):
+    def shared(self, rows: ComparedRows) -> tuple[Tensor, Tensor]:
+        assert rows.shared_tokens is not None
+        student, teacher = rows.log_probs
+        ids = rows.shared_tokens
+        return (
+            student[:, ids.student_ids.sort().values].log_softmax(-1),
+            teacher[:, ids.teacher_ids.sort().values].log_softmax(-1),
+        )
+
+
+@fault("a mean over the vocabulary", "tokens_that_cannot_occur_count_for_nothing")
+class VocabularyMean(DistanceSpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        student, teacher = rows.log_probs
+        return rows.measure.scale * (student.exp() - teacher.exp()).square().mean(-1)
+
+
+@fault("the last token is left out", "token_numbers_do_not_matter")
+class LeavesOutTheLast(DistanceSpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        student, teacher = rows.log_probs
+        return rows.measure.scale * (student.exp() - teacher.exp())[:, :-1].square().sum(-1)
+
+
+@fault("a metric is a mean already", "metrics_add_up_over_rows")
+class MeanMetric(FaultySpace):
+    def compare(self, rows: ComparedRows) -> SpaceResult:
+        found = self.values(rows)
+        mean = found.detach().sum() / max(len(found), 1)
+        return SpaceResult(
+            terms={"mine": TokenTerm(values=found)}, metrics={"mine": Tally(mean, torch.ones((), dtype=torch.int64))}
+        )
+
+
+@fault("an option does nothing", "options_have_an_effect")
+class IdleOption(FaultySpace):
+    weight: float = 1.0
+
+
+@fault("a tensor is made on the default device", "everything_is_made_where_the_rows_are")
+class Elsewhere(FaultySpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        return super().values(rows) * torch.ones(len(rows.targets))
+
+
+@fault("it reads the teacher's choice without asking for it", "terms_are_one_finite_number_a_row")
+class ReadsWhatItDidNotAskFor(FaultySpace):
+    def values(self, rows: ComparedRows) -> Tensor:
+        assert rows.teacher_argmax is not None
+        return super().values(rows) * (rows.teacher_argmax >= 0)

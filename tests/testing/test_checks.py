@@ -17,6 +17,7 @@ from dskd_components.testing import (
     CheckReport,
     LawResult,
     LawViolationError,
+    check_classes,
     check_component,
     check_distance,
     check_plugin,
@@ -25,6 +26,7 @@ from dskd_components.testing import (
     require_law,
     variants,
 )
+from dskd_components.testing.expectation import expect_close
 from tests.helpers.faulty_distances import TemperatureInside, nan_at_equality
 
 if TYPE_CHECKING:
@@ -84,6 +86,33 @@ def test_the_random_number_generator_is_left_alone() -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_one_cause_is_told_once() -> None:
+    def broken(student: Tensor, teacher: Tensor) -> Tensor:
+        raise ZeroDivisionError("no such thing")
+
+    report = check_distance(broken, max_examples=2)
+    [cause] = report.causes
+    assert len(cause) == len(report.failures) > 10
+    with pytest.raises(AssertionError) as caught:
+        report.raise_if_failed()
+    assert str(caught.value).count("no such thing") == 1
+    assert f"The same is raised in {len(cause) - 1} more: " in str(caught.value)
+
+
+def test_numbers_are_told_apart() -> None:
+    with pytest.raises(AssertionError, match=r"expected 0\.500001, found 0\.5 at"):
+        expect_close(torch.tensor([0.5]).double(), torch.tensor([0.500001]).double(), "the distance")
+
+
+def test_what_a_class_offers_is_tried() -> None:
+    assert variants(Offering) == (Offering(weights=(1.0,)), Offering(weights=(1.0, 2.0)))
+    results = list(check_classes([Offering], max_examples=2))
+    assert {result.component for result in results} == {
+        "offering(weights=(1.0,))",
+        "offering(weights=(1.0, 2.0))",
+    }
+
+
 def test_what_a_component_raises_is_kept() -> None:
     def broken(student: Tensor, teacher: Tensor) -> Tensor:
         raise ZeroDivisionError("no such thing")
@@ -126,6 +155,18 @@ class NotUnderstood(Distance):
 
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         return KL()(student_log_probs, teacher_log_probs)
+
+
+class Offering(Distance):
+    name: Literal["offering"] = "offering"
+    weights: tuple[float, ...]
+
+    @classmethod
+    def examples(cls) -> tuple[Offering, ...]:
+        return (cls(weights=(1.0,)), cls(weights=(1.0, 2.0)))
+
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        return sum(self.weights) * KL()(student_log_probs, teacher_log_probs)
 
 
 def test_variants_differ_in_one_option() -> None:

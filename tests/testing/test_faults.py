@@ -9,16 +9,13 @@ import pytest
 from dskd_components.testing import laws_about, registered_variants
 from dskd_components.testing.checks import kind_of
 from dskd_components.testing.trial import result_of
-from tests.helpers.faulty_aligners import ALIGNER_FAULTS
-from tests.helpers.faulty_distances import DISTANCE_FAULTS
-from tests.helpers.faulty_projectors import PROJECTOR_FAULTS
-from tests.helpers.faulty_spaces import SPACE_FAULTS
+from tests.helpers.correct_components import CORRECT
+from tests.helpers.fault_table import FAULTS, laws_that_fail
 
 if TYPE_CHECKING:
     from tests.helpers.fault import Fault
 
 SEEDS = (None, 1, 2, 3, 4)
-FAULTS = [*DISTANCE_FAULTS, *ALIGNER_FAULTS, *PROJECTOR_FAULTS, *SPACE_FAULTS]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.what} ({fault.law})")
@@ -49,3 +46,10 @@ def test_nothing_right_is_flagged_on_other_cases(component: object) -> None:
     for law in laws_about(kind_of(component)):
         result = result_of(law, component, max_examples=3, seed=20261124)
         assert result.outcome != "failed", result.message
+
+
+@pytest.mark.parametrize(
+    "component", CORRECT, ids=lambda component: getattr(component, "__name__", None) or component.name
+)
+def test_nothing_right_is_rejected(component: object) -> None:
+    assert list(laws_that_fail(component, max_examples=10)) == []

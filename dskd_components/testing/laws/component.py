@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dskd_components.components.component import Component
 from dskd_components.testing.expectation import expect
 from dskd_components.testing.law import law
+from dskd_components.testing.strategies.logits import normal
+from dskd_components.testing.variants import other_values, variants
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
 
 
-def _is_component(component: Any) -> bool:
+def is_component(component: Any) -> bool:
+    """Return whether something is a component, and no function in the place of one."""
     return isinstance(component, Component)
 
 
-def _one_case(_component: Any) -> st.SearchStrategy[Mapping[str, Any]]:
+def one_case(_component: Any) -> st.SearchStrategy[Mapping[str, Any]]:
+    """The only case of a law that needs none."""
     return st.just({})
 
 
-@law("component", cases=_one_case, claimed_by=_is_component, at_most=1)
+@law("component", cases=one_case, claimed_by=is_component, at_most=1)
 def spec_round_trips(component: Component) -> None:
     """A component goes through JSON and back unchanged.
 
@@ -34,7 +41,7 @@ def spec_round_trips(component: Component) -> None:
     expect(again == component, f"expected {component!r} back from {document}, found {again!r}.")
 
 
-@law("component", cases=_one_case, claimed_by=_is_component, at_most=1)
+@law("component", cases=one_case, claimed_by=is_component, at_most=1)
 def unknown_options_are_refused(component: Component) -> None:
     """An option that does not exist is an error.
 
@@ -48,7 +55,7 @@ def unknown_options_are_refused(component: Component) -> None:
     expect(False, "expected a validation error for the unknown option 'an_option_that_nobody_has', found none.")
 
 
-@law("component", cases=_one_case, claimed_by=_is_component, at_most=1)
+@law("component", cases=one_case, claimed_by=is_component, at_most=1)
 def it_cannot_be_changed(component: Component) -> None:
     """Assigning to an option is an error.
 
@@ -60,3 +67,54 @@ def it_cannot_be_changed(component: Component) -> None:
         except (ValidationError, AttributeError, TypeError):
             continue
         expect(False, f"expected an error when {option!r} is assigned to, found none.")
+
+
+def expect_effects(component: Component, observe: Callable[[Any], list[Any]]) -> None:
+    """Raise AssertionError that names the options which make no difference to anything that is observed.
+
+    An option may matter only beside another value of a second one, so each is varied around every variant.
+
+    Args:
+        component: what has the options.
+        observe: returns what can be seen of a component: tensors, and anything that can be compared.
+    """
+    __tracebackhide__ = True
+    seen: dict[str, list[Any]] = {}
+
+    def observed(one: Component) -> list[Any]:
+        key = repr(one)
+        if key not in seen:
+            seen[key] = observe(one)
+        return seen[key]
+
+    idle = {option for base in (component, *variants(type(component))) for option, _ in other_values(base)}
+    for base in (component, *variants(type(component))):
+        for option, other in other_values(base):
+            if option in idle and not _same(observed(other), observed(base)):
+                idle.remove(option)
+        if not idle:
+            return
+    expect(False, f"expected an effect of every option, found none of {', '.join(sorted(idle))}.")
+
+
+def trained(module: nn.Module, seed: int) -> None:
+    """Move every parameter that is trained away from where it begins, as training does.
+
+    A part that is zero at first hides whatever is wrong with what it multiplies.
+
+    Args:
+        module: changed in place.
+        seed: the same seed moves it alike.
+    """
+    with torch.no_grad():
+        for number, parameter in enumerate(module.parameters()):
+            if parameter.requires_grad:
+                parameter.add_(0.5 * normal(seed + number, *parameter.shape).to(parameter.dtype))
+
+
+def _same(found: Any, expected: Any) -> bool:
+    if isinstance(found, torch.Tensor) and isinstance(expected, torch.Tensor):
+        return found.shape == expected.shape and found.dtype == expected.dtype and torch.equal(found, expected)
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_same, found, expected))
+    return type(found) is type(expected) and bool(found == expected)

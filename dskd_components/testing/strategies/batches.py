@@ -148,6 +148,7 @@ def batches(
     dtype: torch.dtype = torch.float64,
     min_samples: int = 1,
     at_least: int = 1,
+    sizes: tuple[tuple[int, int], ...] = (),
 ) -> Batch:
     """Batches of one to three samples that are at most five positions long.
 
@@ -157,6 +158,7 @@ def batches(
         dtype: as in `make_batch`.
         min_samples: fewest samples.
         at_least: how many positions of each row are scored at least.
+        sizes: the pairs of the student's and the teacher's width to choose from; none: 3 and 4.
 
     Examples:
         >>> from hypothesis import given
@@ -166,6 +168,7 @@ def batches(
         >>> test_one_length()
     """
     lengths = st.integers(max(at_least, 1), 5)
+    student_hidden, teacher_hidden = draw(st.sampled_from(sizes or ((3, 4),)))
     return make_batch(
         draw(SEEDS),
         same_tokenizer=same_tokenizer,
@@ -173,8 +176,8 @@ def batches(
         student_length=draw(lengths),
         teacher_length=draw(lengths),
         dtype=dtype,
-        student_hidden=3,
-        teacher_hidden=4,
+        student_hidden=student_hidden,
+        teacher_hidden=teacher_hidden,
         student_vocabulary=5,
         teacher_vocabulary=6,
         at_least=at_least,

@@ -139,9 +139,8 @@ def normal(seed: int, *shape: int) -> Tensor:
         >>> normal(0, 2)
         tensor([ 1.5410, -0.2934], dtype=torch.float64)
     """
-    return torch.randn(
-        *shape, generator=torch.Generator(torch.get_default_device()).manual_seed(seed), dtype=torch.float64
-    )
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def _tensor(row: list[float]) -> Tensor:

@@ -9,14 +9,18 @@ import torch
 from hypothesis import strategies as st
 
 from dskd_components.testing.expectation import expect_close
-from dskd_components.testing.strategies.batches import Batch, batches
+from dskd_components.testing.laws.component import trained
+from dskd_components.testing.strategies.batches import Batch, batches, make_batch
 from dskd_components.testing.strategies.logits import SEEDS, normal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from dskd_components.components.aligner import Aligner, AlignerModule
     from dskd_components.components.alignment import Alignment
+    from dskd_components.components.terms import TokenTerm
     from dskd_components.testing.law import Cases
 
 
@@ -30,15 +34,44 @@ def batch_cases(*, min_samples: int = 1, at_least: int = 0, **others: st.SearchS
     """
     return lambda aligner: st.fixed_dictionaries(
         {
-            "batch": batches(same_tokenizer=aligner.same_tokenizer, min_samples=min_samples, at_least=at_least),
+            "batch": batches(
+                same_tokenizer=aligner.same_tokenizer,
+                min_samples=min_samples,
+                at_least=at_least,
+                sizes=aligner.example_sizes,
+            ),
             "seed": SEEDS,
             **others,
         }
     )
 
 
-def built(aligner: Aligner, batch: Batch, seed: int) -> AlignerModule:
-    """Return the module for a batch's models, with seeded parameters in the batch's precision."""
+def seed_cases(_aligner: Aligner) -> st.SearchStrategy[Mapping[str, Any]]:
+    """Cases of a ``seed`` alone, for laws that look at several batches."""
+    return st.fixed_dictionaries({"seed": SEEDS})
+
+
+def some_batch(aligner: Aligner, seed: int) -> Batch:
+    """Return a batch of three samples that the aligner can be given."""
+    student_hidden, teacher_hidden = (aligner.example_sizes or ((3, 4),))[0]
+    return make_batch(
+        seed,
+        same_tokenizer=aligner.same_tokenizer,
+        student_hidden=student_hidden,
+        teacher_hidden=teacher_hidden,
+        at_least=3,
+    )
+
+
+def built(aligner: Aligner, batch: Batch, seed: int, *, fresh: bool = False) -> AlignerModule:
+    """Return the module for a batch's models, with seeded parameters in the batch's precision.
+
+    Args:
+        aligner: what builds it.
+        batch: of the models.
+        seed: the same seed gives the same module.
+        fresh: leave the parameters as they are at first; else they are moved, as if they had been trained.
+    """
     assert batch.student.embedding is not None
     assert batch.teacher.embedding is not None
     with torch.random.fork_rng(devices=[]):
@@ -47,7 +80,10 @@ def built(aligner: Aligner, batch: Batch, seed: int) -> AlignerModule:
             student_embedding_size=batch.student.embedding.shape[1],
             teacher_embedding_size=batch.teacher.embedding.shape[1],
         )
-    return module.to(batch.student.hidden_states.dtype)
+    module = module.to(batch.student.hidden_states.dtype)
+    if not fresh:
+        trained(module, seed)
+    return module
 
 
 def aligned(aligner: Aligner, batch: Batch, seed: int) -> Alignment:
@@ -58,6 +94,18 @@ def aligned(aligner: Aligner, batch: Batch, seed: int) -> Alignment:
 def aligned_by(module: AlignerModule, aligner: Aligner, batch: Batch) -> Alignment:
     """Return the alignment of a batch by a module."""
     return module(batch.student, batch.teacher, batch.groups if aligner.text_method else None)
+
+
+def counted(alignment: Alignment) -> dict[str, Tensor]:
+    """Return by name what adds up over samples: the sums of the terms, the sums and counts of the metrics."""
+    sums = {f"the sum of the term {name!r}": term.values[_kept(term)].sum() for name, term in alignment.terms.items()}
+    for name, tally in alignment.metrics.items():
+        sums |= {f"the sum of the metric {name!r}": tally.total, f"the count of the metric {name!r}": tally.count}
+    return {name: total.double() for name, total in sums.items()}
+
+
+def _kept(term: TokenTerm) -> Tensor | slice:
+    return slice(None) if term.keep is None else term.keep
 
 
 def is_told(aligner: Aligner) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from hypothesis import strategies as st
 
 from dskd_components.testing.expectation import expect_close
@@ -14,10 +15,15 @@ from dskd_components.testing.laws.aligner.evaluation import (
     batch_cases,
     built,
     by_sample,
+    counted,
     expect_same_samples,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from dskd_components.components.aligner import Aligner
     from dskd_components.components.alignment import Alignment
     from dskd_components.testing.strategies.batches import Batch
@@ -61,21 +67,33 @@ def packed_rows_equal_separate_samples(aligner: Aligner, batch: Batch, seed: int
     row = batch.packed()
     plain, other = aligned(aligner, batch, seed), aligned(aligner, row, seed)
     expect_same_samples(by_sample(other, row), by_sample(plain, batch), "packed into one row")
+    _expect_same_sums(counted(other), counted(plain), "packed into one row")
 
 
 @law("aligner", cases=batch_cases(min_samples=2), claimed_by=_is_split_invariant)
 def samples_know_nothing_of_one_another(aligner: Aligner, batch: Batch, seed: int) -> None:
-    """A sample is aligned alike in a batch and alone.
+    """A sample is aligned alike in a batch and alone, and terms and metrics are sums over samples.
 
-    Claimed by ``split_invariant``. So micro-batches add up to the batch, and ranks to the whole.
+    Claimed by ``split_invariant``. So micro-batches add up to the batch, and ranks to the whole. A term that is a mean
+    already, or depends on the size of the batch, breaks this.
     """
     module = built(aligner, batch, seed)
     together = by_sample(aligned_by(module, aligner, batch), batch)
+    sums: dict[str, Tensor] = {}
     alone = []
     for sample in range(len(batch.student.targets)):
         single = batch.rows(slice(sample, sample + 1))
-        alone += by_sample(aligned_by(module, aligner, single), single)
+        found = aligned_by(module, aligner, single)
+        alone += by_sample(found, single)
+        for name, total in counted(found).items():
+            sums[name] = sums.get(name, torch.zeros_like(total)) + total
     expect_same_samples(alone, together, "alone")
+    _expect_same_sums(sums, counted(aligned_by(module, aligner, batch)), "added up over samples that are alone")
+
+
+def _expect_same_sums(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    for name, total in expected.items():
+        expect_close(found[name], total, f"{name}, {where}")
 
 
 def _expect_same_numbers(found: Alignment, expected: Alignment, where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from hypothesis import strategies as st
@@ -17,8 +17,12 @@ from dskd_components.testing.laws.aligner.evaluation import (
     brought_over,
     built,
     by_sample,
+    counted,
     expect_same_samples,
+    seed_cases,
+    some_batch,
 )
+from dskd_components.testing.laws.component import expect_effects, one_case
 from dskd_components.testing.strategies.batches import batches
 from dskd_components.testing.strategies.logits import SEEDS, normal
 
@@ -49,13 +53,17 @@ def values_fit_the_states(aligner: Aligner, batch: Batch, seed: int) -> None:
 def terms_are_finite_numbers(aligner: Aligner, batch: Batch, seed: int) -> None:
     """Terms of the aligner's own are finite, one number a row, under names that the loss does not use itself.
 
-    Metrics are finite as well.
+    None is negative, unless ``non_negative_terms`` is declared False. Metrics are finite as well.
     """
     found = aligned(aligner, batch, seed)
     for name, term in found.terms.items():
         expect(name not in OF_STUDENT, f"terms: the name {name!r} is one of the student's own; expected another.")
         expect(term.values.ndim == 1, f"the term {name!r}: expected one number a row, found {list(term.values.shape)}.")
         expect_finite(term.values, f"the term {name!r}")
+        lowest = float(term.values.detach().min()) if term.values.numel() and aligner.non_negative_terms else 0.0
+        expect(
+            lowest >= 0, f"the term {name!r}: expected 0 or more, as non_negative_terms promises, found {lowest:.4g}."
+        )
     for name, tally in found.metrics.items():
         expect_finite(tally.mean(), f"the metric {name!r}")
 
@@ -64,11 +72,12 @@ def terms_are_finite_numbers(aligner: Aligner, batch: Batch, seed: int) -> None:
 def finite_gradients(aligner: Aligner, batch: Batch, seed: int) -> None:
     """Gradients of the parameters are finite, also where little or nothing is scored.
 
-    A softmax over nothing is the usual culprit.
+    A softmax over nothing is the usual culprit; the root of a parameter that begins at zero is another.
     """
-    module = built(aligner, batch, seed)
-    for name, gradient in _gradients(module, aligner, batch, seed):
-        expect_finite(gradient, f"the gradient of {name}")
+    for fresh in (True, False):
+        module = built(aligner, batch, seed, fresh=fresh)
+        for name, gradient in _gradients(module, aligner, batch, seed):
+            expect_finite(gradient, f"the gradient of {name}")
 
 
 @law("aligner", cases=batch_cases(min_samples=2, at_least=3), at_most=10)
@@ -80,6 +89,58 @@ def every_parameter_learns(aligner: Aligner, batch: Batch, seed: int) -> None:
     module = built(aligner, batch, seed)
     for name, gradient in _gradients(module, aligner, batch, seed):
         expect(bool(gradient.any()), f"the gradient of {name}: expected some, found zeros.")
+
+
+TRIES: Final = 8
+"""How many batches are looked at before something counts as dead."""
+
+
+@law("aligner", cases=seed_cases, claimed_by=lambda aligner: bool(aligner.terms), at_most=3)
+def every_term_teaches(aligner: Aligner, seed: int) -> None:
+    """Each term of the aligner's own has a gradient: for a parameter, or for the hidden states of a model.
+
+    In some of several batches. A term without one is only a number in the log, and belongs to the metrics.
+    """
+    idle = set(aligner.terms)
+    for number in range(TRIES):
+        batch = some_batch(aligner, seed + number)
+        leaves = [states.hidden_states.requires_grad_() for states in (batch.student, batch.teacher)]
+        module = built(aligner, batch, seed + number)
+        leaves += [parameter for parameter in module.parameters() if parameter.requires_grad]
+        terms = aligned_by(module, aligner, batch).terms
+        for name in idle & terms.keys():
+            total = terms[name].values.sum()
+            if not total.requires_grad:
+                continue
+            gradients = torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
+            if any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+                idle.remove(name)
+        if not idle:
+            return
+    expect(False, f"the gradient of the term {', '.join(sorted(idle))}: expected some, found none in several batches.")
+
+
+@law("aligner", cases=one_case, at_most=1)
+def options_have_an_effect(aligner: Aligner) -> None:
+    """Another value of an option gives another alignment, or other parameters, or asks for something else.
+
+    An option that does nothing has been forgotten, or lost on the way.
+    """
+
+    def observed(other: Aligner) -> list[Any]:
+        seen: list[Any] = [other.text_method, other.same_tokenizer, other.split_invariant, other.reads_embeddings]
+        for seed in range(3):
+            batch = some_batch(other, seed)
+            module = built(other, batch, seed)
+            seen += [sorted(module.state_dict()), dict(module.learning_rate_factors())]
+            found = aligned_by(module, other, batch)
+            seen += [tensor for sample in by_sample(found, batch) for tensor in sample.parts.values()]
+            seen += [found.student_values, found.teacher_values, *counted(found).values()]
+            seen += [(name, term.weight, term.denominator, term.widen_above) for name, term in found.terms.items()]
+            seen += [gradient for _, gradient in _gradients(module, other, batch, seed)]
+        return seen
+
+    expect_effects(aligner, observed)
 
 
 @law("aligner", cases=batch_cases(at_least=1), at_most=20)
@@ -115,7 +176,10 @@ def the_same_seed_gives_the_same_alignment(aligner: Aligner, batch: Batch, seed:
 @law(
     "aligner",
     cases=lambda aligner: st.fixed_dictionaries(
-        {"batch": batches(same_tokenizer=aligner.same_tokenizer, dtype=torch.float32), "seed": SEEDS}
+        {
+            "batch": batches(same_tokenizer=aligner.same_tokenizer, dtype=torch.float32, sizes=aligner.example_sizes),
+            "seed": SEEDS,
+        }
     ),
     at_most=20,
 )

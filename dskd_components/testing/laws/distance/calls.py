@@ -13,6 +13,7 @@ from dskd_components.testing.laws.distance.evaluation import (
     apart,
     generic_pairs,
     pairs,
+    tied,
     values_and_gradients,
     values_at,
 )
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@law("distance", cases=pairs())
+@law("distance", cases=pairs(), always=tied())
 def rows_are_independent(distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor) -> None:
     """A row has the same value and gradient whichever rows are beside it.
 

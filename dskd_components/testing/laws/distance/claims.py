@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from hypothesis import strategies as st
 
-from dskd_components.components.component import Component
 from dskd_components.testing.expectation import expect, expect_close
 from dskd_components.testing.law import law
-from dskd_components.testing.laws.distance.evaluation import DTYPES, DistanceFunction, pairs, values_at
+from dskd_components.testing.laws.component import expect_effects, is_component, one_case
+from dskd_components.testing.laws.distance.evaluation import (
+    DTYPES,
+    DistanceFunction,
+    pairs,
+    values_and_gradients,
+    values_at,
+)
 from dskd_components.testing.printing import number
 from dskd_components.testing.strategies.logits import normal, one_hot, sets_of_logits
-from dskd_components.testing.variants import other_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from dskd_components.components.distance import Distance
@@ -100,15 +103,7 @@ DONE_AROUND_IT: Final = {"temperature", "tau", "reduction", "ignore_index", "mas
 """What the loss does around a distance, once and for all of them."""
 
 
-def _is_component(distance: Any) -> bool:
-    return isinstance(distance, Component)
-
-
-def _one_case(_distance: Any) -> st.SearchStrategy[Mapping[str, Any]]:
-    return st.just({})
-
-
-@law("distance", cases=_one_case, claimed_by=_is_component, at_most=1)
+@law("distance", cases=one_case, claimed_by=is_component, at_most=1)
 def no_temperature_inside(distance: Distance) -> None:
     """No option repeats what the loss does around a distance: temperature, mask, reduction.
 
@@ -118,17 +113,11 @@ def no_temperature_inside(distance: Distance) -> None:
     expect(not repeated, f"expected no option named {', '.join(sorted(DONE_AROUND_IT))}, found {', '.join(repeated)}.")
 
 
-@law("distance", cases=_one_case, claimed_by=_is_component, at_most=1)
+@law("distance", cases=one_case, claimed_by=is_component, at_most=1)
 def options_have_an_effect(distance: Distance) -> None:
     """Another value of an option gives another distance.
 
     An option that does nothing has been forgotten, or lost on the way.
     """
     student, teacher = normal(0, 2, 8, 6)
-    values = values_at(distance, student, teacher)
-    effects: dict[str, bool] = {}
-    for option, other in other_values(distance):
-        changed = not torch.equal(values_at(other, student, teacher), values)  # type: ignore[arg-type]
-        effects[option] = effects.get(option, False) or changed
-    idle = [option for option, effect in effects.items() if not effect]
-    expect(not idle, f"expected an effect of every option, found none of {', '.join(idle)}.")
+    expect_effects(distance, lambda other: [*values_and_gradients(other, student, teacher), other.upper_bound])

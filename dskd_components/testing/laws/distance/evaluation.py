@@ -72,13 +72,30 @@ def apart(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return 0.5 * gap.abs().sum(-1) > 0.1
 
 
-def without_ties(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return ``[N]``, bool: rows without a token that is equally likely on both sides.
+def differentiable_rows(distance: Any, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return ``[N]``, bool: rows at which the gradients of a distance can be compared.
 
-    Where there is one, a distance may have a kink, as total variation has.
+    A distance may have a kink wherever two probabilities are equal: total variation where one token is equally likely
+    on both sides, one that sorts where any two are. What claims to be ``smooth`` has none.
     """
-    p, q = student_logits.softmax(-1), teacher_logits.softmax(-1)
-    return ~(((p - q).abs() < 1e-9) & (p > 1e-9)).any(-1)
+    if getattr(distance, "smooth", False):
+        return torch.ones(len(student_logits), dtype=torch.bool)
+    ordered = torch.cat([student_logits.softmax(-1), teacher_logits.softmax(-1)], -1).sort(-1).values
+    return ~((ordered.diff(dim=-1) < 1e-9) & (ordered[:, 1:] > 1e-9)).any(-1)
+
+
+def tied(**others: Any) -> tuple[dict[str, Any], ...]:
+    """Return the case in which numbers are equal wherever it matters, for laws that always try it.
+
+    Tokens are equally likely on one side, on the other, and across; the last row is the same on both sides.
+
+    Args:
+        **others: the further arguments of the law.
+    """
+    same = [0.3, 0.1, 0.7, -0.2, 0.9]
+    student = torch.tensor([[2.0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [1, 0, 0, -1, -1], same], dtype=torch.float64)
+    teacher = torch.tensor([[0.0, 2, 0, 1, 1], [2, 1, 1, 1, 0], [0, 0, 0, 1, 0], same], dtype=torch.float64)
+    return ({"student_logits": student, "teacher_logits": teacher, **others},)
 
 
 def _generic_pair(shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

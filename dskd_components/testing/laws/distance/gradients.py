@@ -15,6 +15,7 @@ from dskd_components.testing.laws.distance.evaluation import (
     apart,
     generic_pairs,
     pairs,
+    tied,
     values_and_gradients,
 )
 from dskd_components.testing.strategies.logits import logits
@@ -26,7 +27,7 @@ STEP: Final = 1e-6
 """How far a logit is moved to measure a derivative."""
 
 
-@law("distance", cases=pairs(dtype=DTYPES))
+@law("distance", cases=pairs(dtype=DTYPES), always=tied(dtype=torch.float32))
 def finite_gradients(
     distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor, dtype: torch.dtype
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 def the_width_is_the_targets(projector: Projector, ends: Ends, seed: int, dtype: torch.dtype) -> None:
     """Finite numbers of the target's width come back, in the dtype that went in.
 
-    The target's head reads them next.
+    The target's head reads them next. As it is built, and with parameters that have moved.
     """
-    projection, hidden_states = built(projector, ends, seed), ends.hidden_states.to(dtype)
-    projected = projection(hidden_states, ends.heads)
-    expected = [*hidden_states.shape[:-1], ends.target_size]
-    expect(list(projected.shape) == expected, f"expected shape {expected}, found {list(projected.shape)}.")
-    expect(projected.dtype == dtype, f"expected dtype {dtype}, as given, found {projected.dtype}.")
-    expect_finite(projected, "the projected states")
+    for fresh in (True, False):
+        projection, hidden_states = built(projector, ends, seed, fresh=fresh), ends.hidden_states.to(dtype)
+        projected = projection(hidden_states, ends.heads)
+        expected = [*hidden_states.shape[:-1], ends.target_size]
+        expect(list(projected.shape) == expected, f"expected shape {expected}, found {list(projected.shape)}.")
+        expect(projected.dtype == dtype, f"expected dtype {dtype}, as given, found {projected.dtype}.")
+        expect_finite(projected, "the projected states")
 
 
 @law("projector", cases=end_cases(), at_most=5)
@@ -128,5 +130,68 @@ def an_affine_projection_is_what_it_says(projector: Projector, ends: Ends, seed:
     projection = built(projector, ends, seed)
     affine = projection.affine(ends.heads)
     if affine is not None:
+        named_dtypes = {part.dtype for part in affine if part is not None}
+        expect(
+            named_dtypes <= {ends.hidden_states.dtype},
+            f"what affine names: expected {ends.hidden_states.dtype}, as the states are, found {named_dtypes}.",
+        )
         named = torch.nn.functional.linear(ends.hidden_states, affine.weight, affine.bias)
         expect_close(named, projection(ends.hidden_states, ends.heads), "what the named weight and bias give")
+
+
+@law("projector", cases=end_cases(different_vocabularies=True))
+def the_order_of_shared_tokens_does_not_matter(projector: Projector, ends: Ends, seed: int) -> None:
+    """Naming the shared tokens in another order, alike on both sides, changes nothing.
+
+    The k-th token of one side is the k-th of the other. A projector that pairs them otherwise is made from the wrong
+    rows of the heads.
+    """
+    heads = ends.heads
+    assert heads.source_ids is not None
+    assert heads.target_ids is not None
+    order = torch.arange(len(heads.source_ids)).roll(1)
+    other = replace(heads, source_ids=heads.source_ids[order], target_ids=heads.target_ids[order])
+    _expect_the_same(projector, ends, replace(ends, heads=other), seed, "with the shared tokens in another order")
+
+
+@law("projector", cases=end_cases(different_vocabularies=True))
+def token_numbers_do_not_matter(projector: Projector, ends: Ends, seed: int) -> None:
+    """Numbering the tokens of a vocabulary otherwise, in its head and among the shared tokens, changes nothing.
+
+    A projector that takes rows of a head by their place, and not by the ids of the shared tokens, breaks this.
+    """
+    heads = ends.heads
+    assert heads.source_ids is not None
+    assert heads.target_ids is not None
+    other = replace(
+        heads,
+        source=replace(heads.source, weight=heads.source.weight.flip(0)),
+        target=replace(heads.target, weight=heads.target.weight.roll(1, 0)),
+        source_ids=heads.source.vocabulary_size - 1 - heads.source_ids,
+        target_ids=(heads.target_ids + 1) % heads.target.vocabulary_size,
+    )
+    _expect_the_same(projector, ends, replace(ends, heads=other), seed, "with the tokens numbered otherwise")
+
+
+def _expect_the_same(projector: Projector, ends: Ends, other: Ends, seed: int, where: str) -> None:
+    expected = built(projector, ends, seed)(ends.hidden_states, ends.heads)
+    found = built(projector, other, seed)(ends.hidden_states, other.heads)
+    scale = float(expected.detach().abs().max().clamp_min(1.0))
+    # A projector that is solved for from few tokens may be ill-conditioned.
+    expect_close(found, expected, f"the projected states {where}", rtol=1e-5, atol=1e-5 * scale)
+
+
+@law("projector", cases=end_cases(), at_most=5)
+def everything_is_made_where_the_states_are(projector: Projector, ends: Ends, seed: int) -> None:
+    """Tensors that a projection makes are on the device of the states, whatever the default device is.
+
+    One made on the default device fails as soon as the models are elsewhere. No accelerator is needed to try it.
+    """
+    projection = built(projector, ends, seed)
+    try:
+        with torch.device("meta"):
+            projected = projection(ends.hidden_states, ends.heads)
+    except (RuntimeError, NotImplementedError) as error:
+        raise AssertionError(f"with another default device than that of the states: {error}") from error
+    expected = ends.hidden_states.device
+    expect(projected.device == expected, f"expected {expected}, as the states, found {projected.device}.")

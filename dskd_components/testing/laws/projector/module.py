@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +11,8 @@ from dskd_components.components.projector import ProjectorHeads
 from dskd_components.models.head import Head
 from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
-from dskd_components.testing.laws.projector.setting import TRIES, built, end_cases
+from dskd_components.testing.laws.component import expect_effects, one_case
+from dskd_components.testing.laws.projector.setting import TRIES, built, end_cases, make_ends
 from dskd_components.testing.strategies.logits import normal
 
 if TYPE_CHECKING:
@@ -78,10 +79,40 @@ def gradients_never_reach_the_heads(projector: Projector, ends: Ends, seed: int)
     projection(with_leaves.hidden_states, heads).sum().backward()
     for side, weight in (("source", source), ("target", target)):
         expect(weight.grad is None, f"heads.{side}.weight: expected no gradient, found one.")
-        inside = any(parameter is weight for parameter in projection.parameters())
+        inside = any(_share_memory(parameter, weight) for parameter in projection.parameters())
         expect(
-            not inside, f"heads.{side}.weight: expected it to be no parameter of the projection, found it among them."
+            not inside,
+            f"heads.{side}.weight: expected it to be no parameter of the projection, found its memory among them.",
         )
+
+
+def _share_memory(parameter: torch.Tensor, weight: torch.Tensor) -> bool:
+    return parameter.numel() > 0 and parameter.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
+
+@law("projector", cases=one_case, at_most=1)
+def options_have_an_effect(projector: Projector) -> None:
+    """Another value of an option gives another projection, or other parameters, or needs something else.
+
+    An option that does nothing has been forgotten, or lost on the way.
+    """
+
+    def observed(other: Projector) -> list[Any]:
+        seen: list[Any] = [other.needs_heads, other.needs_frozen_target]
+        for seed, shared in ((0, None), (1, 5)):
+            [sizes] = projector.example_sizes[:1] or [(4, 3)]
+            ends = make_ends(seed, sizes=sizes, vocabularies=(7, 7 if shared is None else 9), shared=shared)
+            projection = built(other, ends, seed)
+            hidden_states = ends.hidden_states.requires_grad_()
+            projected = projection(hidden_states, ends.heads)
+            seen += [projected.detach(), sorted(projection.state_dict()), projection.training]
+            seen += [parameter.requires_grad for parameter in projection.parameters()]
+            if projected.requires_grad:
+                leaves = [hidden_states, *(leaf for leaf in projection.parameters() if leaf.requires_grad)]
+                seen += torch.autograd.grad(projected.square().sum(), leaves, allow_unused=True, materialize_grads=True)
+        return seen
+
+    expect_effects(projector, observed)
 
 
 @law("projector", cases=end_cases(), at_most=10)

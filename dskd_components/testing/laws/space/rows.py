@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dskd_components.components.space import ComparedRows, Measure, SharedTokens
 from dskd_components.distances.kl import KL
 from dskd_components.models.states import IGNORE_INDEX
-from dskd_components.testing.strategies.logits import FINITE, Temper, logits, pairs_of_logits
+from dskd_components.testing.strategies.logits import FINITE, Temper, logits, normal, pairs_of_logits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @st.composite
 def compared_rows(draw: st.DrawFn, *, teacher_argmax: bool, tempers: tuple[Temper, ...] = FINITE) -> ComparedRows:
-    """Rows with logits over one vocabulary, float64, at a temperature of 1 or 2.
+    """Rows with logits over one vocabulary, float64, at temperatures of 1 or 2 and a scale of 1 or 4.
 
     Args:
         draw: given by hypothesis.
@@ -42,13 +42,14 @@ def compared_rows(draw: st.DrawFn, *, teacher_argmax: bool, tempers: tuple[Tempe
             distance=KL(),
             temperature=draw(st.sampled_from([1.0, 2.0])),
             teacher_temperature=draw(st.sampled_from([1.0, 2.0])),
+            scale=draw(st.sampled_from([1.0, 4.0])),
         ),
     )
 
 
 @st.composite
 def rows_of_two_vocabularies(draw: st.DrawFn, *, tempers: tuple[Temper, ...] = FINITE) -> ComparedRows:
-    """Rows with logits over two vocabularies that share some tokens, one at least.
+    """Rows with logits over two vocabularies that share some tokens, one at least; temperatures as in `compared_rows`.
 
     Args:
         draw: given by hypothesis.
@@ -65,7 +66,12 @@ def rows_of_two_vocabularies(draw: st.DrawFn, *, tempers: tuple[Temper, ...] = F
         teacher_logits=draw(logits(rows, teacher_size, tempers=tempers)),
         targets=torch.tensor(draw(tokens)),
         teacher_argmax=None,
-        measure=Measure(distance=KL()),
+        measure=Measure(
+            distance=KL(),
+            temperature=draw(st.sampled_from([1.0, 2.0])),
+            teacher_temperature=draw(st.sampled_from([1.0, 2.0])),
+            scale=draw(st.sampled_from([1.0, 4.0])),
+        ),
         shared_tokens=SharedTokens(student_ids=student_ids, teacher_ids=teacher_ids),
     )
 
@@ -108,3 +114,21 @@ def compared_with_leaves(space: Space, rows: ComparedRows) -> tuple[SpaceResult,
     }
     with_leaves = replace(rows, student_logits=leaves["student"], teacher_logits=leaves["teacher"])
     return space.compare(with_leaves), leaves
+
+
+def generic_rows(space: Space, seed: int) -> ComparedRows:
+    """Return eight rows of normally distributed logits that the space can be given, at temperature 1.
+
+    Two vocabularies share four tokens, in an order of their own; the teacher's own choice is always given.
+    """
+    two, shared = space.needs_shared_tokens, torch.tensor([[4, 0, 5, 2], [1, 6, 3, 0]])
+    student, teacher = normal(seed, 8, 7), normal(seed + 1, 8, 8 if two else 7)
+    return ComparedRows(
+        student_logits=2 * student,
+        teacher_logits=2 * teacher,
+        # Right for some rows and wrong for others, on either side.
+        targets=torch.where(torch.arange(8) % 2 == 0, student.argmax(-1), teacher[:, :7].argmax(-1)),
+        teacher_argmax=torch.where(torch.arange(8) % 3 == 0, IGNORE_INDEX, teacher[:, :7].argmax(-1)),
+        measure=Measure(distance=KL()),
+        shared_tokens=SharedTokens(student_ids=shared[0], teacher_ids=shared[1]) if two else None,
+    )

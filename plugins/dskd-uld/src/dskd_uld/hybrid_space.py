@@ -27,6 +27,7 @@ class HybridSpace(Space):
 
     side: ClassVar[Side] = "student"
     terms: ClassVar[tuple[str, ...]] = ("uld_matched", "uld_unmatched")
+    distance_terms: ClassVar[tuple[str, ...]] = ("uld_matched",)
     source: ClassVar[str] = (
         "Patiño et al. 2025 (GOLD), Unlocking On-Policy Distillation for Any Model Family; Boizard et al. 2024 (ULD), "
         "arXiv 2402.12030"

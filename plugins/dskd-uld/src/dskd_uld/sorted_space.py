@@ -23,6 +23,7 @@ class SortedSpace(Space):
 
     side: ClassVar[Side] = "student"
     terms: ClassVar[tuple[str, ...]] = ("uld",)
+    distance_terms: ClassVar[tuple[str, ...]] = ("uld",)
     source: ClassVar[str] = "Boizard et al. 2024 (ULD), arXiv 2402.12030, section 3.2"
 
     name: Literal["uld"] = "uld"
