@@ -88,9 +88,11 @@ def _position(path: Path, value: object) -> tuple[int, ...]:
     """Return where a path leads to, step by step; a key that is missing stands behind those that are there."""
     position = []
     for step in path:
-        keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-        position.append(keys.index(step) if step in keys else len(keys))
-        value = value[step] if step in keys else None  # type: ignore[index]
+        inner: dict[object, object] = value if isinstance(value, dict) else {}
+        if isinstance(value, list):
+            inner = dict(enumerate(value))
+        position.append(list(inner).index(step) if step in inner else len(inner))
+        value = inner.get(step)
     return tuple(position)
 
 
