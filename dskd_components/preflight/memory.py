@@ -163,7 +163,7 @@ class StepMemory:
 
     @property
     def _is_on_cpu(self) -> bool:
-        return next(self.student.parameters()).device.type == "cpu"
+        return bool(next(self.student.parameters()).device.type == "cpu")
 
     @cached_property
     def _trained(self) -> list[Tensor]:
