@@ -1,7 +1,7 @@
 """``dskd``, the command line: one command a file, named as the command is.
 
-`app` puts the commands together, `terminal` writes, `pretrained` and `python_file` load what a command is given,
-`options` describes components. Nothing but `main` is imported from elsewhere.
+`app` puts the commands together, `terminal` writes, `pretrained`, `python_file` and `sample_files` load what a command
+is given, `options` describes components. Nothing but `main` is imported from elsewhere.
 """
 
 from __future__ import annotations

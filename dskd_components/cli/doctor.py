@@ -1,72 +1,115 @@
-"""``dskd doctor``: whether a student and a teacher fit together, and what a step costs."""
+"""``dskd doctor``: whether a student and its teachers fit together, and what a step costs."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from dskd_components.cli.pretrained import load_model, load_tokenizer
+from dskd_components.cli.sample_files import read_samples
 from dskd_components.cli.terminal import console, plain
-from dskd_components.errors import ConfigurationError
-from dskd_components.spec import load_spec
+from dskd_components.collation.samples import Columns
+from dskd_components.errors import ConfigurationError, did_you_mean
 from dskd_components.spec.dskd_spec import DSKDSpec
+from dskd_components.spec.multi_teacher import MultiTeacherSpec
 from dskd_components.spec.presets import PRESETS
+from dskd_components.spec.reading import parse_spec, read_text
 
 if TYPE_CHECKING:
     from dskd_components.preflight import PreflightReport
 
-MOST_TEXTS: Final = 200
-"""How many paragraphs of a file are read."""
+MOST_SAMPLES: Final = 1000
+"""How many samples of a file are read."""
 
 
 def doctor(
     student: Annotated[str, typer.Argument(help="Folder or hub name of the student.", show_default=False)],
-    teacher: Annotated[str, typer.Argument(help="Folder or hub name of the teacher.", show_default=False)],
+    teachers: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folder or hub name of the teacher; NAME=FOLDER, once or more, with a spec of several teachers.",
+            metavar="TEACHER...",
+            show_default=False,
+        ),
+    ],
     spec: Annotated[
         str | None,
         typer.Option("--spec", help="A spec file or a preset; otherwise what is recommended.", show_default=False),
     ] = None,
-    text: Annotated[
+    samples: Annotated[
         Path | None,
-        typer.Option("--text", help="Text to train on: paragraphs between blank lines.", show_default=False),
+        typer.Option(
+            "--samples",
+            "--text",
+            help="What to train on: .jsonl, .json, .csv, .tsv, .parquet, or text with blank lines between samples; the "
+            f"first {MOST_SAMPLES:,} are read.",
+            show_default=False,
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns", help="What its keys are called: prompt=question,response=answer.", show_default=False
+        ),
     ] = None,
     tokens: Annotated[
         int, typer.Option("--tokens", min=0, help="Student tokens in a step, for its cost; 0: measure nothing.")
     ] = 2048,
-    device: Annotated[str, typer.Option("--device", help="Where both models run.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="Where all models run.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="For programs: JSON.")] = False,
 ) -> None:
-    """Look at a pair of models before training. The exit code is 1 if there is an error among the findings."""
-    wanted = None if spec is None else _spec(spec)
-    texts = None if text is None else _texts(text)
-    report = _report(student, teacher, wanted, texts, tokens or None, device)
+    """Look at a student and a teacher before training. The exit code is 1 if there is an error among the findings."""
+    pairs = _pairs(None if spec is None else _spec(spec), teachers)
+    given = _samples(samples, columns)
+    reports = _reports(student, pairs, given, tokens or None, device)
+    passed = all(report.passed for report in reports.values())
     if as_json:
-        plain(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
-    elif console().is_terminal:
-        console().print(report)
+        by_teacher = {name: report.to_dict() for name, report in reports.items()}
+        [first, *_] = by_teacher.values()
+        plain(json.dumps(first if "" in by_teacher else by_teacher, indent=2, ensure_ascii=False))
     else:
-        plain(report.to_text())
-    if not as_json:
-        errors, warned = len(report.of_severity("error")), len(report.of_severity("warning"))
-        style, word = (
-            ("bold green", "The pair can be trained") if report.passed else ("bold red", "It cannot be trained")
-        )
-        console().print(Text(f"{word}: errors {errors}, warnings {warned}.", style), soft_wrap=True)
-    if not report.passed:
+        for name, report in reports.items():
+            _print(name, report)
+    if not passed:
         raise typer.Exit(1)
 
 
-def _report(
-    student: str, teacher: str, spec: DSKDSpec | None, texts: list[str] | None, tokens: int | None, device: str
-) -> PreflightReport:
+def _print(teacher: str, report: PreflightReport) -> None:
+    """Write a report, under the name of the teacher if there are several."""
+    if teacher:
+        console().print(Text(f"teacher {teacher}:", "bold"), soft_wrap=True)
+    if console().is_terminal:
+        console().print(report)
+    else:
+        plain(report.to_text())
+    errors, warned = len(report.of_severity("error")), len(report.of_severity("warning"))
+    style, word = ("bold green", "The pair can be trained") if report.passed else ("bold red", "It cannot be trained")
+    console().print(Text(f"{word}: errors {errors}, warnings {warned}.", style), soft_wrap=True)
+
+
+class _Wanted:
+    """A teacher to look at.
+
+    Args:
+        source: its folder or name on the hub.
+        spec: what is computed with it; None: what is recommended.
+        last_step: from which on no weight changes any more, that of the teacher included.
+    """
+
+    def __init__(self, source: str, spec: DSKDSpec | None, last_step: int | None = None) -> None:
+        self.source, self.spec, self.last_step = source, spec, last_step
+
+
+def _reports(
+    student: str, teachers: dict[str, _Wanted], given: dict[str, Any], tokens: int | None, device: str
+) -> dict[str, PreflightReport]:
     from dskd_components.loss.dskd_loss import DSKDLoss
-    from dskd_components.preflight import SAMPLE_TEXTS, Pair, examine
+    from dskd_components.preflight import Pair, examine
 
     errors = console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
@@ -76,36 +119,84 @@ def _report(
         def watch(step: str) -> None:
             progress.update(task, description=f"looking at {step}")
 
-        tokenizers = [load_tokenizer(source) for source in (student, teacher)]
-        models = []
-        for side, source in (("student", student), ("teacher", teacher)):
-            progress.update(task, description=f"loading the {side}")
-            models.append(load_model(source, device))
-        pair = Pair(
-            student=models[0],
-            teacher=models[1],
-            student_tokenizer=tokenizers[0],
-            teacher_tokenizer=tokenizers[1],
-            spec=spec,
-            texts=SAMPLE_TEXTS if texts is None else texts,
-        )
-        return examine(DSKDLoss, pair, tokens_per_step=tokens, watch=watch)
+        tokenizers = {
+            source: load_tokenizer(source) for source in (student, *(one.source for one in teachers.values()))
+        }
+        progress.update(task, description="loading the student")
+        student_model = load_model(student, device)
+        reports = {}
+        for name, wanted in teachers.items():
+            progress.update(task, description=f"loading the teacher {name}".rstrip())
+            pair = Pair(
+                student=student_model,
+                teacher=load_model(wanted.source, device),
+                student_tokenizer=tokenizers[student],
+                teacher_tokenizer=tokenizers[wanted.source],
+                spec=wanted.spec,
+                last_step=wanted.last_step,
+                **given,
+            )
+            reports[name] = examine(DSKDLoss, pair, tokens_per_step=tokens, watch=watch)
+            del pair  # one teacher at a time is in memory
+        return reports
 
 
-def _spec(name: str) -> DSKDSpec:
+def _pairs(spec: DSKDSpec | MultiTeacherSpec | None, teachers: list[str]) -> dict[str, _Wanted]:
+    """Return what is to be looked at, by the teacher's name in the spec, or the empty name for an only teacher."""
+    if not isinstance(spec, MultiTeacherSpec):
+        if len(teachers) > 1:
+            raise ConfigurationError(
+                f"TEACHER: expected one, got {len(teachers)}. Several need a spec that names them: --spec FILE, with "
+                "the key 'teachers'."
+            )
+        return {"": _Wanted(teachers[0], spec)}
+    found = {}
+    for each in teachers:
+        name, equals, source = each.partition("=")
+        if not equals or name not in spec.teachers:
+            hint = did_you_mean(name, list(spec.teachers)) if equals else ""
+            raise ConfigurationError(
+                f"TEACHER {each}: the spec has the teachers {', '.join(map(repr, spec.teachers))}; say which one this "
+                f"is{hint}: {next(iter(spec.teachers))}=FOLDER."
+            )
+        found[name] = _Wanted(source, spec.pair(name), spec.final_step if spec.scheduled else None)
+    return found
+
+
+def _spec(name: str) -> DSKDSpec | MultiTeacherSpec:
     if Path(name).is_file() or Path(name).suffix:
-        return load_spec(Path(name))
+        text, syntax = read_text(name)
+        return parse_spec(text, None, syntax=syntax, source=name)
     if name in PRESETS:
         return DSKDSpec.preset(name)
     raise ConfigurationError(f"--spec {name}: there is neither such a file nor such a preset ({', '.join(PRESETS)}).")
 
 
-def _texts(path: Path) -> list[str]:
+def _samples(path: Path | None, columns: str | None) -> dict[str, Any]:
+    """Return what a `Pair` takes of a file of samples."""
+    if path is None:
+        return {}
+    named = Columns(**_renamed(columns)) if columns else None
     try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--text {path}: expected a text file in UTF-8: {error}") from error
-    paragraphs = [paragraph for paragraph in re.split(r"\n\s*\n", content) if paragraph.strip()]
-    if not paragraphs:
-        raise ConfigurationError(f"--text {path}: the file holds no text.")
-    return paragraphs[:MOST_TEXTS]
+        found = read_samples(path, MOST_SAMPLES, named)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--samples {error}") from error
+    return {
+        "samples": [each.sample for each in found],
+        "places": [each.place for each in found],
+        "columns": named,
+    }
+
+
+def _renamed(columns: str) -> dict[str, str]:
+    names = [field for field in Columns.__dataclass_fields__ if not field.startswith("_")]
+    found = {}
+    for entry in columns.split(","):
+        field, equals, key = (part.strip() for part in entry.partition("="))
+        if field not in names or not equals or not key:
+            raise ConfigurationError(
+                f"--columns {columns}: expected NAME=KEY with commas in between, NAME one of {', '.join(names)}"
+                f"{did_you_mean(field, names)}."
+            )
+        found[field] = key
+    return found

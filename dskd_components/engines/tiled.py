@@ -45,9 +45,9 @@ class Tiled(Engine):
 
     name: Literal["tiled"] = "tiled"
     memory_budget_mib: Annotated[float, Field(gt=0)] = 384.0
-    """Memory that the loss may take above its inputs and their gradients, in MiB. Tiles of logits are cut to fit:
-    beside the tensors of hidden size that a large batch needs they have half of the budget still, and a row at
-    least."""
+    """Memory that the loss may take above its inputs and their gradients, in MiB; the gradient of the student's head,
+    which is summed in float32, comes on top. Tiles of logits are cut to fit: beside the tensors of hidden size that a
+    large batch needs they have half of the budget still, and a row at least."""
 
     def measure(self, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace) -> list[Measurement]:
         """Return loss and terms of a batch, for each teacher."""

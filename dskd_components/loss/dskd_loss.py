@@ -40,7 +40,7 @@ from dskd_components.models.head import Head
 from dskd_components.models.loading import require_loaded
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import groups_of_batch, input_embedding, run_model
-from dskd_components.preflight import SAMPLE_TEXTS, Pair, examine
+from dskd_components.preflight import Pair, examine, samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from dskd_components.collation.collator import CollatorKeywords
     from dskd_components.collation.preprocessor import PreprocessorKeywords
+    from dskd_components.collation.samples import Columns
     from dskd_components.components.alignment import Alignment
     from dskd_components.components.projector import ProjectorHeads
     from dskd_components.components.space import Direction
@@ -553,6 +554,8 @@ class DSKDLoss(nn.Module):
         *,
         spec: DSKDSpec | None = None,
         texts: Sequence[str] | None = None,
+        samples: Sequence[Any] | None = None,
+        columns: Columns | None = None,
         batch: Mapping[str, Tensor] | None = None,
         tokens_per_step: int | None = 2048,
     ) -> PreflightReport:
@@ -566,15 +569,18 @@ class DSKDLoss(nn.Module):
             student_tokenizer: its tokenizer; without it much cannot be looked at.
             teacher_tokenizer: the teacher's tokenizer.
             spec: what is to be computed; None: the recommended one.
-            texts: samples of the text to train on; None: a few that the library brings along.
-            batch: a batch to train on, as `run` takes it; None: one of the texts.
+            texts: plain texts to train on, short for ``samples=[{"text": ...}, ...]``; None, and no samples either: a
+                few that the library brings along.
+            samples: what to train on, of any form that `DualTokenizerCollator` takes; a str is a text.
+            columns: what the keys of a sample are called, as the collator takes it.
+            batch: a batch to train on, as `run` takes it; None: one of the samples.
             tokens_per_step: tokens of the student for which time and memory are stated; None: nothing is measured.
 
         Returns:
             The report. What cannot be looked at is an error in it, never an exception.
 
         Raises:
-            InputError: the texts are no texts, or the number of tokens is not positive.
+            InputError: there are no samples, texts are no texts, or the number of tokens is not positive.
         """
         pair = Pair(
             student=student,
@@ -582,7 +588,8 @@ class DSKDLoss(nn.Module):
             student_tokenizer=student_tokenizer,
             teacher_tokenizer=teacher_tokenizer,
             spec=spec,
-            texts=SAMPLE_TEXTS if texts is None else texts,
+            samples=samples_of(texts, samples),
+            columns=columns,
             batch=batch,
         )
         return examine(cls, pair, tokens_per_step=tokens_per_step)

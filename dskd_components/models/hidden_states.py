@@ -57,11 +57,10 @@ def last_hidden_states_and_aux_loss(model: CausalLM, inputs: Mapping[str, Tensor
 
 def _output_for_states(model: CausalLM, inputs: Mapping[str, Tensor], **options: Any) -> Any:
     """Return a model's output with hidden states of all positions, and logits of the last alone."""
-    takes_option = "logits_to_keep" in named_inputs(model)
-    if takes_option:
+    if "logits_to_keep" in named_inputs(model):
         options["logits_to_keep"] = 1
     # A hook that was there during compilation stays in what is compiled, and would cut the logits of later calls.
-    narrowing = nullcontext() if takes_option or is_compiled(model) else _head_sees_last_position(model)
+    narrowing = nullcontext() if is_compiled(model) else _head_sees_last_position(model)
     with narrowing:
         return run_for_states(model, inputs, **options)
 
@@ -117,7 +116,8 @@ def _head_sees_last_position(model: CausalLM) -> Iterator[None]:
 
     def narrowed(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         states, *others = arguments
-        return (states[:, -1:] if states.ndim == 3 else states, *others)
+        # With the strides of a slice, a product without gradients on a CPU copies the weight once for each sample.
+        return (states[:, -1:].contiguous() if states.ndim == 3 else states, *others)
 
     head = unwrapped(model).get_output_embeddings()
     register = getattr(head, "register_forward_pre_hook", None)

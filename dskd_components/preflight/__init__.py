@@ -1,13 +1,24 @@
 """Looking at a pair of models before training: does it fit, what does a step cost, what should be changed.
 
 `DSKDLoss.preflight` and ``dskd doctor`` are the ways in. `run` has all checks in their order, the ``check_`` modules
-one subject each, `start` how training would begin, `estimate` and `measuring` the costs,
-`report` the outcome. Import the names below.
+one subject each, `samples` what the collator makes of the user's, `start` how training would begin, `measuring`,
+`memory` and `estimate` the costs, `report` the outcome. Import the names below.
 """
 
 from dskd_components.preflight.estimate import StepCost
-from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair
+from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair, samples_of
 from dskd_components.preflight.report import Finding, PreflightReport, Severity, Start
 from dskd_components.preflight.run import LossType, examine
 
-__all__ = ["SAMPLE_TEXTS", "Finding", "LossType", "Pair", "PreflightReport", "Severity", "Start", "StepCost", "examine"]
+__all__ = [
+    "SAMPLE_TEXTS",
+    "Finding",
+    "LossType",
+    "Pair",
+    "PreflightReport",
+    "Severity",
+    "Start",
+    "StepCost",
+    "examine",
+    "samples_of",
+]

@@ -13,9 +13,8 @@ from dskd_components.errors import InputError
 from dskd_components.models.head import Head
 from dskd_components.models.loading import is_offloaded
 from dskd_components.models.packing import leak_tolerance, packing_leaks
-from dskd_components.models.positions import has_position_table, position_limit
+from dskd_components.models.positions import position_limit
 from dskd_components.models.run_model import input_embedding
-from dskd_components.preflight.pair import SAMPLE_TEXTS
 from dskd_components.preflight.report import Finding
 
 if TYPE_CHECKING:
@@ -127,24 +126,6 @@ def check_sharing(pair: Pair) -> Iterator[Finding]:
         )
 
 
-def check_positions(pair: Pair) -> Iterator[Finding]:
-    """Compare the lengths of the user's texts with the positions that each model has."""
-    for side, model, tokenizer in pair.models():
-        limit = position_limit(model)
-        if tokenizer is None or limit is None or pair.texts is SAMPLE_TEXTS:
-            continue
-        longest = max(len(tokenizer(text)["input_ids"]) for text in pair.texts)
-        if longest > limit:
-            refused = has_position_table(model)
-            yield Finding(
-                "warning",
-                f"{side} positions",
-                f"the longest of the texts has {longest} tokens, the model {limit} positions"
-                + (", so such a text will be refused" if refused else ": beyond them it may predict badly"),
-                f"cut texts: DualTokenizerCollator({side}_max_length={limit})",
-            )
-
-
 def check_packing(pair: Pair) -> Iterator[Finding]:
     """Run each model on two samples, packed into a row and apart."""
     advice = "collate with packing=False, or train with an attention that reads position_ids"
@@ -169,6 +150,9 @@ def check_packing(pair: Pair) -> Iterator[Finding]:
 LONGEST: Final = 256
 """Tokens that are read of a text."""
 
+PREDICTED: Final = 32
+"""How many texts are predicted, at most."""
+
 
 def check_predictions(pair: Pair) -> Iterator[Finding]:
     """Measure bits a byte of both models, which compare across tokenizers."""
@@ -180,7 +164,8 @@ def check_predictions(pair: Pair) -> Iterator[Finding]:
         return  # found with the vocabularies; on a GPU an id without a row would end the process
     found = {}
     for side, model, tokenizer in pair.models():
-        nats, tokens, size = _predicted(model, tokenizer, pair.texts)
+        texts = pair.texts[:: math.ceil(len(pair.texts) / PREDICTED)]
+        nats, tokens, size = _predicted(model, tokenizer, texts)
         if not tokens:
             return
         found[side] = nats / math.log(2) / size

@@ -68,11 +68,10 @@ def check_special_tokens(pair: Pair) -> Iterator[Finding]:
         if bool(student) != bool(teacher):
             side, other = ("student", "teacher") if student else ("teacher", "student")
             yield Finding(
-                "warning",
+                "ok",
                 ("BOS", "EOS")[index],
                 f"one-sided: the {side}'s tokenizer puts {' '.join(student or teacher)} {word} a text, the {other}'s "
-                "puts nothing, so positions are shifted against each other",
-                "align by text, never by position: DualTokenizerCollator, or the aligner 'cma'",
+                "puts nothing; DualTokenizerCollator aligns by text, so it makes no difference",
             )
     if all(bool(around["student"][index]) == bool(around["teacher"][index]) for index in (0, 1)):
         yield Finding("ok", "BOS and EOS", "both tokenizers put something on the same sides of a text, or neither does")
@@ -115,9 +114,16 @@ SYSTEM: Final = {"role": "system", "content": "You answer in one sentence."}
 
 
 def check_chat_templates(pair: Pair) -> Iterator[Finding]:
-    """Render a chat with both templates."""
+    """Render a chat with both templates, unless it is known that there are none."""
     if not pair.has_both_tokenizers:
         return
+    if pair.has_chats:
+        yield from _templates(pair)
+    else:
+        yield Finding("ok", "chat templates", "none of the samples is a chat, so none is needed")
+
+
+def _templates(pair: Pair) -> Iterator[Finding]:
     templates = {side: getattr(tokenizer, "chat_template", None) for side, _, tokenizer in pair.models()}
     missing = [side for side, template in templates.items() if not template]
     if len(missing) == 2:
@@ -144,7 +150,8 @@ def check_chat_templates(pair: Pair) -> Iterator[Finding]:
             advice = "use a template that keeps contents, or prompt/response pairs"
             yield Finding("error", f"{side} chat template", str(error).rstrip("."), advice)
             continue
-        yield from _without_system_message(side, renderer)
+        if pair.has_system_messages:
+            yield from _without_system_message(side, renderer)
         yield from _doubled(side, tokenizer, renderer)
     if len(added) == 2 and templates["student"] != templates["teacher"]:
         yield Finding(
@@ -194,8 +201,8 @@ def _doubled(side: str, tokenizer: Any, renderer: ChatRenderer) -> Iterator[Find
     tokens = tokenize_with_spans(tokenizer, renderer.render(CHAT).text, add_special_tokens=True)
     if tokens.bos_count and len(tokens) > tokens.bos_count and tokens.tokens[0] == tokens.tokens[tokens.bos_count]:
         yield Finding(
-            "warning",
+            "ok",
             f"{side} chat template",
-            f"it writes {tokens.tokens[0]}, and the tokenizer adds another: rendered chats begin with two",
-            "tokenize rendered chats with add_special_tokens=False, as DualTokenizerCollator does",
+            f"it writes {tokens.tokens[0]}, which the tokenizer adds, too; DualTokenizerCollator takes rendered chats "
+            "as they are, so that there is one",
         )

@@ -1,17 +1,16 @@
-"""What a step of training costs: memory and time, estimated from the shapes and a measured product."""
+"""What a step of training costs: time and memory, from the shapes and from a measured step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dskd_components.engines.engine import BLOCK_TENSORS
 from dskd_components.engines.tiled import Tiled
+from dskd_components.preflight.memory import StepMemory
+from dskd_components.preflight.report import Finding, size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torch import Tensor
+    from collections.abc import Iterator
 
     from dskd_components.preflight.measuring import MeasuredStep
 
@@ -26,7 +25,8 @@ class StepCost:
     Args:
         component: what costs it.
         seconds: time; 0 for what is only held.
-        bytes: memory; 0 where it is counted elsewhere.
+        bytes: memory: what is held throughout, or for a part of the step the most that is there beside that while it
+            runs; of the whole step, the most that is there at once.
         basis: how it is known.
     """
 
@@ -38,67 +38,117 @@ class StepCost:
 
 SCALED: Final[Basis] = "scaled from a measured step"
 
-ITEMSIZE: Final = 4
-"""Bytes of a number in the loss, which computes in float32."""
 
-ATTENTION_TENSORS: Final = 4
-"""Scores, both ways of normalising them, and a gradient."""
-
-
-def estimate(loss_fn: Any, student: Any, teacher: Any, step: MeasuredStep, tokens: int) -> tuple[StepCost, ...]:
+def estimate(
+    loss_fn: Any,
+    student: Any,
+    teacher: Any,
+    step: MeasuredStep,
+    tokens: int,
+    *,
+    scored: int | None = None,
+    smaller: MeasuredStep | None = None,
+) -> tuple[StepCost, ...]:
     """Return the costs of a step over that many tokens of the student, in samples as long as those measured.
 
-    Time and activations grow with the number of samples. Optimizer states are those of AdamW.
+    What the models do grows with the tokens, what the loss does with those that are scored. The optimizer is AdamW.
+    Some time is the same for any number of tokens, such as that for the gradient of an embedding; two measured steps
+    tell it apart.
 
     Args:
         loss_fn: a `DSKDLoss`.
         student: the student.
         teacher: the teacher.
         step: what was measured.
-        tokens: of the student in a step.
+        tokens: of the student in a step, padding included.
+        scored: how many of them are scored; None: as many as among those measured.
+        smaller: what was measured of a step of fewer tokens; None: all time grows with the tokens.
+    """
+    memory = step_memory(loss_fn, student, teacher, step, tokens, scored=scored)
+    basis: Basis = "measured" if tokens == step.tokens and scored in (None, step.scored) else SCALED
+    smaller = step if smaller is None else smaller
+    sizes, of_scored = smaller.tokens / step.tokens, smaller.scored / max(step.scored, 1)
+    seconds = {
+        "student forward": _at(memory.factor, step.student_forward, smaller.student_forward, sizes),
+        "teacher forward": _at(memory.factor, step.teacher_forward, smaller.teacher_forward, sizes),
+        "loss": _at(memory.scored_factor, step.loss, smaller.loss, of_scored),
+        "student backward": _at(memory.factor, step.student_backward, smaller.student_backward, sizes),
+        "AdamW: step": step.optimizer,
+    }
+    costs = [StepCost(name, 0.0, size, "arithmetic") for name, size in memory.held.items() if size]
+    costs += [StepCost(name, seconds[name], size, basis) for name, size in memory.parts.items()]
+    largest = max(memory.parts, key=lambda name: memory.parts[name])
+    together = StepCost(
+        f"together, the most during {largest.removesuffix(': step')}",
+        sum(seconds.values()),
+        memory.peak(foreach=memory.foreach),
+        basis,
+    )
+    return (*costs, together)
+
+
+def _at(factor: float, seconds: float, smaller: float, size: float) -> float:
+    """Return the time of so many times what was measured, on a line through both measured times.
+
+    Args:
+        factor: how many times.
+        seconds: what was measured.
+        smaller: what a smaller step took.
+        size: of that one, as a share of what was measured.
+    """
+    if size >= 1:
+        return seconds * factor
+    # Times are noisy: no more than all of it grows, and no less than nothing.
+    growing = min(max((seconds - smaller) / (1 - size), 0.0), seconds)
+    return seconds + growing * (factor - 1)
+
+
+def step_memory(
+    loss_fn: Any, student: Any, teacher: Any, step: MeasuredStep, tokens: int, *, scored: int | None = None
+) -> StepMemory:
+    """Return what is in memory in a step over that many tokens; see `estimate`.
+
+    Args:
+        loss_fn: as there.
+        student: as there.
+        teacher: as there.
+        step: as there.
+        tokens: as there.
+        scored: as there.
     """
     factor = tokens / step.tokens
-    exact: Basis = "measured" if tokens == step.tokens else SCALED
-    logits = _logit_bytes(loss_fn, int(step.scored * factor), (student, teacher))
-    attention = _attention_bytes(loss_fn, step, factor)
-    trained = _bytes(parameter for parameter in student.parameters() if parameter.requires_grad)
-    own = _bytes(loss_fn.parameters())
-    constant = _bytes(loss_fn.buffers()) + sum(projection.constant_bytes for projection in loss_fn.projectors.values())
-    costs = (
-        StepCost("student weights", 0.0, _bytes(student.parameters()), "arithmetic"),
-        StepCost("student gradients and AdamW", 0.0, 3 * trained, "arithmetic"),
-        StepCost("teacher weights", 0.0, _bytes(teacher.parameters()), "arithmetic"),
-        StepCost("projectors, gradients and AdamW", 0.0, 4 * own, "arithmetic"),
-        StepCost("loss: buffers and constants", 0.0, constant, "arithmetic"),
-        StepCost("student forward", step.student_forward * factor, int(step.activations * factor), exact),
-        StepCost("student backward", step.student_backward * factor, 0, exact),
-        StepCost("teacher forward", step.teacher_forward * factor, 0, exact),
-        StepCost("loss: heads, alignment, distances", step.loss * factor, 0, exact),
-        StepCost("loss: logits", 0.0, logits, "arithmetic"),
-        StepCost("loss: alignment", 0.0, attention, "arithmetic"),
+    return StepMemory(
+        loss_fn=loss_fn,
+        student=student,
+        teacher=teacher,
+        step=step,
+        factor=factor,
+        scored_factor=factor if scored is None else scored / max(step.scored, 1),
     )
-    total = StepCost("together", sum(cost.seconds for cost in costs), sum(cost.bytes for cost in costs), SCALED)
-    return (*(cost for cost in costs if cost.seconds or cost.bytes), total)
 
 
-def _logit_bytes(loss_fn: Any, scored: int, models: tuple[Any, Any]) -> int:
-    """Return what logits of all scored tokens would take; no more than its budget for an engine that has one."""
-    rows = [len(model.get_output_embeddings().weight) for model in models]
-    sides = {space.side for space in loss_fn.spec.spaces}
-    widest = max((size for size, side in zip(rows, ("student", "teacher"), strict=True) if side in sides), default=0)
-    needed = scored * max(widest, rows[0]) * ITEMSIZE * BLOCK_TENSORS
-    engine = loss_fn.spec.engine
-    return min(needed, int(engine.memory_budget_mib * 2**20)) if isinstance(engine, Tiled) else needed
+def memory_findings(memory: StepMemory) -> Iterator[Finding]:
+    """Say what the engine's budget covers, and what another AdamW would take.
 
-
-def _attention_bytes(loss_fn: Any, step: MeasuredStep, factor: float) -> int:
-    """Return what scores between all positions of both sides take, where an aligner makes them."""
-    aligner = loss_fn.spec.aligner
-    if aligner.same_tokenizer or aligner.text_method is not None:
-        return 0
-    pairs = step.tokens * step.teacher_tokens / step.samples
-    return int(pairs * factor * ITEMSIZE * ATTENTION_TENSORS)
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+    Args:
+        memory: of the step.
+    """
+    engine = memory.loss_fn.spec.engine
+    beside = f"hidden states and their gradients in float32, {size_text(memory.states)}"
+    if memory.step.head_gradient:
+        beside = f"the gradient of the student's head in float32, {size_text(memory.step.head_gradient)}, and {beside}"
+    if isinstance(engine, Tiled):
+        yield Finding(
+            "ok",
+            "memory budget",
+            f"memory_budget_mib={engine.memory_budget_mib:g} covers logits, what is computed from them, and projected "
+            f"states, of which the step needs {size_text(memory.in_engine)}; it does not cover {beside}",
+        )
+    ways = [
+        f"{size_text(memory.temporaries(foreach=foreach))} with foreach={foreach} (all together "
+        f"{size_text(memory.peak(foreach=foreach))})"
+        for foreach in (False, True)
+    ]
+    yield Finding(
+        "ok", "AdamW", f"its step makes and drops {' and '.join(ways)}; the default here is foreach={memory.foreach}"
+    )

@@ -1,10 +1,11 @@
-"""One small training step, taken apart: how long each part takes, and what is kept for the way back."""
+"""One training step, taken apart: how long each part takes, and what is kept for the way back."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -25,29 +26,65 @@ class MeasuredStep:
 
     Args:
         tokens: of the student, padding included.
+        read: of the student, padding set aside.
         teacher_tokens: of the teacher, padding included.
         scored: of the student, scored ones.
+        teacher_scored: of the teacher, scored ones.
         samples: rows of the batch.
         student_forward: seconds.
         student_backward: seconds.
         teacher_forward: seconds.
         loss: seconds, forward and backward.
+        optimizer: seconds of a step of AdamW, which does not depend on the number of tokens.
         activations: bytes that the student keeps for its backward, parameters aside.
+        states: bytes of hidden states of both models as the loss reads them, and of the student's gradient.
+        head_gradient: bytes of the gradient of the student's head, which the loss sums in float32; 0 if it is frozen.
+        narrowed_gradient: bytes of the same in the head's own precision, if that is another.
     """
 
     tokens: int
+    read: int
     teacher_tokens: int
     scored: int
+    teacher_scored: int
     samples: int
     student_forward: float
     student_backward: float
     teacher_forward: float
     loss: float
+    optimizer: float
     activations: int
+    states: int
+    head_gradient: int
+    narrowed_gradient: int
 
 
-def measure_step(loss_fn: Any, student: Any, teacher: Any, batch: Mapping[str, Tensor], alignment: Any) -> MeasuredStep:
-    """Run a step twice and time the second; no gradient, buffer or generator is left changed.
+TIMED: Final = ("student_forward", "student_backward", "teacher_forward", "loss", "optimizer")
+
+MOST_REPEATS: Final = 3
+"""How often a step is timed, at most."""
+
+ENOUGH_SECONDS: Final = 10.0
+"""After this time no further step is timed."""
+
+WIDE: Final = 4
+"""Bytes of a number in float32."""
+
+UPDATED: Final = 2**22
+"""Numbers of the parameter on which the optimizer is timed."""
+
+
+def measure_step(
+    loss_fn: Any,
+    student: Any,
+    teacher: Any,
+    batch: Mapping[str, Tensor],
+    alignment: Any,
+    *,
+    step: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> MeasuredStep:
+    """Time a few steps after one that is not timed; no gradient, buffer or generator is left changed.
 
     Args:
         loss_fn: a `DSKDLoss`.
@@ -55,37 +92,92 @@ def measure_step(loss_fn: Any, student: Any, teacher: Any, batch: Mapping[str, T
         teacher: the teacher.
         batch: as `DSKDLoss.run` takes it.
         alignment: as `DSKDLoss.forward` takes it.
+        step: how many optimizer steps have been taken, for schedules.
+        clock: seconds from any moment on.
+
+    Returns:
+        Of each part the median.
     """
-    _step(loss_fn, student, teacher, batch, alignment)
-    return _step(loss_fn, student, teacher, batch, alignment)
+    one = _Step(loss_fn, student, teacher, batch, alignment, step, clock)
+    one.run()
+    found: list[MeasuredStep] = []
+    began = clock()
+    while len(found) < MOST_REPEATS and (not found or clock() - began < ENOUGH_SECONDS):
+        found.append(one.run())
+    return replace(found[0], **{name: median(getattr(each, name) for each in found) for name in TIMED})
 
 
-def _step(loss_fn: Any, student: Any, teacher: Any, batch: Mapping[str, Tensor], alignment: Any) -> MeasuredStep:
-    kept = _Kept(student)
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-        forward, ours = _timed(lambda: loss_fn.states(student, batch, "student"))
-    teacher_forward, theirs = _timed(lambda: loss_fn.states(teacher, batch, "teacher"))
-    # The auxiliary loss goes back through the model, as the states do, and here both are cut from it.
-    cut = replace(ours, hidden_states=ours.hidden_states.detach().requires_grad_(), aux_loss=None)
-    # Gradients are asked for by name, so that none is added to those that the parameters may hold already.
-    inputs = [cut.hidden_states, *_trained(loss_fn), *_trained_head(cut)]
-    loss, gradients = _timed(
-        lambda: torch.autograd.grad(loss_fn(cut, theirs, alignment=alignment).loss, inputs, allow_unused=True)
-    )
-    backward, _ = _timed(
-        lambda: torch.autograd.grad(ours.hidden_states, _trained(student), gradients[0], allow_unused=True)
-    )
-    return MeasuredStep(
-        tokens=ours.targets.numel(),
-        teacher_tokens=theirs.targets.numel(),
-        scored=int(ours.scored.sum()),
-        samples=len(ours.targets),
-        student_forward=forward,
-        student_backward=backward,
-        teacher_forward=teacher_forward,
-        loss=loss,
-        activations=kept.bytes,
-    )
+@dataclass(frozen=True, eq=False)
+class _Step:
+    loss_fn: Any
+    student: Any
+    teacher: Any
+    batch: Mapping[str, Tensor]
+    alignment: Any
+    step: int | None
+    clock: Callable[[], float]
+
+    def run(self) -> MeasuredStep:
+        loss_fn, student, batch = self.loss_fn, self.student, self.batch
+        kept = _Kept(student)
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+            forward, ours = self._timed(lambda: loss_fn.states(student, batch, "student"))
+        teacher_forward, theirs = self._timed(lambda: loss_fn.states(self.teacher, batch, "teacher"))
+        # The auxiliary loss goes back through the model, as the states do, and here both are cut from it.
+        cut = replace(ours, hidden_states=ours.hidden_states.detach().requires_grad_(), aux_loss=None)
+        # Gradients are asked for by name, so that none is added to those that the parameters may hold already.
+        inputs = [cut.hidden_states, *_trained(loss_fn), *_trained_head(cut)]
+
+        def loss() -> tuple[Tensor, ...]:
+            out = loss_fn(cut, theirs, alignment=self.alignment, step=self.step)
+            found: tuple[Tensor, ...] = torch.autograd.grad(out.loss, inputs, allow_unused=True)
+            return found
+
+        head, mask = ours.head.weight, batch.get("student_attention_mask", batch.get("attention_mask"))
+        in_loss, gradients = self._timed(loss)
+        backward, _ = self._timed(
+            lambda: torch.autograd.grad(ours.hidden_states, _trained(student), gradients[0], allow_unused=True)
+        )
+        return MeasuredStep(
+            tokens=ours.targets.numel(),
+            read=int(mask.sum()) if mask is not None and mask.ndim == 2 else ours.targets.numel(),
+            teacher_tokens=theirs.targets.numel(),
+            scored=int(ours.scored.sum()),
+            teacher_scored=int(theirs.scored.sum()),
+            samples=len(ours.targets),
+            student_forward=forward,
+            student_backward=backward,
+            teacher_forward=teacher_forward,
+            loss=in_loss,
+            optimizer=sum(self._update(module) for module in (student, loss_fn)),
+            activations=kept.bytes,
+            states=_widened(ours.hidden_states)
+            + ours.hidden_states.numel() * WIDE
+            + theirs.hidden_states.nbytes
+            + _widened(theirs.hidden_states),
+            head_gradient=head.numel() * WIDE if head.requires_grad else 0,
+            narrowed_gradient=head.nbytes if head.requires_grad and head.itemsize < WIDE else 0,
+        )
+
+    def _update(self, module: Any) -> float:
+        """Return the seconds that AdamW takes for the parameters of a module, from those for a part of the largest."""
+        trained = _trained(module)
+        if not trained:
+            return 0.0
+        largest = max(trained, key=lambda parameter: parameter.numel())
+        part = torch.nn.Parameter(largest.detach().flatten()[:UPDATED].clone())
+        part.grad = torch.zeros_like(part)
+        optimizer = torch.optim.AdamW([part])
+        optimizer.step()
+        seconds, _ = self._timed(optimizer.step)
+        return seconds * sum(parameter.numel() for parameter in trained) / part.numel()
+
+    def _timed(self, call: Callable[[], Value]) -> tuple[float, Value]:
+        _wait()
+        start = self.clock()
+        value = call()
+        _wait()
+        return self.clock() - start, value
 
 
 def _trained(module: Any) -> list[Tensor]:
@@ -96,12 +188,9 @@ def _trained_head(states: LMStates) -> list[Tensor]:
     return [states.head.weight] if states.head.weight.requires_grad else []
 
 
-def _timed(call: Callable[[], Value]) -> tuple[float, Value]:
-    _wait()
-    start = time.perf_counter()
-    value = call()
-    _wait()
-    return time.perf_counter() - start, value
+def _widened(states: Tensor) -> int:
+    """The bytes of a copy in full precision, where one is made."""
+    return states.numel() * WIDE if states.itemsize < WIDE else 0
 
 
 def _wait() -> None:

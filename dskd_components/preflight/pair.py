@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from dskd_components.collation.encoded import is_preprocessed
+from dskd_components.collation.samples import ChatSample, Columns, PairSample, TextSample
+from dskd_components.collation.token_samples import TokenSample
 from dskd_components.errors import InputError
 from dskd_components.models.loading import unloaded
+from dskd_components.preflight.samples import SampleSurvey
 from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 from dskd_components.tokenization.shared_ids import cut_alike, shared_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
+    from dskd_components.collation.samples import Sample
     from dskd_components.models.loading import Unloaded
     from dskd_components.models.states import Side
     from dskd_components.spec.dskd_spec import DSKDSpec
@@ -43,11 +49,15 @@ class Pair:
         student_tokenizer: the student's tokenizer, or None.
         teacher_tokenizer: the teacher's, or None.
         spec: what is to be computed; None: not settled.
-        texts: samples of the text to train on.
+        samples: what to train on, of any form that `DualTokenizerCollator` takes; a str is a text.
+        places: where each sample is to be found, ``chats.jsonl:3`` for example; empty: they are numbered.
+        columns: what the keys of a sample are called; None: as the collator has them.
         batch: a batch to train on, or None.
+        last_step: the optimizer step from which on nothing changes any more, where weights outside the spec, such as
+            that of one of several teachers, follow schedules; None: the spec alone tells.
 
     Raises:
-        InputError: the texts are no texts.
+        InputError: there are no samples.
     """
 
     student: Any
@@ -55,13 +65,74 @@ class Pair:
     student_tokenizer: Any = None
     teacher_tokenizer: Any = None
     spec: DSKDSpec | None = None
-    texts: Sequence[str] = SAMPLE_TEXTS
+    samples: Sequence[Any] = SAMPLE_TEXTS
+    places: Sequence[str] = ()
+    columns: Columns | None = None
     batch: Mapping[str, Tensor] | None = None
+    last_step: int | None = None
 
     def __post_init__(self) -> None:
-        texts = self.texts
-        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise InputError(f"texts: expected a list of texts that are not empty, got {texts!r:.100}.")
+        if isinstance(self.samples, str | Mapping) or not len(self.samples):
+            raise InputError(f"samples: expected a list of samples or texts, got {self.samples!r:.100}.")
+
+    @property
+    def has_own_samples(self) -> bool:
+        """Whether the samples are the user's, and not those that the library brings along."""
+        return self.samples is not SAMPLE_TEXTS
+
+    @cached_property
+    def raw_samples(self) -> list[Any]:
+        """The samples as the collator takes them."""
+        key = (self.columns or Columns()).text
+        return [{key: sample} if isinstance(sample, str) else sample for sample in self.samples]
+
+    @cached_property
+    def read_samples(self) -> list[Sample | None]:
+        """Each sample as the collator understands it; None for one that is in tokens of both sides, or no sample."""
+        columns, found = self.columns or Columns(), []
+        for raw in self.raw_samples:
+            try:
+                found.append(None if is_preprocessed(raw) else columns.read(raw))
+            except InputError:  # which `check_samples` reports
+                found.append(None)
+        return found
+
+    @cached_property
+    def survey(self) -> SampleSurvey:
+        """What the collator makes of the samples; both tokenizers must be known."""
+        return SampleSurvey(self)
+
+    @cached_property
+    def has_chats(self) -> bool:
+        """Whether a sample is a chat; also where nobody has said what the samples are."""
+        return not self.has_own_samples or any(isinstance(sample, ChatSample) for sample in self.read_samples)
+
+    @cached_property
+    def has_system_messages(self) -> bool:
+        """Whether a chat has a message of the system; also where nobody has said what the samples are."""
+        chats = [sample for sample in self.read_samples if isinstance(sample, ChatSample)]
+        messages = [message for chat in chats for message in (*chat.messages, *(chat.teacher_prompt or ()))]
+        return not self.has_own_samples or any(message["role"] == "system" for message in messages)
+
+    @cached_property
+    def texts(self) -> Sequence[str]:
+        """What the samples say, without templates and special tokens, for whatever looks at plain texts.
+
+        The library's own texts where the samples have none.
+        """
+        return [text for text in map(self._text_of, self.read_samples) if text.strip()] or SAMPLE_TEXTS
+
+    def _text_of(self, sample: Sample | None) -> str:
+        match sample:
+            case TextSample(text):
+                return text
+            case PairSample(prompt, response):
+                return prompt + response
+            case ChatSample(messages):
+                return "\n\n".join(message.get("content") or "" for message in messages)
+            case TokenSample(input_ids) if self.student_tokenizer is not None:
+                return str(self.student_tokenizer.decode(input_ids.tolist(), skip_special_tokens=True))
+        return ""
 
     def models(self) -> Iterator[tuple[Side, Any, Any]]:
         """Yield side, model and tokenizer of both."""
@@ -105,3 +176,22 @@ class Pair:
     def shared_ids(self) -> SharedIds:
         """Which ids are one token on both sides; both tokenizers must be known."""
         return shared_ids(self.student_tokenizer, self.teacher_tokenizer)
+
+
+def samples_of(texts: Sequence[str] | None, samples: Sequence[Any] | None) -> Sequence[Any]:
+    """Return what a caller gives to train on, or the library's own texts.
+
+    Args:
+        texts: plain texts, or None.
+        samples: samples of any form, or None.
+
+    Raises:
+        InputError: both are given, or a text is none.
+    """
+    if texts is None:
+        return SAMPLE_TEXTS if samples is None else samples
+    if samples is not None:
+        raise InputError("texts: expected None where samples are given, since texts are samples, too; got both.")
+    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+        raise InputError(f"texts: expected a list of texts that are not empty, got {texts!r:.100}.")
+    return [*texts]

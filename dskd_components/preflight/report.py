@@ -208,12 +208,17 @@ def seconds_text(cost: StepCost) -> str:
     """Return the time of a cost for people; a dash where there is none."""
     if math.isclose(cost.seconds, 0.0):
         return "-"
+    if cost.seconds >= 10:
+        return f"{cost.seconds:,.0f} s"
     return f"{cost.seconds:.2g} s" if cost.seconds >= 0.1 else f"{cost.seconds * 1000:.2g} ms"
 
 
 def memory_text(cost: StepCost) -> str:
     """Return the memory of a cost for people; a dash where there is none."""
-    mebibytes = cost.bytes / 2**20
-    if not cost.bytes:
-        return "-"
+    return size_text(cost.bytes) if cost.bytes else "-"
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes for people."""
+    mebibytes = size / 2**20
     return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.3g} MiB"

@@ -18,12 +18,12 @@ from dskd_components.preflight.check_models import (
     check_modes,
     check_packing,
     check_placement,
-    check_positions,
     check_predictions,
     check_sharing,
 )
+from dskd_components.preflight.check_samples import check_positions, check_samples
 from dskd_components.preflight.check_tokenizers import check_chat_templates, check_special_tokens, check_vocabularies
-from dskd_components.preflight.estimate import estimate
+from dskd_components.preflight.estimate import estimate, memory_findings, step_memory
 from dskd_components.preflight.measuring import measure_step
 from dskd_components.preflight.report import Finding, PreflightReport
 from dskd_components.preflight.start import check_start, measure_starts, recommendation, recommended_spec
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd_components.engines.reduction import LossWeights
     from dskd_components.preflight.estimate import StepCost
+    from dskd_components.preflight.measuring import MeasuredStep
     from dskd_components.preflight.pair import Pair
     from dskd_components.preflight.report import Start
 
@@ -48,6 +50,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "vocabularies": check_vocabularies,
     "special tokens": check_special_tokens,
     "chat templates": check_chat_templates,
+    "samples": check_samples,
     "alignment": check_alignment,
     "positions": check_positions,
     "predictions": check_predictions,
@@ -55,8 +58,15 @@ CHECKS: Final[Mapping[str, Check]] = {
 }
 """What is asked of a pair alone, by name; a further check is a further line."""
 
-MEASURED_TEXTS: Final = 4
-"""How many of the texts make the step that is measured."""
+MEASURED_TOKENS: Final = 512
+"""Tokens of the student, padding included, in the step that is measured, at most: the fixed costs of a smaller one
+would be scaled with it."""
+
+STARTED_TOKENS: Final = 256
+"""The same in the batch on which it is measured how training would start."""
+
+CHECKED_TOKENS: Final = 128
+"""The same in the batch on which the loss is tried."""
 
 
 class LossType(Protocol):
@@ -129,7 +139,7 @@ def _starts(loss_type: LossType, pair: Pair) -> tuple[list[Finding], tuple[Start
         nonlocal starts
         try:
             specs = () if pair.spec is None else (pair.spec,)
-            starts = measure_starts(loss_type, pair, lambda spec: _batch_of_texts(pair, spec), specs)
+            starts = measure_starts(loss_type, pair, lambda spec: _batch(pair, spec, STARTED_TOKENS), specs)
         except DSKDError as error:
             yield Finding("warning", "start", f"it could not be measured: {str(error).rstrip('.')}")
         yield from check_start(starts)
@@ -154,43 +164,98 @@ def _with_loss(
         yield from check_projectors(built[0]) if pair.spec or recommended is None else ()
 
     findings = list(_run("spec", build))
-    batches = [] if pair.batch is None else [pair.batch]
+    batches = [] if pair.batch is None else [pair.batch, pair.batch]
 
     def collate() -> Iterator[Finding]:
-        batches.append(_batch_of_texts(pair, spec))
+        most = min(tokens_per_step or MEASURED_TOKENS, MEASURED_TOKENS)
+        batches.extend(_batch(pair, spec, tokens) for tokens in (CHECKED_TOKENS, most))
         yield from ()
 
     if built and not batches and pair.has_both_tokenizers:
         findings += _run("batch", collate)
     if not built or not batches:
         return findings, ()
-    loss_fn, batch = built[0], batches[0]
-    findings += _run("batch", lambda: check_batch(pair, loss_fn, batch))
+    loss_fn, (small, measured) = built[0], batches
+    steps = steps_to_look_at(spec, pair.last_step)
+    findings += _run("batch", lambda: check_batch(pair, loss_fn, small, steps))
     costs: list[StepCost] = []
 
     def measure() -> Iterator[Finding]:
-        step = measure_step(loss_fn, pair.student, pair.teacher, batch, groups_of_batch(batch))
-        costs.extend(estimate(loss_fn, pair.student, pair.teacher, step, tokens_per_step or step.tokens))
+        costliest = max(steps, key=lambda step: terms_at_work(spec.loss_weights(step)))
+        *others, step = (
+            measure_step(loss_fn, pair.student, pair.teacher, batch, groups_of_batch(batch), step=costliest)
+            for batch in ([measured] if small is measured else [small, measured])
+        )
+        smaller = others[0] if others else None
+        tokens = tokens_per_step or step.tokens
+        scored = _scored(pair, step, tokens)
+        costs.extend(estimate(loss_fn, pair.student, pair.teacher, step, tokens, scored=scored, smaller=smaller))
         yield Finding(
             "ok",
             "step",
-            f"measured on {step.tokens} tokens of the student, stated for {tokens_per_step or step.tokens} in samples "
-            "of that length",
+            f"measured on {step.tokens:,} tokens of the student, of which {step.scored:,} are scored, and stated for "
+            f"{tokens:,}, of which {scored:,} are scored, in samples of that length",
         )
+        memory = step_memory(loss_fn, pair.student, pair.teacher, step, tokens, scored=scored)
+        yield from memory_findings(memory)
 
     if tokens_per_step is not None and all(finding.severity != "error" for finding in findings):
         findings += _run("step", measure)
     return findings, tuple(costs)
 
 
-def _batch_of_texts(pair: Pair, spec: DSKDSpec) -> Mapping[str, Tensor]:
+def _scored(pair: Pair, step: MeasuredStep, tokens: int) -> int:
+    """Return how many tokens of a step are scored, by all samples rather than by those that were measured."""
+    if pair.batch is not None or not (pair.has_own_samples and pair.has_both_tokenizers):
+        return int(step.scored * tokens / step.tokens)
+    return int(step.read / step.tokens * tokens * pair.survey.lengths["student"].share_scored)
+
+
+def _batch(pair: Pair, spec: DSKDSpec, tokens: int) -> Mapping[str, Tensor]:
+    """Return a batch of samples of all lengths, of up to so many tokens of the student, padding included."""
+    limit = position_limit(pair.student)
     collate = DualTokenizerCollator(
         pair.student_tokenizer,
         pair.teacher_tokenizer,
         aligner=spec.aligner,
-        student_max_length=position_limit(pair.student),
+        student_max_length=limit,
         teacher_max_length=position_limit(pair.teacher),
+        columns=pair.columns,
+        on_error="skip",
     )
+    chosen: list[Any] = []
+    longest = 0
+    for length, sample in pair.survey.typical():
+        longest = max(longest, min(length, limit or length))
+        if chosen and longest * (len(chosen) + 1) > tokens:
+            break
+        chosen.append(sample)
     device = input_embedding(pair.student).device
-    batch = collate([{"text": text} for text in pair.texts[:MEASURED_TEXTS]])
-    return {name: column.to(device) for name, column in batch.items()}
+    return {name: column.to(device) for name, column in collate(chosen).items()}
+
+
+def steps_to_look_at(spec: DSKDSpec, last_step: int | None = None) -> tuple[int | None, ...]:
+    """Return the optimizer steps at which a loss is tried: the first, one half-way, and one after all changes.
+
+    Args:
+        spec: what is computed.
+        last_step: from which on all weights stay as they are, where more than the spec follows a schedule.
+
+    Examples:
+        >>> steps_to_look_at(DSKDSpec(kd_rate={"name": "linear", "start": 0, "end": 0.5, "steps": 100}))
+        (0, 50, 100)
+        >>> steps_to_look_at(DSKDSpec())
+        (None,)
+    """
+    ends = [*([spec.final_step] if spec.scheduled else []), *([] if last_step is None else [last_step])]
+    return tuple(dict.fromkeys((0, max(ends) // 2, max(ends)))) if ends else (None,)
+
+
+def terms_at_work(weights: LossWeights) -> int:
+    """Return how many weights are not 0: a step in which all are costs the most.
+
+    Args:
+        weights: of one step.
+    """
+    shares = [weights.cross_entropy or 0.0, weights.distillation]
+    return sum(map(bool, [*shares, *weights.by_term.values()]))

@@ -74,6 +74,28 @@ def in_one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def in_file_order(problems: Iterable[SpecProblem], value: object) -> list[SpecProblem]:
+    """Return problems in the order in which a file has what they are about; whatever concerns all of it comes first.
+
+    Args:
+        problems: in any order.
+        value: what the file says, its mappings in the order of the file.
+    """
+    return sorted(problems, key=lambda problem: (problem.line or 0, _position(problem.path, value)))
+
+
+def _position(path: Path, value: object) -> tuple[int, ...]:
+    """Return where a path leads to, step by step; a key that is missing stands behind those that are there."""
+    position = []
+    for step in path:
+        inner: dict[object, object] = value if isinstance(value, dict) else {}
+        if isinstance(value, list):
+            inner = dict(enumerate(value))
+        position.append(list(inner).index(step) if step in inner else len(inner))
+        value = inner.get(step)
+    return tuple(position)
+
+
 def line_of(path: Path, lines: Mapping[Path, int]) -> int | None:
     """Return the line of a value, or that of the nearest thing around it that is in the file."""
     for length in range(len(path), -1, -1):

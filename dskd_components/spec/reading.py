@@ -12,7 +12,7 @@ from dskd_components.spec.documents import read_json, read_yaml
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
 from dskd_components.spec.presets import preset_fields
-from dskd_components.spec.problems import SpecFileError, SpecProblem, in_one_line, line_of
+from dskd_components.spec.problems import SpecFileError, SpecProblem, in_file_order, in_one_line, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -146,7 +146,7 @@ def _parsed(text: str, syntax: Syntax, source: str, read: Callable[[ParsedFile],
     try:
         document = read_json(text) if syntax == "json" else read_yaml(text)
         if document.problems:
-            raise SpecFileError(source, document.problems)
+            raise SpecFileError(source, in_file_order(document.problems, document.value))
         if not isinstance(document.value, dict):
             got = "nothing" if document.value is None else shown(document.value)
             message = f"expected the fields of a spec, `temperature: 2` for example, got {got}"
@@ -155,7 +155,7 @@ def _parsed(text: str, syntax: Syntax, source: str, read: Callable[[ParsedFile],
     except RecursionError:
         raise SpecFileError(source, [SpecProblem((), "nested more deeply than any spec is")]) from None
     if spec is None or problems:
-        raise SpecFileError(source, problems)
+        raise SpecFileError(source, in_file_order(problems, document.value))
     return spec
 
 

@@ -82,8 +82,8 @@ def test_what_cannot_be_read_is_named(dskd: Callable[..., Ran], folders: dict[st
         ((tmp_path, pair[1]), "no config.json"),
         ((folders["text"], pair[1]), "expected a folder"),
         ((*pair, "--spec", "dskd-v3"), "neither such a file nor such a preset"),
-        ((*pair, "--text", missing), f"--text {missing}"),
-        ((*pair, "--text", empty), "holds no text"),
+        ((*pair, "--text", missing), f"--samples {missing}: cannot be read"),
+        ((*pair, "--text", empty), "holds no samples"),
         ((*pair, "--device", "abacus"), "--device abacus"),
     ]
     for arguments, words in cases:
@@ -97,3 +97,76 @@ def test_a_model_that_is_not_here(dskd: Callable[..., Ran], folders: dict[str, P
     ran = dskd("doctor", "nobody-has-this", folders["teacher"])
     assert ran.code
     assert "nobody-has-this: there is no folder of this name here" in " ".join(ran.err.split())
+
+
+SCHEDULED = """
+kd_rate: {name: linear, start: 0, end: 0.5, steps: 100}
+weights: {s2t_kd: {name: cosine, start: 1, end: 0, steps: 40}}
+"""
+SEVERAL = """
+kd_rate: {name: linear, start: 0, end: 0.5, steps: 100}
+teachers:
+  large: {preset: dskd-cma, weight: {name: piecewise, points: [[0, 1], [300, 0]]}}
+  code: {aligner: span}
+"""
+
+
+def test_a_spec_with_schedules(dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("preset: dskd-cma\n" + SCHEDULED)
+    ran = dskd("doctor", folders["student"], folders["teacher"], "--spec", file, "--tokens", 0)
+    assert ran.code == 0, ran.out + ran.err
+    for step in (0, 50, 100):
+        assert f"✓ batch: after {step} optimizer steps, with kd_rate " in ran.out
+
+
+def test_a_spec_of_several_teachers(dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text(SEVERAL)
+    options = "--spec", file, "--tokens", 0, "--text", folders["text"]
+    student, teacher = folders["student"], folders["teacher"]
+    ran = dskd("doctor", student, f"large={teacher}", f"code={teacher}", *options)
+    assert ran.code == 0, ran.out + ran.err
+    large, code = ran.out.removeprefix("teacher large:\n").split("teacher code:\n")
+    for part in (large, code):
+        assert part.splitlines()[-1].startswith("The pair can be trained: errors 0, ")
+        assert "✓ batch: after 150 optimizer steps" in part
+    assert "with the aligner 'cma'" in large
+    assert "with the aligner 'span'" in code
+    reports = json.loads(dskd("doctor", student, f"code={teacher}", *options, "--json").out)
+    assert list(reports) == ["code"]
+    for wrong, words in (
+        (
+            [teacher],
+            f"TEACHER {teacher}: the spec has the teachers 'large', 'code'; say which one this is: large=FOLDER",
+        ),
+        ([f"lage={teacher}"], "(did you mean 'large'?)"),
+    ):
+        ran = dskd("doctor", student, *wrong, *options)
+        assert ran.code == 1
+        assert words in " ".join(ran.err.split())
+    ran = dskd("doctor", student, teacher, teacher, "--tokens", 0)
+    assert "TEACHER: expected one, got 2" in ran.err
+
+
+def test_samples_of_a_file(dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    row = {"question": TEXTS[0], "answer": TEXTS[1]}
+    file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"id": 3}) + "\n")
+    pair = folders["student"], folders["teacher"]
+    options = "--samples", file, "--tokens", 64
+    ran = dskd("doctor", *pair, *options, "--columns", "prompt=question,response=answer")
+    assert ran.code == 1
+    assert f"✗ samples: 1 of 2 cannot be used (not understood): {file}:2: Unknown key 'id' in a sample" in ran.out
+    file.write_text(json.dumps(row) + "\n")
+    ran = dskd("doctor", *pair, *options, "--columns", "prompt=question,response=answer")
+    assert ran.code == 0, ran.out + ran.err
+    assert "✓ samples: 1 prompt and response: " in ran.out
+    assert "in samples of that length" in ran.out
+    for columns in ("question", "answr=answer", "response="):
+        ran = dskd("doctor", *pair, *options, "--columns", columns)
+        assert f"--columns {columns}: expected NAME=KEY" in " ".join(ran.err.split())
+    file.write_text('{"text": "a"}\n{"text": \n')
+    ran = dskd("doctor", *pair, *options)
+    assert ran.code == 1
+    assert f"--samples {file}:2: not valid JSON" in ran.err

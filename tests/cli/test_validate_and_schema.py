@@ -6,6 +6,7 @@ import io
 import json
 from typing import TYPE_CHECKING
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from typing import Any
-
-    import pytest
 
     from tests.helpers.commands import Ran
 
@@ -41,6 +40,47 @@ def test_each_problem_is_one_line_with_its_path(dskd: Callable[..., Ran], tmp_pa
     first, second = ran.err.splitlines()
     assert first.startswith(f"{file}:1: temprature: unknown field 'temprature' (did you mean 'temperature'")
     assert second == f"{file}:5: spaces[1].distance.beta: Input should be a valid number, got [1]"
+
+
+DISORDERED = {
+    "of one teacher": {
+        "kd_rate": 2,
+        "temprature": 1,
+        "distance": {"name": "js", "beta": [1]},
+        "weights": {"t2s_kd": -1, "t2s_kl": 1},
+        "nothing": 0,
+        "temperature": "hot",
+        "spaces": ["student", "nowhere", {"name": "teacher", "distance": "k1"}],
+    },
+    "of several": {
+        "engine": "tild",
+        "teachers": {
+            "large": {"weight": -1, "widht": 1, "aligner": "spam", "preset": "dskd-cm"},
+            "code": {"temperature": 0, "weights": {"t2s_kd": "x"}},
+            "none": 3,
+        },
+        "preset": "dskd",
+        "kd_rate": 7,
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["spec.yaml", "spec.json"])
+@pytest.mark.parametrize("document", DISORDERED)
+def test_problems_come_in_the_order_of_the_file(
+    dskd: Callable[..., Ran], tmp_path: Path, document: str, name: str
+) -> None:
+    content = DISORDERED[document]
+    file = tmp_path / name
+    file.write_text(json.dumps(content) if name.endswith("json") else yaml.safe_dump(content, sort_keys=False))
+    found = [line.removeprefix(f"{file}:") for line in dskd("validate", file).err.splitlines()]
+    assert len(found) > 5
+    if name.endswith("json"):
+        first = [line.strip().split(":")[0].split(".")[0].split("[")[0] for line in found]
+        assert first == sorted(first, key=list(content).index)
+    else:
+        lines = [int(line.partition(":")[0]) for line in found]
+        assert lines == sorted(lines)
 
 
 def test_several_files_and_the_standard_input(

@@ -29,11 +29,23 @@ def rows_computed(model: Any, run: Any) -> list[int]:
     return rows
 
 
+def read_by_the_head(model: Any) -> list[torch.Tensor]:
+    """What the head was given at each of its calls."""
+    read: list[torch.Tensor] = []
+    head = model.get_output_embeddings()
+    call = head.forward
+    head.forward = lambda states: (read.append(states), call(states))[1]
+    last_hidden_states(model, {"input_ids": IDS})
+    del head.forward
+    return read
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_one_position_of_logits_is_computed(name: str) -> None:
     model = make(name)
     rows = rows_computed(model, lambda: last_hidden_states(model, {"input_ids": IDS}))
     assert rows == [len(IDS)]
+    assert all(states.is_contiguous() for states in read_by_the_head(model)), "or a CPU copies the weight by sample"
     assert model(input_ids=IDS, use_cache=False).logits.shape[:2] == IDS.shape  # later calls are as ever
 
 

@@ -106,8 +106,8 @@ def test_padding_counts_where_it_has_positions() -> None:
 def test_preflight_says_that_texts_are_too_long() -> None:
     student = tiny_model("GPT2", hidden_size=24, vocabulary=280, n_positions=16)
     found = finding(look(student=student), "student positions", "warning")
-    assert "has 44 tokens, the model 16 positions, so such a text will be refused" in found.found
-    assert found.advice == "cut texts: DualTokenizerCollator(student_max_length=16)"
+    assert found.found == "16, but 3 of 3 samples have more tokens, up to 45, so they will be refused"
+    assert found.advice == "cut samples: DualTokenizerCollator(student_max_length=16)"
     report = look(student=student, tokens_per_step=32)
     assert report.passed, "its own batch is cut"
     assert report.costs

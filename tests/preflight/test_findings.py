@@ -123,7 +123,7 @@ def test_a_tokenizer_without_eos() -> None:
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_a_one_sided_bos(side: str) -> None:
     size = {"student": 280, "teacher": 300}[side]
-    found = finding(look(**{f"{side}_tokenizer": tokenizer(size, bos=True)}), "BOS", "warning")
+    found = finding(look(**{f"{side}_tokenizer": tokenizer(size, bos=True)}), "BOS", "ok")
     assert found.found.startswith(f"one-sided: the {side}'s tokenizer puts <s> before a text")
 
 
@@ -133,35 +133,42 @@ def test_bos_on_both_sides() -> None:
 
 
 def test_a_missing_chat_template() -> None:
-    report = look(teacher_tokenizer=tokenizer(300, template=CHATML))
+    report = look(texts=None, teacher_tokenizer=tokenizer(300, template=CHATML))
     assert report.passed
     assert "the student's tokenizer has none" in finding(report, "chat templates", "warning").found
 
 
 @pytest.mark.parametrize(("theirs", "words"), [(OTHER, "they differ"), (CHATML, "have the same")])
 def test_chat_templates_of_both(theirs: str, words: str) -> None:
-    report = look(student_tokenizer=tokenizer(280, template=CHATML), teacher_tokenizer=tokenizer(300, template=theirs))
+    report = look(
+        texts=None, student_tokenizer=tokenizer(280, template=CHATML), teacher_tokenizer=tokenizer(300, template=theirs)
+    )
     assert words in finding(report, "chat templates", "ok").found
 
 
 def test_a_chat_template_without_a_system_message() -> None:
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
-    report = look(student_tokenizer=tokenizer(280, template=strict), teacher_tokenizer=tokenizer(300, template=CHATML))
+    report = look(
+        texts=None, student_tokenizer=tokenizer(280, template=strict), teacher_tokenizer=tokenizer(300, template=CHATML)
+    )
     assert "system" in finding(report, "student chat template", "warning").found
 
 
 def test_a_chat_template_that_loses_contents() -> None:
     lossy = "{% for m in messages %}[{{ m.role }}]{{ m.content | upper }}{% endfor %}"
-    report = look(student_tokenizer=tokenizer(280, template=lossy), teacher_tokenizer=tokenizer(300, template=CHATML))
+    report = look(
+        texts=None, student_tokenizer=tokenizer(280, template=lossy), teacher_tokenizer=tokenizer(300, template=CHATML)
+    )
     assert finding(report, "student chat template", "error").advice
 
 
 def test_a_chat_that_gets_two_bos() -> None:
     report = look(
+        texts=None,
         student_tokenizer=tokenizer(280, bos=True, template="<s>" + CHATML),
         teacher_tokenizer=tokenizer(300, bos=True, template=CHATML),
     )
-    assert "begin with two" in finding(report, "student chat template", "warning").found
+    assert "so that there is one" in finding(report, "student chat template", "ok").found
 
 
 def test_coverage_is_that_of_the_alignment() -> None:
@@ -255,13 +262,13 @@ def test_named_chat_templates_without_a_default(side: str) -> None:
     tokenizers = {f"{each}_tokenizer": tokenizer(size, template=CHATML) for each, size in sizes.items()}
     named = tokenizers[f"{side}_tokenizer"]
     named.chat_template = {"tool_use": CHATML, "rag": OTHER}
-    report = look(**tokenizers)
+    report = look(texts=None, **tokenizers)
     assert report.passed, report.to_text()
     found = finding(report, f"{side} chat template", "warning")
     assert "'tool_use', 'rag', and none 'default'" in found.found
     chosen = f"{side}_tokenizer.chat_template"
     assert found.advice == f"choose one: {chosen} = {chosen}['tool_use']"
     named.chat_template = named.chat_template["tool_use"]
-    assert not look(**tokenizers).of_severity("warning")
+    assert not [each for each in look(texts=None, **tokenizers).of_severity("warning") if "template" in each.component]
     named.chat_template = {"default": CHATML, "rag": OTHER}
-    assert not look(**tokenizers).of_severity("warning")
+    assert not [each for each in look(texts=None, **tokenizers).of_severity("warning") if "template" in each.component]

@@ -1,0 +1,141 @@
+"""What the collator makes of each sample to train on: its kind, its tokens, what is scored, or why it is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from dskd_components.collation.collator import DualTokenizerCollator
+from dskd_components.collation.encoded import SIDES
+from dskd_components.collation.samples import ChatSample, PairSample, TextSample
+from dskd_components.collation.token_samples import TokenSample
+from dskd_components.errors import InputError
+from dskd_components.models.states import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from dskd_components.collation.samples import Sample
+    from dskd_components.components.aligner import Aligner
+    from dskd_components.models.states import Side
+    from dskd_components.preflight.pair import Pair
+
+KINDS: Final[Mapping[type, tuple[str, str]]] = {
+    TextSample: ("text", "texts"),
+    PairSample: ("prompt and response", "prompts and responses"),
+    ChatSample: ("chat", "chats"),
+    TokenSample: ("sample in tokens", "samples in tokens"),
+    type(None): ("preprocessed sample", "preprocessed samples"),
+}
+"""What one sample of each kind is called, and several."""
+
+HALVINGS: Final = 10
+"""How finely `SampleSurvey.typical` parts the samples by their lengths."""
+
+
+@dataclass(frozen=True)
+class SideLengths:
+    """Tokens of one side of each usable sample, with nothing cut.
+
+    Args:
+        tokens: all of them.
+        scored: those that count in the loss.
+        paired: scored ones with a partner; empty where the aligner is told nothing.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    scored: list[int] = field(default_factory=list)
+    paired: list[int] = field(default_factory=list)
+
+    @property
+    def share_scored(self) -> float:
+        """The share of all tokens that counts in the loss."""
+        return sum(self.scored) / max(sum(self.tokens), 1)
+
+    @property
+    def share_paired(self) -> float | None:
+        """The share of the scored tokens that have a partner; None where the aligner is told nothing."""
+        return sum(self.paired) / max(sum(self.scored), 1) if self.paired else None
+
+    def add(self, batch: Mapping[str, Tensor], side: Side) -> None:
+        """Count one sample.
+
+        Args:
+            batch: of this sample alone.
+            side: which side of it.
+        """
+        scored = batch[f"{side}_labels"] != IGNORE_INDEX
+        self.tokens.append(scored.numel())
+        self.scored.append(int(scored.sum()))
+        if f"{side}_groups" in batch:
+            self.paired.append(int((scored & (batch[f"{side}_groups"] >= 0)).sum()))
+
+
+class SampleSurvey:
+    """What the collator makes of each sample.
+
+    Args:
+        pair: the models, with two fast tokenizers.
+
+    Raises:
+        InputError: a tokenizer is not a fast one.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self.aligner = _aligner(pair)
+        self.kinds: Counter[tuple[str, str]] = Counter()
+        self.lengths: dict[Side, SideLengths] = {side: SideLengths() for side in SIDES}
+        self.usable: list[Any] = []
+        self.problems: list[tuple[str, InputError]] = []
+        collate = DualTokenizerCollator(
+            pair.student_tokenizer, pair.teacher_tokenizer, aligner=self.aligner, columns=pair.columns
+        )
+        for number, (raw, sample) in enumerate(zip(pair.raw_samples, pair.read_samples, strict=True)):
+            try:
+                batch = collate([raw])
+            except InputError as error:
+                self.problems.append((pair.places[number] if pair.places else f"sample {number}", error))
+                continue
+            self.usable.append(raw)
+            self.kinds[_kind(sample)] += 1
+            for side, lengths in self.lengths.items():
+                lengths.add(batch, side)
+
+    @property
+    def aligner_name(self) -> str:
+        """By which aligner tokens were brought together."""
+        return self.aligner if isinstance(self.aligner, str) else self.aligner.name
+
+    def typical(self) -> Iterator[tuple[int, Any]]:
+        """Yield usable samples with their tokens of the student, so that the first few of them are of all lengths."""
+        lengths = self.lengths["student"].tokens
+        by_length = np.argsort(lengths, kind="stable")
+        # The middle first, then the quarters, the eighths, and so on; each sample once.
+        places = ((2 * part + 1) / 2**level for level in range(1, HALVINGS) for part in range(2 ** (level - 1)))
+        for number in dict.fromkeys(int(by_length[int(place * len(by_length))]) for place in places):
+            yield lengths[number], self.usable[number]
+
+
+def _aligner(pair: Pair) -> Aligner | str:
+    """By what tokens are brought together: the spec's aligner, where that says anything of samples."""
+    aligner = None if pair.spec is None else pair.spec.aligner
+    if aligner is not None and (aligner.same_tokenizer or aligner.text_method is not None):
+        return aligner
+    return "exact_match" if pair.one_tokenizer else "span"
+
+
+def _kind(sample: Sample | None) -> tuple[str, str]:
+    """What a sample is called, alone and among others of its kind."""
+    one, several = KINDS[type(sample)]
+    marks = []
+    if isinstance(sample, ChatSample) and "tools" in sample.template_options:
+        marks.append("tools")
+    if isinstance(sample, ChatSample | PairSample) and sample.teacher_prompt is not None:
+        marks.append("a prompt of the teacher's own")
+    suffix = f" with {' and '.join(marks)}" if marks else ""
+    return one + suffix, several + suffix
