@@ -11,9 +11,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from dskd_components.cli.pretrained import load_model, load_tokenizer
-from dskd_components.cli.sample_files import read_samples
+from dskd_components.cli.sample_files import columns_named, read_samples
 from dskd_components.cli.terminal import console, plain
-from dskd_components.collation.samples import Columns
 from dskd_components.errors import ConfigurationError, did_you_mean
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
@@ -57,6 +56,9 @@ def doctor(
             "--columns", help="What its keys are called: prompt=question,response=answer.", show_default=False
         ),
     ] = None,
+    ignore: Annotated[
+        str | None, typer.Option("--ignore", help="Keys that are no part of samples: id,source.", show_default=False)
+    ] = None,
     tokens: Annotated[
         int, typer.Option("--tokens", min=0, help="Student tokens in a step, for its cost; 0: measure nothing.")
     ] = 2048,
@@ -65,7 +67,7 @@ def doctor(
 ) -> None:
     """Look at a student and a teacher before training. The exit code is 1 if there is an error among the findings."""
     pairs = _pairs(None if spec is None else _spec(spec), teachers)
-    given = _samples(samples, columns)
+    given = _samples(samples, columns, ignore)
     reports = _reports(student, pairs, given, tokens or None, device)
     passed = all(report.passed for report in reports.values())
     if as_json:
@@ -172,11 +174,11 @@ def _spec(name: str) -> DSKDSpec | MultiTeacherSpec:
     raise ConfigurationError(f"--spec {name}: there is neither such a file nor such a preset ({', '.join(PRESETS)}).")
 
 
-def _samples(path: Path | None, columns: str | None) -> dict[str, Any]:
+def _samples(path: Path | None, columns: str | None, ignore: str | None) -> dict[str, Any]:
     """Return what a `Pair` takes of a file of samples."""
     if path is None:
         return {}
-    named = Columns(**_renamed(columns)) if columns else None
+    named = columns_named(columns, ignore)
     try:
         found = read_samples(path, MOST_SAMPLES, named)
     except ConfigurationError as error:
@@ -186,17 +188,3 @@ def _samples(path: Path | None, columns: str | None) -> dict[str, Any]:
         "places": [each.place for each in found],
         "columns": named,
     }
-
-
-def _renamed(columns: str) -> dict[str, str]:
-    names = [field for field in Columns.__dataclass_fields__ if not field.startswith("_")]
-    found = {}
-    for entry in columns.split(","):
-        field, equals, key = (part.strip() for part in entry.partition("="))
-        if field not in names or not equals or not key:
-            raise ConfigurationError(
-                f"--columns {columns}: expected NAME=KEY with commas in between, NAME one of {', '.join(names)}"
-                f"{did_you_mean(field, names)}."
-            )
-        found[field] = key
-    return found

@@ -7,11 +7,13 @@ import gzip
 import io
 import json
 import re
+import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dskd_components.collation.samples import Columns
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,6 +29,10 @@ PLAIN: Final = frozenset({"text", "prompt", "response"})
 
 NAMED: Final = 3
 """How many bad lines an error names."""
+
+
+STANDARD_INPUT: Final = "-"
+"""In place of a file's path."""
 
 
 class PlacedSample(NamedTuple):
@@ -49,7 +55,7 @@ def read_samples(path: Path, most: int, columns: Columns | None = None) -> list[
 
     Args:
         path: JSON lines, JSON (a list, or columns), CSV, TSV, Parquet, or a text with blank lines between samples; it
-            may be compressed with gzip, if its name ends in ``.gz``.
+            may be compressed with gzip, if its name ends in ``.gz``. ``-`` is the standard input.
         most: how many samples are read.
         columns: what the keys of a sample are called.
 
@@ -90,6 +96,34 @@ def read_samples(path: Path, most: int, columns: Columns | None = None) -> list[
     return samples
 
 
+def columns_named(names: str | None, ignore: str | None = None) -> Columns:
+    """Return what keys are called, as ``--columns`` and ``--ignore`` say.
+
+    Args:
+        names: ``prompt=question,response=answer``.
+        ignore: ``id,source``, or ``unknown`` for all that are not known.
+
+    Raises:
+        ConfigurationError: it is of another form, or samples have no such part.
+    """
+    known = [each.name for each in fields(Columns) if each.init and each.name != "ignore"]
+    keys: dict[str, str] = {}
+    for entry in _listed(names):
+        field, equals, key = (part.strip() for part in entry.partition("="))
+        if field not in known or not equals or not key:
+            raise ConfigurationError(
+                f"--columns {names}: expected NAME=KEY with commas in between, NAME one of {', '.join(known)}"
+                f"{did_you_mean(field, known)}."
+            )
+        keys[field] = key
+    ignored = _listed(ignore)
+    return Columns(**keys, ignore="unknown" if ignored == ["unknown"] else ignored)
+
+
+def _listed(values: str | None) -> list[str]:
+    return [value.strip() for value in (values or "").split(",") if value.strip()]
+
+
 class _Fault(NamedTuple):
     """What is wrong in place of a sample."""
 
@@ -97,6 +131,8 @@ class _Fault(NamedTuple):
 
 
 def _text(path: Path) -> str:
+    if str(path) == STANDARD_INPUT:
+        return sys.stdin.read()
     try:
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix.lower() == ".gz" else content).decode("utf-8-sig")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.text import Text
 
 from dskd_components.cli.pretrained import load_tokenizer
-from dskd_components.cli.sample_file import read_samples
+from dskd_components.cli.sample_files import columns_named, read_samples
 from dskd_components.cli.terminal import complain, console, plain
-from dskd_components.errors import ConfigurationError, InputError, did_you_mean
+from dskd_components.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dskd_components.collation import Columns, MultiTeacherSampleView, SampleView
+    from dskd_components.collation import MultiTeacherSampleView, SampleView
 
 WIDTH: Final = 100
 """Of what is written into a pipe."""
@@ -28,7 +28,7 @@ def show_sample(
     samples: Annotated[
         str,
         typer.Argument(
-            help="Samples: JSON Lines, or a JSON list in a file .json; - reads lines from the standard input.",
+            help="Samples: .jsonl, .json, .csv, .tsv, .parquet, or text with blank lines between; - is the standard input.",
             metavar="SAMPLES",
             show_default=False,
         ),
@@ -81,7 +81,10 @@ def show_sample(
 
     Below the rows: ━ scored; between them: ┃ a pair, ╂ a group of several, ✗ scored without a partner.
     """
-    raws = read_samples(samples, start=start, count=number)
+    named = columns_named(columns, ignore)
+    raws = [placed.sample for placed in read_samples(Path(samples), start + number, named)][start:]
+    if not raws:
+        raise ConfigurationError(f"{samples}: there is no sample {start}; the first one is sample 0.")
     show = _shower(
         student,
         teacher,
@@ -90,7 +93,7 @@ def show_sample(
         student_max_length=student_max_length,
         train_on_prompt=train_on_prompt,
         append_eos=append_eos,
-        columns=_columns(_listed(columns), _listed(ignore)),
+        columns=named,
     )
     failed = 0
     if form == "html":
@@ -126,24 +129,6 @@ def _shower(
     return DualTokenizerCollator(
         own, load_tokenizer(teachers[0]), teacher_max_length=teacher_max_length, **options
     ).show
-
-
-def _listed(values: str | None) -> list[str]:
-    return [value.strip() for value in (values or "").split(",") if value.strip()]
-
-
-def _columns(named: list[str], ignore: list[str]) -> Columns:
-    from dskd_components.collation import Columns
-
-    names = _named("--columns", named, "prompt=question,response=answer")
-    known = [each.name for each in fields(Columns) if each.init and each.name != "ignore"]
-    for name in names:
-        if name not in known:
-            raise ConfigurationError(
-                f"--columns {name}={names[name]}: samples have no {name!r}{did_you_mean(name, known)}; they have "
-                f"{', '.join(known)}."
-            )
-    return Columns(**names, ignore=ignore)
 
 
 def _named(option: str, values: list[str], example: str) -> dict[str, str]:

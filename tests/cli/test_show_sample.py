@@ -118,16 +118,16 @@ def test_what_cannot_be_used_is_named_and_the_others_are_shown(show: Callable[..
 
 def test_what_cannot_be_read_is_named(show: Callable[..., Ran], dskd: Callable[..., Ran], folder: Path) -> None:
     (folder / "broken.jsonl").write_text('{"text": "a"}\n{"text": a}\n', encoding="utf-8")
-    (folder / "object.json").write_text('{"text": "a"}', encoding="utf-8")
+    (folder / "numbers.json").write_text("[1, 2]", encoding="utf-8")
     cases: list[tuple[tuple[object, ...], str, str]] = [
-        ((), "missing.jsonl", "expected a file of samples"),
-        ((), "broken.jsonl", "broken.jsonl:2: expected a sample as JSON"),
-        ((), "object.json", "expected a JSON list of samples, got dict"),
+        ((), "missing.jsonl", "cannot be read"),
+        ((), "broken.jsonl", "broken.jsonl:2: not valid JSON"),
+        ((), "numbers.json", "numbers.json:1: expected an object, a text or a list of messages, got 1"),
         (("--start", 100), "samples.jsonl", "there is no sample 100"),
         (("--aligner", "spam"), "samples.jsonl", "did you mean 'span'"),
         (("--aligner", "span", "--aligner", "cma"), "samples.jsonl", "expected one for one teacher"),
         (("--columns", "promt=question"), "samples.jsonl", "did you mean 'prompt'"),
-        (("--columns", "question"), "samples.jsonl", "--columns prompt=question"),
+        (("--columns", "question"), "samples.jsonl", "expected NAME=KEY"),
         (("--teacher", "x"), "samples.jsonl", "give each a name of its own"),
     ]
     for arguments, samples, words in cases:
