@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import torch
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from dskd_components.engines._tiling.head_products import widened_bytes
 from dskd_components.engines._tiling.plan import Plan, alignment_bytes, projected_bytes
+from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
 from dskd_components.engines._tiling.predictions import teacher_predictions
 from dskd_components.engines._tiling.side_pass import SidePass, SideResult
 from dskd_components.engines._tiling.side_rows import SideRows
@@ -91,7 +93,13 @@ def _measure(
             )
             of_student = _run_side(rows, reduction, scratch, _left(budget, held + rows.row_bytes))
             del rows
-    return [_measurement([(of_student, number), (of_teacher, 0)]) for number, of_teacher in enumerate(of_teachers)]
+    first, *others = [
+        _measurement([(of_student, number), (of_teacher, 0)]) for number, of_teacher in enumerate(of_teachers)
+    ]
+    # All gradients come with one loss: each place where they do costs a look at what comes from above.
+    passes = [result for result in (of_student, *of_teachers) if result is not None]
+    gradients = [pair for result in passes for pair in result.gradients]
+    return [replace(first, loss=with_precomputed_gradient(first.loss, gradients)), *others]
 
 
 def _has_student_rows(batch: AlignedBatch) -> bool:

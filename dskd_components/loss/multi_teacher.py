@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dskd_components.collation import MultiTeacherCollator
 from dskd_components.components.terms import OF_STUDENT
+from dskd_components.engines.aligned_batch import read_together
 from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import ConfigurationError, InputError
@@ -25,8 +26,9 @@ from dskd_components.loss.checkpoints import (
 )
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.output import DSKDOutput
-from dskd_components.loss.validation import naming_damaged_parameters, require_common_samples
+from dskd_components.loss.validation import common_samples_checks, naming_damaged_parameters
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
+from dskd_components.models.host_reads import require
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import groups_of_batch
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
@@ -143,12 +145,16 @@ class MultiTeacherLoss(nn.Module):
                     batches[name] = self.pair(name).aligned_batch(
                         student, teachers[name], alignments.get(name), weights[name], teacher_name=name
                     )
+            read_together(list(batches.values()))
             reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
             measured = self.spec.engine.measure(list(batches.values()), reduction, self._workspace)
             outputs: dict[str, DSKDOutput] = {}
+            checks = [*reduction.checks]
             for (name, batch), found in zip(batches.items(), measured, strict=True):
                 with naming_teacher(name):
-                    outputs[name] = self.pair(name).output(batch, found, reduction)
+                    outputs[name], is_finite = self.pair(name).output(batch, found, reduction)
+                    checks.append(is_finite)
+            require(*checks)
         return DSKDOutput(
             loss=torch.stack([output.loss for output in outputs.values()]).sum(),
             terms=_merged({name: output.terms for name, output in outputs.items()}),
@@ -262,7 +268,7 @@ class MultiTeacherLoss(nn.Module):
         for name in names:
             with naming_teacher(name):
                 teacher_states[name] = self.pair(name).states(teachers[name], columns[name], "teacher")
-                require_common_samples(student_states, teacher_states[name])
+                require(*common_samples_checks(student_states, teacher_states[name]))
         called = {f"teacher {name!r}": teachers[name] for name in names}
         with naming_damaged_parameters({"student": student, **called}):
             output: DSKDOutput = self(

@@ -11,6 +11,7 @@ from dskd_components.engines._tiling.head_stack import HeadStack
 from dskd_components.engines._tiling.logit_block import blocked_argmax
 from dskd_components.engines._tiling.plan import Plan
 from dskd_components.engines._tiling.tiled_states import TiledStates
+from dskd_components.models.host_reads import to_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,13 +33,14 @@ def teacher_predictions(batch: AlignedBatch, result: SideResult | None, scratch:
     """
     teacher = batch.teacher
     predicted = torch.full_like(teacher.targets, -1).flatten()
+    asked = batch.positions.argmax.mask
     if result is not None and result.predicted is not None:
-        predicted[result.positions] = result.predicted
-    missing = (batch.argmax_positions.flatten() & (predicted < 0)).nonzero().squeeze(1)
-    if len(missing):
-        predicted[missing] = _argmax(
-            TiledStates(teacher.hidden_states.flatten(0, 1), teacher.head, positions=missing), scratch, budget
-        )
+        predicted.index_copy_(0, result.coverage.positions, result.predicted)
+        asked = asked.index_fill(0, result.coverage.on_host, value=False)
+    if asked.any():
+        missing = to_device(asked.nonzero().squeeze(1), predicted.device)
+        stream = TiledStates(teacher.hidden_states.flatten(0, 1), teacher.head, all_finite=False, positions=missing)
+        predicted.index_copy_(0, missing, _argmax(stream, scratch, budget))
     return predicted.reshape(teacher.targets.shape)
 
 
