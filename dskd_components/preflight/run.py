@@ -170,12 +170,13 @@ def _with_loss(
 
     def measure() -> Iterator[Finding]:
         step = measure_step(loss_fn, pair.student, pair.teacher, batch, groups_of_batch(batch))
+        made_by = "".join(f"; {text}" for text in [loss_fn.spec.engine.kernels()] if text)
         costs.extend(estimate(loss_fn, pair.student, pair.teacher, step, tokens_per_step or step.tokens))
         yield Finding(
             "ok",
             "step",
             f"measured on {step.tokens} tokens of the student, stated for {tokens_per_step or step.tokens} in samples "
-            "of that length",
+            f"of that length{made_by}",
         )
 
     if tokens_per_step is not None and all(finding.severity != "error" for finding in findings):

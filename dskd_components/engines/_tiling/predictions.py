@@ -16,13 +16,16 @@ from dskd_components.models.host_reads import to_device
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.engines._tiling.products import Products
     from dskd_components.engines._tiling.side_pass import SideResult
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.workspace import Scratch
 
 
 @torch.no_grad()
-def teacher_predictions(batch: AlignedBatch, result: SideResult | None, scratch: Scratch, budget: int) -> Tensor:
+def teacher_predictions(
+    batch: AlignedBatch, result: SideResult | None, scratch: Scratch, budget: int, products: Products
+) -> Tensor:
     """Return ``[B, Tt]``, int64: the teacher's most likely token where its choice is asked for, -1 elsewhere.
 
     Args:
@@ -30,6 +33,7 @@ def teacher_predictions(batch: AlignedBatch, result: SideResult | None, scratch:
         result: the pass through the teacher's space, if there was one; what it predicted is not computed again.
         scratch: memory for tiles.
         budget: bytes.
+        products: how kernels of products are chosen.
     """
     teacher = batch.teacher
     predicted = torch.full_like(teacher.targets, -1).flatten()
@@ -40,11 +44,11 @@ def teacher_predictions(batch: AlignedBatch, result: SideResult | None, scratch:
     if asked.any():
         missing = to_device(asked.nonzero().squeeze(1), predicted.device)
         stream = TiledStates(teacher.hidden_states.flatten(0, 1), teacher.head, all_finite=False, positions=missing)
-        predicted.index_copy_(0, missing, _argmax(stream, scratch, budget))
+        predicted.index_copy_(0, missing, _argmax(stream, scratch, budget, products))
     return predicted.reshape(teacher.targets.shape)
 
 
-def _argmax(stream: TiledStates, scratch: Scratch, budget: int) -> Tensor:
+def _argmax(stream: TiledStates, scratch: Scratch, budget: int, products: Products) -> Tensor:
     dtype = stream.dtype
     plan = Plan.of(
         budget=budget,
@@ -53,6 +57,7 @@ def _argmax(stream: TiledStates, scratch: Scratch, budget: int) -> Tensor:
         itemsize=dtype.itemsize,
         widened=widened_bytes(stream.head, dtype),
         has_cache=stream.head.weight.device.type == "cpu",
+        products=products,
     )
     stack = HeadStack([stream], plan, dtype, scratch)
     return torch.cat([blocked_argmax(stack.logits({stream: tile})[stream]) for tile in plan.tiles(0, len(stream))])
