@@ -41,7 +41,7 @@ from dskd_components.models.head import Head
 from dskd_components.models.host_reads import require
 from dskd_components.models.loading import require_loaded
 from dskd_components.models.precision import without_autocast
-from dskd_components.models.run_model import groups_of_batch, input_embedding, run_model
+from dskd_components.models.run_model import batch_on_host, groups_of_batch, input_embedding, run_model
 from dskd_components.preflight import SAMPLE_TEXTS, Pair, examine
 
 if TYPE_CHECKING:
@@ -463,10 +463,12 @@ class DSKDLoss(nn.Module):
             InputError: a column is missing, the batch was made with other tokenizers or for another aligner, or as in
                 `forward`.
         """
-        require_origin(batch, self.vocabularies.fingerprints, self.spec.aligner)
-        student_states = self.states(student, batch, "student")
-        teacher_states = self.states(teacher, batch, "teacher")
-        require(*common_samples_checks(student_states, teacher_states))
+        host_batch = batch_on_host(batch)
+        require_origin(host_batch, self.vocabularies.fingerprints, self.spec.aligner)
+        student_states = self.states(student, batch, "student", host_batch=host_batch)
+        teacher_states = self.states(teacher, batch, "teacher", host_batch=host_batch)
+        if self.spec.aligner.same_tokenizer:  # otherwise a call looks at it with all else
+            require(*common_samples_checks(student_states, teacher_states))
         with naming_damaged_parameters({"student": student, "teacher": teacher}):
             output: DSKDOutput = self(
                 student_states,
@@ -477,20 +479,28 @@ class DSKDLoss(nn.Module):
             )
         return output
 
-    def states(self, model: CausalLM, batch: Mapping[str, Tensor], side: Side) -> LMStates:
+    def states(
+        self,
+        model: CausalLM,
+        batch: Mapping[str, Tensor],
+        side: Side,
+        *,
+        host_batch: Mapping[str, Tensor] | None = None,
+    ) -> LMStates:
         """Run one model on its columns of a batch, as `run` does with both.
 
         Args:
             model: the student or the teacher.
             batch: as in `run`.
             side: which one it is. The teacher runs without gradients.
+            host_batch: as in `run_model`.
 
         Raises:
             InputError: a column is missing.
         """
         stand_in, ids = self.vocabularies.stand_in, self.teacher_to_student_ids
         if side == "teacher" and self.spec.aligner.same_tokenizer and stand_in is not None and ids is not None:
-            batch = with_stand_ins(batch, ids, stand_in)
+            batch, host_batch = with_stand_ins(batch, ids, stand_in), None
         return run_model(
             model,
             batch,
@@ -498,6 +508,7 @@ class DSKDLoss(nn.Module):
             valid_vocabulary_size=self.vocabularies.sizes[side],
             same_tokenizer=self.spec.aligner.same_tokenizer,
             reads_embeddings=self.spec.aligner.reads_embeddings,
+            host_batch=host_batch,
         )
 
     def save(self, folder: str | Path) -> None:

@@ -30,7 +30,7 @@ from dskd_components.loss.validation import common_samples_checks, naming_damage
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
 from dskd_components.models.host_reads import require
 from dskd_components.models.precision import without_autocast
-from dskd_components.models.run_model import groups_of_batch
+from dskd_components.models.run_model import batch_on_host, groups_of_batch
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:
@@ -260,15 +260,23 @@ class MultiTeacherLoss(nn.Module):
         """
         _require_all(self.spec, "teachers", teachers, "a model")
         names = list(self.spec.teachers)
+        host_batch = batch_on_host(batch)
         columns = {name: self._columns(batch, name) for name in names}
+        on_host = {name: self._columns(host_batch, name) for name in names}
+        for name in names:
+            with naming_teacher(name):
+                pair = self.pair(name)
+                require_origin(on_host[name], pair.vocabularies.fingerprints, pair.spec.aligner, teacher=name)
         # Any pair can run the student, but not every one reads its embedding.
         reader = max(names, key=lambda name: self.pair(name).spec.aligner.reads_embeddings)
-        student_states = self.pair(reader).states(student, columns[reader], "student")
+        student_states = self.pair(reader).states(student, columns[reader], "student", host_batch=on_host[reader])
         teacher_states = {}
         for name in names:
             with naming_teacher(name):
-                teacher_states[name] = self.pair(name).states(teachers[name], columns[name], "teacher")
-                require(*common_samples_checks(student_states, teacher_states[name]))
+                pair = self.pair(name)
+                teacher_states[name] = pair.states(teachers[name], columns[name], "teacher", host_batch=on_host[name])
+                if pair.spec.aligner.same_tokenizer:  # otherwise a call looks at it with all else
+                    require(*common_samples_checks(student_states, teacher_states[name]))
         called = {f"teacher {name!r}": teachers[name] for name in names}
         with naming_damaged_parameters({"student": student, **called}):
             output: DSKDOutput = self(
@@ -281,13 +289,9 @@ class MultiTeacherLoss(nn.Module):
         return output
 
     def _columns(self, batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-        """Return what the student and one teacher read, once it is known that it was made for them."""
+        """Return what the student and one teacher read."""
         same_tokenizer = self.pair(name).spec.aligner.same_tokenizer
-        columns = columns_of_pair(batch, name, names=self.spec.teachers, same_tokenizer=same_tokenizer)
-        with naming_teacher(name):
-            pair = self.pair(name)
-            require_origin(columns, pair.vocabularies.fingerprints, pair.spec.aligner, teacher=name)
-        return columns
+        return columns_of_pair(batch, name, names=self.spec.teachers, same_tokenizer=same_tokenizer)
 
     def save(self, folder: str | Path) -> None:
         """Write each pair's projectors and aligner into a folder of its teacher's name; see `DSKDLoss.save`.

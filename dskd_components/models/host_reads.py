@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 
 class Check(NamedTuple):
@@ -138,6 +138,36 @@ def masked_positions(masks: Sequence[Tensor], checks: Sequence[Check] = ()) -> l
     places = [mask.nonzero().squeeze(1) for mask in found]
     indices = to_device(torch.cat(places), masks[0].device).split([len(each) for each in places])
     return [MaskedPositions(mask, places) for mask, places in zip(found, indices, strict=True)]
+
+
+def on_host(columns: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Return columns of which some are on the host, copied from each device together.
+
+    Args:
+        columns: by name; what is no tensor, or has more than two dimensions, stays as it is.
+        names: what those end with that are copied.
+
+    Examples:
+        >>> found = on_host({"teacher_labels": torch.tensor([[2, 3]]), "pixels": torch.ones(1)}, ["labels"])
+        >>> found["teacher_labels"]
+        tensor([[2, 3]])
+    """
+    copied = {
+        name: column
+        for name, column in columns.items()
+        if name.endswith(tuple(names)) and isinstance(column, Tensor) and column.ndim <= 2
+    }
+    found = dict(columns)
+    groups: dict[tuple[torch.device, bool], list[str]] = {}
+    for name, column in copied.items():
+        groups.setdefault((column.device, column.is_floating_point()), []).append(name)
+    for (_, is_floating), members in groups.items():
+        wide = torch.float64 if is_floating else torch.int64
+        flat = torch.cat([copied[name].flatten().to(wide) for name in members]).cpu()
+        parts = flat.split([copied[name].numel() for name in members])
+        for name, part in zip(members, parts, strict=True):
+            found[name] = part.view(copied[name].shape).to(copied[name].dtype)
+    return found
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from dskd_components import DSKDSpec, Head, MultiTeacherLoss, MultiTeacherSpec
+from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, Head, MultiTeacherLoss, MultiTeacherSpec
 from dskd_components.spec.presets import PRESETS
 from tests.helpers.host_waits import HostWaits
+from tests.helpers.pairs import sound_pair
 from tests.helpers.registered import build, specs
 from tests.helpers.strategies import Batch, make_batch
 
@@ -81,6 +82,21 @@ def test_several_teachers_are_waited_for_as_one(engine: str) -> None:
 
     found = waits(step)
     assert len(found) <= MOST[engine], "\n".join(found)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("preset", ["dskd-cma", "dskd-v2-eta"])
+def test_a_run_of_both_models_waits_once_more(preset: str, packing: bool) -> None:
+    pair = sound_pair()
+    models, tokenizers = [[pair[side + end] for side in ("student", "teacher")] for end in ("", "_tokenizer")]
+    spec = DSKDSpec.preset(preset)
+    loss_fn = DSKDLoss.from_models(spec, *models, *tokenizers)
+    batch = DualTokenizerCollator(*tokenizers, aligner=spec.aligner, packing=packing)(
+        [{"text": "One text."}, {"prompt": "A question", "response": " and its answer"}]
+    )
+    found = waits(lambda: loss_fn.run(*models, batch).loss)
+    own = [line for line in found if "models/hidden_states.py" not in line]  # what the models themselves wait for
+    assert len(own) <= MOST[spec.engine.name] + 1, "\n".join(own)
 
 
 def test_a_wait_is_noted_with_its_line() -> None:

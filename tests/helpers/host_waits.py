@@ -40,6 +40,9 @@ SIZED_BY_VALUES = {
 """Operations whose outcome, or its shape, the host must know: they wait on every device."""
 
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+HOST = torch.device("cpu", 0)
+"""What a tensor on the host calls its device, unlike those that are taken to be on another."""
+
 MAKERS = {"arange", "as_tensor", "empty", "eye", "from_numpy", "full", "linspace", "ones", "rand", "tensor", "zeros"}
 COPIED_FROM_LISTS = {"torch.tensor", "torch.as_tensor", "torch.Tensor.new_tensor"}
 
@@ -100,6 +103,8 @@ class _Calls(TorchFunctionMode):
         waits, name = self._waits, resolve_name(func) or getattr(func, "__name__", "")
         short = name.rpartition(".")[2]
         own = next((arg for arg in args if isinstance(arg, Tensor)), None)
+        if name.endswith("device.__get__") and own is not None:
+            return HOST if waits.is_on_host(own) else func(*args, **kwargs)
         if short in ("cpu", "tolist", "numpy") and own is not None:
             if own.numel() and not waits.is_on_host(own):
                 waits.note(short)
@@ -109,14 +114,14 @@ class _Calls(TorchFunctionMode):
                 return copy
         if short == "to" and own is not None and waits.is_on_host(own):
             target = kwargs.get("device", next((arg for arg in args if isinstance(arg, torch.device)), None))
-            if target is not None:
+            if target not in (None, HOST):
                 if not kwargs.get("non_blocking"):
                     waits.note("to(device) without non_blocking")
                 copy = func(*args, **{**kwargs, "copy": True})
                 waits.put_on_device(copy)
                 return copy
         made = func(*args, **kwargs)
-        if kwargs.get("device") in (None, "cpu") and short in MAKERS and own is None:
+        if kwargs.get("device") in (None, "cpu", HOST) and short in MAKERS and own is None:
             waits.put_on_host(made)
         elif name in COPIED_FROM_LISTS:
             waits.note(short)
@@ -137,7 +142,9 @@ class _Operations(TorchDispatchMode):
         waits = self._waits
         given = list(tensors_in((args, kwargs)))
         on_host = [tensor for tensor in given if waits.is_on_host(tensor)]
-        if given and len(on_host) == len(given):
+        # A number in a call is a tensor here, without dimensions and of no place.
+        elsewhere = [tensor for tensor in given if tensor.ndim and not waits.is_on_host(tensor)]
+        if (any(tensor.ndim for tensor in on_host) and not elsewhere) or (on_host and len(on_host) == len(given)):
             made = func(*args, **kwargs)
             waits.put_on_host(made)
             return made
