@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.engines._tiling.head_products import widened_bytes
+from dskd_components.engines._tiling.head_products import numbers_beside, widened_bytes
 from dskd_components.engines._tiling.plan import Plan, alignment_bytes, projected_bytes
 from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
 from dskd_components.engines._tiling.predictions import teacher_predictions
@@ -149,6 +149,7 @@ def _run_side(
         has_cache=rows.targets.device.type == "cpu",
         teachers=max(1, len({entry.number for entry in rows.spaces})),
         products=products,
+        beside=numbers_beside([stream.head for stream in rows.streams], products),
     )
     return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()
 

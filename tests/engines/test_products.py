@@ -133,6 +133,11 @@ def test_nothing_is_measured_where_the_choice_is_none(monkeypatch: pytest.Monkey
     assert not by_onednn("fastest", "logits", rows.double(), part.double())
     assert not by_onednn("fastest", "logits", rows[:2], part)
     assert not by_onednn("fastest", "logits", rows, part.T.contiguous().T)
+    torch.backends.mkldnn.enabled = False
+    try:
+        assert not by_onednn("fastest", "logits", rows, part)
+    finally:
+        torch.backends.mkldnn.enabled = True
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert not by_onednn("fastest", "logits", rows, part)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from dskd_components.engines._tiling.products import by_onednn, onednn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.workspace import Scratch
@@ -31,6 +31,23 @@ def widened_bytes(head: Head, dtype: torch.dtype) -> int:
     """
     weight = head.valid_weight
     return 0 if weight.dtype == dtype else _cached_rows(weight) * weight.shape[1] * dtype.itemsize
+
+
+def numbers_beside(heads: Iterable[Head], products: Products) -> int:
+    """Return how many numbers products may take beside logits, for each row: a part of what is read, and what is made.
+
+    Args:
+        heads: that the rows pass through.
+        products: how kernels are chosen; PyTorch's own takes none.
+    """
+    if products == "torch":
+        return 0
+    return max(
+        _cached_rows(head.valid_weight) + max(_cached_rows(head.valid_weight), head.hidden_size)
+        if head.weight.device.type == "cpu"
+        else 0
+        for head in heads
+    )
 
 
 def _cached_rows(weight: Tensor) -> int:
@@ -153,9 +170,11 @@ class HeadGradient:
             products: how kernels are chosen.
         """
         vocabulary = self._head.vocabulary_size
-        if self._weight is not None and by_onednn(products, "head", states, gradient[:, :CACHED_ROWS]):
-            for start in range(0, vocabulary, CACHED_ROWS):
-                part = slice(start, min(start + CACHED_ROWS, vocabulary))
+        # As many as `numbers_beside` has room for, with what is read and what is made.
+        rows = max(1, min(CACHED_ROWS, 2 * CACHED_ROWS * len(states) // (len(states) + states.shape[1])))
+        if self._weight is not None and by_onednn(products, "head", states, gradient[:, :rows]):
+            for start in range(0, vocabulary, rows):
+                part = slice(start, min(start + rows, vocabulary))
                 product = onednn(gradient[:, part].T, states.T)
                 if self._is_empty:
                     self._weight[part] = product

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
-from dskd_components.engines._tiling.head_products import CACHED_ROWS
 from dskd_components.engines.engine import BLOCK_TENSORS
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ class Plan:
         has_cache: bool,
         teachers: int = 1,
         products: Products = "torch",
+        beside: int = 0,
     ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
@@ -72,15 +72,14 @@ class Plan:
             has_cache: whether small blocks are faster, as on a CPU, rather than large ones.
             teachers: how many teachers are compared with in each block, at most.
             products: how kernels of products are chosen.
+            beside: numbers that products take beside the tile, for each row of each stream.
         """
         share = budget // SHARE
         for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
         part_bytes = min(share, widened)
         for_tile = budget - for_blocks - part_bytes
-        # Another kernel than PyTorch's own needs room for a part of what it reads, and of what it makes.
-        beside = 2 * min(CACHED_ROWS, max(vocabularies)) if has_cache and products == "fastest" else 0
         # As large as fits, whatever the batch: what one batch takes, the others take.
-        tile_rows = max(1, min(rows, for_tile // ((sum(vocabularies) + beside) * itemsize)))
+        tile_rows = max(1, min(rows, for_tile // ((sum(vocabularies) + len(vocabularies) * beside) * itemsize)))
         row_bytes = max(vocabularies) * itemsize * BLOCK_TENSORS * teachers
         block_rows = min(max(1, for_blocks // row_bytes), tile_rows)
         return cls(

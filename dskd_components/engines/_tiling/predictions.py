@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.engines._tiling.head_products import widened_bytes
+from dskd_components.engines._tiling.head_products import numbers_beside, widened_bytes
 from dskd_components.engines._tiling.head_stack import HeadStack
 from dskd_components.engines._tiling.logit_block import blocked_argmax
 from dskd_components.engines._tiling.plan import Plan
@@ -58,6 +58,7 @@ def _argmax(stream: TiledStates, scratch: Scratch, budget: int, products: Produc
         widened=widened_bytes(stream.head, dtype),
         has_cache=stream.head.weight.device.type == "cpu",
         products=products,
+        beside=numbers_beside([stream.head], products),
     )
     stack = HeadStack([stream], plan, dtype, scratch)
     return torch.cat([blocked_argmax(stack.logits({stream: tile})[stream]) for tile in plan.tiles(0, len(stream))])

@@ -48,7 +48,7 @@ class _Class(NamedTuple):
         kind: what they make.
         rows: the length of the number of rows, in bits.
         inner: numbers that each sum runs over; for a gradient to a head, its width.
-        outer: how many sums there are for a row.
+        outer: for a gradient to states, their width.
         threads: that make them.
     """
 
@@ -88,13 +88,17 @@ def by_onednn(products: Products, kind: Kind, rows: Tensor, part: Tensor) -> boo
     """
     if products == "torch" or rows.device.type != "cpu" or rows.dtype != torch.float32:
         return False
-    if rows.shape[0] * part.numel() < LEAST_WORK or torch.are_deterministic_algorithms_enabled():
+    work = rows.numel() * (len(part) if kind == "logits" else part.shape[1])
+    if work < LEAST_WORK or not torch.backends.mkldnn.enabled:
+        return False
+    if torch.are_deterministic_algorithms_enabled():
         return False
     if not (kind == "head" or part.is_contiguous()):
         return False
-    key = _Class(kind, len(rows).bit_length(), rows.shape[1], part.shape[-1], torch.get_num_threads())
+    outer = part.shape[1] if kind == "states" else 0
+    key = _Class(kind, len(rows).bit_length(), rows.shape[1], outer, torch.get_num_threads())
     if key not in _chosen:
-        _chosen.setdefault(key, _is_there() and _is_faster(kind, rows[:ROWS], part[:ROWS] if kind == "head" else part))
+        _chosen.setdefault(key, _is_there() and _is_faster(kind, *_half(kind, rows, part)))
     return _chosen[key]
 
 
@@ -111,6 +115,13 @@ def description() -> str:
 
 def _is_there() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _half(kind: Kind, rows: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+    """Return half of the operands, or less: a measurement holds a sum as well, in the memory of one product."""
+    if kind == "head":
+        return rows[:ROWS], part[:ROWS, : max(1, part.shape[1] // 2)]
+    return rows[: max(1, min(ROWS, len(rows) // 2))], part
 
 
 @torch.no_grad()
