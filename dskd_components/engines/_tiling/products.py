@@ -93,7 +93,7 @@ def by_onednn(products: Products, kind: Kind, rows: Tensor, part: Tensor) -> boo
         return False
     if torch.are_deterministic_algorithms_enabled():
         return False
-    if not (kind == "head" or part.is_contiguous()):
+    if not (rows if kind == "head" else part).is_contiguous():  # what stands in the place of a weight
         return False
     outer = part.shape[1] if kind == "states" else 0
     key = _Class(kind, len(rows).bit_length(), rows.shape[1], outer, torch.get_num_threads())
