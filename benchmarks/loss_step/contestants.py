@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks.loss_step.case import TEACHER_WIDTH
 from benchmarks.loss_step.textbook import textbook_step
+from dskd_components.engines._tiling.head_products import HeadGradient, HeadProducts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +48,29 @@ def bare_products(case: Case, student: LMStates, teacher: LMStates) -> Callable[
         if visits:
             torch.mm(teacher_logits, teacher_weight, out=teacher_gradient)
         return logits[0, 0]
+
+    return step
+
+
+def fastest_products(case: Case, student: LMStates, teacher: LMStates) -> Callable[[], torch.Tensor]:
+    """The same products by the fastest kernels that the library knows of, measured when they are first made."""
+    sides = [replace(side.head, weight=side.head.weight.detach().float()) for side in (student, teacher)]
+    counts = (int(student.scored.sum()), int(teacher.scored.sum()))
+    rows = [torch.randn(count, head.hidden_size) for count, head in zip(counts, sides, strict=True)]
+    logits = [torch.empty(count, head.vocabulary_size) for count, head in zip(counts, sides, strict=True)]
+    ours, theirs = (HeadProducts(head, torch.float32, 2**30, "fastest") for head in sides)
+    learning = replace(sides[0], weight=sides[0].weight.requires_grad_())
+    visits = 0 if case.method == "js" else 1
+
+    def step() -> torch.Tensor:
+        for _ in range(1 + visits):
+            ours.logits(rows[0], logits[0])
+            ours.states_gradient(logits[0])
+            theirs.logits(rows[1], logits[1])
+        HeadGradient(learning, torch.float32).add(logits[0], rows[0], "fastest")
+        if visits:
+            theirs.states_gradient(logits[1])
+        return logits[0][0, 0]
 
     return step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from dskd_components.components.aligner import Aligner, AlignerModule
 from dskd_components.components.alignment import Alignment
 from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
+from dskd_components.models.states import small_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Self
 
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups
@@ -28,6 +30,9 @@ Scope = Literal["sample", "batch"]
 
 CHUNK: Final = 2**20
 """How many numbers are looked at together, rather than those of a whole batch."""
+
+CHUNK_ELSEWHERE: Final = 2**22
+"""The same on accelerators, where no cache is filled and each operation takes a while to start."""
 
 
 def scored_std(values: Callable[[slice], Tensor], width: int, scored: Tensor, samples: Tensor, scope: Scope) -> Tensor:
@@ -50,32 +55,59 @@ def scored_std(values: Callable[[slice], Tensor], width: int, scored: Tensor, sa
         >>> scored_std(lambda rows: values[rows], 1, scored, torch.zeros(1, 3, dtype=torch.int64), "sample")
         tensor([[1.4142, 1.4142, 1.0000]])
     """
-    chunks = list(batch_chunks(scored.shape[0], scored.shape[1] * width))
-    sums = torch.cat([values(rows).sum(-1) for rows in chunks])[scored]
-    group_of_row = torch.zeros_like(samples[scored]) if scope == "batch" else samples[scored]
-    groups, group_of_row = torch.unique(group_of_row, return_inverse=True)
-    entries = torch.bincount(group_of_row, minlength=len(groups)).to(sums.dtype) * width
-
-    def per_group(row_sums: Tensor) -> Tensor:
-        return sums.new_zeros(len(groups)).index_add(0, group_of_row, row_sums)
-
-    means = sums.new_zeros(scored.shape)
-    means[scored] = (per_group(sums) / entries)[group_of_row]
-    squares = torch.cat([(values(rows) - means[rows, :, None]).square_().sum(-1) for rows in chunks])[scored]
-    std = (per_group(squares) / (entries - 1).clamp_min(1)).sqrt()
-    found = sums.new_ones(scored.shape)
-    found[scored] = std.where(std > 0, torch.ones_like(std))[group_of_row]
-    return found
+    return ScoredGroups.of(scored, samples, scope).std(values, width)
 
 
-def batch_chunks(rows: int, numbers_in_a_row: int) -> Iterator[slice]:
+class ScoredGroups(NamedTuple):
+    """The scored positions over which standard deviations run together.
+
+    Args:
+        scored: ``[B, T]``, bool.
+        group: ``[B * T]``, int64: the group of each position, below ``B * T``.
+        sizes: ``[B, T]``, int64: how many scored positions the group of each position has.
+    """
+
+    scored: Tensor
+    group: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, scored: Tensor, samples: Tensor, scope: Scope) -> Self:
+        """Return the groups; see `scored_std`."""
+        if scope == "batch":
+            return cls(scored, torch.zeros_like(samples).flatten(), scored.sum().expand_as(scored))
+        group = small_numbers(samples)[0].flatten()
+        return cls(scored, group, _total(scored.long(), group))
+
+    def std(self, values: Callable[[slice], Tensor], width: int) -> Tensor:
+        """Return ``[B, T]``: the standard deviation for each position; see `scored_std`."""
+        chunks = list(batch_chunks(self.scored.shape[0], self.scored.shape[1] * width, self.scored.device))
+        entries = self.sizes * width
+        means = self._total(torch.cat([values(rows).sum(-1) for rows in chunks])) / entries.clamp_min(1)
+        squares = torch.cat([(values(rows) - means[rows, :, None]).square_().sum(-1) for rows in chunks])
+        std = (self._total(squares) / (entries - 1).clamp_min(1)).sqrt()
+        return std.where(self.scored & (std > 0), 1.0)
+
+    def _total(self, of_positions: Tensor) -> Tensor:
+        return _total(of_positions.where(self.scored, 0), self.group)
+
+
+def _total(of_positions: Tensor, group: Tensor) -> Tensor:
+    """Return ``[B, T]``: for each position the sum over its group."""
+    sums = of_positions.new_zeros(len(group)).index_add(0, group, of_positions.flatten())
+    return sums[group].view_as(of_positions)
+
+
+def batch_chunks(rows: int, numbers_in_a_row: int, device: torch.device | None = None) -> Iterator[slice]:
     """Yield the rows of a batch, a few at a time.
 
     Args:
         rows: how many there are.
         numbers_in_a_row: how many numbers belong to each.
+        device: where they are; None: on the CPU.
     """
-    step = max(1, CHUNK // max(1, numbers_in_a_row))
+    numbers = CHUNK if device is None or device.type == "cpu" else CHUNK_ELSEWHERE
+    step = max(1, numbers // max(1, numbers_in_a_row))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -123,7 +155,15 @@ class CrossModelAttentionModule(AlignerModule):
     def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch (arXiv 2406.17328, equations 7 to 10)."""
         self._check_widths(student, teacher)
-        scores = self._scores(student, teacher)
+        sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
+        checks = [
+            states.embedding_check(ids, side)
+            for side, states in sides
+            for ids in (states.input_ids, states.targets)
+            if ids is not None
+        ]
+        groups = ScoredGroups.of(teacher.scored, teacher.samples, self.std)
+        scores = self._scores(student, teacher, groups)
         allowed = _same_sample(student, teacher)
         student_to_teacher = _attention(scores, allowed)
         return AttentionAlignment(
@@ -132,8 +172,9 @@ class CrossModelAttentionModule(AlignerModule):
             student_covered=allowed.any(2),
             teacher_covered=allowed.any(1),
             student_values=student.hidden_states,
-            teacher_values=self._teacher_values(teacher),
+            teacher_values=self._teacher_values(teacher, groups),
             metrics=_metrics(student_to_teacher.detach(), allowed, given),
+            checks=checks,
         )
 
     def _check_widths(self, student: LMStates, teacher: LMStates) -> None:
@@ -158,7 +199,9 @@ class CrossModelAttentionModule(AlignerModule):
 
     def queries(self, student: LMStates) -> Tensor:
         """Return ``[B, Ts, 2 dt]``: what each student position asks with."""
-        pairs = _token_pairs(student, "student")
+        return self._asked_with(_token_pairs(student)(slice(None)))
+
+    def _asked_with(self, pairs: Tensor) -> Tensor:
         return F.linear(pairs, self.query.weight.to(pairs.dtype), self.query.bias.to(pairs.dtype))
 
     def keys(self, teacher: LMStates) -> Callable[[slice], Tensor]:
@@ -166,44 +209,39 @@ class CrossModelAttentionModule(AlignerModule):
 
         The whole batch's keys are wide; their standard deviations, which may run over the whole batch, are not.
         """
-        of_pairs = scored_std(
-            lambda rows: _token_pairs(teacher.rows(rows), "teacher"),
-            self.query.out_features,
-            teacher.scored,
-            teacher.samples,
-            self.std,
-        )
-        return lambda rows: _token_pairs(teacher.rows(rows), "teacher") / of_pairs[rows, :, None]
+        return self._keys(teacher, ScoredGroups.of(teacher.scored, teacher.samples, self.std))
 
-    def _scores(self, student: LMStates, teacher: LMStates) -> Tensor:
+    def _keys(self, teacher: LMStates, groups: ScoredGroups) -> Callable[[slice], Tensor]:
+        pairs = _token_pairs(teacher)
+        std = groups.std(pairs, self.query.out_features)[..., None]
+        return lambda rows: pairs(rows).div_(std[rows])
+
+    def _scores(self, student: LMStates, teacher: LMStates, groups: ScoredGroups) -> Tensor:
         """Return ``[B, Ts, Tt]``.
 
         Queries and keys are wide. So they are made for a few samples at a time, and once more when their gradient is
         due.
         """
-        keys = self.keys(teacher)
+        keys, pairs = self._keys(teacher, groups), _token_pairs(student)
 
         def of_some(rows: slice) -> Tensor:
             key = keys(rows)
-            query = self.queries(student.rows(rows))
+            query = self._asked_with(pairs(rows))
             return query @ key.to(query.dtype).transpose(1, 2) / math.sqrt(key.shape[-1])
 
         longest = max(student.targets.shape[1], teacher.targets.shape[1])
-        chunks = batch_chunks(len(student.targets), longest * self.query.out_features)
+        chunks = batch_chunks(len(student.targets), longest * self.query.out_features, student.targets.device)
         return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
 
-    def _teacher_values(self, teacher: LMStates) -> Tensor:
+    def _teacher_values(self, teacher: LMStates, groups: ScoredGroups) -> Tensor:
         """Return ``[B, Tt, dt]``: states and embeddings of the targets, each divided by its standard deviation."""
         width = teacher.hidden_states.shape[-1]
-
-        def std_of(values: Callable[[LMStates], Tensor]) -> Tensor:
-            return scored_std(lambda rows: values(teacher.rows(rows)), width, teacher.scored, teacher.samples, self.std)
-
-        of_states, of_targets = std_of(_scored_states)[..., None], std_of(_target_embeddings)[..., None]
+        states, targets = _scored_states(teacher), teacher.embeddings_of(teacher.targets)
+        of_states, of_targets = groups.std(states, width)[..., None], groups.std(targets, width)[..., None]
         values = torch.empty_like(teacher.hidden_states)
-        for rows in batch_chunks(len(teacher.targets), teacher.targets.shape[1] * width):
-            torch.div(_scored_states(teacher.rows(rows)), of_states[rows], out=values[rows])
-            values[rows] += _target_embeddings(teacher.rows(rows)).div_(of_targets[rows])
+        for rows in batch_chunks(len(teacher.targets), teacher.targets.shape[1] * width, teacher.targets.device):
+            torch.div(states(rows), of_states[rows], out=values[rows])
+            values[rows] += targets(rows).div_(of_targets[rows])
         return values
 
 
@@ -231,19 +269,17 @@ class CrossModelAttention(Aligner):
         return CrossModelAttentionModule(student_embedding_size, teacher_embedding_size, self.std)
 
 
-def _token_pairs(states: LMStates, side: Side) -> Tensor:
-    """Return ``[B, T, 2 width]``: embeddings of the token read and the token to predict."""
+def _token_pairs(states: LMStates) -> Callable[[slice], Tensor]:
+    """Return what gives ``[b, T, 2 width]`` for some rows: embeddings of the token read and the token to predict."""
     assert states.input_ids is not None
-    return torch.cat([states.embedded(states.input_ids, side), states.embedded(states.targets, side)], -1)
+    read, predicted = states.embeddings_of(states.input_ids), states.embeddings_of(states.targets)
+    return lambda rows: torch.cat([read(rows), predicted(rows)], -1)
 
 
-def _scored_states(states: LMStates) -> Tensor:
-    """Return the hidden states with zeros at unscored positions, whose content must never matter (not even NaN)."""
-    return states.hidden_states.masked_fill(~states.scored[..., None], 0.0)
-
-
-def _target_embeddings(states: LMStates) -> Tensor:
-    return states.embedded(states.targets, "teacher")
+def _scored_states(states: LMStates) -> Callable[[slice], Tensor]:
+    """Return what gives some rows of the hidden states, with zeros at unscored positions: there may be NaN."""
+    unscored = ~states.scored[..., None]
+    return lambda rows: states.hidden_states[rows].masked_fill(unscored[rows], 0.0)
 
 
 def _same_sample(student: LMStates, teacher: LMStates) -> Tensor:
@@ -262,7 +298,7 @@ def _attention(scores: Tensor, allowed: Tensor) -> Tensor:
 def _metrics(weights: Tensor, allowed: Tensor, given: TokenGroups | None) -> dict[str, Tally]:
     covered = allowed.any(2)
     entropies = torch.special.entr(weights).sum(-1)
-    metrics = {"attention_entropy": Tally(entropies[covered].sum(), covered.sum())}
+    metrics = {"attention_entropy": Tally(entropies.where(covered, 0.0).sum(), covered.sum())}
     if given is not None:
         known = covered & (given.student >= 0)
         hits = (given.teacher.gather(1, weights.argmax(-1)) == given.student) & known

@@ -12,6 +12,7 @@ from dskd_components.components.aligner import Aligner, AlignerModule, TextMetho
 from dskd_components.components.alignment import Alignment
 from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
+from dskd_components.models.states import small_numbers
 
 if TYPE_CHECKING:
     from dskd_components.models.states import LMStates
@@ -27,9 +28,9 @@ class GroupedAlignment(Alignment):
     """Each side's positions in a group receive what the other side's positions in it amount to.
 
     Args:
-        student_group: ``[B, Ts]``, int64: a number from 0 to groups - 1 where ``student_covered``, else -1.
+        student_group: ``[B, Ts]``, int64: a number below `groups` where ``student_covered``, else -1.
         teacher_group: ``[B, Tt]``, int64: the group of each teacher position, -1 for none.
-        groups: how many groups there are in the batch.
+        groups: a number that none of the groups reaches; how many there are is not looked up.
         pooling: what stands for several positions.
     """
 
@@ -40,27 +41,46 @@ class GroupedAlignment(Alignment):
 
     def to_student(self, teacher_side: Tensor) -> Tensor:
         """Return ``[B, Ts, d]``: what the teacher's positions of the same group amount to, 0 without a group."""
-        return _scatter(self._pool(teacher_side, self.teacher_group), self.student_group)
+        return self._scatter(self._pool(teacher_side, self.teacher_group), self.student_group)
 
     def to_teacher(self, student_side: Tensor) -> Tensor:
         """Return ``[B, Tt, d]``: what the student's positions of the same group amount to, 0 without a group."""
-        return _scatter(self._pool(student_side, self.student_group), self.teacher_group)
+        return self._scatter(self._pool(student_side, self.student_group), self.teacher_group)
 
     def teacher_index(self) -> Tensor:
         """Return ``[B, Ts]``: the first teacher position of the group, where both sides have read the same text."""
-        first = _first_positions(self.teacher_group, self.groups)
-        return _scatter(first[:, None], self.student_group).squeeze(-1).where(self.student_covered, -1)
+        positions = torch.arange(self.teacher_group.shape[1], device=self.teacher_group.device)
+        positions = positions.expand_as(self.teacher_group).where(self.teacher_group >= 0, len(positions))
+        first = positions.new_full((self.groups,), positions.shape[1])
+        first = first.scatter_reduce(0, self._slots(self.teacher_group), positions.flatten(), "amin")
+        return first[self.student_group.clamp_min(0)].where(self.student_covered, -1)
 
     def _pool(self, values: Tensor, group: Tensor) -> Tensor:
-        """Return ``[groups, d]``."""
-        member = group >= 0
-        rows, group_of_row = values[member], group[member]
+        """Return ``[groups, d]``; rows of numbers that no group has say nothing."""
+        member = (group >= 0).flatten()
+        slots = self._slots(group)
         if self.pooling == "last":
-            last = torch.zeros(self.groups, dtype=torch.int64, device=values.device)
-            last = last.scatter_reduce(0, group_of_row, torch.arange(len(rows), device=values.device), "amax")
-            return rows[last]
-        sums = rows.new_zeros(self.groups, rows.shape[-1]).index_add(0, group_of_row, rows)
-        return sums / torch.bincount(group_of_row, minlength=self.groups)[:, None]
+            row = torch.arange(len(slots), device=slots.device).where(member, 0)
+            last = row.new_zeros(self.groups).scatter_reduce(0, slots, row, "amax")
+            return values.flatten(0, 1).index_select(0, last)
+        # What is in no group adds zero, whatever stands there.
+        rows = values.flatten(0, 1).masked_fill(~member[:, None], 0.0)
+        sums = rows.new_zeros(self.groups, rows.shape[-1]).index_add(0, slots, rows)
+        sizes = slots.new_zeros(self.groups).scatter_add(0, slots, member.long())
+        return sums / sizes.clamp_min(1)[:, None]
+
+    def _scatter(self, pooled: Tensor, group: Tensor) -> Tensor:
+        """Return ``[B, T, d]``: each position's group's row, 0 where it has no group."""
+        rows = pooled.index_select(0, self._slots(group)).masked_fill(~(group >= 0).flatten()[:, None], 0.0)
+        return rows.view(*group.shape, -1)
+
+    def _slots(self, group: Tensor) -> Tensor:
+        """Return ``[B * T]``: the group of each position, any number where it has none.
+
+        Each position without a group has another number, so that not all of them write to one place.
+        """
+        own = torch.arange(group.numel(), device=group.device) % self.groups
+        return own.where((group < 0).flatten(), group.flatten())
 
 
 class GroupedModule(AlignerModule):
@@ -104,11 +124,20 @@ class GroupedModule(AlignerModule):
 
     def _numbered(self, student_keys: Tensor, teacher_keys: Tensor) -> tuple[Tensor, Tensor, int]:
         """Number the groups that have members on both sides from 0 on; all other positions get -1."""
-        keys = torch.unique(torch.cat([student_keys.flatten(), teacher_keys.flatten()]))
-        keys = keys[keys >= 0]
-        sizes = torch.stack([_members(keys, side) for side in (student_keys, teacher_keys)])
-        keys = keys[((sizes == 1) if self.one_to_one else (sizes > 0)).all(0)]
-        return _rank(keys, student_keys), _rank(keys, teacher_keys), len(keys)
+        sides = (student_keys, teacher_keys)
+        small = small_numbers(*sides)
+        keys = student_keys.numel() + teacher_keys.numel()
+        sizes = torch.stack(
+            [
+                keys_of_side.new_zeros(keys).scatter_add(0, keys_of_side.flatten(), (side >= 0).long().flatten())
+                for keys_of_side, side in zip(small, sides, strict=True)
+            ]
+        )
+        counts = ((sizes == 1) if self.one_to_one else (sizes > 0)).all(0)
+        number = (counts.cumsum(0) - 1).where(counts, -1)
+        # Each group has a position on either side, so the shorter side has room for all.
+        groups = min(student_keys.numel(), teacher_keys.numel())
+        return number[small[0]], number[small[1]], groups
 
     def extra_repr(self) -> str:
         """Return the options, for printing."""
@@ -119,42 +148,12 @@ def _keys(given: TokenGroups, student: LMStates, teacher: LMStates) -> tuple[Ten
     """Return ``[B, Ts]`` and ``[B, Tt]``: a number that one group of one sample has; -1 outside or unscored."""
     sides = ((given.student, student), (given.teacher, teacher))
     # Samples are numbered afresh, so that sample and group fit into one integer whatever numbers came in.
-    samples = torch.unique(torch.cat([states.samples.flatten() for _, states in sides]))
+    samples = small_numbers(*(states.samples for _, states in sides))
     keys = [
-        (torch.searchsorted(samples, states.samples) * 2**32 + groups).where((groups >= 0) & states.scored, -1)
-        for groups, states in sides
+        (sample * 2**32 + groups).where((groups >= 0) & states.scored, -1)
+        for sample, (groups, states) in zip(samples, sides, strict=True)
     ]
     return keys[0], keys[1]
-
-
-def _members(keys: Tensor, side: Tensor) -> Tensor:
-    """Return how many positions of a side are in each group."""
-    rank = _rank(keys, side)
-    return torch.bincount(rank[rank >= 0], minlength=len(keys))
-
-
-def _rank(keys: Tensor, side: Tensor) -> Tensor:
-    """Return the place of each position's key among the sorted keys, -1 if it is not there."""
-    if len(keys) == 0:
-        return torch.full_like(side, -1)
-    rank = torch.searchsorted(keys, side).clamp_max(len(keys) - 1)
-    return rank.where(keys[rank] == side, -1)
-
-
-def _first_positions(group: Tensor, groups: int) -> Tensor:
-    """Return ``[groups]``: the first position of each group in its row."""
-    positions = torch.arange(group.shape[1], device=group.device).expand_as(group)
-    member = group >= 0
-    far = torch.full((groups,), group.shape[1], dtype=torch.int64, device=group.device)
-    return far.scatter_reduce(0, group[member], positions[member], "amin")
-
-
-def _scatter(pooled: Tensor, group: Tensor) -> Tensor:
-    """Return ``[B, T, d]``: each position's group's row, 0 where it has no group."""
-    scattered = pooled.new_zeros(*group.shape, pooled.shape[-1])
-    member = group >= 0
-    scattered[member] = pooled[group[member]]
-    return scattered
 
 
 class ExactMatch(Aligner):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import torch
 
 from dskd_components.components.aligner import Aligner, AlignerModule
 from dskd_components.components.alignment import Alignment
 from dskd_components.errors import InputError
+from dskd_components.models.host_reads import Check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,18 +41,17 @@ class IdentityModule(AlignerModule):
 
     def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch."""
-        if given is not None and not torch.equal(given.student, given.teacher):
-            raise InputError(
-                "alignment: with the aligner 'identity' each position belongs to itself, but the groups given are not "
-                'the same on both sides. For two tokenizers, build the spec with aligner="cma" or another one.'
-            )
-        _require_one_tokenization(student, teacher)
+        _require_one_shape(student, teacher)
         both = student.scored & teacher.scored
+        checks = [_one_tokenization(student, teacher, both)]
+        if given is not None:
+            checks.insert(0, _groups_of_themselves(given))
         return IdentityAlignment(
             student_covered=both,
             teacher_covered=both,
             student_values=student.hidden_states,
             teacher_values=teacher.hidden_states,
+            checks=checks,
         )
 
 
@@ -72,21 +72,38 @@ class Identity(Aligner):
         return IdentityModule()
 
 
-def _require_one_tokenization(student: LMStates, teacher: LMStates) -> None:
-    advice = (
-        "The aligner 'identity' is for models that share a tokenizer and read the same tokens; for two tokenizers "
-        'build the spec with aligner="cma".'
-    )
+ADVICE: Final = (
+    "The aligner 'identity' is for models that share a tokenizer and read the same tokens; for two tokenizers "
+    'build the spec with aligner="cma".'
+)
+
+
+def _require_one_shape(student: LMStates, teacher: LMStates) -> None:
     if student.targets.shape != teacher.targets.shape:
         raise InputError(
             f"student.targets {list(student.targets.shape)} and teacher.targets {list(teacher.targets.shape)} differ "
-            f"in shape. {advice}"
+            f"in shape. {ADVICE}"
         )
-    both = student.scored & teacher.scored
+
+
+def _groups_of_themselves(given: TokenGroups) -> Check:
+    def complain() -> None:
+        raise InputError(
+            "alignment: with the aligner 'identity' each position belongs to itself, but the groups given are not "
+            'the same on both sides. For two tokenizers, build the spec with aligner="cma" or another one.'
+        )
+
+    return Check((given.student != given.teacher).any(), complain)
+
+
+def _one_tokenization(student: LMStates, teacher: LMStates, both: Tensor) -> Check:
     different = both & (student.targets != teacher.targets)
-    if different.any():
+
+    def complain() -> None:
         sample, position = different.nonzero()[0].tolist()
         raise InputError(
             f"student.targets and teacher.targets differ, first at [sample {sample}, position {position}]: "
-            f"{int(student.targets[sample, position])} and {int(teacher.targets[sample, position])}. {advice}"
+            f"{int(student.targets[sample, position])} and {int(teacher.targets[sample, position])}. {ADVICE}"
         )
+
+    return Check(different.any(), complain)

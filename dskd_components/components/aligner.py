@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
 from torch import nn
 
 from dskd_components.components.component import Component
+from dskd_components.models.host_reads import require
 from dskd_components.models.states import with_small_segment_ids
 
 if TYPE_CHECKING:
@@ -88,6 +89,20 @@ class AlignerModule(nn.Module, ABC):
 
     def __call__(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch whose samples and groups have any numbers; see `forward`."""
+        if given is not None:
+            require(given.check)
+        alignment = self.unread(student, teacher, given)
+        require(*alignment.checks)
+        return alignment
+
+    def unread(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
+        """Return what a call does, with the checks of groups and alignment left to be read with others.
+
+        Args:
+            student: as in `forward`; segment ids are any integers.
+            teacher: as there.
+            given: as there, with any numbers but -100.
+        """
         student, teacher = with_small_segment_ids(student, teacher)
         alignment: Alignment = super().__call__(student, teacher, given and given.with_small_numbers())
         return alignment

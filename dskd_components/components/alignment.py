@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.terms import Tally, TokenTerm
+    from dskd_components.models.host_reads import Check
 
 
 def weights_as_text(
@@ -118,6 +119,7 @@ class Alignment(ABC):
             the target here; other aligners pass the teacher's hidden states on.
         terms: further loss terms by name, for aligners that learn by a loss of their own.
         metrics: numbers for the log, by name.
+        checks: what must hold for the states, if the aligner leaves it to the loss to read that with all else.
     """
 
     student_covered: Tensor
@@ -126,6 +128,7 @@ class Alignment(ABC):
     teacher_values: Tensor
     terms: Mapping[str, TokenTerm] = field(default_factory=dict)
     metrics: Mapping[str, Tally] = field(default_factory=dict)
+    checks: Sequence[Check] = ()
 
     @abstractmethod
     def to_student(self, teacher_side: Tensor) -> Tensor:

@@ -14,7 +14,10 @@ from dskd_components.components.component import Component
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dskd_components.models.head import Head
+    from dskd_components.models.host_reads import Check
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,12 +30,14 @@ class ProjectorHeads:
         source_ids: ``[K]``, int64: tokens of the source vocabulary that the target has too. None: the two
             vocabularies are one.
         target_ids: ``[K]``, int64: the same tokens in the target's vocabulary.
+        are_checked: whether somebody sees to `Projection.checks` of these heads. Otherwise a projection looks itself.
     """
 
     source: Head
     target: Head
     source_ids: Tensor | None = None
     target_ids: Tensor | None = None
+    are_checked: bool = False
 
     def shared_weights(self) -> tuple[Tensor, Tensor]:
         """Return ``[K, d_source]`` and ``[K, d_target]``: the head rows of the tokens that both sides have."""
@@ -89,6 +94,16 @@ class Projection(nn.Module, ABC):
         """
         del heads
         return None
+
+    def checks(self, heads: ProjectorHeads) -> Sequence[Check]:  # noqa: ARG002
+        """Return what must hold for heads, for the loss to read with other checks before it calls with them.
+
+        A loss calls with heads of which ``are_checked`` is true; with others, `forward` and `affine` see to it.
+
+        Args:
+            heads: as in `forward`.
+        """
+        return ()
 
     @property
     def constant_bytes(self) -> int:

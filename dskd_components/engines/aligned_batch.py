@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dskd_components.components.space import SharedTokens
+from dskd_components.models.batch import naming_teacher
+from dskd_components.models.host_reads import Check, MaskedPositions, masked_positions
 from dskd_components.models.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dskd_components.components.alignment import Alignment
     from dskd_components.components.projector import Affine, Projection, ProjectorHeads
-    from dskd_components.components.space import Direction, Measure, Space
+    from dskd_components.components.space import Direction, Measure, SharedTokens, Space
     from dskd_components.engines.reduction import LossWeights
+    from dskd_components.engines.vocabulary_overlap import VocabularyOverlap
     from dskd_components.models.head import Head
     from dskd_components.models.states import LMStates, Side
 
@@ -56,6 +58,22 @@ class AffineInput(NamedTuple):
         return 0 if isinstance(matrix, nn.Parameter) else matrix.nbytes
 
 
+class BatchPositions(NamedTuple):
+    """What the host knows of the values in one batch.
+
+    Args:
+        scored: by side, the scored positions.
+        covered: by side, the scored positions that something on the other side belongs to.
+        argmax: the teacher positions whose prediction `AlignedBatch.teacher_argmax` looks at; empty if no space asks.
+        all_finite: by side, whether the bias of the head leaves every token possible: no logit can be ``-inf``.
+    """
+
+    scored: Mapping[Side, MaskedPositions]
+    covered: Mapping[Side, MaskedPositions]
+    argmax: MaskedPositions
+    all_finite: Mapping[Side, bool]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AlignedBatch:
     """Both models' states of one batch, their alignment, and the projections between them.
@@ -72,7 +90,9 @@ class AlignedBatch:
         projections: by direction, ``"t2s"`` and ``"s2t"``.
         heads: by direction, the heads at both ends of a projection.
         teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
+        overlap: what the vocabularies of the two heads have in common.
         teacher_name: which of several teachers it is, for messages.
+        checks: what must hold for the values in all of this; nothing may be made of them before `positions` are read.
     """
 
     spaces: tuple[Space, ...]
@@ -84,7 +104,20 @@ class AlignedBatch:
     projections: Mapping[str, Projection]
     heads: Mapping[Direction, ProjectorHeads]
     teacher_to_student_ids: Tensor | None
+    overlap: VocabularyOverlap
     teacher_name: str | None = None
+    checks: Sequence[Check] = ()
+
+    @cached_property
+    def positions(self) -> BatchPositions:
+        """What the host knows of the values, once all checks are read; `read_together` has it for several batches.
+
+        Raises:
+            InputError: a check has failed.
+        """
+        read_together([self])
+        found: BatchPositions = vars(self)["positions"]
+        return found
 
     def side(self, side: Side) -> LMStates:
         """Return the states of one model."""
@@ -98,33 +131,20 @@ class AlignedBatch:
         """Return ``[B, T]``, bool: the scored positions of a side that something on the other side belongs to."""
         return self.alignment.student_covered if side == "student" else self.alignment.teacher_covered
 
-    @cached_property
+    @property
     def shared_tokens(self) -> SharedTokens | None:
         """The tokens that both heads read, one to one; None if no space asks for them."""
-        if not any(space.needs_shared_tokens for space in self.spaces):
-            return None
-        heads = self.heads["t2s"]
-        if heads.source_ids is None or heads.target_ids is None:
-            size = min(heads.source.vocabulary_size, heads.target.vocabulary_size)
-            ids = torch.arange(size, device=heads.source.weight.device)
-            return SharedTokens(student_ids=ids, teacher_ids=ids)
-        return SharedTokens.one_to_one(heads.target_ids, heads.source_ids)
+        asked = any(space.needs_shared_tokens for space in self.spaces)
+        return self.overlap.shared_tokens if asked else None
 
-    @cached_property
+    @property
     def common_ids(self) -> Tensor | None:
         """``[K]``, int64: the ids that both vocabularies have, where each is one but for tokens that only one side has.
 
         Spaces of one vocabulary compare these alone. None: the vocabularies are the same, or two.
         """
-        ids = self.teacher_to_student_ids
-        if ids is None or not any(space.one_vocabulary for space in self.spaces):
-            return None
-        ids = ids[: self.teacher.head.vocabulary_size]
-        own = torch.arange(len(ids), device=ids.device)
-        shared = (ids == own) & (own < self.student.head.vocabulary_size)
-        is_one = bool(((ids < 0) | (ids == own)).all())
-        everything = bool(shared.all()) and len(ids) == self.student.head.vocabulary_size
-        return own[shared] if is_one and not everything else None
+        asked = any(space.one_vocabulary for space in self.spaces)
+        return self.overlap.common_ids if asked else None
 
     def projected(self, space: Space, *, recompute: bool = False, positions: Tensor | None = None) -> ProjectedStates:
         """Return the other model's states, projected and aligned, and the head that reads them.
@@ -205,30 +225,67 @@ class AlignedBatch:
 
         Only scored rows are touched: the others may hold NaN, which a weight of zero would not stop.
         """
-        source = self.source(space)
-        values = source.hidden_states
+        values = self.source(space).hidden_states
         if space.projector is not None:
             alignment = self.alignment
             values = alignment.teacher_values if space.side == "student" else alignment.student_values
-        return _rows_at(values, source.scored)
+        return self._scored_at_source(space).rows_of(values)
 
     def _aligned(self, rows: Tensor, space: Space, positions: Tensor | None) -> Tensor:
         """Bring rows of the source's scored positions to the covered positions of a space's side."""
-        source = self.source(space)
         bring = self.alignment.to_student if space.side == "student" else self.alignment.to_teacher
-        brought = bring(_placed(rows, source.scored))
-        return _rows_at(brought, self.covered(space.side)) if positions is None else brought.flatten(0, 1)[positions]
+        source = self.source(space).targets
+        brought = bring(self._scored_at_source(space).placed(rows).reshape(*source.shape, -1))
+        if positions is None:
+            return self.positions.covered[space.side].rows_of(brought)
+        return brought.flatten(0, 1).index_select(0, positions)
+
+    def _scored_at_source(self, space: Space) -> MaskedPositions:
+        return self.positions.scored["teacher" if space.side == "student" else "student"]
 
 
-def _rows_at(tensor: Tensor, mask: Tensor) -> Tensor:
-    """Return ``[N, d]``: what stands where ``[B, T]`` is true; no copy where it is true everywhere."""
-    return tensor.flatten(0, 1) if mask.all() else tensor[mask]
+def read_together(batches: Sequence[AlignedBatch]) -> None:
+    """Read the checks and positions of several batches in one copy; each has its `AlignedBatch.positions` then.
+
+    Args:
+        batches: of one device.
+
+    Raises:
+        InputError: a check has failed; the first one says why.
+    """
+    masks = [mask for batch in batches for mask in _masks(batch)]
+    checks = [Check(check.failed, partial(_explain, batch, check)) for batch in batches for check in batch.checks]
+    found = iter(masked_positions(masks, checks))
+    for batch in batches:
+        student, teacher, student_covered, teacher_covered, argmax, ruled_out = (next(found) for _ in range(6))
+        of_student, of_teacher = ruled_out.mask.tolist()
+        vars(batch)["positions"] = BatchPositions(  # where a cached property keeps what it has
+            scored={"student": student, "teacher": teacher},
+            covered={"student": student_covered, "teacher": teacher_covered},
+            argmax=argmax,
+            all_finite={"student": not of_student, "teacher": not of_teacher},
+        )
 
 
-def _placed(rows: Tensor, mask: Tensor) -> Tensor:
-    """Return ``[B, T, d]``: the rows where ``[B, T]`` is true, zeros elsewhere; no copy where it is true everywhere."""
-    if mask.all():
-        return rows.reshape(*mask.shape, rows.shape[-1])
-    placed = rows.new_zeros(*mask.shape, rows.shape[-1])
-    placed[mask] = rows
-    return placed
+def _masks(batch: AlignedBatch) -> list[Tensor]:
+    nothing = torch.zeros_like(batch.teacher.scored)
+    asked = any(space.needs_teacher_argmax for space in batch.spaces)
+    return [
+        batch.student.scored,
+        batch.teacher.scored,
+        batch.covered("student"),
+        batch.covered("teacher"),
+        batch.argmax_positions if asked else nothing,
+        torch.stack([_rules_out_a_token(states.head) for states in (batch.student, batch.teacher)]),
+    ]
+
+
+def _explain(batch: AlignedBatch, check: Check) -> None:
+    with naming_teacher(batch.teacher_name):
+        check.explain()
+
+
+def _rules_out_a_token(head: Head) -> Tensor:
+    if head.bias is None:
+        return torch.zeros((), dtype=torch.bool, device=head.weight.device)
+    return head.bias.detach().isinf().any()

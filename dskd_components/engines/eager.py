@@ -53,10 +53,10 @@ class Eager(Engine):
 
     def _measure(self, batch: AlignedBatch, reduction: Reduction) -> Measurement:
         logits = AllLogits(batch)
-        student, weights = batch.student, batch.weights
+        student, weights, scored = batch.student, batch.weights, batch.positions.scored["student"]
         terms: dict[str, TokenTerm] = {}
         if weights.cross_entropy is not None:
-            terms["ce"] = TokenTerm(values=token_cross_entropy(logits.student, student.targets[student.scored]))
+            terms["ce"] = TokenTerm(values=token_cross_entropy(logits.student, scored.rows_of(student.targets)))
         metrics: dict[str, Tally] = {}
         for space in batch.spaces:
             found = space.compare(logits.rows(space))
@@ -94,36 +94,36 @@ class AllLogits:
     @cached_property
     def student(self) -> Tensor:
         """``[N, Vs]``: the student's own logits at its scored positions."""
-        student = self._batch.student
-        return student.head.logits(student.hidden_states[student.scored])
+        student, scored = self._batch.student, self._batch.positions.scored["student"]
+        return student.head.logits(scored.rows_of(student.hidden_states))
 
     @cached_property
     def teacher(self) -> Tensor:
         """``[M, Vt]``: the teacher's own logits at its scored positions, without graph."""
-        teacher = self._batch.teacher
+        teacher, scored = self._batch.teacher, self._batch.positions.scored["teacher"]
         with torch.no_grad():
-            return teacher.head.logits(teacher.hidden_states[teacher.scored])
+            return teacher.head.logits(scored.rows_of(teacher.hidden_states))
 
     @cached_property
     def teacher_argmax(self) -> Tensor:
         """``[B, Ts]``: the teacher's most likely token at each covered student position, as a student id or -100."""
-        predicted = torch.full_like(self._batch.teacher.targets, -1)
-        predicted[self._batch.teacher.scored] = self.teacher.argmax(-1)
+        predicted, scored = torch.full_like(self._batch.teacher.targets, -1), self._batch.positions.scored["teacher"]
+        predicted.flatten().index_copy_(0, scored.indices, self.teacher.argmax(-1))
         return self._batch.teacher_argmax(predicted)
 
     def rows(self, space: Space) -> ComparedRows:
         """Return what a space compares: the covered positions of its side, with logits from both models."""
         batch = self._batch
-        side, covered = batch.side(space.side), batch.covered(space.side)
+        covered, scored = batch.positions.covered[space.side], batch.positions.scored[space.side]
         own = self.student if space.side == "student" else self.teacher
-        own = own[covered[side.scored]]
+        own = own if len(covered) == len(scored) else own.index_select(0, covered.among(scored))
         states, head = batch.projected(space)
         projected = head.logits(states)
         rows = ComparedRows(
             student_logits=own if space.side == "student" else projected,
             teacher_logits=projected if space.side == "student" else own,
-            targets=side.targets[covered],
-            teacher_argmax=self.teacher_argmax[covered] if space.needs_teacher_argmax else None,
+            targets=covered.rows_of(batch.side(space.side).targets),
+            teacher_argmax=covered.rows_of(self.teacher_argmax) if space.needs_teacher_argmax else None,
             measure=batch.measure,
             shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
         )

@@ -51,6 +51,10 @@ class Engine(FrozenModel, ABC):
 
     name: str
 
+    def kernels(self) -> str:
+        """Return what has made products in this process, for reports; nothing if there was no choice."""
+        return ""
+
     @abstractmethod
     def measure(
         self, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace

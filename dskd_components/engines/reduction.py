@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
+from dskd_components.models.host_reads import Check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Self
 
     from dskd_components.components.terms import Denominator, TokenTerm
@@ -65,11 +66,13 @@ class Reduction:
         scored: scalar, integer: the scored student tokens of this batch.
         num_items: scalar: what a mean divides by. Over micro-batches and ranks it is the same number, the scored
             student tokens of all of them, so that their gradients add up to the gradient of the whole.
+        checks: what must hold for ``num_items``, to be read with other checks.
     """
 
     kind: Literal["mean", "sum"]
     scored: Tensor
     num_items: Tensor
+    checks: Sequence[Check] = ()
 
     @classmethod
     def of(cls, kind: Literal["mean", "sum"], scored: Tensor, num_items_in_batch: Tensor | float | None) -> Reduction:
@@ -81,7 +84,8 @@ class Reduction:
             num_items_in_batch: the caller's denominator, a number of any type; or None for ``scored``.
 
         Raises:
-            InputError: a denominator is given for a sum, or is not a single non-negative number.
+            InputError: a denominator is given for a sum, or is not a single number. That a tensor of one is not
+                negative, and finite, is left to `checks`.
         """
         if num_items_in_batch is None:
             return cls(kind, scored, scored)
@@ -90,13 +94,18 @@ class Reduction:
                 'num_items_in_batch: the spec has reduction="sum", which divides by nothing. Leave it out, or use '
                 'reduction="mean".'
             )
-        num_items = _as_tensor(num_items_in_batch, scored.device)
-        if num_items is None or num_items.numel() != 1 or not num_items.isfinite().all() or (num_items < 0).any():
+
+        def complain() -> NoReturn:
             raise InputError(
                 "num_items_in_batch: expected the number of scored student tokens of all micro-batches and ranks, got "
                 f"{num_items_in_batch!r}."
             )
-        return cls(kind, scored, num_items.reshape(()))
+
+        num_items = _as_tensor(num_items_in_batch, scored.device)
+        if num_items is None or num_items.numel() != 1:
+            complain()
+        num_items = num_items.reshape(())
+        return cls(kind, scored, num_items, [Check(~num_items.isfinite() | (num_items < 0), complain)])
 
     def reduced(self, total: Tensor, denominator: Denominator, count: Tensor) -> Tensor:
         """Return a term's value, or the part of it that a part of its sum makes.
@@ -155,11 +164,13 @@ def _as_tensor(number: object, device: torch.device) -> Tensor | None:
     # Halves would round a count, and a wide scalar would widen the loss: terms narrow it to their own type.
     dtype = torch.float32 if device.type == "mps" else torch.float64
     if isinstance(number, Tensor):
-        return None if number.is_complex() else number.detach().to(device, dtype)
+        return (
+            None if number.is_complex() else number.detach().to(device, dtype, non_blocking=number.device.type == "cpu")
+        )
     if isinstance(number, str | bytes) or not isinstance(number, SupportsFloat):
         return None
     try:
-        return torch.tensor(float(number), device=device, dtype=dtype)
+        return torch.full((), float(number), device=device, dtype=dtype)
     except (TypeError, ValueError, OverflowError):
         return None
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import torch
 from pydantic import Field
 
-from dskd_components.engines._tiling.head_products import widened_bytes
+from dskd_components.engines._tiling.head_products import numbers_beside, widened_bytes
 from dskd_components.engines._tiling.plan import Plan, alignment_bytes, projected_bytes
+from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
 from dskd_components.engines._tiling.predictions import teacher_predictions
+from dskd_components.engines._tiling.products import Products, description
 from dskd_components.engines._tiling.side_pass import SidePass, SideResult
 from dskd_components.engines._tiling.side_rows import SideRows
 from dskd_components.engines.engine import Engine, Measurement
@@ -48,6 +51,15 @@ class Tiled(Engine):
     """Memory that the loss may take above its inputs and their gradients, in MiB; the gradient of the student's head,
     which is summed in float32, comes on top. Tiles of logits are cut to fit: beside the tensors of hidden size that a
     large batch needs they have half of the budget still, and a row at least."""
+    products: Products = "fastest"
+    """Which kernels make float32 products on a CPU: ``"torch"``, `torch.mm` always, or ``"fastest"``: oneDNN's where a
+    short measurement, once in a process for each kind of product, finds them faster. They are as exact, and the choice
+    stays, so that a step has the same bits whenever it is repeated in that process; another process may choose
+    otherwise. Under `torch.use_deterministic_algorithms` it is `torch.mm`."""
+
+    def kernels(self) -> str:
+        """Return which kernels have made products in this process."""
+        return description()
 
     def measure(self, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace) -> list[Measurement]:
         """Return loss and terms of a batch, for each teacher."""
@@ -55,11 +67,11 @@ class Tiled(Engine):
         if torch.compiler.is_compiling():
             # Tiles are cut by the number of scored tokens, which changes with each batch: a compiler gains nothing.
             measure = torch.compiler.disable(_measure)
-        return measure(batches, reduction, workspace, int(self.memory_budget_mib * 2**20))
+        return measure(batches, reduction, workspace, int(self.memory_budget_mib * 2**20), self.products)
 
 
 def _measure(
-    batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace, budget: int
+    batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace, budget: int, products: Products
 ) -> list[Measurement]:
     projected = sum(projected_bytes(batch) for batch in batches)
     recompute = projected > budget // RECOMPUTE_SHARE
@@ -73,12 +85,12 @@ def _measure(
             with workspace.lend() as scratch:
                 rows = SideRows.of([batch], "teacher", scratch, budget=_left(budget, held), recompute=recompute)
                 left = _left(budget, held + rows.row_bytes)
-                result = _run_side(rows, reduction, scratch, left, predicts=needs_argmax)
+                result = _run_side(rows, reduction, scratch, left, products, predicts=needs_argmax)
                 held += rows.gradient_bytes
                 del rows  # what it holds makes room for the others
         if needs_argmax:
             with workspace.lend() as scratch:
-                predicted = teacher_predictions(batch, result, scratch, _left(budget, held))
+                predicted = teacher_predictions(batch, result, scratch, _left(budget, held), products)
             choice = batch.teacher_argmax(predicted)
         of_teachers.append(result)
         choices.append(choice)
@@ -89,9 +101,15 @@ def _measure(
             rows = SideRows.of(
                 batches, "student", scratch, budget=_left(budget, held), recompute=recompute, teacher_argmax=choices
             )
-            of_student = _run_side(rows, reduction, scratch, _left(budget, held + rows.row_bytes))
+            of_student = _run_side(rows, reduction, scratch, _left(budget, held + rows.row_bytes), products)
             del rows
-    return [_measurement([(of_student, number), (of_teacher, 0)]) for number, of_teacher in enumerate(of_teachers)]
+    first, *others = [
+        _measurement([(of_student, number), (of_teacher, 0)]) for number, of_teacher in enumerate(of_teachers)
+    ]
+    # All gradients come with one loss: each place where they do costs a look at what comes from above.
+    passes = [result for result in (of_student, *of_teachers) if result is not None]
+    gradients = [pair for result in passes for pair in result.gradients]
+    return [replace(first, loss=with_precomputed_gradient(first.loss, gradients)), *others]
 
 
 def _has_student_rows(batch: AlignedBatch) -> bool:
@@ -119,7 +137,7 @@ def _left(budget: int, held: int) -> int:
 
 
 def _run_side(
-    rows: SideRows, reduction: Reduction, scratch: Scratch, budget: int, *, predicts: bool = False
+    rows: SideRows, reduction: Reduction, scratch: Scratch, budget: int, products: Products, *, predicts: bool = False
 ) -> SideResult:
     plan = Plan.of(
         # A projection's matrix may outweigh the budget by itself; tiles of single rows would save little beside it.
@@ -130,6 +148,8 @@ def _run_side(
         widened=max(widened_bytes(stream.head, rows.dtype) for stream in rows.streams),
         has_cache=rows.targets.device.type == "cpu",
         teachers=max(1, len({entry.number for entry in rows.spaces})),
+        products=products,
+        beside=numbers_beside([stream.head for stream in rows.streams], products),
     )
     return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from torch import nn
 
 from dskd_components.components.projector import ProjectorHeads
-from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
-
     from dskd_components.components.space import Direction
+    from dskd_components.engines.vocabulary_overlap import VocabularyOverlap
     from dskd_components.models.head import Head
     from dskd_components.models.states import Side
     from dskd_components.spec.dskd_spec import DSKDSpec
@@ -26,44 +24,24 @@ ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "studen
 
 
 def projector_heads(
-    student: Head,
-    teacher: Head,
-    teacher_to_student_ids: Tensor | None,
-    same_token: Tensor | None = None,
-    *,
-    same_tokenizer: bool = True,
+    student: Head, teacher: Head, overlap: VocabularyOverlap, *, are_checked: bool = False
 ) -> dict[Direction, ProjectorHeads]:
     """Return the heads at both ends of each projection, with the tokens that they share.
 
     Args:
         student: the student's head.
         teacher: the teacher's head.
-        teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary, or it is
-            not known which tokens are the same.
-        same_token: ``[Vt]``, bool, which entries of the map are the very same token; None: all that are mapped.
-        same_tokenizer: whether the vocabularies are one where there is no map; else no token is known to be shared.
-
-    Raises:
-        InputError: the map is shorter than the teacher's vocabulary.
+        overlap: what their vocabularies have in common.
+        are_checked: as in `ProjectorHeads`.
     """
-    teacher_ids = student_ids = None
-    if teacher_to_student_ids is None and not same_tokenizer:
-        teacher_ids = student_ids = torch.empty(0, dtype=torch.int64, device=teacher.weight.device)
-    if teacher_to_student_ids is not None:
-        if len(teacher_to_student_ids) < teacher.vocabulary_size:
-            raise InputError(
-                f"teacher_to_student_ids: expected an entry for each of the {teacher.vocabulary_size} tokens of the "
-                f"teacher, got {len(teacher_to_student_ids)}."
-            )
-        mapped = teacher_to_student_ids[: teacher.vocabulary_size].to(teacher.weight.device)
-        shared = (mapped >= 0) & (mapped < student.vocabulary_size)
-        if same_token is not None:
-            shared = shared & same_token[: teacher.vocabulary_size].to(shared.device)
-        teacher_ids = shared.nonzero().squeeze(1)
-        student_ids = mapped[teacher_ids]
+    student_ids, teacher_ids = overlap.pairs or (None, None)
     return {
-        "t2s": ProjectorHeads(source=teacher, target=student, source_ids=teacher_ids, target_ids=student_ids),
-        "s2t": ProjectorHeads(source=student, target=teacher, source_ids=student_ids, target_ids=teacher_ids),
+        "t2s": ProjectorHeads(
+            source=teacher, target=student, source_ids=teacher_ids, target_ids=student_ids, are_checked=are_checked
+        ),
+        "s2t": ProjectorHeads(
+            source=student, target=teacher, source_ids=student_ids, target_ids=teacher_ids, are_checked=are_checked
+        ),
     }
 
 

@@ -11,6 +11,7 @@ from dskd_components.collation import DualTokenizerCollator, DualTokenizerPrepro
 from dskd_components.components.terms import AUX_LOSS
 from dskd_components.engines.aligned_batch import AlignedBatch
 from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero_gradients
+from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.engines.workspace import Workspace
 from dskd_components.loss.batch_origin import refuse_aligner, require_origin, require_tokenizers
 from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
@@ -24,10 +25,10 @@ from dskd_components.loss.checkpoints import (
 )
 from dskd_components.loss.output import DSKDOutput
 from dskd_components.loss.validation import (
+    common_samples_checks,
+    finite_check,
     naming_damaged_parameters,
     require_arguments,
-    require_common_samples,
-    require_finite,
     require_fitting_heads,
     require_known_terms,
     require_matching_states,
@@ -37,9 +38,10 @@ from dskd_components.loss.validation import (
 )
 from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared, with_stand_ins
 from dskd_components.models.head import Head
+from dskd_components.models.host_reads import require
 from dskd_components.models.loading import require_loaded
 from dskd_components.models.precision import without_autocast
-from dskd_components.models.run_model import groups_of_batch, input_embedding, run_model
+from dskd_components.models.run_model import batch_on_host, groups_of_batch, input_embedding, run_model
 from dskd_components.preflight import Pair, examine, samples_of
 
 if TYPE_CHECKING:
@@ -51,10 +53,11 @@ if TYPE_CHECKING:
     from dskd_components.collation.preprocessor import PreprocessorKeywords
     from dskd_components.collation.samples import Columns
     from dskd_components.components.alignment import Alignment
-    from dskd_components.components.projector import ProjectorHeads
-    from dskd_components.components.space import Direction
+    from dskd_components.components.projector import Projection
     from dskd_components.engines.engine import Measurement
     from dskd_components.engines.reduction import LossWeights
+    from dskd_components.engines.vocabulary_overlap import VocabularyOverlap
+    from dskd_components.models.host_reads import Check
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups
     from dskd_components.models.wrappers import CausalLM
@@ -120,6 +123,7 @@ class DSKDLoss(nn.Module):
         self.vocabularies = Vocabularies(
             sizes=dict.fromkeys(self.hidden_sizes), fingerprints=dict.fromkeys(self.hidden_sizes)
         )
+        self._overlap = KnownOverlap()
         self.register_buffer("teacher_to_student_ids", teacher_to_student_ids, persistent=False)
         self.register_buffer("same_token", same_token, persistent=False)
         require_fitting_heads({"student": student_head, "teacher": teacher_head}, self.hidden_sizes)
@@ -134,14 +138,14 @@ class DSKDLoss(nn.Module):
         )
         heads = None
         if student_head is not None and teacher_head is not None:
-            heads = self._projector_heads(student_head, teacher_head)
+            heads = projector_heads(student_head, teacher_head, self._overlap_of(student_head, teacher_head))
         self.projectors = build_projectors(spec, self.hidden_sizes, heads)
         self._workspace = Workspace()
 
-    def _projector_heads(self, student: Head, teacher: Head) -> dict[Direction, ProjectorHeads]:
-        """Return the heads at both ends of each projection, with the tokens that they are known to share."""
+    def _overlap_of(self, student: Head, teacher: Head) -> VocabularyOverlap:
+        """Return what the vocabularies of two heads are known to have in common."""
         one = self.spec.aligner.same_tokenizer
-        return projector_heads(student, teacher, self.teacher_to_student_ids, self.same_token, same_tokenizer=one)
+        return self._overlap.of(student, teacher, self.teacher_to_student_ids, self.same_token, same_tokenizer=one)
 
     def forward(
         self,
@@ -180,7 +184,9 @@ class DSKDLoss(nn.Module):
             batch = self.aligned_batch(student, teacher, alignment, weights)
             reduction = Reduction.of(self.spec.reduction, batch.student.scored.sum(), num_items_in_batch)
             (measured,) = self.spec.engine.measure([batch], reduction, self._workspace)
-            return self.output(batch, measured, reduction)
+            output, is_finite = self.output(batch, measured, reduction)
+            require(*reduction.checks, is_finite)
+            return output
 
     def aligned_batch(
         self,
@@ -191,7 +197,9 @@ class DSKDLoss(nn.Module):
         *,
         teacher_name: str | None = None,
     ) -> AlignedBatch:
-        """Return one batch, checked and aligned, as engines take it: the first part of `forward`.
+        """Return one batch, aligned, as engines take it: the first part of `forward`.
+
+        Values are looked at when its positions are: until then, its checks are still to be read.
 
         Args:
             student: as in `forward`.
@@ -203,22 +211,34 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a tensor does not fit.
         """
-        student, teacher = self._usable(student, teacher)
+        student, teacher, checks = self._usable(student, teacher)
+        overlap = self._overlap_of(student.head, teacher.head)
+        heads = projector_heads(student.head, teacher.head, overlap, are_checked=True)
+        groups, of_groups = validated_groups(alignment, student, teacher)
+        aligned = self.aligner.unread(student, teacher, groups)
+        projections: Mapping[str, Projection] = self.projectors  # type: ignore[assignment]  # a mapping in all but type
+        of_projections = [
+            check for direction in self.spec.directions for check in projections[direction].checks(heads[direction])
+        ]
         return AlignedBatch(
             spaces=self.spec.spaces,
             measure=self.spec.measure,
             weights=weights,
             student=student,
             teacher=teacher,
-            alignment=self.aligner(student, teacher, validated_groups(alignment, student, teacher)),
-            projections=self.projectors,  # type: ignore[arg-type]  # a ModuleDict is a mapping in all but type
-            heads=self._projector_heads(student.head, teacher.head),
+            alignment=aligned,
+            projections=projections,
+            heads=heads,
             teacher_to_student_ids=self.teacher_to_student_ids,
+            overlap=overlap,
             teacher_name=teacher_name,
+            checks=[*checks, *of_groups, *aligned.checks, *of_projections],
         )
 
-    def output(self, batch: AlignedBatch, measured: Measurement, reduction: Reduction) -> DSKDOutput:
+    def output(self, batch: AlignedBatch, measured: Measurement, reduction: Reduction) -> tuple[DSKDOutput, Check]:
         """Return what an engine has measured, with the aligner's own terms: the last part of `forward`.
+
+        The check is that the loss is finite, and is still to be read.
 
         Args:
             batch: what was measured.
@@ -226,7 +246,6 @@ class DSKDLoss(nn.Module):
             reduction: how token values become terms.
 
         Raises:
-            InputError: the loss is not finite; the message names the tensor or field.
             ConfigurationError: a weight is for a term that there is not.
         """
         weights, aligned = batch.weights, batch.alignment
@@ -243,14 +262,14 @@ class DSKDLoss(nn.Module):
             if aux_loss.weight:
                 loss = loss + aux_loss.weight * values[AUX_LOSS]
         require_known_terms(weights, values)
-        require_finite(loss, values, batch)
         tallies = {**aligned.metrics, **measured.metrics}
-        return DSKDOutput(
+        output = DSKDOutput(
             loss=loss,
             terms={name: value.detach() for name, value in values.items()},
             counts={**counts, **{name: tally.count for name, tally in tallies.items()}},
             metrics={name: tally.mean().detach() for name, tally in tallies.items()},
         )
+        return output, finite_check(loss, values, batch)
 
     @torch.no_grad()
     def align(
@@ -267,22 +286,28 @@ class DSKDLoss(nn.Module):
             InputError: a tensor does not fit.
         """
         with without_autocast(student.hidden_states.device):
-            student, teacher = self._usable(student, teacher)
-            found: Alignment = self.aligner(student, teacher, validated_groups(alignment, student, teacher))
+            student, teacher, checks = self._usable(student, teacher)
+            groups, of_groups = validated_groups(alignment, student, teacher)
+            found: Alignment = self.aligner.unread(student, teacher, groups)
+            require(*checks, *of_groups, *found.checks)
         return found
 
-    def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
-        """Return both sides once they are known to fit, in full precision, the teacher's as constants."""
+    def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates, list[Check]]:
+        """Return both sides once they are known to fit, in full precision, the teacher's as constants.
+
+        Nothing in them is dangerous to look up. What is wrong with the values, the checks say.
+        """
         require_matching_states(student, teacher, self.hidden_sizes)
-        if not self.spec.aligner.same_tokenizer:
-            require_common_samples(student, teacher)
+        same_tokenizer = self.spec.aligner.same_tokenizer
+        checks = [] if same_tokenizer else common_samples_checks(student, teacher)
         require_parameters(self, student)
-        if self.spec.aligner.same_tokenizer and self.teacher_to_student_ids is not None:
+        if same_tokenizer and self.teacher_to_student_ids is not None:
             teacher = scored_where_shared(student, teacher, self.teacher_to_student_ids)
-        student = student.checked("student").in_full_precision().for_autograd()
+        checks += [*student.checks("student"), *teacher.checks("teacher")]
+        student = student.with_possible_targets().in_full_precision().for_autograd()
         # One precision for both, the student's: it is the student that learns.
-        teacher = teacher.checked("teacher").in_full_precision(student.hidden_states.dtype).for_autograd()
-        return student, teacher.detached()
+        teacher = teacher.with_possible_targets().in_full_precision(student.hidden_states.dtype).for_autograd()
+        return student, teacher.detached(), checks
 
     def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimizer parameter groups of the projectors and the aligner, to append to the student's.
@@ -439,10 +464,12 @@ class DSKDLoss(nn.Module):
             InputError: a column is missing, the batch was made with other tokenizers or for another aligner, or as in
                 `forward`.
         """
-        require_origin(batch, self.vocabularies.fingerprints, self.spec.aligner)
-        student_states = self.states(student, batch, "student")
-        teacher_states = self.states(teacher, batch, "teacher")
-        require_common_samples(student_states, teacher_states)
+        host_batch = batch_on_host(batch)
+        require_origin(host_batch, self.vocabularies.fingerprints, self.spec.aligner)
+        student_states = self.states(student, batch, "student", host_batch=host_batch)
+        teacher_states = self.states(teacher, batch, "teacher", host_batch=host_batch)
+        if self.spec.aligner.same_tokenizer:  # otherwise a call looks at it with all else
+            require(*common_samples_checks(student_states, teacher_states))
         with naming_damaged_parameters({"student": student, "teacher": teacher}):
             output: DSKDOutput = self(
                 student_states,
@@ -453,20 +480,28 @@ class DSKDLoss(nn.Module):
             )
         return output
 
-    def states(self, model: CausalLM, batch: Mapping[str, Tensor], side: Side) -> LMStates:
+    def states(
+        self,
+        model: CausalLM,
+        batch: Mapping[str, Tensor],
+        side: Side,
+        *,
+        host_batch: Mapping[str, Tensor] | None = None,
+    ) -> LMStates:
         """Run one model on its columns of a batch, as `run` does with both.
 
         Args:
             model: the student or the teacher.
             batch: as in `run`.
             side: which one it is. The teacher runs without gradients.
+            host_batch: as in `run_model`.
 
         Raises:
             InputError: a column is missing.
         """
         stand_in, ids = self.vocabularies.stand_in, self.teacher_to_student_ids
         if side == "teacher" and self.spec.aligner.same_tokenizer and stand_in is not None and ids is not None:
-            batch = with_stand_ins(batch, ids, stand_in)
+            batch, host_batch = with_stand_ins(batch, ids, stand_in), None
         return run_model(
             model,
             batch,
@@ -474,6 +509,7 @@ class DSKDLoss(nn.Module):
             valid_vocabulary_size=self.vocabularies.sizes[side],
             same_tokenizer=self.spec.aligner.same_tokenizer,
             reads_embeddings=self.spec.aligner.reads_embeddings,
+            host_batch=host_batch,
         )
 
     def save(self, folder: str | Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dskd_components.collation import MultiTeacherCollator
 from dskd_components.components.terms import OF_STUDENT
+from dskd_components.engines.aligned_batch import read_together
 from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import ConfigurationError, InputError
@@ -25,10 +26,11 @@ from dskd_components.loss.checkpoints import (
 )
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.output import DSKDOutput
-from dskd_components.loss.validation import naming_damaged_parameters, require_common_samples
+from dskd_components.loss.validation import common_samples_checks, naming_damaged_parameters
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
+from dskd_components.models.host_reads import require
 from dskd_components.models.precision import without_autocast
-from dskd_components.models.run_model import groups_of_batch
+from dskd_components.models.run_model import batch_on_host, groups_of_batch
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:
@@ -143,12 +145,16 @@ class MultiTeacherLoss(nn.Module):
                     batches[name] = self.pair(name).aligned_batch(
                         student, teachers[name], alignments.get(name), weights[name], teacher_name=name
                     )
+            read_together(list(batches.values()))
             reduction = Reduction.of(self.spec.reduction, student.scored.sum(), num_items_in_batch)
             measured = self.spec.engine.measure(list(batches.values()), reduction, self._workspace)
             outputs: dict[str, DSKDOutput] = {}
+            checks = [*reduction.checks]
             for (name, batch), found in zip(batches.items(), measured, strict=True):
                 with naming_teacher(name):
-                    outputs[name] = self.pair(name).output(batch, found, reduction)
+                    outputs[name], is_finite = self.pair(name).output(batch, found, reduction)
+                    checks.append(is_finite)
+            require(*checks)
         return DSKDOutput(
             loss=torch.stack([output.loss for output in outputs.values()]).sum(),
             terms=_merged({name: output.terms for name, output in outputs.items()}),
@@ -254,15 +260,23 @@ class MultiTeacherLoss(nn.Module):
         """
         _require_all(self.spec, "teachers", teachers, "a model")
         names = list(self.spec.teachers)
+        host_batch = batch_on_host(batch)
         columns = {name: self._columns(batch, name) for name in names}
+        on_host = {name: self._columns(host_batch, name) for name in names}
+        for name in names:
+            with naming_teacher(name):
+                pair = self.pair(name)
+                require_origin(on_host[name], pair.vocabularies.fingerprints, pair.spec.aligner, teacher=name)
         # Any pair can run the student, but not every one reads its embedding.
         reader = max(names, key=lambda name: self.pair(name).spec.aligner.reads_embeddings)
-        student_states = self.pair(reader).states(student, columns[reader], "student")
+        student_states = self.pair(reader).states(student, columns[reader], "student", host_batch=on_host[reader])
         teacher_states = {}
         for name in names:
             with naming_teacher(name):
-                teacher_states[name] = self.pair(name).states(teachers[name], columns[name], "teacher")
-                require_common_samples(student_states, teacher_states[name])
+                pair = self.pair(name)
+                teacher_states[name] = pair.states(teachers[name], columns[name], "teacher", host_batch=on_host[name])
+                if pair.spec.aligner.same_tokenizer:  # otherwise a call looks at it with all else
+                    require(*common_samples_checks(student_states, teacher_states[name]))
         called = {f"teacher {name!r}": teachers[name] for name in names}
         with naming_damaged_parameters({"student": student, **called}):
             output: DSKDOutput = self(
@@ -275,13 +289,9 @@ class MultiTeacherLoss(nn.Module):
         return output
 
     def _columns(self, batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-        """Return what the student and one teacher read, once it is known that it was made for them."""
+        """Return what the student and one teacher read."""
         same_tokenizer = self.pair(name).spec.aligner.same_tokenizer
-        columns = columns_of_pair(batch, name, names=self.spec.teachers, same_tokenizer=same_tokenizer)
-        with naming_teacher(name):
-            pair = self.pair(name)
-            require_origin(columns, pair.vocabularies.fingerprints, pair.spec.aligner, teacher=name)
-        return columns
+        return columns_of_pair(batch, name, names=self.spec.teachers, same_tokenizer=same_tokenizer)
 
     def save(self, folder: str | Path) -> None:
         """Write each pair's projectors and aligner into a folder of its teacher's name; see `DSKDLoss.save`.

@@ -13,7 +13,9 @@ from torch.distributed.tensor import DTensor
 from dskd_components.components.terms import OF_STUDENT
 from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
+from dskd_components.models.batch import naming_teacher
 from dskd_components.models.head import describe
+from dskd_components.models.host_reads import Check
 from dskd_components.models.precision import overflow_advice
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
@@ -135,37 +137,43 @@ def require_matching_states(student: LMStates, teacher: LMStates, hidden_sizes: 
         )
 
 
-def require_common_samples(student: LMStates, teacher: LMStates) -> None:
-    """Refuse packed rows whose samples are known on one side only, or are counted and not as many on both.
+def common_samples_checks(student: LMStates, teacher: LMStates) -> list[Check]:
+    """Return checks that the samples of packed rows are known on both sides, and are as many where they are counted.
 
     Args:
         student: the student's states.
         teacher: the teacher's states.
 
-    Raises:
-        InputError: a sample of one side cannot be found on the other; the message says in which row.
+    Returns:
+        Checks that say in which row a sample of one side cannot be found on the other.
     """
     if len(student.targets) != len(teacher.targets):
-        return  # refused elsewhere
+        return []  # refused elsewhere
     sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
-    for (side, states), (other, others) in (sides, sides[::-1]):
-        ids, theirs = states.segment_ids, others.segment_ids
-        if ids is None or not (theirs is None or states.samples_are_counted or others.samples_are_counted):
-            continue
-        # Samples at the end that nobody scores, such as padding, need no partner.
-        count = torch.ones_like(ids[:, 0]) if theirs is None else theirs.amax(1) + 1
-        missing = states.scored & ((ids >= count[:, None]) | (ids < 0))
-        if missing.any():
-            row, position = missing.nonzero()[0].tolist()
-            reason = (
-                f"the {other} has no segment ids"
-                if theirs is None
-                else f"the {other}'s row has {int(count[row])} samples, counted by where position_ids start anew"
-            )
-            raise InputError(
-                f"At [row {row}, position {position}] the {side} has sample {int(ids[row, position])} of a packed row, "
-                f"but {reason}. Give both sides segment_ids, the same number for the same sample."
-            )
+    return [check for ours, theirs in (sides, sides[::-1]) for check in _samples_of_one_side(*ours, *theirs)]
+
+
+def _samples_of_one_side(side: Side, states: LMStates, other: Side, others: LMStates) -> list[Check]:
+    ids, theirs = states.segment_ids, others.segment_ids
+    if ids is None or not (theirs is None or states.samples_are_counted or others.samples_are_counted):
+        return []
+    # Samples at the end that nobody scores, such as padding, need no partner.
+    count = torch.ones_like(ids[:, 0]) if theirs is None else theirs.amax(1) + 1
+    missing = states.scored & ((ids >= count[:, None]) | (ids < 0))
+
+    def complain() -> None:
+        row, position = missing.nonzero()[0].tolist()
+        reason = (
+            f"the {other} has no segment ids"
+            if theirs is None
+            else f"the {other}'s row has {int(count[row])} samples, counted by where position_ids start anew"
+        )
+        raise InputError(
+            f"At [row {row}, position {position}] the {side} has sample {int(ids[row, position])} of a packed row, "
+            f"but {reason}. Give both sides segment_ids, the same number for the same sample."
+        )
+
+    return [Check(missing.any(), complain)]
 
 
 def require_parameters(loss: nn.Module, student: LMStates) -> None:
@@ -197,8 +205,8 @@ def require_parameters(loss: nn.Module, student: LMStates) -> None:
 
 def validated_groups(
     alignment: Tensor | TokenGroups | None, student: LMStates, teacher: LMStates
-) -> TokenGroups | None:
-    """Return a given correspondence as groups, once its shape is known to fit.
+) -> tuple[TokenGroups | None, list[Check]]:
+    """Return a given correspondence as groups, once its shape is known to fit, with checks of what is in it.
 
     Args:
         alignment: groups, or the teacher position of each student position.
@@ -209,16 +217,18 @@ def validated_groups(
         InputError: it has an entry too many or too few.
     """
     if alignment is None:
-        return None
-    length = teacher.targets.shape[1]
-    groups = TokenGroups.from_index(alignment, length) if isinstance(alignment, Tensor) else alignment
-    for side, states, found in (("student", student, groups.student), ("teacher", teacher, groups.teacher)):
+        return None, []
+    checks: list[Check] = []
+    if isinstance(alignment, Tensor):
+        alignment, check = TokenGroups.of_index(alignment, teacher.targets.shape[1])
+        checks.append(check)
+    for side, states, found in (("student", student, alignment.student), ("teacher", teacher, alignment.teacher)):
         if found.shape != states.targets.shape:
             raise InputError(
                 f"alignment: expected {list(states.targets.shape)}, an entry for each {side} position, got "
                 f"{list(found.shape)}."
             )
-    return groups
+    return alignment, [*checks, alignment.check]
 
 
 def require_known_terms(weights: LossWeights, terms: Mapping[str, Tensor]) -> None:
@@ -244,21 +254,21 @@ ROWS: Final = 16
 """How many positions are looked at together."""
 
 
-def require_finite(loss: Tensor, values: Mapping[str, Tensor], batch: AlignedBatch) -> None:
-    """Raise the reason if the loss is NaN or infinite.
+def finite_check(loss: Tensor, values: Mapping[str, Tensor], batch: AlignedBatch) -> Check:
+    """Return the check that the loss is neither NaN nor infinite; it gives the reason if it is.
 
     Args:
         loss: scalar.
         values: the terms' values.
         batch: what the terms were computed from.
-
-    Raises:
-        NonFiniteError: the loss is NaN or infinite; the message names the tensor or the distance at fault.
     """
-    if loss.isfinite():
-        return
-    broken = [name for name, value in values.items() if not value.isfinite()] or ["their sum"]
-    raise NonFiniteError(f"The loss is {loss.item()}: {_reason(batch)} Terms at fault: {', '.join(broken)}.")
+
+    def complain() -> None:
+        broken = [name for name, value in values.items() if not value.isfinite()] or ["their sum"]
+        with naming_teacher(batch.teacher_name):
+            raise NonFiniteError(f"The loss is {loss.item()}: {_reason(batch)} Terms at fault: {', '.join(broken)}.")
+
+    return Check(~loss.detach().isfinite(), complain)
 
 
 def _reason(batch: AlignedBatch) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dskd_components.errors import InputError
 from dskd_components.models.head import describe
+from dskd_components.models.host_reads import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,6 +79,13 @@ class RowLayout:
         if named is not None or not packed:
             return cls(following, None if named is None else named.long().expand_as(labels), counted=False)
         return cls(following, _counted(begins, None if mask is None else mask != 0), counted=True)
+
+    def to(self, device: torch.device) -> RowLayout:
+        """Return the same layout for columns on a device, if this one is on the host."""
+        ids = self.segment_ids
+        return RowLayout(
+            to_device(self.following, device), None if ids is None else to_device(ids, device), self.counted
+        )
 
     def shifted(self, of_tokens: Tensor, fill: int) -> Tensor:
         """Return ``[B, T]``: what belongs to the token that each position predicts.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import DSKDWarning, InputError
 from dskd_components.models.batch import (
+    METHOD_COLUMN,
     inputs_among,
     require_ids_of_the_model,
     require_no_misspelt_input,
@@ -20,6 +21,7 @@ from dskd_components.models.batch import (
 from dskd_components.models.head import Head
 from dskd_components.models.head_recipe import effective_weight
 from dskd_components.models.hidden_states import last_hidden_states, last_hidden_states_and_aux_loss
+from dskd_components.models.host_reads import on_host
 from dskd_components.models.loading import head_is_here, require_loaded
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from dskd_components.models.states import Side
     from dskd_components.models.wrappers import CausalLM
 
+HOST_COLUMNS: Final = ("input_ids", "labels", "fingerprint", METHOD_COLUMN, *LAYOUT_COLUMNS)
+"""What is looked up on the host."""
+
 
 def run_model(
     model: CausalLM,
@@ -44,6 +49,7 @@ def run_model(
     valid_vocabulary_size: int | None,
     same_tokenizer: bool,
     reads_embeddings: bool = True,
+    host_batch: Mapping[str, Tensor] | None = None,
 ) -> LMStates:
     """Run one model on its columns of a batch.
 
@@ -58,6 +64,7 @@ def run_model(
         valid_vocabulary_size: number of real tokens in the model's head.
         same_tokenizer: whether columns without prefix may be used.
         reads_embeddings: whether the states need the model's input embedding.
+        host_batch: what `batch_on_host` makes of the batch; None: it is made here.
 
     Raises:
         InputError: a column is missing, empty, misspelt, or of another tokenizer (the message names it); or the model
@@ -68,11 +75,14 @@ def run_model(
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
     inputs = inputs_among(model, columns)
     require_rows(inputs["input_ids"], f"{side}_")
+    host_columns = _columns(
+        batch_on_host(batch) if host_batch is None else host_batch, side, same_tokenizer=same_tokenizer
+    )
     if not head_is_here(model):
         require_loaded(model, side, columns_on=inputs["input_ids"].device)
-    require_ids_of_the_model(model, inputs["input_ids"], f"{side}_")
-    require_positions(model, inputs, f"{side}_")
-    layout = RowLayout.of(columns["labels"], columns, f"{side}_")
+    require_ids_of_the_model(model, host_columns["input_ids"], f"{side}_")
+    require_positions(model, inputs_among(model, host_columns), f"{side}_")
+    layout = _layout(columns, host_columns, f"{side}_")
     require_samples_apart(model, inputs, layout, f"{side}_", named="segment_ids" in columns)
     if side == "teacher" and model.training:
         warnings.warn(
@@ -83,6 +93,7 @@ def run_model(
         )
     with torch.no_grad() if side == "teacher" else nullcontext():
         hidden_states, aux_loss = _on_the_batch_device(model, inputs, side)
+    layout = layout.to(columns["labels"].device)
     # The head is read after the forward pass: FSDP2 then leaves the weights of its outermost group gathered, and takes
     # their gradients with the others.
     return LMStates(
@@ -95,6 +106,24 @@ def run_model(
         samples_are_counted=layout.counted,
         aux_loss=aux_loss,
     )
+
+
+def batch_on_host(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch whose columns of tokens and of layout are on the host, copied together.
+
+    What must be known before a model runs is looked up there, without another wait for a device.
+
+    Args:
+        batch: as in `run_model`.
+    """
+    return on_host(batch, HOST_COLUMNS)
+
+
+def _layout(columns: Mapping[str, Tensor], host_columns: Mapping[str, Tensor], prefix: str) -> RowLayout:
+    mask = columns.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim > 2:  # too large to be copied
+        return RowLayout.of(columns["labels"], columns, prefix)
+    return RowLayout.of(host_columns["labels"], host_columns, prefix)
 
 
 def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Side) -> tuple[Tensor, AuxLoss | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
@@ -14,6 +14,7 @@ from torch import Tensor
 from dskd_components.distributed.gathering import require_plain, require_whole
 from dskd_components.errors import InputError, NonFiniteError
 from dskd_components.models.head import Head, describe
+from dskd_components.models.host_reads import Check, require
 from dskd_components.models.precision import full_precision, overflow_advice, upcast
 from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout
 
@@ -208,23 +209,48 @@ class LMStates:
             InputError: a target is outside the head's vocabulary.
             NonFiniteError: a scored hidden state is NaN or infinite.
         """
-        scored_targets = self.targets[self.scored]
-        outside = (scored_targets < 0) | (scored_targets >= self.head.vocabulary_size)
-        if outside.any():
+        require(*self.checks(side))
+        return self
+
+    def checks(self, side: Side) -> list[Check]:
+        """Return what `checked` looks at, to be read with other checks.
+
+        Args:
+            side: as there.
+        """
+
+        def complain_of_targets() -> None:
+            wrong = int(self.targets[self.scored & ~self._possible][0])
             raise InputError(
                 f"{side}.targets: expected ids from 0 to {self.head.vocabulary_size - 1} (the head's vocabulary) "
-                f"or {IGNORE_INDEX}, got {int(scored_targets[outside][0])}."
+                f"or {IGNORE_INDEX}, got {wrong}."
             )
+
         # The largest entry of a row is finite if all are, and takes no copy of them.
-        finite = torch.linalg.vector_norm(self.hidden_states.detach(), math.inf, dim=-1)[self.scored].isfinite()
-        if not finite.all():
-            first = self.scored.nonzero()[(~finite).nonzero()[0, 0]].tolist()
+        finite = torch.linalg.vector_norm(self.hidden_states.detach(), math.inf, dim=-1).isfinite()
+        damaged = self.scored & ~finite
+
+        def complain_of_states() -> None:
+            first = damaged.nonzero()[0].tolist()
             raise NonFiniteError(
-                f"{side}.hidden_states: {int((~finite).sum())} scored positions hold NaN or infinity, the first at "
+                f"{side}.hidden_states: {int(damaged.sum())} scored positions hold NaN or infinity, the first at "
                 f"[sample {first[0]}, position {first[1]}]. The model's forward pass has overflowed or its weights "
                 f"are damaged.{overflow_advice(self.hidden_states.dtype)}"
             )
-        return self
+
+        outside = self.scored & ~self._possible
+        return [Check(outside.any(), complain_of_targets), Check(damaged.any(), complain_of_states)]
+
+    @cached_property
+    def _possible(self) -> Tensor:
+        return (self.targets >= 0) & (self.targets < self.head.vocabulary_size)
+
+    def with_possible_targets(self) -> Self:
+        """Return the same states, with no target where it is outside the head's vocabulary.
+
+        So that nothing is looked up there before `checks` are read: on an accelerator that would be beyond recovery.
+        """
+        return replace(self, targets=self.targets.where(self._possible, IGNORE_INDEX))
 
     def embedded(self, ids: Tensor, side: Side) -> Tensor:
         """Return ``[B, T, width]``: embeddings of the ids, detached, zero where no target is scored.
@@ -238,23 +264,46 @@ class LMStates:
         Raises:
             InputError: the embedding is missing, or a scored id is outside of it.
         """
+        require(self.embedding_check(ids, side))
+        return self.embeddings_of(ids)(slice(None))
+
+    def embedding_check(self, ids: Tensor, side: Side) -> Check:
+        """Return the check that the embedding has the scored ids.
+
+        Args:
+            ids: as in `embedded`.
+            side: as there.
+
+        Raises:
+            InputError: the embedding is missing.
+        """
         if self.embedding is None:
             raise InputError(
                 f"{side}.embedding is missing: this aligner compares token embeddings. Pass "
                 "LMStates(embedding=model.get_input_embeddings().weight)."
             )
-        scored_ids = ids[self.scored]
-        rows = self.embedding.shape[0]
-        if ((scored_ids < 0) | (scored_ids >= rows)).any():
+        rows = len(self.embedding)
+
+        def complain() -> None:
+            scored_ids = ids[self.scored]
             raise InputError(
                 f"{side}.embedding has {rows} rows, but ids at scored positions run from {int(scored_ids.min())} to "
                 f"{int(scored_ids.max())}."
             )
-        embedding = self.embedding.detach()
-        embedded = embedding[scored_ids].to(full_precision(self.hidden_states.dtype))
-        full = embedded.new_zeros((*ids.shape, embedding.shape[-1]))
-        full[self.scored] = embedded
-        return full
+
+        return Check((self.scored & ((ids < 0) | (ids >= rows))).any(), complain)
+
+    def embeddings_of(self, ids: Tensor) -> Callable[[slice], Tensor]:
+        """Return what gives `embedded` for some rows of the batch, for ids whose `embedding_check` is read later.
+
+        Args:
+            ids: as in `embedded`; those outside of the embedding become zero.
+        """
+        assert self.embedding is not None, "embedding_check says so"
+        table, dtype = self.embedding.detach(), full_precision(self.hidden_states.dtype)
+        unknown = ~self.scored | (ids < 0) | (ids >= len(table))
+        safe, unknown = ids.long().masked_fill(unknown, 0), unknown[..., None]
+        return lambda rows: table[safe[rows]].to(dtype).masked_fill_(unknown[rows], 0.0)
 
     @classmethod
     def from_labels(
@@ -368,18 +417,33 @@ def with_small_segment_ids(student: LMStates, teacher: LMStates) -> tuple[LMStat
         teacher: the teacher's states.
     """
     sides = (student, teacher)
-    if all(states.segment_ids is None or _fits(states.segment_ids) for states in sides):
+    if not any(states.segment_ids is not None and states.segment_ids.dtype == torch.int64 for states in sides):
         return sides
     ids = [
         torch.zeros_like(states.targets) if states.segment_ids is None else states.segment_ids.long()
         for states in sides
     ]
-    known = torch.unique(torch.cat([side.flatten() for side in ids]))
     small_student, small_teacher = (
-        replace(states, segment_ids=torch.searchsorted(known, side.contiguous()))
-        for states, side in zip(sides, ids, strict=True)
+        replace(states, segment_ids=small.int()) for states, small in zip(sides, small_numbers(*ids), strict=True)
     )
     return small_student, small_teacher
+
+
+def small_numbers(*tensors: Tensor) -> list[Tensor]:
+    """Return tensors of the same shapes in which equal numbers are equal, in the same order, and none is large.
+
+    Args:
+        *tensors: int64, of any shape.
+
+    Returns:
+        For each, int64, numbers from 0 to how many entries there are in all of them.
+
+    Examples:
+        >>> small_numbers(torch.tensor([7, -7]), torch.tensor([7, 2**62]))
+        [tensor([1, 0]), tensor([1, 3])]
+    """
+    ordered = torch.cat([tensor.flatten() for tensor in tensors]).sort().values
+    return [torch.searchsorted(ordered, tensor.contiguous()) for tensor in tensors]
 
 
 def _fits(segment_ids: Tensor) -> bool:

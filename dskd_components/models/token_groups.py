@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dskd_components.errors import InputError
 from dskd_components.models.head import describe
-from dskd_components.models.states import IGNORE_INDEX
+from dskd_components.models.host_reads import Check, require
+from dskd_components.models.states import IGNORE_INDEX, small_numbers
 
 if TYPE_CHECKING:
     from typing import Self
@@ -59,29 +60,49 @@ class TokenGroups:
         Raises:
             InputError: an entry is no position of the teacher's, or the tensor is of another shape or dtype.
         """
+        groups, check = cls.of_index(index, teacher_length)
+        require(check)
+        return groups
+
+    @classmethod
+    def of_index(cls, index: Tensor, teacher_length: int) -> tuple[Self, Check]:
+        """Return what `from_index` does, with the check of its entries to be read later.
+
+        Args:
+            index: as there.
+            teacher_length: as there.
+
+        Raises:
+            InputError: the tensor is of another shape or dtype.
+        """
         groups = cls(index, index.new_full((len(index), teacher_length), -1))
         outside = (index >= teacher_length) | (index < -1)
-        if outside.any():
+
+        def complain() -> None:
             raise InputError(
                 f"alignment: expected teacher positions from 0 to {teacher_length - 1}, or -1, got "
                 f"{int(index[outside][0])}."
             )
-        rows, columns = (index >= 0).nonzero(as_tuple=True)
-        positions = index[rows, columns]
-        groups.teacher[rows, positions] = positions
-        return groups
+
+        named = index.where(~outside, -1)
+        if teacher_length:
+            groups.teacher.scatter_reduce_(1, named.clamp_min(0), named, "amax")
+        return groups, Check(outside.any(), complain)
+
+    @property
+    def check(self) -> Check:
+        """The check that no group is -100, which marks labels that are not scored."""
+
+        def complain() -> None:
+            raise InputError(f"alignment: a group is {IGNORE_INDEX}; positions without a group are marked by -1.")
+
+        sides = (self.student, self.teacher)
+        return Check(torch.stack([(side == IGNORE_INDEX).any() for side in sides]).any(), complain)
 
     def with_small_numbers(self) -> Self:
-        """Return the same groups with numbers from 0 to 2**31 - 1, as aligners are given them; -1 for none.
-
-        Raises:
-            InputError: a group is -100, which marks labels that are not scored.
-        """
+        """Return the same groups with numbers from 0 to 2**31 - 1, as aligners are given them; -1 for none."""
         sides = (self.student, self.teacher)
-        if all(bool((side.amin() >= -1) & (side.amax() < 2**31)) for side in sides):
-            return self
-        if any((side == IGNORE_INDEX).any() for side in sides):
-            raise InputError(f"alignment: a group is {IGNORE_INDEX}; positions without a group are marked by -1.")
-        known = torch.unique(torch.cat([side.flatten() for side in sides]))
-        student, teacher = (torch.searchsorted(known, side.contiguous()).where(side != -1, -1) for side in sides)
+        student, teacher = (
+            small.where(side != -1, -1) for small, side in zip(small_numbers(*sides), sides, strict=True)
+        )
         return type(self)(student, teacher)

@@ -189,12 +189,13 @@ def _with_loss(
         smaller = others[0] if others else None
         tokens = tokens_per_step or step.tokens
         scored = _scored(pair, step, tokens)
+        made_by = "".join(f"; {text}" for text in [loss_fn.spec.engine.kernels()] if text)
         costs.extend(estimate(loss_fn, pair.student, pair.teacher, step, tokens, scored=scored, smaller=smaller))
         yield Finding(
             "ok",
             "step",
             f"measured on {step.tokens:,} tokens of the student, of which {step.scored:,} are scored, and stated for "
-            f"{tokens:,}, of which {scored:,} are scored, in samples of that length",
+            f"{tokens:,}, of which {scored:,} are scored, in samples of that length{made_by}",
         )
         memory = step_memory(loss_fn, pair.student, pair.teacher, step, tokens, scored=scored)
         yield from memory_findings(memory)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NoReturn
 
 import torch
 from pydantic import Field
 
 from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.errors import InputError
-from dskd_components.projectors.pseudo_inverse import SharedRows, inverse_root, logit_map
+from dskd_components.models.host_reads import Check, require
+from dskd_components.projectors.pseudo_inverse import (
+    PossibleTokens,
+    SharedRows,
+    inverse_root,
+    logit_map,
+    possible_tokens,
+    shared_count,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,16 +45,18 @@ class LivePinvProjection(Projection):
 
     def __init__(self, heads: ProjectorHeads, *, rtol: float) -> None:
         super().__init__()
-        rows = SharedRows(heads)
-        self._shared_tokens = len(rows)
+        self._shared_tokens = shared_count(heads)
+        self._possible = PossibleTokens.of(heads)
+        rows = SharedRows(heads, self._possible)
         self._root = inverse_root(rows, rtol=rtol).to(torch.promote_types(heads.target.weight.dtype, torch.float32))
-        self._compared = self._sample(rows)
+        self._compared = self._sample(heads)
         self._tolerance = 2**-20 * float(self._compared.abs().max())
 
     @property
     def constant_bytes(self) -> int:
-        """Memory of the matrix that stands in for the target's pseudo-inverse."""
-        return self._root.nbytes + self._compared.nbytes
+        """Memory of the matrix that stands in for the target's pseudo-inverse, and of what is compared."""
+        held = (self._root, self._compared, *self._possible)
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
 
     def affine(self, heads: ProjectorHeads) -> Affine:
         """Return the map at this step, without graph; it has a bias where one of the heads has one.
@@ -73,29 +84,57 @@ class LivePinvProjection(Projection):
         weight, bias = self._affine(heads, hidden_states.dtype)
         return torch.nn.functional.linear(hidden_states, weight, bias)
 
+    def checks(self, heads: ProjectorHeads) -> list[Check]:
+        """Return the checks that the target's head is still the one that this was built for.
+
+        Raises:
+            InputError: another number of tokens is shared.
+        """
+        if shared_count(heads) != self._shared_tokens:
+            self._complain_of_number(heads)
+        self._move_to(heads.target.weight.device)
+        now = self._sample(heads)
+        same = torch.isclose(now, self._compared, rtol=ROUNDING, atol=self._tolerance).all()
+        return [*self._bias_checks(heads), Check(~same, self._complain_of_target)]
+
+    def _bias_checks(self, heads: ProjectorHeads) -> list[Check]:
+        now, before = possible_tokens(heads), self._possible.mask
+        if now is None and before is None:
+            return []
+        now, before = (
+            torch.ones(self._shared_tokens, dtype=torch.bool, device=self._root.device) if mask is None else mask
+            for mask in (now, before)
+        )
+        return [Check((now != before).any(), partial(self._complain_of_number, heads))]
+
+    def _complain_of_number(self, heads: ProjectorHeads) -> NoReturn:
+        kept = self._possible.kept
+        ours, theirs = self._shared_tokens if kept is None else len(kept), len(SharedRows(heads))
+        raise InputError(
+            f"The projector 'live_pinv' was built for heads that share {ours} tokens, these share "
+            f"{'others' if ours == theirs else theirs}. Build DSKDLoss with the heads that are used in training."
+        )
+
+    def _complain_of_target(self) -> NoReturn:
+        raise InputError(
+            "The projector 'live_pinv' was built for another head of the model that is projected to, and its "
+            "pseudo-inverse is taken once. Build DSKDLoss with the heads that are used in training; for a teacher "
+            "that changes, use the projector 'pinv' or 'linear', which are trained."
+        )
+
     def _affine(self, heads: ProjectorHeads, dtype: torch.dtype) -> Affine:
-        rows = SharedRows(heads)
-        if len(rows) != self._shared_tokens:
-            raise InputError(
-                f"The projector 'live_pinv' was built for heads that share {self._shared_tokens} tokens, these share "
-                f"{len(rows)}. Build DSKDLoss with the heads that are used in training."
-            )
-        device = heads.target.weight.device
+        if not heads.are_checked:
+            require(*self.checks(heads))
+        return logit_map(SharedRows(heads, self._possible), self._root, dtype)
+
+    def _move_to(self, device: torch.device) -> None:
         if self._root.device != device:
             self._root, self._compared = self._root.to(device), self._compared.to(device)
-        self._require_same_target(rows)
-        return logit_map(rows, self._root, dtype)
+            self._possible = self._possible.to(device)
 
-    def _require_same_target(self, rows: SharedRows) -> None:
-        if not torch.allclose(self._sample(rows), self._compared, rtol=ROUNDING, atol=self._tolerance):
-            raise InputError(
-                "The projector 'live_pinv' was built for another head of the model that is projected to, and its "
-                "pseudo-inverse is taken once. Build DSKDLoss with the heads that are used in training; for a teacher "
-                "that changes, use the projector 'pinv' or 'linear', which are trained."
-            )
-
-    def _sample(self, rows: SharedRows) -> Tensor:
+    def _sample(self, heads: ProjectorHeads) -> Tensor:
         """Return a few rows of the target's head, evenly spread."""
+        rows = SharedRows(heads, PossibleTokens(None, None))
         step = max(1, len(rows) // COMPARED_ROWS)
         return rows.target(slice(0, len(rows), step), self._root.dtype).weight.clone()
 

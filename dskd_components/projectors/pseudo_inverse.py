@@ -12,6 +12,7 @@ from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from dskd_components.components.projector import ProjectorHeads
     from dskd_components.models.head import Head
@@ -33,6 +34,58 @@ class Rows(NamedTuple):
     bias: Tensor | None
 
 
+class PossibleTokens(NamedTuple):
+    """Which of the tokens that two heads share can be predicted by both.
+
+    Args:
+        mask: ``[K]``, bool; None: the heads have no bias, so all can.
+        kept: int64: where the mask is true. None: everywhere.
+    """
+
+    mask: Tensor | None
+    kept: Tensor | None
+
+    @classmethod
+    def of(cls, heads: ProjectorHeads) -> Self:
+        """Look at the biases of two heads.
+
+        Args:
+            heads: the heads.
+        """
+        mask = possible_tokens(heads)
+        return cls(mask, None if mask is None or mask.all() else mask.nonzero().squeeze(1))
+
+    def to(self, device: torch.device) -> PossibleTokens:
+        """Return the same on a device."""
+        return PossibleTokens(*(None if tensor is None else tensor.to(device) for tensor in self))
+
+
+def possible_tokens(heads: ProjectorHeads) -> Tensor | None:
+    """Return ``[K]``, bool: which of the shared tokens can be predicted by both heads; None if there is no bias.
+
+    Args:
+        heads: the heads.
+    """
+    found: Tensor | None = None
+    for head, ids in ((heads.source, heads.source_ids), (heads.target, heads.target_ids)):
+        if head.bias is not None:
+            bias = head.bias.detach()
+            possible = (bias[: shared_count(heads)] if ids is None else bias[ids]) != -torch.inf
+            found = possible if found is None else found & possible
+    return found
+
+
+def shared_count(heads: ProjectorHeads) -> int:
+    """Return how many tokens two heads share, those that one of them rules out included.
+
+    Args:
+        heads: the heads.
+    """
+    if heads.source_ids is None:
+        return min(heads.source.vocabulary_size, heads.target.vocabulary_size)
+    return len(heads.source_ids)
+
+
 class SharedRows:
     """The tokens that two heads share and both can predict, and their rows.
 
@@ -40,17 +93,17 @@ class SharedRows:
 
     Args:
         heads: the heads at both ends of a projection.
+        possible: what `possible_tokens` has found of such heads, if it is known.
 
     Raises:
         InputError: there is no such token.
     """
 
-    def __init__(self, heads: ProjectorHeads) -> None:
+    def __init__(self, heads: ProjectorHeads, possible: PossibleTokens | None = None) -> None:
         self._source, self._target = heads.source, heads.target
         self._source_ids, self._target_ids = heads.source_ids, heads.target_ids
-        possible = self._possible()
-        if possible is not None and not possible.all():
-            kept = possible.nonzero().squeeze(1)
+        kept = (PossibleTokens.of(heads) if possible is None else possible).kept
+        if kept is not None:
             self._source_ids = kept if self._source_ids is None else self._source_ids[kept]
             self._target_ids = kept if self._target_ids is None else self._target_ids[kept]
         if len(self) == 0:
@@ -125,16 +178,6 @@ class SharedRows:
                             f"The {name} of the {end}'s head holds NaN or infinity, so the pseudo-inverse that a "
                             "projector is made from cannot be formed. Look at the weights of that model."
                         )
-
-    def _possible(self) -> Tensor | None:
-        """Return which of the tokens can be predicted by both heads; None if all can."""
-        found: Tensor | None = None
-        for head, ids in ((self._source, self._source_ids), (self._target, self._target_ids)):
-            if head.bias is not None:
-                bias = head.bias.detach()
-                possible = (bias[: len(self)] if ids is None else bias[ids]) != -torch.inf
-                found = possible if found is None else found & possible
-        return found
 
 
 def shared_tokens(heads: ProjectorHeads) -> int:

@@ -20,7 +20,7 @@ def test_coverage(seed: int, positions: int, count: int, share: float, cuts: tup
     generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     wanted = torch.rand(positions, generator=generator) < 0.8
     masks = [wanted & (torch.rand(positions, generator=generator) < share) for _ in range(count)]
-    coverage = Coverage.of(wanted, masks)
+    coverage = Coverage.of(wanted, masks, wanted.device)
     rows = len(coverage.positions)
     assert sorted(coverage.positions.tolist()) == wanted.nonzero().squeeze(1).tolist()
     assert [row for section in coverage.sections for row in range(rows)[section.rows]] == list(range(rows))

@@ -84,14 +84,24 @@ def test_under_torch_compile() -> None:
     torch.testing.assert_close(gradients(loss, batch, loss_fn), gradients(expected, batch, loss_fn))
 
 
-def test_under_autocast() -> None:
-    spec = DSKDSpec.preset("dskd", engine=SMALL)
-    batch = make_batch(5, same_tokenizer=True, dtype=torch.float32)
+@pytest.mark.parametrize("engine", [SMALL, "eager"])
+@pytest.mark.parametrize("preset", ["dskd", "dskd-cma", "dskd-v2-eta"])
+def test_autocast_changes_nothing(preset: str, engine: Any) -> None:
+    spec = DSKDSpec.preset(preset, engine=engine)
+    batch = make_batch(5, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float32)
+    hidden, weight = batch.student.hidden_states.requires_grad_(), batch.student.head.weight.requires_grad_()
     loss_fn = build(spec, batch)
+    leaves = [hidden, weight, *loss_fn.parameters()]
     expected = batch.loss(loss_fn).loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = batch.loss(loss_fn).loss
+        # What autocast is for: the user's own products go on in it.
+        assert (hidden @ weight.T).dtype == torch.bfloat16
     assert torch.equal(found, expected)
+    for ours, theirs in zip(
+        *(torch.autograd.grad(loss, leaves, allow_unused=True) for loss in (found, expected)), strict=True
+    ):
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs)
 
 
 def test_a_frozen_head_gets_no_gradient_and_a_composed_one_passes_it_on() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates, get_distance
+from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.loss.build import projector_heads
 from tests.helpers.golden_files import DISTANCES, cases, tensors
 
@@ -160,7 +161,12 @@ def test_dskd_v2(case: dict[str, Any]) -> None:
     t2s, s2t = loss_fn.projectors["t2s"], loss_fn.projectors["s2t"]
     close(t2s.weight, data["t2s_init"], VALUE)
     close(
-        s2t.matrix(projector_heads(student_head, teacher_head, None)["s2t"], torch.float32),
+        s2t.matrix(
+            projector_heads(student_head, teacher_head, KnownOverlap().of(student_head, teacher_head, None, None))[
+                "s2t"
+            ],
+            torch.float32,
+        ),
         data["s2t_matrix"],
         VALUE,
     )

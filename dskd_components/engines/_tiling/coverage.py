@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from dskd_components.models.host_reads import to_device
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Self
@@ -34,7 +36,8 @@ class Coverage:
     the mask's own.
 
     Args:
-        positions: ``[N]``, int64: where the rows are among all positions.
+        positions: ``[N]``, int64: where the rows are among all positions, on the device.
+        on_host: the same on the host.
         sections: the rows, cut where another set of masks covers them. What no mask covers comes last.
         reordered: for each mask, ``[n]``, int64: the positions that it covers in the order of the rows. None: that is
             their own order.
@@ -42,7 +45,7 @@ class Coverage:
     Examples:
         >>> wanted = torch.tensor([True, True, True, True, False])
         >>> first, second = torch.tensor([[1, 0, 0, 1, 0], [0, 0, 1, 1, 0]]).bool()
-        >>> coverage = Coverage.of(wanted, [first, second])
+        >>> coverage = Coverage.of(wanted, [first, second], wanted.device)
         >>> coverage.positions
         tensor([3, 0, 2, 1])
         >>> coverage.covered_by(0, slice(0, 4)), coverage.covered_by(1, slice(1, 4))
@@ -50,32 +53,31 @@ class Coverage:
     """
 
     positions: Tensor
+    on_host: Tensor
     sections: tuple[Section, ...]
     reordered: tuple[Tensor | None, ...]
 
     @classmethod
-    def of(cls, wanted: Tensor, masks: Sequence[Tensor]) -> Self:
+    def of(cls, wanted: Tensor, masks: Sequence[Tensor], device: torch.device) -> Self:
         """Order some positions by the masks that cover them.
 
         Args:
-            wanted: ``[P]``, bool: the positions that become rows.
-            masks: each ``[P]``, bool; true for wanted positions only.
+            wanted: ``[P]``, bool, on the host: the positions that become rows.
+            masks: each ``[P]``, bool, on the host; true for wanted positions only.
+            device: where the rows are used.
         """
         positions = wanted.nonzero().squeeze(1)
-        # On the CPU in one transfer: what follows is short work with many small results.
-        found = torch.stack([mask[positions] for mask in masks]).cpu() if masks else positions.new_empty(0, 0)
-        order = torch.arange(len(positions), device=found.device)
+        found = torch.stack([mask[positions] for mask in masks]) if masks else wanted.new_empty(0, len(positions))
+        order = torch.arange(len(positions), device="cpu")
         for mask in reversed(found):
             order = order[torch.argsort(mask[order].logical_not().byte(), stable=True)]
-        positions, found = positions[order.to(positions.device)], found[:, order]
+        positions, found = positions[order], found[:, order]
         sections = tuple(_sections(found, len(positions)))
         reordered = (
-            positions[mask.nonzero().squeeze(1).to(positions.device)]
-            if sum(section.covering[number] for section in sections) > 1
-            else None
+            to_device(positions[mask], device) if sum(section.covering[number] for section in sections) > 1 else None
             for number, mask in enumerate(found)
         )
-        return cls(positions, sections, tuple(reordered))
+        return cls(to_device(positions, device), positions, sections, tuple(reordered))
 
     @property
     def covered(self) -> int:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from dskd_components.engines._tiling.products import by_onednn, onednn
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.head import Head
 
@@ -30,6 +33,23 @@ def widened_bytes(head: Head, dtype: torch.dtype) -> int:
     return 0 if weight.dtype == dtype else _cached_rows(weight) * weight.shape[1] * dtype.itemsize
 
 
+def numbers_beside(heads: Iterable[Head], products: Products) -> int:
+    """Return how many numbers products may take beside logits, for each row: a part of what is read, and what is made.
+
+    Args:
+        heads: that the rows pass through.
+        products: how kernels are chosen; PyTorch's own takes none.
+    """
+    if products == "torch":
+        return 0
+    return max(
+        _cached_rows(head.valid_weight) + max(_cached_rows(head.valid_weight), head.hidden_size)
+        if head.weight.device.type == "cpu"
+        else 0
+        for head in heads
+    )
+
+
 def _cached_rows(weight: Tensor) -> int:
     return min(CACHED_ROWS, len(weight)) if weight.device.type == "cpu" else len(weight)
 
@@ -43,9 +63,10 @@ class HeadProducts:
         head: the head.
         dtype: what is computed in, float32 or float64.
         part_bytes: how much memory a widened part of the weight may take.
+        products: how kernels are chosen.
     """
 
-    def __init__(self, head: Head, dtype: torch.dtype, part_bytes: int) -> None:
+    def __init__(self, head: Head, dtype: torch.dtype, part_bytes: int, products: Products = "torch") -> None:
         self._head = head
         self._dtype = dtype
         self._weight = head.valid_weight.detach()
@@ -53,11 +74,14 @@ class HeadProducts:
         self._cached_rows = _cached_rows(self._weight)
         fitting = max(1, part_bytes // (self._weight.shape[1] * dtype.itemsize))
         self._part_rows = len(self._weight) if self._weight.dtype == dtype else min(self._cached_rows, fitting)
+        self._products: Products = products
 
     def logits(self, states: Tensor, out: Tensor) -> None:
         """Write the logits of ``[n, d]`` states to ``[n, V]``."""
         for columns, part in self._parts(min(self._cached_rows, self._part_rows)):
-            if self._bias is None:
+            if by_onednn(self._products, "logits", states, part):
+                out[:, columns] = onednn(states, part, None if self._bias is None else self._bias[columns])
+            elif self._bias is None:
                 torch.mm(states, part.T, out=out[:, columns])
             else:
                 torch.addmm(self._bias[columns], states, part.T, out=out[:, columns])
@@ -70,8 +94,15 @@ class HeadProducts:
     def states_gradient(self, gradient: Tensor) -> Tensor:
         """Return ``[n, d]``: the gradient to the states, from ``[n, V]``, that of their product with the weight."""
         found: Tensor | None = None
-        for columns, part in self._parts(self._part_rows):
-            if found is None:
+        small = min(self._cached_rows, self._part_rows)
+        columns, part = next(self._parts(small))
+        by_parts = by_onednn(self._products, "states", gradient[:, columns], part)
+        del part
+        for columns, part in self._parts(small if by_parts else self._part_rows):
+            if by_parts:
+                product = onednn(gradient[:, columns], part.T)
+                found = product if found is None else found.add_(product)
+            elif found is None:
                 found = gradient[:, columns] @ part
             else:
                 found.addmm_(gradient[:, columns], part)
@@ -130,15 +161,29 @@ class HeadGradient:
             pairs.append((self._head.bias, self._bias))
         return pairs
 
-    def add(self, gradient: Tensor, states: Tensor) -> None:
+    def add(self, gradient: Tensor, states: Tensor, products: Products = "torch") -> None:
         """Add what a tile gives.
 
         Args:
             gradient: ``[n, V]``: the gradient to the product of states and weight, plus bias.
             states: ``[n, d]``: the hidden states of the tile.
+            products: how kernels are chosen.
         """
         vocabulary = self._head.vocabulary_size
-        if self._weight is not None and self._is_empty:
+        # As many as `numbers_beside` has room for, with what is read and what is made.
+        rows = max(1, min(CACHED_ROWS, 2 * CACHED_ROWS * len(states) // (len(states) + states.shape[1])))
+        if self._weight is not None and by_onednn(products, "head", states, gradient[:, :rows]):
+            for start in range(0, vocabulary, rows):
+                part = slice(start, min(start + rows, vocabulary))
+                product = onednn(gradient[:, part].T, states.T)
+                if self._is_empty:
+                    self._weight[part] = product
+                else:
+                    self._weight[part].add_(product)
+            if self._is_empty:
+                self._weight[vocabulary:].zero_()
+                self._is_empty = False
+        elif self._weight is not None and self._is_empty:
             # Written rather than added: to fill a large matrix with zeros first takes time.
             torch.mm(gradient.T, states, out=self._weight[:vocabulary])
             self._weight[vocabulary:].zero_()

@@ -30,10 +30,11 @@ class HeadStack:
 
     def __init__(self, streams: list[TiledStates], plan: Plan, dtype: torch.dtype, scratch: Scratch) -> None:
         self._streams = streams
+        self._kernels = plan.products
         self._dtype = dtype
         head = streams[0].head
-        self._products = HeadProducts(head, dtype, plan.part_bytes)
-        self._forward_products = HeadProducts(streams[0].reading_head, dtype, plan.part_bytes)
+        self._products = HeadProducts(head, dtype, plan.part_bytes, plan.products)
+        self._forward_products = HeadProducts(streams[0].reading_head, dtype, plan.part_bytes, plan.products)
         self._buffer = scratch.matrix(
             len(streams) * plan.tile_rows, head.vocabulary_size, dtype=dtype, device=head.weight.device
         )
@@ -68,7 +69,7 @@ class HeadStack:
             stream.set_gradient(rows[stream], gradient)
         for stream, gradient in views.items():
             if stream.head_gradient is not None and stream.head_learns:
-                stream.head_gradient.add(gradient, self._states({stream: rows[stream]}))
+                stream.head_gradient.add(gradient, self._states({stream: rows[stream]}), self._kernels)
 
     def _own(self, rows: Mapping[TiledStates, slice]) -> dict[TiledStates, slice]:
         return {stream: rows[stream] for stream in self._streams if stream in rows}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dskd_components.components.space import Space
+    from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.aligned_batch import AlignedBatch
 
 
@@ -37,12 +38,14 @@ class Plan:
         block_rows: rows of a block.
         block_bytes: memory of the tensors that operations on a block make.
         part_bytes: memory for a part of a half-precision weight, widened.
+        products: how kernels of products are chosen.
     """
 
     tile_rows: int
     block_rows: int
     block_bytes: int
     part_bytes: int
+    products: Products = "torch"
 
     @classmethod
     def of(
@@ -55,6 +58,8 @@ class Plan:
         widened: int,
         has_cache: bool,
         teachers: int = 1,
+        products: Products = "torch",
+        beside: int = 0,
     ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
@@ -66,17 +71,23 @@ class Plan:
             widened: bytes of the largest part of a weight that is widened at once; 0 where none is.
             has_cache: whether small blocks are faster, as on a CPU, rather than large ones.
             teachers: how many teachers are compared with in each block, at most.
+            products: how kernels of products are chosen.
+            beside: numbers that products take beside the tile, for each row of each stream.
         """
         share = budget // SHARE
         for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
         part_bytes = min(share, widened)
         for_tile = budget - for_blocks - part_bytes
         # As large as fits, whatever the batch: what one batch takes, the others take.
-        tile_rows = max(1, min(rows, for_tile // (sum(vocabularies) * itemsize)))
+        tile_rows = max(1, min(rows, for_tile // ((sum(vocabularies) + len(vocabularies) * beside) * itemsize)))
         row_bytes = max(vocabularies) * itemsize * BLOCK_TENSORS * teachers
         block_rows = min(max(1, for_blocks // row_bytes), tile_rows)
         return cls(
-            tile_rows=tile_rows, block_rows=block_rows, block_bytes=block_rows * row_bytes, part_bytes=part_bytes
+            tile_rows=tile_rows,
+            block_rows=block_rows,
+            block_bytes=block_rows * row_bytes,
+            part_bytes=part_bytes,
+            products=products,
         )
 
     def tiles(self, start: int, stop: int) -> Iterator[slice]:

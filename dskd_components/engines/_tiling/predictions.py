@@ -6,22 +6,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.engines._tiling.head_products import widened_bytes
+from dskd_components.engines._tiling.head_products import numbers_beside, widened_bytes
 from dskd_components.engines._tiling.head_stack import HeadStack
 from dskd_components.engines._tiling.logit_block import blocked_argmax
 from dskd_components.engines._tiling.plan import Plan
 from dskd_components.engines._tiling.tiled_states import TiledStates
+from dskd_components.models.host_reads import to_device
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.engines._tiling.products import Products
     from dskd_components.engines._tiling.side_pass import SideResult
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.workspace import Scratch
 
 
 @torch.no_grad()
-def teacher_predictions(batch: AlignedBatch, result: SideResult | None, scratch: Scratch, budget: int) -> Tensor:
+def teacher_predictions(
+    batch: AlignedBatch, result: SideResult | None, scratch: Scratch, budget: int, products: Products
+) -> Tensor:
     """Return ``[B, Tt]``, int64: the teacher's most likely token where its choice is asked for, -1 elsewhere.
 
     Args:
@@ -29,20 +33,22 @@ def teacher_predictions(batch: AlignedBatch, result: SideResult | None, scratch:
         result: the pass through the teacher's space, if there was one; what it predicted is not computed again.
         scratch: memory for tiles.
         budget: bytes.
+        products: how kernels of products are chosen.
     """
     teacher = batch.teacher
     predicted = torch.full_like(teacher.targets, -1).flatten()
+    asked = batch.positions.argmax.mask
     if result is not None and result.predicted is not None:
-        predicted[result.positions] = result.predicted
-    missing = (batch.argmax_positions.flatten() & (predicted < 0)).nonzero().squeeze(1)
-    if len(missing):
-        predicted[missing] = _argmax(
-            TiledStates(teacher.hidden_states.flatten(0, 1), teacher.head, positions=missing), scratch, budget
-        )
+        predicted.index_copy_(0, result.coverage.positions, result.predicted)
+        asked = asked.index_fill(0, result.coverage.on_host, value=False)
+    if asked.any():
+        missing = to_device(asked.nonzero().squeeze(1), predicted.device)
+        stream = TiledStates(teacher.hidden_states.flatten(0, 1), teacher.head, all_finite=False, positions=missing)
+        predicted.index_copy_(0, missing, _argmax(stream, scratch, budget, products))
     return predicted.reshape(teacher.targets.shape)
 
 
-def _argmax(stream: TiledStates, scratch: Scratch, budget: int) -> Tensor:
+def _argmax(stream: TiledStates, scratch: Scratch, budget: int, products: Products) -> Tensor:
     dtype = stream.dtype
     plan = Plan.of(
         budget=budget,
@@ -51,6 +57,8 @@ def _argmax(stream: TiledStates, scratch: Scratch, budget: int) -> Tensor:
         itemsize=dtype.itemsize,
         widened=widened_bytes(stream.head, dtype),
         has_cache=stream.head.weight.device.type == "cpu",
+        products=products,
+        beside=numbers_beside([stream.head], products),
     )
     stack = HeadStack([stream], plan, dtype, scratch)
     return torch.cat([blocked_argmax(stack.logits({stream: tile})[stream]) for tile in plan.tiles(0, len(stream))])

@@ -78,10 +78,11 @@ class ThroughProjection(TiledStates):
         states: ``[N, k]``: what `reading_head` reads, a constant.
         head: the head behind the projection; it learns nothing here.
         affine_input: the states and the projection, parts of the graph.
+        all_finite: whether no logit can be ``-inf``.
     """
 
-    def __init__(self, states: Tensor, head: Head, affine_input: AffineInput) -> None:
-        super().__init__(states.detach(), head)
+    def __init__(self, states: Tensor, head: Head, affine_input: AffineInput, *, all_finite: bool) -> None:
+        super().__init__(states.detach(), head, all_finite=all_finite)
         self.joint_bytes = affine_input.made_bytes
         self._projection_gradient = ProjectionGradient(affine_input, self.dtype)
 
@@ -111,10 +112,11 @@ class ProjectedByTile(ThroughProjection):
     Args:
         affine_input: the states and the projection, parts of the graph.
         head: the head behind the projection; it learns nothing here.
+        all_finite: whether no logit can be ``-inf``.
     """
 
-    def __init__(self, affine_input: AffineInput, head: Head) -> None:
-        super().__init__(affine_input.states, head, affine_input)
+    def __init__(self, affine_input: AffineInput, head: Head, *, all_finite: bool) -> None:
+        super().__init__(affine_input.states, head, affine_input, all_finite=all_finite)
         self._weights = affine_input.weights.detach().to(self.dtype)
         matrix, bias = affine_input.affine
         self._matrix = matrix.detach().to(self.dtype)
@@ -138,10 +140,13 @@ class JoinedLogits(ThroughProjection):
         head: the head behind the projection; it learns nothing here.
         part_bytes: memory for a widened part of the head.
         scratch: memory for the joint matrix.
+        all_finite: whether no logit can be ``-inf``.
     """
 
-    def __init__(self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch) -> None:
-        super().__init__(_with_weights(affine_input), head, affine_input)
+    def __init__(
+        self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch, *, all_finite: bool
+    ) -> None:
+        super().__init__(_with_weights(affine_input), head, affine_input, all_finite=all_finite)
         self.reading_head = _joint(affine_input, head, self.dtype, part_bytes, scratch)
         self.joint_bytes += self.reading_head.weight.nbytes
 
@@ -154,15 +159,20 @@ class JoinedThroughout(TiledStates):
         head: the head behind the projection; it learns nothing here.
         part_bytes: memory for a widened part of the head.
         scratch: memory for the joint matrix and its gradient.
+        all_finite: whether no logit can be ``-inf``.
     """
 
-    def __init__(self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch) -> None:
+    def __init__(
+        self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch, *, all_finite: bool
+    ) -> None:
         states = _with_weights(affine_input)
         joint = _joint(affine_input, head, states.dtype, part_bytes, scratch)
         learns = torch.is_grad_enabled() and any(
             part is not None and part.requires_grad for part in affine_input.affine
         )
-        super().__init__(states, replace(joint, weight=joint.weight.requires_grad_(learns)), scratch=scratch)
+        super().__init__(
+            states, replace(joint, weight=joint.weight.requires_grad_(learns)), all_finite=all_finite, scratch=scratch
+        )
         self.joint_bytes = affine_input.made_bytes + joint.weight.nbytes * (2 if learns else 1)
         self._affine = affine_input.affine
         self._products = HeadProducts(head, self.dtype, part_bytes)

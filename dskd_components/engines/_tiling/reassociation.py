@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dskd_components.components.space import Space
     from dskd_components.engines.aligned_batch import AffineInput, AlignedBatch
     from dskd_components.engines.workspace import Scratch
+    from dskd_components.models.states import Side
 
 Learner = Literal["nothing", "states", "projection"]
 """The last of these that a gradient is wanted for; with the projection, the states learn too."""
@@ -91,8 +92,10 @@ def projected_stream(
         positions: as in `AlignedBatch.projected`.
     """
     here, source = batch.side(space.side), batch.source(space)
+    other: Side = "teacher" if space.side == "student" else "student"
+    all_finite = batch.positions.all_finite[space.side if space.projector else other]
     shapes = Shapes(
-        rows=int(batch.covered(space.side).sum()),
+        rows=len(batch.positions.covered[space.side]),
         source=source.head.hidden_size,
         target=here.head.hidden_size,
         vocabulary=here.head.vocabulary_size,
@@ -108,10 +111,11 @@ def projected_stream(
             way, head = shapes.cheapest(_learner(affine_input), most_numbers), here.head.detach()
             if way != "apart":
                 joined = JoinedLogits if way == "logits" else JoinedThroughout
-                return joined(affine_input, head, budget // SHARE, scratch)
+                return joined(affine_input, head, budget // SHARE, scratch, all_finite=all_finite)
             if widens:
-                return ProjectedByTile(affine_input, head)
-    return TiledStates(*batch.projected(space, recompute=recompute, positions=positions))
+                return ProjectedByTile(affine_input, head, all_finite=all_finite)
+    projected = batch.projected(space, recompute=recompute, positions=positions)
+    return TiledStates(*projected, all_finite=all_finite)
 
 
 def _learner(affine_input: AffineInput) -> Learner:

@@ -10,7 +10,6 @@ from torch import Tensor
 from dskd_components.components.terms import TokenTerm
 from dskd_components.engines._tiling.head_stack import HeadStack
 from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
-from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
 from dskd_components.engines.reduction import TermCounts
 from dskd_components.engines.workspace import keep_freed_memory
 from dskd_components.models.batch import naming_teacher
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from dskd_components.components.space import SpaceResult
     from dskd_components.components.terms import Tally
+    from dskd_components.engines._tiling.coverage import Coverage
     from dskd_components.engines._tiling.plan import Plan
     from dskd_components.engines._tiling.side_rows import SideRows, SideSpace
     from dskd_components.engines._tiling.tiled_states import TiledStates
@@ -67,16 +67,17 @@ class SideResult(NamedTuple):
     """What a pass over one side came to.
 
     Args:
-        losses: for each teacher a scalar, its part of the loss on this side. The first is a part of the graph, with the
-            gradient of their sum.
+        losses: for each teacher a scalar, its part of the loss on this side, without graph.
+        gradients: the tensors that learn, each with the gradient of the losses' sum to it.
         totals: for each teacher, terms and metrics.
-        positions: ``[N]``, int64: where the rows are among all positions.
+        coverage: where the rows are among all positions.
         predicted: ``[N]``, int64: the side's own most likely token of each row, if wanted.
     """
 
     losses: list[Tensor]
+    gradients: list[tuple[Tensor, Tensor]]
     totals: list[Totals]
-    positions: Tensor
+    coverage: Coverage
     predicted: Tensor | None
 
 
@@ -112,9 +113,7 @@ class SidePass:
         """Go through all tiles, and return what they came to."""
         self._run()
         gradients = [pair for stream in self._rows.streams for pair in stream.gradients]
-        first, *others = self._losses
-        losses = [with_precomputed_gradient(first, gradients), *others]
-        return SideResult(losses, self._totals, self._rows.coverage.positions, self._predicted)
+        return SideResult(self._losses, gradients, self._totals, self._rows.coverage, self._predicted)
 
     @torch.no_grad()
     def _run(self) -> None:
@@ -231,7 +230,7 @@ class SidePass:
             return self._counted[number, name]
         if term.denominator == "scored":
             return TermCounts.of(term)  # the term's value does not depend on it
-        everything = torch.tensor(self._rows.covered(number), device=term.values.device)
+        everything = torch.full((), self._rows.covered(number), device=term.values.device)
         return TermCounts(everything, everything, None)
 
     def _looks_at_the_whole_batch(self, rows: slice) -> bool:

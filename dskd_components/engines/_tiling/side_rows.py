@@ -82,17 +82,17 @@ class SideRows:
             recompute: as in `AlignedBatch.projected`.
             teacher_argmax: for each teacher, ``[B, T]``: as in `AlignedBatch.teacher_argmax`.
         """
-        states = batches[0].side(side)
+        states, scored = batches[0].side(side), batches[0].positions.scored[side].mask
         comparing = [[space for space in batch.spaces if space.side == side] for batch in batches]
         masks = [
-            batch.covered(side).flatten() if spaces else torch.zeros_like(states.scored.flatten())
+            batch.positions.covered[side].mask if spaces else torch.zeros_like(scored)
             for batch, spaces in zip(batches, comparing, strict=True)
         ]
         wanted = torch.stack(masks).any(0)
         if side == "student" and any(batch.weights.cross_entropy is not None for batch in batches):
             # The cross entropy runs over all scored positions.
-            wanted = wanted | states.scored.flatten()
-        coverage = Coverage.of(wanted, masks)
+            wanted = wanted | scored
+        coverage = Coverage.of(wanted, masks, states.targets.device)
         positions = coverage.positions
         share = budget // max(1, sum(len(spaces) for spaces in comparing))
         found = []
@@ -112,7 +112,12 @@ class SideRows:
         return cls(
             side=side,
             batches=batches,
-            own=TiledStates(states.hidden_states.flatten(0, 1), states.head, positions=positions),
+            own=TiledStates(
+                states.hidden_states.flatten(0, 1),
+                states.head,
+                all_finite=batches[0].positions.all_finite[side],
+                positions=positions,
+            ),
             targets=states.targets.flatten()[positions],
             coverage=coverage,
             spaces=tuple(found),

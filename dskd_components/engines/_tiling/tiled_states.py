@@ -22,6 +22,7 @@ class TiledStates:
     Args:
         states: ``[P, d]``, part of the graph.
         head: the head.
+        all_finite: whether no logit can be ``-inf``.
         positions: ``[N]``, int64: which of the states, in their order. None: all.
         scratch: memory for the gradient to the head's weight, where nobody gets it.
     """
@@ -31,6 +32,7 @@ class TiledStates:
         states: Tensor,
         head: Head,
         *,
+        all_finite: bool,
         positions: Tensor | None = None,
         scratch: Scratch | None = None,
     ) -> None:
@@ -47,7 +49,7 @@ class TiledStates:
         self.head_gradient = HeadGradient(head, self._states.dtype, scratch) if learning else None
         self.joint_bytes = 0
         """Memory of matrices that were made for the stream: a projection's own, or joined with the head."""
-        self.all_finite = head.bias is None or not bool(head.bias.detach().isinf().any())
+        self.all_finite = all_finite
         """Whether no logit can be ``-inf``."""
 
     def __len__(self) -> int:

@@ -103,7 +103,8 @@ def test_samples_are_told_apart_a_few_at_a_time_without_a_difference(monkeypatch
     aligner: Any = built().aligner
 
     def outcome() -> list[Tensor]:
-        values = aligner(STUDENT, TEACHER, None).terms["kq"].values
+        term = aligner(STUDENT, TEACHER, None).terms["kq"]
+        values = term.values[term.eligible]
         return [values, *torch.autograd.grad((values * torch.arange(1, 8)).sum(), list(aligner.parameters()))]
 
     together = outcome()
@@ -133,7 +134,8 @@ def test_alone_the_discriminator_wins_and_against_the_queries_it_does_not(
     aligner: Any = built(aligner=KQ.model_copy(update={"reversal": reversal})).aligner
     optimizer = torch.optim.Adam(aligner.parameters(), lr=1e-3)
     for _ in range(400):
-        term = aligner(STUDENT, TEACHER, None).terms["kq"].values.mean()
+        found = aligner(STUDENT, TEACHER, None).terms["kq"]
+        term = found.values[found.eligible].mean()
         optimizer.zero_grad()
         term.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in aligner.parameters())

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from dskd_components import Aligner, AlignerModule, Alignment, LMStates, Tally, TokenGroups, TokenTerm
 from dskd_components.aligners import CrossModelAttentionModule
 from dskd_components.aligners.cross_model_attention import Scope, batch_chunks
+from dskd_components.models.states import small_numbers
 from dskd_kq.discriminator import Discriminator
 from dskd_kq.gradient_reversal import reversed_gradient
 
@@ -89,22 +90,22 @@ class KeyQueryModule(CrossModelAttentionModule):
         def queries(rows: slice) -> Tensor:
             return reversed_gradient(self.queries(student.rows(rows)), self.reversal)
 
+        asking, answering = found.student_covered.flatten(), found.teacher_covered.flatten()
         of_queries = self._log_odds(queries, found.student_covered)
         of_keys = self._log_odds(lambda rows: keys(rows).to(of_queries.dtype), found.teacher_covered)
         # Cross entropies of the two answers, from log-odds: log(1 + e^x) where "a query" is right.
         values = F.softplus(of_queries) + _mean_of_sample(
-            F.softplus(-of_keys), teacher.samples[found.teacher_covered], student.samples[found.student_covered]
+            F.softplus(-of_keys), answering, teacher.samples, student.samples
         )
-        hits = (of_queries <= 0).sum() + (of_keys > 0).sum()
-        guesses = torch.tensor(len(of_queries) + len(of_keys), device=hits.device)
+        hits = ((of_queries <= 0) & asking).sum() + ((of_keys > 0) & answering).sum()
         return replace(
             found,
-            terms={"kq": TokenTerm(values=values, weight=self.weight)},
-            metrics={**found.metrics, "discriminator_accuracy": Tally(hits, guesses)},
+            terms={"kq": TokenTerm(values=values, eligible=asking, weight=self.weight)},
+            metrics={**found.metrics, "discriminator_accuracy": Tally(hits, asking.sum() + answering.sum())},
         )
 
     def _log_odds(self, vectors: Callable[[slice], Tensor], covered: Tensor) -> Tensor:
-        """Return ``[N]``: the discriminator's answers at the covered positions.
+        """Return ``[B * T]``: the discriminator's answers at the covered positions, 0 elsewhere.
 
         Queries, keys and what the discriminator makes of them are wide. So they are made for a few samples at a time,
         and once more when their gradient is due.
@@ -115,21 +116,24 @@ class KeyQueryModule(CrossModelAttentionModule):
         """
 
         def of_some(rows: slice) -> Tensor:
-            answers: Tensor = self.discriminator(vectors(rows)[covered[rows]])
-            return answers
+            answers: Tensor = self.discriminator(vectors(rows).flatten(0, 1))
+            return answers.where(covered[rows].flatten(), 0.0)
 
-        chunks = batch_chunks(covered.shape[0], covered.shape[1] * self.query.out_features)
+        chunks = batch_chunks(covered.shape[0], covered.shape[1] * self.query.out_features, covered.device)
         return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
 
 
-def _mean_of_sample(values: Tensor, samples: Tensor, wanted: Tensor) -> Tensor:
-    """Return ``[N]``: for each wanted sample the mean of its values.
+def _mean_of_sample(values: Tensor, counts: Tensor, samples: Tensor, wanted: Tensor) -> Tensor:
+    """Return ``[N]``: for each wanted sample the mean of its values, 0 where it has none.
 
     Args:
         values: ``[M]``.
-        samples: ``[M]``, int64: the sample of each value.
-        wanted: ``[N]``, int64: samples that have a value at least.
+        counts: ``[M]``, bool: which values count.
+        samples: M numbers, int64: the sample of each value.
+        wanted: N numbers, int64: samples.
     """
-    known, sample = torch.unique(samples, return_inverse=True)
-    sums = values.new_zeros(len(known)).index_add(0, sample, values)
-    return (sums / torch.bincount(sample, minlength=len(known)))[torch.searchsorted(known, wanted)]
+    own, wanted = (numbers.flatten() for numbers in small_numbers(samples, wanted))
+    slots = len(own) + len(wanted)
+    sums = values.new_zeros(slots).index_add(0, own, values.where(counts, 0.0))
+    sizes = own.new_zeros(slots).index_add(0, own, counts.long())
+    return (sums / sizes.clamp_min(1))[wanted]

@@ -86,8 +86,10 @@ def _unmatched(rows: ComparedRows, shared: SharedTokens) -> Tensor:
 
 def _without(log_probs: Tensor, ids: Tensor) -> Tensor:
     """Return ``[N, V - K]``: the columns of all other tokens."""
-    other = torch.ones(log_probs.shape[-1], dtype=torch.bool, device=log_probs.device)
-    other[ids] = False
+    vocabulary = log_probs.shape[-1]
+    is_given = torch.zeros(vocabulary, dtype=torch.uint8, device=log_probs.device).index_fill(0, ids, 1)
+    # By sorting: how many a mask picks, a device would be asked first.
+    other = is_given.argsort(stable=True)[: vocabulary - len(ids)]
     return log_probs[:, other]
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dskd_components import Aligner, AlignerModule, Alignment, LMStates, TokenGroups
 from dskd_components.aligners import GroupedModule
+from dskd_components.models.states import small_numbers
 
 
 class PositionalModule(AlignerModule):
@@ -18,7 +19,7 @@ class PositionalModule(AlignerModule):
 
     def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:  # noqa: ARG002
         """Align one batch."""
-        return self.pairs(student, teacher, TokenGroups(_places(student), _places(teacher)))
+        return self.pairs.unread(student, teacher, TokenGroups(_places(student), _places(teacher)))
 
 
 class Positional(Aligner):
@@ -40,11 +41,9 @@ class Positional(Aligner):
 
 def _places(states: LMStates) -> Tensor:
     """Return ``[B, T]``, int64: the place of each scored position among those of its sample, -1 elsewhere."""
-    _, sample, sizes = torch.unique(states.samples[states.scored], return_inverse=True, return_counts=True)
-    by_sample = sample.argsort(stable=True)
-    first = sizes.cumsum(0) - sizes
-    place = torch.empty_like(sample)
-    place[by_sample] = torch.arange(len(sample), device=sample.device) - first[sample[by_sample]]
-    places = torch.full_like(states.targets, -1)
-    places[states.scored] = place
-    return places
+    scored = states.scored.flatten()
+    sample = small_numbers(states.samples)[0].flatten().where(scored, len(scored))  # the others come last
+    in_order, order = sample.sort(stable=True)
+    place = torch.arange(len(order), device=order.device) - torch.searchsorted(in_order, in_order)
+    places = torch.empty_like(place).scatter(0, order, place).where(scored, -1)
+    return places.view_as(states.targets)
