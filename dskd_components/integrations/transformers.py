@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,9 @@ class DSKDTrainerMixin(Base):
         require_parts(student, self.loss_fn, teacher)
         self.data_collator = DefaultCollator.instead_of(self.data_collator, self.loss_fn.spec.aligner.name)
         teacher.eval().requires_grad_(False)
-        if any(parameter.device != self.args.device for parameter in teacher.parameters()):
+        # A store of states has buffers alone.
+        held = chain(teacher.parameters(), teacher.buffers())
+        if any(tensor.device != self.args.device for tensor in held):
             teacher.to(self.args.device)
         self.loss_fn.to(self.args.device)
         self.add_callback(ProjectorCallback(self))

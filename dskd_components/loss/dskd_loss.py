@@ -38,6 +38,7 @@ from dskd_components.loss.validation import (
 from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared, with_stand_ins
 from dskd_components.models.head import Head
 from dskd_components.models.loading import require_loaded
+from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import groups_of_batch, input_embedding, run_model
 from dskd_components.preflight import SAMPLE_TEXTS, Pair, examine
@@ -306,7 +307,7 @@ class DSKDLoss(nn.Module):
         cls,
         spec: DSKDSpec,
         student: CausalLM,
-        teacher: CausalLM,
+        teacher: CausalLM | OfflineTeacher,
         student_tokenizer: Any = None,
         teacher_tokenizer: Any = None,
         *,
@@ -318,7 +319,7 @@ class DSKDLoss(nn.Module):
         Args:
             spec: what is computed.
             student: the student.
-            teacher: the teacher.
+            teacher: the teacher, or a `TeacherStore` of it.
             student_tokenizer: tells which rows of the student's head are real tokens, and which tokens both have.
             teacher_tokenizer: tells the same of the teacher's.
             vocabulary_method: how the teacher's own predictions become student tokens, where the spec wants that:
@@ -334,8 +335,7 @@ class DSKDLoss(nn.Module):
             ConfigurationError: the spec needs something that is not given, or presumes one tokenizer for two.
         """
         require_loaded(student, "student")
-        require_loaded(teacher, "teacher")
-        student_head, teacher_head = Head.from_model(student), Head.from_model(teacher)
+        student_head, teacher_head = Head.from_model(student), _teacher_head(teacher, teacher_tokenizer)
         vocabularies = Vocabularies.of_tokenizers(
             spec,
             {"student": student_tokenizer, "teacher": teacher_tokenizer},
@@ -343,6 +343,8 @@ class DSKDLoss(nn.Module):
             method=vocabulary_method,
             cache_dir=cache_dir,
         )
+        if isinstance(teacher, OfflineTeacher):
+            vocabularies = vocabularies.with_offline(teacher)
         loss = cls(
             spec,
             student_hidden_size=student_head.hidden_size,
@@ -355,7 +357,7 @@ class DSKDLoss(nn.Module):
             same_token=vocabularies.same_token,
         )
         loss.vocabularies = vocabularies
-        models: dict[Side, CausalLM] = {"student": student, "teacher": teacher}
+        models: dict[Side, CausalLM | OfflineTeacher] = {"student": student, "teacher": teacher}
         loss.head_fingerprints = {
             side: None if found is None else found.of_model(models[side])
             for side, found in loss.head_fingerprints.items()
@@ -413,7 +415,7 @@ class DSKDLoss(nn.Module):
     def run(
         self,
         student: CausalLM,
-        teacher: CausalLM,
+        teacher: CausalLM | OfflineTeacher,
         batch: Mapping[str, Tensor],
         *,
         num_items_in_batch: Tensor | float | None = None,
@@ -423,7 +425,7 @@ class DSKDLoss(nn.Module):
 
         Args:
             student: the student.
-            teacher: the teacher, in evaluation mode.
+            teacher: the teacher, in evaluation mode; or a `TeacherStore` of it, which is not run.
             batch: for each side the columns ``student_input_ids``, ``student_labels`` (not shifted, -100 where not
                 scored), ``student_attention_mask``, and so on with ``teacher_``; with one tokenizer the prefix may be
                 left out. ``student_groups`` and ``teacher_groups`` (`TokenGroups`, by token), or ``alignment`` as in
@@ -437,6 +439,7 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a column is missing, the batch was made with other tokenizers or for another aligner, or as in
                 `forward`.
+            StoreError: the store does not have a sample of the batch.
         """
         require_origin(batch, self.vocabularies.fingerprints, self.spec.aligner)
         student_states = self.states(student, batch, "student")
@@ -452,7 +455,7 @@ class DSKDLoss(nn.Module):
             )
         return output
 
-    def states(self, model: CausalLM, batch: Mapping[str, Tensor], side: Side) -> LMStates:
+    def states(self, model: CausalLM | OfflineTeacher, batch: Mapping[str, Tensor], side: Side) -> LMStates:
         """Run one model on its columns of a batch, as `run` does with both.
 
         Args:
@@ -507,7 +510,7 @@ class DSKDLoss(nn.Module):
         cls,
         folder: str | Path,
         student: CausalLM,
-        teacher: CausalLM,
+        teacher: CausalLM | OfflineTeacher,
         student_tokenizer: Any = None,
         teacher_tokenizer: Any = None,
         *,
@@ -586,3 +589,12 @@ class DSKDLoss(nn.Module):
             batch=batch,
         )
         return examine(cls, pair, tokens_per_step=tokens_per_step)
+
+
+def _teacher_head(teacher: CausalLM | OfflineTeacher, tokenizer: Any) -> Head:
+    """Return a teacher's head, once it is known to give its logits; that of stored states was checked with them."""
+    if isinstance(teacher, OfflineTeacher):
+        teacher.require_tokenizer(tokenizer)
+        return teacher.head
+    require_loaded(teacher, "teacher")
+    return Head.from_model(teacher)

@@ -37,6 +37,7 @@ KNOWN_COLUMNS: Final = (
     "groups",
     "groups_method",
     "fingerprint",
+    "store_states",
     "token_type_ids",
     "cu_seq_lens_q",
     "max_length_q",
