@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from dskd_components.errors import StoreError
 
@@ -83,13 +83,31 @@ def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor], about:
     Raises:
         StoreError: it cannot be written.
     """
-    # One entry alone: the order of several in the file would differ from process to process.
-    metadata = {HEADER: json.dumps(about, sort_keys=True)}
     with naming(folder, "the store cannot be written there"), _unfinished(folder) as unfinished:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished, metadata=metadata)
+        save_file(_contiguous(tensors), unfinished, metadata=_metadata(about))
         place = folder / name.format(digest=digest_of_file(unfinished))
         put_in_place(unfinished, place)
     return place
+
+
+def as_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """Return what `write_tensors` would write.
+
+    Args:
+        tensors: by name.
+        about: what the file says of itself.
+    """
+    content: bytes = save(_contiguous(tensors), metadata=_metadata(about))
+    return content
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.contiguous() for key, tensor in tensors.items()}
+
+
+def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    # One entry alone: the order of several in the file would differ from process to process.
+    return {HEADER: json.dumps(about, sort_keys=True)}
 
 
 @contextmanager

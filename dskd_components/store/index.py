@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from dskd_components.store.files import TensorFile, write_tensors
+from dskd_components.store.files import TensorFile, as_bytes, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -179,18 +179,6 @@ class Index:
         samples = np.concatenate([self._samples, other._samples + len(self)])
         return Index(*_sorted(hashes, samples), self.counts | other.counts)
 
-    def same_entries(self, other: Index) -> bool:
-        """Return whether both find the same samples of the same shards.
-
-        Args:
-            other: the other one.
-        """
-        same = self.counts == other.counts and self.names == other.names
-        return same and all(
-            np.array_equal(ours, theirs)
-            for ours, theirs in ((self._hashes, other._hashes), (self._samples, other._samples))
-        )
-
     def write(self, folder: Path) -> None:
         """Put the index in place; it can be made again from the shards at any time.
 
@@ -200,11 +188,22 @@ class Index:
         Raises:
             StoreError: it cannot be written.
         """
+        write_tensors(folder, FILE, *self._content())
+
+    def is_written(self, folder: Path) -> bool:
+        """Return whether this very index is in place, byte for byte.
+
+        Args:
+            folder: of the store.
+        """
+        return (folder / FILE).read_bytes() == as_bytes(*self._content())
+
+    def _content(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors = {
             "hashes": torch.from_numpy(self._hashes.view(np.int64).copy()),
             "samples": torch.from_numpy(self._samples.copy()),
         }
-        write_tensors(folder, FILE, tensors, {"kind": "index", "shards": self.counts})
+        return tensors, {"kind": "index", "shards": self.counts}
 
     @classmethod
     def read(cls, folder: Path) -> Index | None:

@@ -102,14 +102,12 @@ def _problems_of_shards(reader: Reader) -> Iterator[str]:
 
 def _problems_of_index(reader: Reader) -> Iterator[str]:
     """Compare the index on disk with one that is made from the shards."""
-    path = reader.folder / INDEX_FILE
-    if not path.is_file():
+    if not (reader.folder / INDEX_FILE).is_file():
         yield f"{INDEX_FILE}: there is none, so the build was not finished; run it again"
         return
     try:
-        made = Index.of_shards((name, reader.shard(name)) for name in reader.index.names)
-        written = Index.read(reader.folder)
-        same = written is not None and written.same_entries(made)
+        names = sorted(path.name for path in reader.folder.glob(PATTERN))
+        same = Index.of_shards((name, Shard(reader.folder / name)) for name in names).is_written(reader.folder)
     except StoreError:  # a shard is damaged, which is told of
         return
     if not same:
