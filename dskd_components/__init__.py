@@ -61,7 +61,7 @@ from dskd_components.preflight import Finding, PreflightReport
 from dskd_components.spec import SpecFileError, load_multi_teacher_spec, load_spec
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
-from dskd_components.store import ReadAheadCollator, TeacherStore
+from dskd_components.store import ReadAheadCollator, TeacherCache, TeacherStore
 
 __all__ = [
     "Aligner",
@@ -99,6 +99,7 @@ __all__ = [
     "SpecFileError",
     "StoreError",
     "Tally",
+    "TeacherCache",
     "TeacherSpec",
     "TeacherStore",
     "TokenGroups",

@@ -209,9 +209,12 @@ def write_index(folder: Path) -> None:
     Args:
         folder: of the store.
     """
-    # Made anew, so that it is the same whatever the builds that have led to it.
-    names = sorted(path.name for path in folder.glob(PATTERN))
-    Index.of_shards((name, Shard(folder / name)) for name in names).write(folder)
+    names: list[str] = []
+    # Others may add to the store meanwhile.
+    while names != (present := sorted(path.name for path in folder.glob(PATTERN))):
+        names = present
+        # Made anew, so that it is the same whatever the builds that have led to it.
+        Index.of_shards((name, Shard(folder / name)) for name in names).write(folder)
 
 
 def _tell(options: BuildOptions, progress: BuildProgress) -> None:

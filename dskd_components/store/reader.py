@@ -57,6 +57,15 @@ class BatchStates:
         index = positions.where(positions >= 0, length)[..., None].expand_as(decoded)
         return placed.scatter(1, index, decoded)[:, :length]
 
+    def present(self, length: int) -> Tensor:
+        """Return ``[B, T]``, bool: the positions that have a state.
+
+        Args:
+            length: T.
+        """
+        has = torch.zeros(len(self.positions), length + 1, dtype=torch.bool, device=self.positions.device)
+        return has.scatter(1, self.positions.where(self.positions >= 0, length), True)[:, :length]
+
 
 class Reader:
     """Finds and reads what a store has of the samples of a batch. Copies in other processes open it for themselves.
@@ -183,17 +192,23 @@ class Reader:
         Raises:
             StoreError: a sample is missing, or a shard is damaged.
         """
-        found: list[tuple[BatchSample, StoredSample]] = []
-        missing = []
-        for sample in samples:
-            number = self.find(sample)
-            if number is not None:
-                found.append((sample, self.sample(number)))
-            elif required:
-                raise self.missing(sample)
-            else:
-                missing.append(sample)
-        return self._batch([(sample, *self._wanted(sample, stored)) for sample, stored in found], rows), missing
+        numbers = {index: self.find(sample) for index, sample in enumerate(samples)}
+        if self.fills and None in numbers.values() and self.refresh():
+            numbers = {index: self.find(sample) for index, sample in enumerate(samples)}
+        missing = [samples[index] for index, number in numbers.items() if number is None]
+        if missing and required:
+            raise self.missing(missing[0])
+        found = [(samples[index], self.sample(number)) for index, number in numbers.items() if number is not None]
+        return self.put_together(found, rows), missing
+
+    def put_together(self, found: Sequence[tuple[BatchSample, StoredSample]], rows: int) -> BatchStates:
+        """Return the states of a batch.
+
+        Args:
+            found: the samples of the batch, each with what is stored of it.
+            rows: how many rows the batch has.
+        """
+        return self._batch([(sample, *self._wanted(sample, stored)) for sample, stored in found], rows)
 
     def _wanted(self, sample: BatchSample, stored: StoredSample) -> tuple[np.ndarray[Any, Any], StoredStates]:
         """Return the places in the row and the states of a sample's scored positions."""

@@ -190,12 +190,11 @@ class TeacherStore(OfflineTeacher):
                 with the batch are of another store.
         """
         self._require_own_tokens(columns)
-        found = self._came_along(columns)
-        if found is None:
-            samples = samples_of_batch(columns, layout, targets)
-            found, _ = self.reader.read(samples, len(targets))
-        else:
+        if has_states(columns):
+            found = self._came_along(columns)
             self._require_all(found, columns, layout, targets)
+        else:
+            found, _ = self.reader.read(samples_of_batch(columns, layout, targets), len(targets))
         return found.placed(targets.shape[1], targets.device)
 
     def verify(
@@ -228,10 +227,8 @@ class TeacherStore(OfflineTeacher):
                 "so its token ids mean something else. Give the collator the tokenizer of the build, or build again."
             )
 
-    def _came_along(self, columns: Mapping[str, Tensor]) -> BatchStates | None:
-        """Return the states that the collator's worker has read; None if there are none."""
-        if not has_states(columns):
-            return None
+    def _came_along(self, columns: Mapping[str, Tensor]) -> BatchStates:
+        """Return the states that the collator's worker has read, once they are known to be this store's."""
         if not bool((columns["store_number"] == self.number).all()):
             raise StoreError(
                 f"{self.folder}: the states in the batch were read ahead from another store. Give the same store to "
@@ -243,10 +240,8 @@ class TeacherStore(OfflineTeacher):
         self, found: BatchStates, columns: Mapping[str, Tensor], layout: RowLayout, targets: Tensor
     ) -> None:
         """Refuse states that came along without those of some scored position."""
-        wanted = targets != IGNORE_INDEX
-        has = torch.zeros(len(targets), targets.shape[1] + 1, dtype=torch.bool, device=targets.device)
-        has.scatter_(1, found.positions.where(found.positions >= 0, targets.shape[1]), True)
-        if not bool((wanted & ~has[:, :-1]).any()):
+        has = found.present(targets.shape[1])
+        if not bool(((targets != IGNORE_INDEX) & ~has).any()):
             return
         for sample in samples_of_batch(columns, layout, targets):
             if not has[sample.row].cpu().numpy()[sample.places][sample.wanted].all():
