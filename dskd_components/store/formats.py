@@ -122,7 +122,7 @@ def _grouped(states: Tensor) -> Tensor:
     """Return ``[..., groups, GROUP]``: the units of each group, filled up with zeros."""
     width = states.shape[-1]
     filled: Tensor = F.pad(states, (0, groups_of(width) * GROUP - width))
-    return filled.unflatten(-1, (groups_of(width), GROUP))
+    return filled.reshape(*filled.shape[:-1], groups_of(width), GROUP)
 
 
 def _rounded_up(scales: Tensor) -> Tensor:

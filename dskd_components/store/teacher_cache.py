@@ -167,7 +167,7 @@ class TeacherCache(TeacherStore):
         }
         if lacking:
             tokens = [Tokens(sample.input_ids, self._wanted_in_all(sample, missing)) for sample in lacking.values()]
-            made = TeacherRun(self.teacher).stored(tokens, self.manifest.states)  # type: ignore[arg-type]
+            made = TeacherRun(self.teacher).stored(tokens, self.manifest.states)
             self._pending.samples.update(zip(lacking, made, strict=True))
         found = [self._pending.samples[sample.input_ids.tobytes()] for sample in missing]
         batch = self.reader.put_together(list(zip(missing, found, strict=True)), rows)
