@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -50,7 +51,10 @@ def build(
     ] = False,
     positions: Annotated[str, typer.Option("--positions", help="'scored' ones, or 'all'.")] = "scored",
     shard: Annotated[
-        str | None, typer.Option("--shard", help="Part i of n alone, as i/n, counted from 0.", show_default=False)
+        str | None,
+        typer.Option(
+            "--shard", help="Part i of n alone, as i/n, counted from 0; under torchrun the rank's.", show_default=False
+        ),
     ] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Leave out samples that cannot be used.")] = False,
 ) -> None:
@@ -222,7 +226,8 @@ def _count(text: str) -> int:
 
 def _part(text: str | None) -> tuple[int, int] | None:
     if text is None:
-        return None
+        ranks = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
+        return (int(ranks[0]), int(ranks[1])) if ranks[0] and ranks[1] else None
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if found is None:
         raise ConfigurationError(f"--shard {text}: expected i/n, part i of n counted from 0, such as 0/4.")

@@ -73,7 +73,8 @@ class DSKDTrainerMixin(Base):
         loss_fn: the loss; or a function that makes it for a student, as ``lambda student: DSKDLoss.from_models(...)``.
             With ``model_init`` each training begins with the projectors that the loss has now, or with those that the
             function makes after the student, by ``seed``; students of different sizes need the function.
-        teacher: the teacher. It is moved to the trainer's device, put into evaluation mode, and gets no gradients.
+        teacher: the teacher, or a `TeacherStore` of it. It is moved to the trainer's device, put into evaluation mode,
+            and gets no gradients.
         projector_lr: learning rate of projectors and aligner; None: that of the student. The trainer's schedule
             and weight decay apply to both.
         accept: differences between ``loss_fn`` and a checkpoint to resume from that are meant, by the paths that the

@@ -12,6 +12,7 @@ from dskd_components.components.terms import AUX_LOSS
 from dskd_components.engines.aligned_batch import AlignedBatch
 from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero_gradients
 from dskd_components.engines.workspace import Workspace
+from dskd_components.errors import InputError
 from dskd_components.loss.batch_origin import refuse_aligner, require_origin, require_tokenizers
 from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
 from dskd_components.loss.checkpoints import (
@@ -550,7 +551,7 @@ class DSKDLoss(nn.Module):
     def preflight(
         cls,
         student: CausalLM,
-        teacher: CausalLM,
+        teacher: CausalLM | OfflineTeacher,
         student_tokenizer: Any = None,
         teacher_tokenizer: Any = None,
         *,
@@ -577,8 +578,14 @@ class DSKDLoss(nn.Module):
             The report. What cannot be looked at is an error in it, never an exception.
 
         Raises:
-            InputError: the texts are no texts, or the number of tokens is not positive.
+            InputError: the texts are no texts, the number of tokens is not positive, or the teacher is a store, which
+                cannot be run.
         """
+        if isinstance(teacher, OfflineTeacher):
+            raise InputError(
+                f"preflight: it runs the teacher to look at it, and {type(teacher).__name__} cannot be run. Give the "
+                "teacher itself, before its store is built."
+            )
         pair = Pair(
             student=student,
             teacher=teacher,

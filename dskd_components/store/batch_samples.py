@@ -95,12 +95,14 @@ def _require_tokens_alone(columns: Mapping[str, Tensor]) -> None:
                 f"The teacher's batch has a column {name!r}, but a store knows samples by their tokens alone, and so "
                 "cannot tell what the teacher has made of it. Run the teacher itself, or leave the column out."
             )
-    mask = columns.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and mask.ndim != 2:
-        raise StoreError(
-            f"The teacher's attention_mask has {mask.ndim} dimensions; a store knows samples that read all of their "
-            "tokens before. Give a mask [batch, length] of padding, or pack with DualTokenizerCollator(packing=True)."
-        )
+    for name in ("attention_mask", "position_ids"):
+        column = columns.get(name)
+        if isinstance(column, torch.Tensor) and column.ndim != 2:
+            raise StoreError(
+                f"The teacher's {name} has {column.ndim} dimensions; a store knows samples that read all of their "
+                f"tokens before, from position 0 on. Give a column [batch, length], or pack with "
+                "DualTokenizerCollator(packing=True)."
+            )
 
 
 def _stretches(tokens: BoolArray, segments: IntArray) -> Iterator[IntArray]:

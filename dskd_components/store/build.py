@@ -160,7 +160,9 @@ def prepare(folder: Path, teacher: CausalLM, tokenizer: Any, options: BuildOptio
     return manifest
 
 
-def build(folder: Path, teacher: CausalLM, collator: Any, samples: Iterable[Any], options: BuildOptions) -> None:
+def build(
+    folder: Path, teacher: CausalLM, collator: Any, samples: Iterable[Any], tokenizer: Any, options: BuildOptions
+) -> None:
     """Store what a teacher makes of samples; see `TeacherStore.build`.
 
     Args:
@@ -168,12 +170,13 @@ def build(folder: Path, teacher: CausalLM, collator: Any, samples: Iterable[Any]
         teacher: the teacher.
         collator: makes tokens of samples.
         samples: the data.
+        tokenizer: the teacher's, where the collator does not tell.
         options: how.
 
     Raises:
         StoreError: as there.
     """
-    tokenizer = _tokenizer_of(collator)
+    tokenizer = _tokenizer_of(collator, tokenizer)
     manifest = prepare(folder, teacher, tokenizer, options, notes_of(collator))
     _remove_abandoned(folder)
     run, known = TeacherRun(teacher), Reader(folder)
@@ -300,14 +303,14 @@ def _batches(samples: list[Tokens], batch_size: int) -> Iterator[list[Tokens]]:
         yield ordered[start : start + batch_size]
 
 
-def _tokenizer_of(collator: Any) -> Any:
+def _tokenizer_of(collator: Any, given: Any) -> Any:
     if isinstance(collator, MultiTeacherCollator):
         raise ConfigurationError(
             "collator: a store is of one teacher, and MultiTeacherCollator makes the tokens of several. Build one "
             "store for each, with DualTokenizerCollator(student_tokenizer, teacher_tokenizer); batches of a "
             "MultiTeacherCollator can be read from them."
         )
-    return collator.encoder.teacher.tokenizer if isinstance(collator, DualTokenizerCollator) else None
+    return collator.encoder.teacher.tokenizer if isinstance(collator, DualTokenizerCollator) else given
 
 
 def notes_of(collator: Any) -> dict[str, Any]:

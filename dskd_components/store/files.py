@@ -137,6 +137,8 @@ def put_in_place(unfinished: Path, place: Path) -> None:
     with unfinished.open("rb") as opened:
         os.fsync(opened.fileno())
     unfinished.replace(place)
+    if os.name == "nt":  # where folders cannot be opened, and need not be
+        return
     folder = os.open(place.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -176,11 +178,11 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with naming(path, "it cannot be read"):
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         size = os.fstat(self._descriptor).st_size
         try:
-            length = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
-            header = json.loads(os.pread(self._descriptor, min(length, size), 8))
+            length = int.from_bytes(self._read_at(0, 8), "little")
+            header = json.loads(self._read_at(8, min(length, size)))
             self.about: dict[str, Any] = json.loads(header.pop("__metadata__")[HEADER])
             self._start = 8 + length
             self._tensors = {
@@ -244,16 +246,22 @@ class TensorFile:
         row = dtype.itemsize * int(np.prod(rest, dtype=np.int64))
         if not 0 <= start <= stop <= count:
             raise self.damaged(f"rows {start} to {stop} of {name!r} are asked for, and there are {count}")
-        content = bytearray(row * (stop - start))
+        wanted, place = row * (stop - start), self._start + first + row * start
         with naming(self.path, "it cannot be read"):
-            read = os.preadv(self._descriptor, [content], self._start + first + row * start) if content else 0
-            while read < len(content):
-                more = os.pread(self._descriptor, len(content) - read, self._start + first + row * start + read)
+            content = bytearray(self._read_at(place, wanted))
+            while len(content) < wanted:  # systems read two gigabytes at once at most
+                more = self._read_at(place + len(content), wanted - len(content))
                 if not more:
                     raise self.damaged("it ends too early")
-                content[read : read + len(more)] = more
-                read += len(more)
+                content += more
         return np.frombuffer(content, dtype=dtype).reshape(stop - start, *rest)
+
+    def _read_at(self, place: int, count: int) -> bytes:
+        """Return up to so many bytes from a place on. Forked workers share the descriptor, but no place in the file."""
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, count, place)
+        os.lseek(self._descriptor, place, os.SEEK_SET)
+        return os.read(self._descriptor, count)
 
     def close(self) -> None:
         """Close the file."""

@@ -86,6 +86,7 @@ class TeacherStore(OfflineTeacher):
         collator: Callable[[Sequence[Any]], Mapping[str, Tensor]],
         samples: Iterable[Any],
         *,
+        tokenizer: Any = None,
         dtype: StateFormat = "bfloat16",
         batch_size: int = 8,
         positions: Positions = "scored",
@@ -107,7 +108,10 @@ class TeacherStore(OfflineTeacher):
                 (``teacher_max_length``, ``append_eos``, ``train_on_prompt``, the chat template): the student may be
                 any, and its limit does not cut anything. Or some other collator that makes the columns which
                 `DSKDLoss.run` reads; then samples are cut as it cuts them.
-            samples: raw or preprocessed samples, once; their order makes no difference to what is read.
+            samples: raw or preprocessed samples, once, the same for all processes; their order makes no difference to
+                what is read.
+            tokenizer: the teacher's tokenizer, for a collator that is not a `DualTokenizerCollator`; None: states are
+                bound to none.
             dtype: how states are stored: ``"bfloat16"``; ``"float32"``, exactly; or ``"int8"``, half of bfloat16.
             batch_size: how many samples the teacher runs on together.
             positions: ``"scored"``, what any student, aligner and spec reads of these samples; or ``"all"``, so that
@@ -135,7 +139,7 @@ class TeacherStore(OfflineTeacher):
                 shard_bytes=shard_bytes,
                 watch=watch,
             )
-            build(Path(folder), teacher, collator, samples, options)
+            build(Path(folder), teacher, collator, samples, tokenizer, options)
         return cls(folder, check=check)
 
     @classmethod

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dskd_components import ReadAheadCollator, TeacherStore
-from examples import accelerate_loop, lightning_loop, plain_loop, sft_trainer, trainer, two_processes
+from examples import accelerate_loop, from_store, lightning_loop, plain_loop, sft_trainer, trainer, two_processes
 from examples.tiny import Pair, tiny_pair
 from tests.helpers.process_groups import run_on_ranks
 
@@ -78,3 +78,12 @@ def test_checkpoints_hold_nothing_of_a_store(tmp_path: Path, folder: Path) -> No
     assert "model.safetensors" in names
     assert not any("teacher" in name or "store" in name for name in names)
     assert not made.teacher.state_dict()
+
+
+def test_the_example_learns_without_its_teacher(tmp_path: Path) -> None:
+    pair = tiny_pair()
+    from_store.build(pair, tmp_path)
+    nobody: Any = None
+    losses = from_store.train(replace(pair, teacher=nobody), tmp_path, workers=0)
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]

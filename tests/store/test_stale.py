@@ -173,6 +173,7 @@ def test_another_chat_template_is_named(tmp_path: Path) -> None:
 READ_OTHERWISE: dict[str, tuple[dict[str, Any], str]] = {
     "positions from 5 on": ({"teacher_position_ids": torch.arange(5, 105)[None]}, "its token 0 at position 5"),
     "a mask of query by key": ({"teacher_attention_mask": torch.ones(2, 1, 1, 1)}, "has 4 dimensions"),
+    "positions of three kinds": ({"teacher_position_ids": torch.zeros(3, 2, 100)}, "position_ids has 3 dimensions"),
     "images": ({"teacher_pixel_values": torch.ones(2, 3, 4, 4)}, "a column 'pixel_values'"),
     "types of tokens": ({"teacher_token_type_ids": torch.ones(2, 100)}, "a column 'token_type_ids'"),
 }
@@ -266,5 +267,9 @@ def test_a_store_is_no_model(tmp_path: Path) -> None:
     store, learner = build(tmp_path, samples(2)), student()
     with pytest.raises(InputError, match="cannot be run"):
         store(input_ids=torch.ones(1, 2))
+    with pytest.raises(
+        InputError, match="preflight: it runs the teacher to look at it, and TeacherStore cannot be run"
+    ):
+        DSKDLoss.preflight(learner, store)
     with pytest.raises(InputError, match="student: expected a causal language model, got TeacherStore"):
         loss_of(SPEC, store, learner=learner).run(store, store, collator(aligner="cma")(samples(2)))
