@@ -14,6 +14,7 @@ from dskd_components.components.terms import OF_STUDENT
 from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
 from dskd_components.models.head import describe
+from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.precision import overflow_advice
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
@@ -301,7 +302,7 @@ def _damaged(states: LMStates) -> str | None:
 
 
 @contextmanager
-def naming_damaged_parameters(models: Mapping[str, CausalLM]) -> Iterator[None]:
+def naming_damaged_parameters(models: Mapping[str, CausalLM | OfflineTeacher]) -> Iterator[None]:
     """Name a model's parameter where what it computed is not finite, because it is not itself.
 
     Args:
@@ -324,8 +325,9 @@ def naming_damaged_parameters(models: Mapping[str, CausalLM]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _damaged_parameter(model: CausalLM) -> str | None:
-    plain: Any = unwrapped(model)
+def _damaged_parameter(model: CausalLM | OfflineTeacher) -> str | None:
+    # What is not run has no parameters of its own, or such as it has not read here.
+    plain: Any = model if isinstance(model, OfflineTeacher) else unwrapped(model)
     for name, parameter in plain.named_parameters():
         local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         if local.is_floating_point() and local.numel() and not local.is_meta and not local.isfinite().all():

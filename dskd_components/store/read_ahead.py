@@ -9,7 +9,7 @@ import torch
 
 from dskd_components.collation import DualTokenizerCollator
 from dskd_components.errors import ConfigurationError, StoreError
-from dskd_components.models.batch import columns_of_pair
+from dskd_components.models.batch import columns_of_pair, naming_teacher
 from dskd_components.models.row_layout import RowLayout
 from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.store.batch_columns import as_columns, number_of
@@ -86,8 +86,10 @@ class ReadAheadCollator:
         """
         batch = dict(self._collator(samples))
         for name, reader in self._readers.items():
-            columns = _teacher_columns(batch, None if self._is_single else name, list(self._readers))
-            batch |= {f"{name}_{column}": value for column, value in self._states(reader, columns).items()}
+            given = None if self._is_single else name
+            columns = _teacher_columns(batch, given, list(self._readers))
+            with naming_teacher(given):
+                batch |= {f"{name}_{column}": value for column, value in self._states(reader, columns).items()}
         return batch
 
     def _states(self, reader: Reader, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

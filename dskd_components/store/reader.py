@@ -129,13 +129,15 @@ class Reader:
         """
         shard = self._shards.get(name)
         if shard is None:
-            shard = self._shards[name] = Shard(self.folder / name)
+            shard = Shard(self.folder / name)
+            shard.require(self.manifest.states, self.manifest.hidden_size)
             listed = getattr(self, "index", None)
             if listed is not None and listed.counts.get(name, len(shard)) != len(shard):
                 raise StoreError(
                     f"{self.folder / INDEX_FILE}: the index is damaged: it tells of {listed.counts[name]} samples in "
                     f"{name}, and there are {len(shard)}. Delete the index: it is made again from the shards."
                 )
+            self._shards[name] = shard
             if len(self._shards) > OPEN_SHARDS:
                 self._shards.popitem(last=False)
         self._shards.move_to_end(name)
@@ -257,17 +259,17 @@ class Reader:
             if common
             else "No stored sample begins as it does"
         )
-        longer = (
-            ""
-            if self.manifest.beginnings
-            else (
-                " Beginnings of longer samples are not used, as this teacher's states depend on the length of a text."
+        notes = [known]
+        if not self.manifest.beginnings:
+            notes.append(
+                "Beginnings of longer samples are not used, as this teacher's states depend on a text's length"
             )
-        )
+        if not (self.folder / INDEX_FILE).is_file():
+            notes.append("The build of this store was not finished")
         return StoreError(
-            f"{self.folder}: the store, of {len(self)} samples, does not have the sample at {sample}. {known}.{longer} "
-            "Causes are samples that the build did not see or that were cut shorter there (teacher_max_length), and "
-            "another tokenizer, chat template or EOS; the build's options were "
+            f"{self.folder}: the store, of {len(self)} samples, does not have the sample at {sample}. "
+            f"{'. '.join(notes)}. Causes are samples that the build did not see or that were cut shorter there "
+            "(teacher_max_length), and another tokenizer, chat template or EOS; the build's options were "
             f"{self.manifest.options or 'not noted'}. "
             "Run TeacherStore.build once more with these samples: it adds what is missing."
         )

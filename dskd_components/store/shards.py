@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dskd_components.store.files import TensorFile, digest_of_file, write_tensors
-from dskd_components.store.formats import StoredStates
+from dskd_components.store.formats import DTYPES, StoredStates, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from dskd_components.store.formats import StateFormat
     from dskd_components.tokenization.arrays import BoolArray, IntArray
 
 NAME: Final = "states-{digest}.safetensors"
@@ -107,6 +108,23 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self._checksums)
+
+    def require(self, format: StateFormat, hidden_size: int) -> None:  # noqa: A002
+        """Refuse a shard of states of another kind than the store's.
+
+        Args:
+            format: how the store's states are stored.
+            hidden_size: their width.
+
+        Raises:
+            StoreError: the shard has others.
+        """
+        shapes = {"states": (int(self.state_start[-1]), hidden_size)}
+        if format == "int8":
+            shapes["scales"] = (int(self.state_start[-1]), groups_of(hidden_size))
+        found = {name: self.file.shape(name) for name in shapes}
+        if found != shapes or self._states(0, 0).values.dtype != DTYPES[format]:
+            raise self.file.damaged(f"its states are not the store's, which are of {format} and width {hidden_size}")
 
     def tokens(self, number: int) -> npt.NDArray[np.int32]:
         """Return ``[T]``: the tokens of a sample.

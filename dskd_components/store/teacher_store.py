@@ -42,7 +42,8 @@ class TeacherStore(OfflineTeacher):
 
     Args:
         folder: that `build` has written.
-        check: whether the checksum of each sample is compared as it is read.
+        check: whether the checksum of each sample is compared as it is read, and that of the teacher's head now, which
+            takes about a second for each gigabyte of head and embedding.
 
     Raises:
         StoreError: there is no store, or it is damaged.
@@ -68,8 +69,9 @@ class TeacherStore(OfflineTeacher):
 
     def __init__(self, folder: str | Path, *, check: bool = True) -> None:
         reader = Reader(Path(folder), check=check)
-        tensors = TeacherTensors.read(Path(folder))
         manifest = reader.manifest
+        tensors = TeacherTensors.read(Path(folder), check=check)
+        tensors.require_width(manifest.hidden_size, Path(folder))
         super().__init__(
             tensors.head,
             tensors.embedding,

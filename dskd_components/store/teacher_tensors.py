@@ -85,17 +85,36 @@ class TeacherTensors:
             },
         )
 
+    def require_width(self, hidden_size: int, folder: Path) -> None:
+        """Refuse a head that reads states of another width than those of the store.
+
+        Args:
+            hidden_size: the width of the states.
+            folder: of the store.
+
+        Raises:
+            StoreError: it does.
+        """
+        if self.head.hidden_size != hidden_size:
+            raise StoreError(
+                f"{folder}: the store is damaged: its manifest tells of states of width {hidden_size}, but the head "
+                f"reads width {self.head.hidden_size}. Build the store again."
+            )
+
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read them from a store; the file is mapped, so that this takes no time.
+    def read(cls, folder: Path, *, check: bool = True) -> Self:
+        """Read them from a store; the file is mapped, so that this takes no time but for the check.
 
         Args:
             folder: of the store.
+            check: whether the file is compared with its digest.
 
         Raises:
             StoreError: they are not there, or damaged.
         """
         path = teacher_file(folder)
+        if check and problems_of_teacher(folder):
+            raise TensorFile(path).damaged("its content has changed since it was written")
         about = TensorFile(path).about
         try:
             with naming(path, "it cannot be read"), safe_open(path, framework="pt") as opened:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from dskd_components import DualTokenizerPreprocessor, ReadAheadCollator, TeacherStore
 from dskd_components.errors import StoreError
+from dskd_components.store import build as building
 from dskd_components.store.index import Index, beginning_hashes, entries_of
+from dskd_components.store.sizes import measured, planned
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer
 from tests.helpers.stores import build, collator, contents, same, samples, teacher
 
@@ -49,6 +51,43 @@ def test_every_way_of_building_gives_the_same_store(way: str, whole: TeacherStor
     store = build(tmp_path, **WAYS[way])
     assert same(store, whole, within=WITHIN)
     assert store.verify(teacher()).passed
+
+
+@pytest.mark.parametrize("window", [1, 5])
+@pytest.mark.parametrize("way", ["another order", "with copies", "small files", "packing"])
+def test_windows_make_no_difference(
+    window: int, way: str, whole: TeacherStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "WINDOW", window)
+    assert same(build(tmp_path, **WAYS[way]), whole, within=WITHIN)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("window", [1, 100])
+def test_a_sample_and_its_beginning_are_two(
+    order: int, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "WINDOW", window)
+    data = [{"text": "never pass silently"}, {"text": "never pass"}][::order]
+    assert sorted(len(tokens) for tokens in contents(build(tmp_path, data))) == sorted(
+        len(byte_level_tokenizer()(sample["text"])["input_ids"]) for sample in data
+    )
+    for again in (data, data[::-1]):
+        assert len(build(tmp_path, again)) == 2
+
+
+@pytest.mark.parametrize("window", [1, 100])
+def test_a_sample_that_is_scored_in_two_ways_has_the_states_of_both(
+    window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "WINDOW", window)
+    parted = [{"prompt": "never pass", "response": " silently"}]
+    whole_text = [{"text": "never pass silently"}]
+    for number, data in enumerate((parted + whole_text, whole_text + parted)):
+        store = build(tmp_path / str(number), data)
+        for sample in (parted, whole_text):
+            ReadAheadCollator(collator(), store)(sample)
+    assert len(store) == 1, "what has all of them comes first, so nothing is missing of the other"
 
 
 def test_preprocessed_samples_give_the_same_store(whole: TeacherStore, tmp_path: Path) -> None:
@@ -119,6 +158,15 @@ def test_the_index_finds_every_beginning(rows: list[list[int]], data: st.DataObj
     assert len(found) == len(set(found))
     shortest = [number for number in found if rows[number] == rows[wanted][:length]]
     assert shortest == found[: len(shortest)] or rows[found[0]] == rows[wanted][:length]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_plan_is_what_a_build_takes(dtype: Any, tmp_path: Path) -> None:
+    size = measured(build(tmp_path, samples(60), dtype=dtype).reader)
+    plan = planned(80, size.tokens, dtype=dtype, scored=size.states / size.tokens, tokens_per_sample=size.tokens // 60)
+    assert (plan.states, plan.state_bytes) == (size.states, size.state_bytes)
+    headers = 4000
+    assert plan.other_bytes == pytest.approx(size.other_bytes - headers / 2, abs=headers / 2)
 
 
 def test_an_index_that_is_missing_or_old_is_made_up_for(whole: TeacherStore, tmp_path: Path) -> None:

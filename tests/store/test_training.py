@@ -158,8 +158,13 @@ def test_several_teachers_and_stores(tmp_path: Path) -> None:
     mixed = {"large": models["large"], "large_v2": stores["large_v2"]}
     ahead = ReadAheadCollator(collate, {"large_v2": stores["large_v2"]})
     require_close(stepped(loss_fn, learner, mixed, ahead(samples())), live)
-    with pytest.raises(StoreError, match=r"does not have the sample at row 0"):
-        stepped(loss_fn, learner, stores | {"large": stores["large"]}, collate([{"text": "nobody has seen this"}]))
+    strange = [{"text": "nobody has seen this"}]
+    for attempt in (
+        lambda: stepped(loss_fn, learner, models | {"large_v2": stores["large_v2"]}, collate(strange)),
+        lambda: ahead(strange),
+    ):
+        with pytest.raises(StoreError, match=r"Teacher 'large_v2': .* does not have the sample at row 0"):
+            attempt()
 
 
 def test_workers_read_ahead() -> None:
@@ -188,6 +193,18 @@ def test_a_loss_that_learned_from_the_teacher_goes_on_with_the_store(tmp_path: P
     loaded.save(tmp_path / "offline")
     DSKDLoss.load(tmp_path / "offline", learner, teacher(), *tokenizers)
     assert loaded.vocabularies.sizes["teacher"] == 300, "as the tokenizer says, not the head's 320 rows"
+
+
+def test_a_batch_with_nothing_scored() -> None:
+    store, learner = store_of("int8"), student()
+    loss_fn = loss_of(TWO_TOKENIZERS["v2, exact match"], store, learner=learner)
+    batch = collator(aligner="exact_match")(samples(2))
+    for side in ("student", "teacher"):
+        batch[f"{side}_labels"] = torch.full_like(batch[f"{side}_labels"], -100)
+    for made in (batch, ReadAheadCollator(lambda _: batch, store)([])):
+        loss = loss_fn.run(learner, store, made).loss
+        loss.backward()
+        assert loss == 0
 
 
 def test_no_tokenizer_is_needed_to_train() -> None:
