@@ -74,6 +74,8 @@ def test_a_sample_and_its_beginning_are_two(
     )
     for again in (data, data[::-1]):
         assert len(build(tmp_path, again)) == 2
+    build(tmp_path / "cut", data[:1])
+    assert len(build(tmp_path / "cut", data)) == 2, "as if it had not been cut short in between"
 
 
 @pytest.mark.parametrize("window", [1, 100])

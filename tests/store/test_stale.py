@@ -27,6 +27,7 @@ SPEC = DSKDSpec.preset("dskd-cma", aligner={"name": "cma", "std": "sample"})
 
 
 def with_lora() -> Any:
+    torch.manual_seed(0)
     adapted = get_peft_model(copy.deepcopy(teacher()), LoraConfig(target_modules=["q_proj"], r=2))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -95,6 +96,7 @@ def test_verify_tells_of_another_teacher(change: Callable[[], Any], tmp_path: Pa
 
 
 def test_an_adapter_that_is_off_is_not_the_adapter(tmp_path: Path) -> None:
+    build(tmp_path, teacher=with_lora())
     build(tmp_path, teacher=with_lora())
     with pytest.raises(StoreError, match="other weights or adapters"):
         build(tmp_path, teacher=with_disabled_lora())
