@@ -33,7 +33,7 @@ from dskd_components.store.formats import bytes_per_state
 from dskd_components.store.index import Index
 from dskd_components.store.shards import Shard
 from dskd_components.store.sizes import measured
-from examples.distil_two_tokenizers import distil
+from examples.distil_two_tokenizers import distil, train_without_teacher
 from examples.two_tokenizers.batches import collate
 from examples.two_tokenizers.measuring import measure
 from examples.two_tokenizers.models import new_student, new_teacher
@@ -153,9 +153,13 @@ print(json.dumps({"seconds": took, "MB": grown / 1e6, "samples": len(store), "se
 """
 
 
-def opening(store: TeacherStore, options: argparse.Namespace, folder: Path) -> dict[str, float]:
+def opening(prepared: Preparation, options: argparse.Namespace, place: Path) -> dict[str, float]:
     """Open a store of many tokens, whose states are holes in sparse files, in a process of its own."""
+    teacher = new_teacher(prepared.teacher_tokenizer, width=576, layers=1, max_length=258, seed=0).eval()
+    own, folder = prepared.teacher_tokenizer, place / "sparse"
     folder.mkdir()
+    one = [{"text": prepared.student_train[0].text}]
+    store = TeacherStore.build(place / "one", teacher, DualTokenizerCollator(own, own, aligner=None), one, dtype="int8")
     for path in store.folder.iterdir():
         if path.name.startswith(("manifest", "teacher-")):
             (folder / path.name).write_bytes(path.read_bytes())
@@ -244,8 +248,6 @@ def learning(prepared: Preparation, settings: Settings, folder: Path) -> Iterato
 
 
 def _train(teacher: Any, prepared: Preparation, settings: Settings) -> None:
-    from examples.distil_two_tokenizers import train_without_teacher
-
     batches = prepared.training_batches(
         "teacher", settings.teacher_batch_size, settings.teacher_steps, settings.teacher_seed
     )
@@ -254,9 +256,13 @@ def _train(teacher: Any, prepared: Preparation, settings: Settings) -> None:
     teacher.eval().requires_grad_(False)
 
 
+PARTS = ("steps", "opening", "learning")
+
+
 def main() -> None:
     """Measure, print tables, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=PARTS, help=f"some of {', '.join(PARTS)}; others stay in the file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=12, help="steps in a round")
     parser.add_argument("--layers", type=int, default=8, help="of the teacher whose steps are timed")
@@ -265,42 +271,53 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"expected some of {', '.join(PARTS)}, got {unknown[0]!r}")
     torch.set_num_threads(options.threads)
     settings = Settings.quick() if options.quick else Settings()
     prepared = prepare(settings)
-    report: dict[str, Any] = {
+    report: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
+    report |= {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in ("dskd-components", "torch", "safetensors")},
-        "load before": os.getloadavg()[0],
         "bytes a state": {
             width: {name: bytes_per_state(width, name) for name in FORMATS} for width in (576, 4096, 8192)
         },
     }
     with TemporaryDirectory() as place:
         folder = Path(place)
-        report["steps"] = steps(prepared, options, folder / "timed")
-        report["opening"] = opening(TeacherStore(folder / "timed"), options, folder / "sparse")
-        report["learning"] = dict(learning(prepared, settings, folder))
+        measures: dict[str, Callable[[], Any]] = {
+            "steps": lambda: steps(prepared, options, folder / "timed"),
+            "opening": lambda: opening(prepared, options, folder),
+            "learning": lambda: dict(learning(prepared, settings, folder)),
+        }
+        for part in options.parts:
+            load = os.getloadavg()[0]
+            report[part] = {"load when it began": load} | measures[part]()
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=2) + "\n")
     _print(report)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _print(report: dict[str, Any]) -> None:
     console = Console()
-    table = Table("a step of 8 texts", "seconds", "beside states in memory", "own time")
-    for name, one in report["steps"]["ways"].items():
-        ratio = f"{one['ratio']:.2f} ({one['from']:.2f} to {one['to']:.2f})"
-        table.add_row(name, f"{one['seconds']:.3f}", ratio, f"{one['own time']:.2f}")
-    console.print(table)
-    console.print(f"int8: {report['steps']['int8 bytes a unit, all included']:.3f} bytes a unit, all included")
-    console.print(f"opening: {report['opening']}")
-    table = Table("learned from", "held out, nats a byte, by seed", "loss off by, at most")
-    for name, one in report["learning"].items():
-        students = one["students"]
-        scores = ", ".join(f"{student['held out, nats a byte']:.4f}" for student in students)
-        table.add_row(name, scores, f"{max(student['loss off by, relative'] for student in students):.1e}")
-    console.print(table)
+    if "steps" in report:
+        table = Table("a step of 8 texts", "seconds", "beside states in memory", "own time")
+        for name, one in report["steps"]["ways"].items():
+            ratio = f"{one['ratio']:.2f} ({one['from']:.2f} to {one['to']:.2f})"
+            table.add_row(name, f"{one['seconds']:.3f}", ratio, f"{one['own time']:.2f}")
+        console.print(table)
+        console.print(f"int8: {report['steps']['int8 bytes a unit, all included']:.3f} bytes a unit, all included")
+    if "opening" in report:
+        console.print(f"opening: {report['opening']}")
+    if "learning" in report:
+        table = Table("learned from", "held out, nats a byte, by seed", "loss off by, at most")
+        for name in (LIVE, *FORMATS):
+            students = report["learning"][name]["students"]
+            scores = ", ".join(f"{student['held out, nats a byte']:.4f}" for student in students)
+            table.add_row(name, scores, f"{max(student['loss off by, relative'] for student in students):.1e}")
+        console.print(table)
 
 
 if __name__ == "__main__":
