@@ -275,3 +275,12 @@ def test_a_store_is_no_model(tmp_path: Path) -> None:
         DSKDLoss.preflight(learner, store)
     with pytest.raises(InputError, match="student: expected a causal language model, got TeacherStore"):
         loss_of(SPEC, store, learner=learner).run(store, store, collator(aligner="cma")(samples(2)))
+
+
+def test_a_loss_that_is_not_finite_is_explained_with_a_store_too(tmp_path: Path) -> None:
+    store, learner = build(tmp_path, samples(2)), student()
+    loss_fn = loss_of(SPEC, store, learner=learner)
+    with torch.no_grad():
+        loss_fn.projectors["t2s"].weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="a parameter of a projector or of the aligner is NaN"):
+        loss_fn.run(learner, store, collator(aligner="cma")(samples(2)))
