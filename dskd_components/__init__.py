@@ -45,6 +45,7 @@ from dskd_components.errors import (
     NonFiniteError,
     PluginError,
     PluginWarning,
+    StoreError,
     UnknownComponentError,
 )
 from dskd_components.loss.clipping import clip_grad_norms
@@ -60,6 +61,7 @@ from dskd_components.preflight import Finding, PreflightReport
 from dskd_components.spec import SpecFileError, load_multi_teacher_spec, load_spec
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
+from dskd_components.store import ReadAheadCollator, TeacherCache, TeacherStore
 
 __all__ = [
     "Aligner",
@@ -91,11 +93,15 @@ __all__ = [
     "Projection",
     "Projector",
     "ProjectorHeads",
+    "ReadAheadCollator",
     "Space",
     "SpaceResult",
     "SpecFileError",
+    "StoreError",
     "Tally",
+    "TeacherCache",
     "TeacherSpec",
+    "TeacherStore",
     "TokenGroups",
     "TokenTerm",
     "UnknownComponentError",

@@ -34,6 +34,10 @@ class CheckpointError(DSKDError, ValueError):
     """Saved projectors cannot be written, read, or used with these models; the message says what differs."""
 
 
+class StoreError(DSKDError, ValueError):
+    """A teacher store cannot be written, read, or used with these models or samples; the message says what differs."""
+
+
 class UnknownComponentError(DSKDError, LookupError, ValueError):
     """No installed plugin registers a component of this kind under this name."""
 

@@ -16,6 +16,7 @@ from dskd_components.cli.new_plugin import new_plugin
 from dskd_components.cli.schema import print_schema
 from dskd_components.cli.show import show
 from dskd_components.cli.show_sample import show_sample
+from dskd_components.cli.store import app as store
 from dskd_components.cli.terminal import complain, plain
 from dskd_components.cli.validate import validate
 from dskd_components.errors import DSKDError, PluginWarning
@@ -30,7 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Components of dual-space knowledge distillation: what is installed, whether a spec is valid, whether a "
-    "plugin keeps its promises, whether two models fit together, what becomes of a sample.",
+    "plugin keeps its promises, whether two models fit together, what becomes of a sample; and a teacher's states on "
+    "disk.",
 )
 app.command("list")(list_installed)
 app.command("show")(show)
@@ -40,6 +42,7 @@ app.command("check")(check)
 app.command("doctor")(doctor)
 app.command("show-sample")(show_sample)
 app.command("new-plugin")(new_plugin)
+app.add_typer(store)
 
 
 def _print_version(asked: bool) -> None:

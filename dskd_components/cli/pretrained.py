@@ -27,6 +27,24 @@ def load_tokenizer(source: str) -> Any:
         raise _unreadable("tokenizer", source, error) from error
 
 
+def load_config(source: str) -> Any:
+    """Load the configuration of a model's language part.
+
+    Args:
+        source: a folder, or a name on the hub.
+
+    Raises:
+        ConfigurationError: there is none, or it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    _require_folder(source)
+    try:
+        return AutoConfig.from_pretrained(source).get_text_config()
+    except Exception as error:  # whatever is wrong with somebody's files
+        raise _unreadable("configuration", source, error) from error
+
+
 def load_model(source: str, device: str) -> Any:
     """Load a causal language model in the precision of its files, in evaluation mode.
 

@@ -28,7 +28,8 @@ def show_sample(
     samples: Annotated[
         str,
         typer.Argument(
-            help="Samples: .jsonl, .json, .csv, .tsv, .parquet, or text with blank lines between; - is the standard input.",
+            help="Samples: .jsonl, .json, .csv, .tsv, .parquet, or text with blank lines between them; - reads the "
+            "standard input.",
             metavar="SAMPLES",
             show_default=False,
         ),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypedDict
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dskd_components.collation.dual_encoder import DualEncoder, EncodingOptions, SampleKeywords
-from dskd_components.collation.encoded import SIDES, EncodedSample, from_columns, is_preprocessed
+from dskd_components.collation.encoded import SIDES, EncodedSample, EncodedSide, from_columns, is_preprocessed
 from dskd_components.collation.padding import pack_rows, pad_rows
 from dskd_components.collation.problems import (
     OnError,
@@ -203,6 +204,37 @@ class DualTokenizerCollator:
         # Of a row each, as are the fingerprints: so it goes along wherever rows are cut, joined or sent.
         batch[METHOD_COLUMN] = torch.full((rows,), method_number(self._encoder.method), dtype=torch.int64, device="cpu")
         return batch
+
+    def teacher_sides(self, samples: Sequence[Any]) -> list[EncodedSide]:
+        """Return samples in the teacher's tokens alone, cut by its own limit and not by the student's.
+
+        Args:
+            samples: Raw or preprocessed samples, in any mixture.
+
+        Returns:
+            Those that can be used.
+
+        Raises:
+            InputError: Something is no sample, or was preprocessed for another tokenizer.
+            SampleError: A sample cannot be used, and is not to be skipped.
+        """
+        encoder = self._encoder
+        raws = iter(self._teacher_encoder.encode([sample for sample in samples if not is_preprocessed(sample)]))
+        return [
+            sample.teacher
+            for sample in self._policy.usable(
+                [
+                    from_columns(sample, encoder.fingerprints, encoder.method)
+                    if is_preprocessed(sample)
+                    else next(raws)
+                    for sample in samples
+                ]
+            )
+        ]
+
+    @cached_property
+    def _teacher_encoder(self) -> DualEncoder:
+        return self._encoder.of_teacher_alone()
 
     def _outcomes(self, samples: Sequence[Any]) -> list[EncodedSample | SampleError]:
         """Each sample in tokens; the raw ones are tokenized together."""

@@ -1,7 +1,7 @@
 """Raw samples in the tokens of both sides: the steps in their order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from dskd_components.collation.chat_templates import ChatRenderer
@@ -93,6 +93,7 @@ class DualEncoder:
     """
 
     def __init__(self, student_tokenizer: Any, teacher_tokenizer: Any, options: EncodingOptions) -> None:
+        self.options = options
         self.method = text_method(options.aligner)
         self.needs_same_tokens = needs_same_tokens(options.aligner)
         self.aligner_name = aligner_name(options.aligner)
@@ -120,6 +121,11 @@ class DualEncoder:
     def pad_ids(self) -> dict[Side, int]:
         """What each side's padding is filled with."""
         return {"student": self.student.pad_id, "teacher": self.teacher.pad_id}
+
+    def of_teacher_alone(self) -> "DualEncoder":
+        """Return an encoder with the teacher's tokenizer on both sides: no student's tokens decide where it cuts."""
+        tokenizer = self.teacher.tokenizer
+        return type(self)(tokenizer, tokenizer, replace(self.options, aligner=None, student_max_length=None))
 
     def encode(self, raws: Sequence[Any], names: SampleNames | None = None) -> list[EncodedSample | SampleError]:
         """Return each sample in tokens, or what is wrong with it.

@@ -42,7 +42,7 @@ class DSKDLightningModule(LightningModule):
 
     Args:
         student: the student. ``module.student.save_pretrained(folder)`` exports it clean.
-        teacher: the teacher. It goes along to the device, but is in no checkpoint.
+        teacher: the teacher, or a `TeacherStore` of it. It goes along to the device, but is in no checkpoint.
         loss_fn: the loss; its parameters are in the checkpoints.
         lr: the student's learning rate.
         projector_lr: that of projectors and aligner; None: as the student's.

@@ -36,7 +36,8 @@ class StudentWithProjectors(nn.Module):
     Args:
         student: the student. ``.student`` is that very model: ``.student.save_pretrained(folder)`` exports it clean.
         loss_fn: the loss.
-        teacher: the teacher. It is put into evaluation mode; put it on the student's device yourself.
+        teacher: the teacher, or a `TeacherStore` of it. It is put into evaluation mode; put it on the student's device
+            yourself.
 
     Raises:
         InputError: an argument is of the wrong kind, or teacher and student share parameters that are trained.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ class DSKDTrainerMixin(Base):
         loss_fn: the loss; or a function that makes it for a student, as ``lambda student: DSKDLoss.from_models(...)``.
             With ``model_init`` each training begins with the projectors that the loss has now, or with those that the
             function makes after the student, by ``seed``; students of different sizes need the function.
-        teacher: the teacher. It is moved to the trainer's device, put into evaluation mode, and gets no gradients.
+        teacher: the teacher, or a `TeacherStore` of it. It is moved to the trainer's device, put into evaluation mode,
+            and gets no gradients.
         projector_lr: learning rate of projectors and aligner; None: that of the student. The trainer's schedule
             and weight decay apply to both.
         accept: differences between ``loss_fn`` and a checkpoint to resume from that are meant, by the paths that the
@@ -126,7 +128,9 @@ class DSKDTrainerMixin(Base):
         require_parts(student, self.loss_fn, teacher)
         self.data_collator = DefaultCollator.instead_of(self.data_collator, self.loss_fn.spec.aligner.name)
         teacher.eval().requires_grad_(False)
-        if any(parameter.device != self.args.device for parameter in teacher.parameters()):
+        # A store of states has buffers alone.
+        held = chain(teacher.parameters(), teacher.buffers())
+        if any(tensor.device != self.args.device for tensor in held):
             teacher.to(self.args.device)
         self.loss_fn.to(self.args.device)
         self.add_callback(ProjectorCallback(self))

@@ -13,6 +13,7 @@ from dskd_components.engines.aligned_batch import AlignedBatch
 from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero_gradients
 from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.engines.workspace import Workspace
+from dskd_components.errors import InputError
 from dskd_components.loss.batch_origin import refuse_aligner, require_origin, require_tokenizers
 from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
 from dskd_components.loss.checkpoints import (
@@ -40,6 +41,7 @@ from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared,
 from dskd_components.models.head import Head
 from dskd_components.models.host_reads import require
 from dskd_components.models.loading import require_loaded
+from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import batch_on_host, groups_of_batch, input_embedding, run_model
 from dskd_components.preflight import Pair, examine, samples_of
@@ -332,7 +334,7 @@ class DSKDLoss(nn.Module):
         cls,
         spec: DSKDSpec,
         student: CausalLM,
-        teacher: CausalLM,
+        teacher: CausalLM | OfflineTeacher,
         student_tokenizer: Any = None,
         teacher_tokenizer: Any = None,
         *,
@@ -344,7 +346,7 @@ class DSKDLoss(nn.Module):
         Args:
             spec: what is computed.
             student: the student.
-            teacher: the teacher.
+            teacher: the teacher, or a `TeacherStore` of it.
             student_tokenizer: tells which rows of the student's head are real tokens, and which tokens both have.
             teacher_tokenizer: tells the same of the teacher's.
             vocabulary_method: how the teacher's own predictions become student tokens, where the spec wants that:
@@ -360,8 +362,7 @@ class DSKDLoss(nn.Module):
             ConfigurationError: the spec needs something that is not given, or presumes one tokenizer for two.
         """
         require_loaded(student, "student")
-        require_loaded(teacher, "teacher")
-        student_head, teacher_head = Head.from_model(student), Head.from_model(teacher)
+        student_head, teacher_head = Head.from_model(student), _teacher_head(teacher, teacher_tokenizer)
         vocabularies = Vocabularies.of_tokenizers(
             spec,
             {"student": student_tokenizer, "teacher": teacher_tokenizer},
@@ -369,6 +370,8 @@ class DSKDLoss(nn.Module):
             method=vocabulary_method,
             cache_dir=cache_dir,
         )
+        if isinstance(teacher, OfflineTeacher):
+            vocabularies = vocabularies.with_offline(teacher)
         loss = cls(
             spec,
             student_hidden_size=student_head.hidden_size,
@@ -381,7 +384,7 @@ class DSKDLoss(nn.Module):
             same_token=vocabularies.same_token,
         )
         loss.vocabularies = vocabularies
-        models: dict[Side, CausalLM] = {"student": student, "teacher": teacher}
+        models: dict[Side, CausalLM | OfflineTeacher] = {"student": student, "teacher": teacher}
         loss.head_fingerprints = {
             side: None if found is None else found.of_model(models[side])
             for side, found in loss.head_fingerprints.items()
@@ -439,7 +442,7 @@ class DSKDLoss(nn.Module):
     def run(
         self,
         student: CausalLM,
-        teacher: CausalLM,
+        teacher: CausalLM | OfflineTeacher,
         batch: Mapping[str, Tensor],
         *,
         num_items_in_batch: Tensor | float | None = None,
@@ -449,7 +452,7 @@ class DSKDLoss(nn.Module):
 
         Args:
             student: the student.
-            teacher: the teacher, in evaluation mode.
+            teacher: the teacher, in evaluation mode; or a `TeacherStore` of it, which is not run.
             batch: for each side the columns ``student_input_ids``, ``student_labels`` (not shifted, -100 where not
                 scored), ``student_attention_mask``, and so on with ``teacher_``; with one tokenizer the prefix may be
                 left out. ``student_groups`` and ``teacher_groups`` (`TokenGroups`, by token), or ``alignment`` as in
@@ -463,6 +466,7 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a column is missing, the batch was made with other tokenizers or for another aligner, or as in
                 `forward`.
+            StoreError: the store does not have a sample of the batch.
         """
         host_batch = batch_on_host(batch)
         require_origin(host_batch, self.vocabularies.fingerprints, self.spec.aligner)
@@ -482,7 +486,7 @@ class DSKDLoss(nn.Module):
 
     def states(
         self,
-        model: CausalLM,
+        model: CausalLM | OfflineTeacher,
         batch: Mapping[str, Tensor],
         side: Side,
         *,
@@ -544,7 +548,7 @@ class DSKDLoss(nn.Module):
         cls,
         folder: str | Path,
         student: CausalLM,
-        teacher: CausalLM,
+        teacher: CausalLM | OfflineTeacher,
         student_tokenizer: Any = None,
         teacher_tokenizer: Any = None,
         *,
@@ -584,7 +588,7 @@ class DSKDLoss(nn.Module):
     def preflight(
         cls,
         student: CausalLM,
-        teacher: CausalLM,
+        teacher: CausalLM | OfflineTeacher,
         student_tokenizer: Any = None,
         teacher_tokenizer: Any = None,
         *,
@@ -616,8 +620,14 @@ class DSKDLoss(nn.Module):
             The report. What cannot be looked at is an error in it, never an exception.
 
         Raises:
-            InputError: there are no samples, texts are no texts, or the number of tokens is not positive.
+            InputError: there are no samples, texts are no texts, the number of tokens is not positive, or the teacher
+                is a store, which cannot be run.
         """
+        if isinstance(teacher, OfflineTeacher):
+            raise InputError(
+                f"preflight: it runs the teacher to look at it, and {type(teacher).__name__} cannot be run. Give the "
+                "teacher itself, before its store is built."
+            )
         pair = Pair(
             student=student,
             teacher=teacher,
@@ -629,3 +639,12 @@ class DSKDLoss(nn.Module):
             batch=batch,
         )
         return examine(cls, pair, tokens_per_step=tokens_per_step)
+
+
+def _teacher_head(teacher: CausalLM | OfflineTeacher, tokenizer: Any) -> Head:
+    """Return a teacher's head, once it is known to give its logits; that of stored states was checked with them."""
+    if isinstance(teacher, OfflineTeacher):
+        teacher.require_tokenizer(tokenizer)
+        return teacher.head
+    require_loaded(teacher, "teacher")
+    return Head.from_model(teacher)

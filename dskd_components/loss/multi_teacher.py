@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from dskd_components.collation.multi_teacher import MultiTeacherKeywords
+    from dskd_components.models.offline_teacher import OfflineTeacher
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
     from dskd_components.models.wrappers import CausalLM
@@ -167,7 +168,7 @@ class MultiTeacherLoss(nn.Module):
         cls,
         spec: MultiTeacherSpec,
         student: CausalLM,
-        teachers: Mapping[str, CausalLM],
+        teachers: Mapping[str, CausalLM | OfflineTeacher],
         student_tokenizer: Any = None,
         teacher_tokenizers: Mapping[str, Any] | None = None,
         *,
@@ -179,7 +180,7 @@ class MultiTeacherLoss(nn.Module):
         Args:
             spec: what is computed.
             student: the student.
-            teachers: a model for each teacher of the spec; one model may stand under several names.
+            teachers: a model, or a `TeacherStore`, for each teacher of the spec; one may stand under several names.
             student_tokenizer: the student's tokenizer.
             teacher_tokenizers: by teacher, its tokenizer.
             vocabulary_method: as there.
@@ -237,7 +238,7 @@ class MultiTeacherLoss(nn.Module):
     def run(
         self,
         student: CausalLM,
-        teachers: Mapping[str, CausalLM],
+        teachers: Mapping[str, CausalLM | OfflineTeacher],
         batch: Mapping[str, Tensor],
         *,
         num_items_in_batch: Tensor | float | None = None,
@@ -247,7 +248,7 @@ class MultiTeacherLoss(nn.Module):
 
         Args:
             student: the student.
-            teachers: each teacher, in evaluation mode.
+            teachers: each teacher, in evaluation mode, or a `TeacherStore` of it.
             batch: the student's columns, ``student_input_ids`` and so on, and each teacher's, ``large_input_ids``, with
                 ``student_groups_large`` and ``large_groups`` for its aligner: what `MultiTeacherCollator` makes. A
                 teacher with the student's tokenizer may have no columns of its own.

@@ -16,6 +16,7 @@ from dskd_components.errors import ConfigurationError, InputError, NonFiniteErro
 from dskd_components.models.batch import naming_teacher
 from dskd_components.models.head import describe
 from dskd_components.models.host_reads import Check
+from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.precision import overflow_advice
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
@@ -311,7 +312,7 @@ def _damaged(states: LMStates) -> str | None:
 
 
 @contextmanager
-def naming_damaged_parameters(models: Mapping[str, CausalLM]) -> Iterator[None]:
+def naming_damaged_parameters(models: Mapping[str, CausalLM | OfflineTeacher]) -> Iterator[None]:
     """Name a model's parameter where what it computed is not finite, because it is not itself.
 
     Args:
@@ -334,8 +335,9 @@ def naming_damaged_parameters(models: Mapping[str, CausalLM]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _damaged_parameter(model: CausalLM) -> str | None:
-    plain: Any = unwrapped(model)
+def _damaged_parameter(model: CausalLM | OfflineTeacher) -> str | None:
+    # What is not run has no parameters of its own, or such as it has not read here.
+    plain: Any = model if isinstance(model, OfflineTeacher) else unwrapped(model)
     for name, parameter in plain.named_parameters():
         local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         if local.is_floating_point() and local.numel() and not local.is_meta and not local.isfinite().all():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.component import Component
+    from dskd_components.models.offline_teacher import OfflineTeacher
     from dskd_components.models.states import LMStates, Side
     from dskd_components.spec.dskd_spec import DSKDSpec
     from dskd_components.tokenization.shared_ids import SharedIds
@@ -104,6 +105,19 @@ class Vocabularies:
             teacher_to_student_ids=torch.from_numpy(found.teacher_to_student),
             same_token=torch.from_numpy(found.same_bytes),
             method=method,
+        )
+
+    def with_offline(self, teacher: OfflineTeacher) -> Vocabularies:
+        """Return the same vocabularies, where the teacher's is that of stored states if no tokenizer was given.
+
+        Args:
+            teacher: whose states are read.
+        """
+        size, number = self.sizes["teacher"], self.fingerprints["teacher"]
+        return replace(
+            self,
+            sizes={**self.sizes, "teacher": teacher.head.vocabulary_size if size is None else size},
+            fingerprints={**self.fingerprints, "teacher": teacher.tokenizer if number is None else number},
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 
-from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
+from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, StoreError, did_you_mean
 from dskd_components.models.wrappers import named_inputs, unwrapped
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ KNOWN_COLUMNS: Final = (
     "groups",
     "groups_method",
     "fingerprint",
+    "store_states",
     "token_type_ids",
     "cu_seq_lens_q",
     "max_length_q",
@@ -134,13 +135,15 @@ def naming_teacher(name: str | None) -> Iterator[None]:
     Raises:
         InputError: what was raised within, with the name.
         ConfigurationError: one was raised within, with the name.
+        StoreError: one was raised within, with the name.
     """
     try:
         yield
-    except (InputError, ConfigurationError) as error:
+    except (InputError, ConfigurationError, StoreError) as error:
         if name is None:
             raise
-        kind = next(each for each in (ConfigurationError, NonFiniteError, InputError) if isinstance(error, each))
+        kinds = (ConfigurationError, StoreError, NonFiniteError, InputError)
+        kind = next(each for each in kinds if isinstance(error, each))
         raise kind(of_teacher(name, error)) from error
 
 

@@ -23,6 +23,7 @@ from dskd_components.models.head_recipe import effective_weight
 from dskd_components.models.hidden_states import last_hidden_states, last_hidden_states_and_aux_loss
 from dskd_components.models.host_reads import on_host
 from dskd_components.models.loading import head_is_here, require_loaded
+from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
 from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens
@@ -42,7 +43,7 @@ HOST_COLUMNS: Final = ("input_ids", "labels", "fingerprint", METHOD_COLUMN, *LAY
 
 
 def run_model(
-    model: CausalLM,
+    model: CausalLM | OfflineTeacher,
     batch: Mapping[str, Tensor],
     side: Side,
     *,
@@ -51,10 +52,10 @@ def run_model(
     reads_embeddings: bool = True,
     host_batch: Mapping[str, Tensor] | None = None,
 ) -> LMStates:
-    """Run one model on its columns of a batch.
+    """Run one model on its columns of a batch, or read what it has made of them.
 
     Args:
-        model: a causal language model.
+        model: a causal language model; or, for the teacher, one that is not run.
         batch: columns ``{side}_input_ids``, ``{side}_labels`` and, as needed, ``{side}_attention_mask``,
             ``{side}_position_ids``, ``{side}_segment_ids``, each ``[B, T]`` (`RowLayout` has all that it may read from
             them). Labels are not shifted. The model gets
@@ -70,7 +71,11 @@ def run_model(
         InputError: a column is missing, empty, misspelt, or of another tokenizer (the message names it); or the model
             is on another device, or offloaded where the loss reads it; or rows have more positions than the model; or
             the batch is packed and the model lets samples of a row see one another.
+        StoreError: the teacher is not run, and its states of a sample are not known.
     """
+    if isinstance(model, OfflineTeacher):
+        columns = _columns(batch, side, same_tokenizer=same_tokenizer)
+        return _states_read(model, columns, side, valid_vocabulary_size, reads_embeddings=reads_embeddings)
     require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_")
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
     inputs = inputs_among(model, columns)
@@ -126,6 +131,37 @@ def _layout(columns: Mapping[str, Tensor], host_columns: Mapping[str, Tensor], p
     return RowLayout.of(host_columns["labels"], host_columns, prefix)
 
 
+def _states_read(
+    teacher: OfflineTeacher,
+    columns: Mapping[str, Tensor],
+    side: Side,
+    valid_vocabulary_size: int | None,
+    *,
+    reads_embeddings: bool,
+) -> LMStates:
+    if side == "student":
+        raise InputError(f"student: expected a causal language model, got {type(teacher).__name__}, which is not run.")
+    require_rows(columns["input_ids"], f"{side}_")
+    layout = RowLayout.of(columns["labels"], columns, f"{side}_")
+    targets = layout.shifted(columns["labels"], IGNORE_INDEX)
+    there, here = teacher.weight.device, targets.device
+    if there != here:
+        raise InputError(
+            f"The {side}'s head is on {there}, its columns of the batch are on {here}. Move the "
+            f"{type(teacher).__name__} with .to({str(here)!r}), or the batch with .to({str(there)!r})."
+        )
+    head = teacher.head
+    return LMStates(
+        hidden_states=teacher.hidden_states(columns, layout, targets),
+        targets=targets,
+        head=head if valid_vocabulary_size is None else head.with_vocabulary(valid_vocabulary_size),
+        input_ids=columns["input_ids"],
+        embedding=teacher.embedding if reads_embeddings else None,
+        segment_ids=layout.segment_ids,
+        samples_are_counted=layout.counted,
+    )
+
+
 def _on_the_batch_device(model: CausalLM, inputs: Mapping[str, Tensor], side: Side) -> tuple[Tensor, AuxLoss | None]:
     """Return the last hidden states and a student's auxiliary loss, or say that model and batch are apart."""
     there, here = unwrapped(model).get_input_embeddings().weight.device, inputs["input_ids"].device
@@ -177,12 +213,14 @@ def _shifted(batch: Mapping[str, Tensor], side: str) -> Tensor:
     return following_tokens(groups, mask).shifted(groups, -1)
 
 
-def input_embedding(model: CausalLM) -> Tensor:
+def input_embedding(model: CausalLM | OfflineTeacher) -> Tensor:
     """Return ``[V, width]``: the model's input embedding, gathered where it is sharded.
 
     Raises:
         InputError: its input embedding has no weight matrix.
     """
+    if isinstance(model, OfflineTeacher):
+        return model.embedding
     layer = unwrapped(model).get_input_embeddings()
     weight = effective_weight(layer, type(unwrapped(model)).__name__)
     if weight is None:

@@ -11,6 +11,7 @@ from dskd_components.components.policy import LIBRARY
 from dskd_components.loss.checkpoints.frozen_weights import FrozenWeights, same_weights
 from dskd_components.loss.checkpoints.tensors import digest_of
 from dskd_components.models.head_recipe import text_config
+from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.states import Side
 from dskd_components.tokenization.vocabulary_map import MapMethod
 
@@ -175,10 +176,11 @@ class HeadFingerprint(FrozenModel):
             weights=FrozenWeights.of(head.weight).text if frozen else None,
         )
 
-    def of_model(self, model: CausalLM) -> Self:
+    def of_model(self, model: CausalLM | OfflineTeacher) -> Self:
         """Return the same fingerprint with the class of a model's configuration.
 
         Args:
-            model: the model that the head belongs to.
+            model: the model that the head belongs to, or what stands for it.
         """
-        return self.model_copy(update={"configuration": type(text_config(model)).__name__})
+        known = model.configuration if isinstance(model, OfflineTeacher) else type(text_config(model)).__name__
+        return self.model_copy(update={"configuration": known})
