@@ -86,6 +86,13 @@ def test_every_error_names_side_sample_and_cause(
     assert len(preprocess({"messages": [one["messages"] for one in (GOOD, BAD)]})["student_labels"]) == 1
 
 
+def test_a_missing_package_is_no_error_of_a_sample() -> None:
+    collate = DualTokenizerCollator(refusing("template", ImportError("no jinja2")), metaspace(), on_error="skip")
+    with pytest.raises(InputError, match="The student's chat template cannot be rendered: no jinja2") as caught:
+        collate([GOOD, BAD])
+    assert not isinstance(caught.value, SampleError)
+
+
 @pytest.mark.parametrize("where", ["template", "tokenizer"])
 def test_an_interrupt_is_no_error_of_a_sample(where: str) -> None:
     collate = DualTokenizerCollator(refusing(where, KeyboardInterrupt()), metaspace(), on_error="skip")
@@ -140,6 +147,16 @@ def test_templates_of_which_none_is_the_default_are_an_error_of_the_set_up() -> 
     with pytest.raises(InputError, match=r"The teacher's tokenizer .*'rag', 'tool_use'.*'default'") as caught:
         DualTokenizerCollator(byte_level(), tokenizer, on_error="skip")([GOOD])
     assert not isinstance(caught.value, SampleError)
+
+
+def test_a_template_for_tools_is_enough_where_there_are_tools() -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level().backend_tokenizer, chat_template={"tool_use": CHATML, "rag": "other"}
+    )
+    tools = [{"type": "function", "function": {"name": "look", "description": "", "parameters": {}}}]
+    collate = DualTokenizerCollator(tokenizer, byte_level())
+    row = row_of(collate([GOOD | {"tools": tools}]), "student")
+    assert row["input_ids"] == row_of(DualTokenizerCollator(byte_level(), byte_level())([GOOD]), "student")["input_ids"]
 
 
 def test_a_tokenizer_that_fails_on_what_it_does_not_know() -> None:
