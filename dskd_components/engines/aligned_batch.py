@@ -99,10 +99,8 @@ class AlignedBatch:
         return self.alignment.student_covered if side == "student" else self.alignment.teacher_covered
 
     @cached_property
-    def shared_tokens(self) -> SharedTokens | None:
-        """The tokens that both heads read, one to one; None if no space asks for them."""
-        if not any(space.needs_shared_tokens for space in self.spaces):
-            return None
+    def shared_tokens(self) -> SharedTokens:
+        """The tokens that both heads read, one to one, for the spaces that ask for them."""
         heads = self.heads["t2s"]
         if heads.source_ids is None or heads.target_ids is None:
             size = min(heads.source.vocabulary_size, heads.target.vocabulary_size)

@@ -212,6 +212,10 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     chat = [{"role": "user", "content": "What is new?"}, {"role": "assistant", "content": "The statement."}]
     batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
     assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.14<|im_end|>"]
+    stripping = template.replace("\n{{ m['content']", "\n{{ m['content'] | trim")
+    chat[1]["content"] = "  The statement. "
+    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), stripping))([{"messages": chat}])
+    assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.17<|im_end|>"]
     # Here the template's own words could be the content as well.
     chat[0]["content"] = "user"
     with pytest.raises(SampleError, match="in several places"):
@@ -219,6 +223,16 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     ends_otherwise = CHATML + "{{ '!' if messages[0]['content'] | length < 10 }}"
     with pytest.raises(SampleError, match="in several places"):
         DualTokenizerCollator(byte_level(), with_other_template(byte_level(), ends_otherwise))([{"messages": chat}])
+
+
+@pytest.mark.parametrize("strips", ["strip()", "lstrip()", "rstrip()", "strip('\\n')", "title()"])
+def test_whitespace_that_a_template_strips_is_no_part_of_a_content(strips: str) -> None:
+    template = CHATML.replace("m['content']", f"m['content'].{strips}")
+    # No other place could be taken for theirs by chance: they stand in the template's own words as well.
+    chat = [{"role": "user", "content": "\n User "}, {"role": "assistant", "content": "\n S \n"}]
+    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
+    expected = eval(f"text.{strips}", {"text": chat[1]["content"]})
+    assert scored_text(byte_level(), row_of(batch, "teacher")) == [expected + "<|im_end|>"]
 
 
 def test_a_template_that_refuses_marks_is_still_understood() -> None:

@@ -138,6 +138,14 @@ def test_a_message_without_content_is_read_as_empty_where_a_template_needs_one()
         row = row_of(DualTokenizerCollator(tokenizer, byte_level())([{"messages": chat}]), "student")
         rendered = "<|im_start|><|im_end|><|im_start|>The statement.<|im_end|><|im_start|><|im_end|>"
         assert row["input_ids"] == tokenizer(rendered)["input_ids"]
+        # Here no message has a content.
+        calling = PreTrainedTokenizerFast(
+            tokenizer_object=byte_level().backend_tokenizer,
+            chat_template=template.replace("+ '<|im_end|>'", "+ (m.function_call or '') + '<|im_end|>'"),
+        )
+        chat = [{"role": "user", **content}, {"role": "assistant", "function_call": "look", **content}]
+        row = row_of(DualTokenizerCollator(calling, calling)([{"messages": chat}]), "student")
+        assert row["input_ids"] == tokenizer("<|im_start|><|im_end|><|im_start|>look<|im_end|>")["input_ids"]
 
 
 def test_templates_of_which_none_is_the_default_are_an_error_of_the_set_up() -> None:

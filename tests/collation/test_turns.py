@@ -163,6 +163,17 @@ TEMPLATES = {
         each(f"<|im_start|>assistant\n{OPEN}{{{{ m.content }}}}{{{{ m.content | length }}}}{CALLS}<|im_end|>{CLOSE}\n"),
         calls=True,
     ),
+    "a look at contents and thoughts": Template(
+        "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}"
+        "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+        + each(
+            f"<|im_start|>assistant\n{OPEN}{{% if m.reasoning_content and loop.index0 > ns.last %}}"
+            f"<think>{{{{ m.reasoning_content }}}}</think>{{% endif %}}"
+            f"{{{{ m.content }}}}{{{{ m.content | length }}}}{CALLS}<|im_end|>{CLOSE}\n"
+        ),
+        calls=True,
+        thoughts=True,
+    ),
 }
 
 ASK = {"role": "user", "content": "What is the statement, s?"}
@@ -187,6 +198,7 @@ CHATS: dict[str, list[dict[str, Any]]] = {
     "a call of no weight": [ASK, SHORT | CALL | {"weight": 0}, TOOL, SAY],
     "thoughts": [ASK, SAY | THINK],
     "thoughts in two turns": [ASK, SAY | THINK, AGAIN, SHORT | THINK],
+    "thoughts and an echo": [ASK | {"content": SAY["content"]}, SAY | THINK, AGAIN, SHORT | THINK],
     "thoughts before a call": [ASK, {"role": "assistant", **THINK, **CALL}, TOOL, SAY | THINK, AGAIN, SHORT],
 }
 KINDS = {"byte_level": byte_level, "metaspace": metaspace, "unigram": unigram}
