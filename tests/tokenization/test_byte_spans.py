@@ -87,7 +87,9 @@ def test_templates_of_other_lengths_pair_from_the_text_outwards(method):
     ("student", "teacher", "text", "index", "reason"),
     [
         ("mon", "gpt2", "Hello", 0, UnalignedReason.NO_TEXT),
+        ("j2", "gpt2", "½", 0, UnalignedReason.REWRITTEN),
         ("j2", "gpt2", "½", 1, UnalignedReason.REWRITTEN),
+        ("j2", "gpt2", "½", 2, UnalignedReason.REWRITTEN),
         ("gpt2", "mistral", "x 123", 1, UnalignedReason.SPLIT),
         ("mistral", "gpt2", "x 123", 2, UnalignedReason.MERGED),
         ("gpt2", "bert", " ", 0, UnalignedReason.UNCOVERED),
@@ -96,6 +98,11 @@ def test_templates_of_other_lengths_pair_from_the_text_outwards(method):
 def test_reasons(student, teacher, text, index, reason):
     unaligned = dict(align_text(LOADERS[student](), LOADERS[teacher](), text).unaligned_student)
     assert unaligned[index] is reason
+
+
+def test_tokens_without_bytes_to_themselves_have_no_core():
+    assert tokenize_with_spans(LOADERS["llama2"](), " Hello").cores.tolist() == [-1, 1]
+    assert tokenize_with_spans(LOADERS["j2"](), "½ a").cores.tolist() == [-1, -1, -1, 3]
 
 
 def test_bytes_inside_a_character_are_shown_as_numbers():
