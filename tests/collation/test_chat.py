@@ -213,9 +213,10 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
     assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.14<|im_end|>"]
     stripping = template.replace("\n{{ m['content']", "\n{{ m['content'] | trim")
-    chat[1]["content"] = "  The statement. "
-    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), stripping))([{"messages": chat}])
-    assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.17<|im_end|>"]
+    chat[1]["content"] = " " * 40 + "The statement. "
+    more = [{"role": "user", "content": "And the value?"}, {"role": "assistant", "content": "It is 3."}]
+    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), stripping))([{"messages": [*chat, *more]}])
+    assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.55<|im_end|>", "It is 3.8<|im_end|>"]
     # Here the template's own words could be the content as well.
     chat[0]["content"] = "user"
     with pytest.raises(SampleError, match="in several places"):
@@ -225,11 +226,11 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
         DualTokenizerCollator(byte_level(), with_other_template(byte_level(), ends_otherwise))([{"messages": chat}])
 
 
-@pytest.mark.parametrize("strips", ["strip()", "lstrip()", "rstrip()", "strip('\\n')", "title()"])
+@pytest.mark.parametrize("strips", ["strip()", "lstrip()", "rstrip()", "strip('\\n')"])
 def test_whitespace_that_a_template_strips_is_no_part_of_a_content(strips: str) -> None:
     template = CHATML.replace("m['content']", f"m['content'].{strips}")
     # No other place could be taken for theirs by chance: they stand in the template's own words as well.
-    chat = [{"role": "user", "content": "\n User "}, {"role": "assistant", "content": "\n S \n"}]
+    chat = [{"role": "user", "content": "\n user "}, {"role": "assistant", "content": "\n s \n"}]
     batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
     expected = eval(f"text.{strips}", {"text": chat[1]["content"]})
     assert scored_text(byte_level(), row_of(batch, "teacher")) == [expected + "<|im_end|>"]
