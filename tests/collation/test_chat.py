@@ -215,7 +215,9 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     stripping = template.replace("\n{{ m['content']", "\n{{ m['content'] | trim")
     chat[1]["content"] = " " * 40 + "The statement. "
     more = [{"role": "user", "content": "And the value?"}, {"role": "assistant", "content": "It is 3."}]
-    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), stripping))([{"messages": [*chat, *more]}])
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), stripping))(
+        [{"messages": [*chat, *more]}]
+    )
     assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.55<|im_end|>", "It is 3.8<|im_end|>"]
     # Here the template's own words could be the content as well.
     chat[0]["content"] = "user"
@@ -231,7 +233,7 @@ def test_whitespace_that_a_template_strips_is_no_part_of_a_content(strips: str) 
     template = CHATML.replace("m['content']", f"m['content'].{strips}")
     # No other place could be taken for theirs by chance: they stand in the template's own words as well.
     chat = [{"role": "user", "content": "\n user "}, {"role": "assistant", "content": "\n s \n"}]
-    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
     expected = eval(f"text.{strips}", {"text": chat[1]["content"]})
     assert scored_text(byte_level(), row_of(batch, "teacher")) == [expected + "<|im_end|>"]
 
@@ -239,7 +241,7 @@ def test_whitespace_that_a_template_strips_is_no_part_of_a_content(strips: str) 
 def test_a_template_that_refuses_marks_is_still_understood() -> None:
     template = "{% if 'xContent' in messages | string %}{{ raise_exception('no marks') }}{% endif %}" + CHATML
     chat = [{"role": "user", "content": "What is new?"}, {"role": "assistant", "content": " The statement\n"}]
-    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
     assert scored_text(byte_level(), row_of(batch, "teacher")) == [" The statement\n<|im_end|>"]
 
 
@@ -248,7 +250,7 @@ def test_a_template_that_needs_what_others_do_without() -> None:
         "{% for m in messages %}", "{{ 1 / messages[0]['note'] | length and '' }}{% for m in messages %}"
     )
     chat = [{"role": "user", "content": "What?", "note": "a"}, {"role": "assistant", "content": "The statement"}]
-    batch = DualTokenizerCollator(byte_level(), with_template(byte_level(), template))([{"messages": chat}])
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
     assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement<|im_end|>"]
 
 
