@@ -3,7 +3,8 @@
 # make test-lowest  a quick part of the tests with the lowest versions that pyproject.toml declares
 # make bench  speed, as ratios in one run
 # make bench-gpu  the same on an accelerator
-# make mutation  changes distances and aligners in every small way, and counts what the laws do not notice; half an hour
+# make mutation  changes losses, alignment, spans and chats in every small way, and counts what tests do not notice; hours.
+#                A part: make mutation ONLY='dskd_components.distances.*'
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -71,7 +72,7 @@ bench: $(READY)
 
 # Interrupted, it goes on where it stopped. `mutmut browse` shows what has survived.
 mutation: $(READY)
-	$(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut run --max-children 2 $(ONLY:%='%')
 	$(BIN)/mutmut results
 
 format: $(READY)

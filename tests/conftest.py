@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # One thread: two workers share two cores, and results do not depend on how many there are.
 torch.set_num_threads(1)
 
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True, max_examples=50)
+# Mutation asks only whether a test fails, not for the smallest case.
+settings.register_profile("mutation", settings.get_profile("default"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("default")

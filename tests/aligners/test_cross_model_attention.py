@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd_components import Tally, TokenGroups, get_aligner
+from dskd_components import InputError, Tally, TokenGroups, get_aligner
 from dskd_components.aligners.cross_model_attention import scored_std
 from tests.helpers.strategies import SEEDS, make_batch
 
@@ -117,3 +117,13 @@ def test_neither_queries_nor_keys_are_kept_for_the_gradient() -> None:
     assert found.student_to_teacher.requires_grad
     assert widths
     assert not widths & {2 * 5, 2 * 7}
+
+
+def test_a_teacher_whose_embeddings_are_narrower_than_its_states_is_refused() -> None:
+    batch = make_batch(0, same_tokenizer=False)
+    assert batch.teacher.embedding is not None
+    narrow = replace(batch.teacher, embedding=batch.teacher.embedding[:, :4])
+    module = get_aligner("cma").build(student_embedding_size=5, teacher_embedding_size=4).double()
+    words = r"teacher\.embedding has width 4, teacher\.hidden_states 7: .* Use another aligner for this teacher"
+    with pytest.raises(InputError, match=words):
+        module(batch.student, narrow, None)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_components import DualTokenizerCollator, InputError
-from dskd_components.collation import SampleError, SkipReason
+from dskd_components.collation import SampleError, SkipReason, chat_templates
+from dskd_components.collation.chat_templates import ChatRenderer
 from dskd_components.tokenization.byte_spans import tokenize_with_spans
 from tests.helpers.collating import (
     CHATML,
@@ -105,7 +106,7 @@ LLAMA_WORDS = (
 def test_groups_lie_in_one_content_and_have_the_same_bytes(method: str, teacher: Any, messages: list[Any]) -> None:
     tokenizers = {"student": byte_level(), "teacher": teacher()}
     try:
-        batch = COLLATORS[method, teacher]([{"messages": messages}])
+        batch = DualTokenizerCollator(byte_level(), teacher(), aligner=method)([{"messages": messages}])
     except SampleError:
         return
     content_of: list[dict[int, tuple[int, bytes]]] = []
@@ -138,17 +139,10 @@ def test_groups_lie_in_one_content_and_have_the_same_bytes(method: str, teacher:
     assert content_of[0] == content_of[1]
 
 
-COLLATORS = {
-    (method, teacher): DualTokenizerCollator(byte_level(), teacher(), aligner=method)
-    for method in ("exact_match", "span")
-    for teacher in (metaspace, unigram, wordpiece)
-}
-
-
 def test_two_ways_to_align_agree_on_what_is_one_to_one() -> None:
     rows = []
     for method in ("exact_match", "span"):
-        batch = COLLATORS[method, metaspace]([{"messages": CHAT}])
+        batch = DualTokenizerCollator(byte_level(), metaspace(), aligner=method)([{"messages": CHAT}])
         sides = [members(row_of(batch, side)["groups"]) for side in ("student", "teacher")]
         single = {g for g in sides[0].keys() & sides[1].keys() if len(sides[0][g]) == len(sides[1][g]) == 1}
         rows.append({(sides[0][g][0], sides[1][g][0]) for g in single})
@@ -218,6 +212,13 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     chat = [{"role": "user", "content": "What is new?"}, {"role": "assistant", "content": "The statement."}]
     batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
     assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.14<|im_end|>"]
+    stripping = template.replace("\n{{ m['content']", "\n{{ m['content'] | trim")
+    chat[1]["content"] = " " * 40 + "The statement. "
+    more = [{"role": "user", "content": "And the value?"}, {"role": "assistant", "content": "It is 3."}]
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), stripping))(
+        [{"messages": [*chat, *more]}]
+    )
+    assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement.55<|im_end|>", "It is 3.8<|im_end|>"]
     # Here the template's own words could be the content as well.
     chat[0]["content"] = "user"
     with pytest.raises(SampleError, match="in several places"):
@@ -225,6 +226,40 @@ def test_a_template_that_looks_at_contents_is_still_understood() -> None:
     ends_otherwise = CHATML + "{{ '!' if messages[0]['content'] | length < 10 }}"
     with pytest.raises(SampleError, match="in several places"):
         DualTokenizerCollator(byte_level(), with_other_template(byte_level(), ends_otherwise))([{"messages": chat}])
+
+
+@pytest.mark.parametrize("strips", ["strip()", "lstrip()", "rstrip()", "strip('\\n')"])
+def test_whitespace_that_a_template_strips_is_no_part_of_a_content(strips: str) -> None:
+    template = CHATML.replace("m['content']", f"m['content'].{strips}")
+    # No other place could be taken for theirs by chance: they stand in the template's own words as well.
+    chat = [{"role": "user", "content": "\n user "}, {"role": "assistant", "content": "\n s \n"}]
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
+    expected = eval(f"text.{strips}", {"text": chat[1]["content"]})
+    assert scored_text(byte_level(), row_of(batch, "teacher")) == [expected + "<|im_end|>"]
+
+
+def test_a_template_that_refuses_marks_is_still_understood() -> None:
+    template = "{% if 'xContent' in messages | string %}{{ raise_exception('no marks') }}{% endif %}" + CHATML
+    chat = [{"role": "user", "content": "What is new?"}, {"role": "assistant", "content": " The statement\n"}]
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
+    assert scored_text(byte_level(), row_of(batch, "teacher")) == [" The statement\n<|im_end|>"]
+
+
+def test_a_template_that_needs_what_others_do_without() -> None:
+    template = CHATML.replace(
+        "{% for m in messages %}", "{{ 1 / messages[0]['note'] | length and '' }}{% for m in messages %}"
+    )
+    chat = [{"role": "user", "content": "What?", "note": "a"}, {"role": "assistant", "content": "The statement"}]
+    batch = DualTokenizerCollator(byte_level(), with_other_template(byte_level(), template))([{"messages": chat}])
+    assert scored_text(byte_level(), row_of(batch, "teacher")) == ["The statement<|im_end|>"]
+
+
+def test_what_is_remembered_of_patterns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_templates, "KNOWN_PATTERNS", 2)
+    renderer = ChatRenderer(byte_level(), "student")
+    for length in (1, 2, 3, 1, 3):
+        assert len(renderer.render(CHAT[:length]).places) == length
+        assert len(renderer._skeletons) <= 2
 
 
 def test_empty_and_blank_contents_have_no_tokens_of_their_own() -> None:

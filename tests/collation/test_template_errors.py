@@ -86,6 +86,13 @@ def test_every_error_names_side_sample_and_cause(
     assert len(preprocess({"messages": [one["messages"] for one in (GOOD, BAD)]})["student_labels"]) == 1
 
 
+def test_a_missing_package_is_no_error_of_a_sample() -> None:
+    collate = DualTokenizerCollator(refusing("template", ImportError("no jinja2")), metaspace(), on_error="skip")
+    with pytest.raises(InputError, match="The student's chat template cannot be rendered: no jinja2") as caught:
+        collate([GOOD, BAD])
+    assert not isinstance(caught.value, SampleError)
+
+
 @pytest.mark.parametrize("where", ["template", "tokenizer"])
 def test_an_interrupt_is_no_error_of_a_sample(where: str) -> None:
     collate = DualTokenizerCollator(refusing(where, KeyboardInterrupt()), metaspace(), on_error="skip")
@@ -131,6 +138,14 @@ def test_a_message_without_content_is_read_as_empty_where_a_template_needs_one()
         row = row_of(DualTokenizerCollator(tokenizer, byte_level())([{"messages": chat}]), "student")
         rendered = "<|im_start|><|im_end|><|im_start|>The statement.<|im_end|><|im_start|><|im_end|>"
         assert row["input_ids"] == tokenizer(rendered)["input_ids"]
+        # Here no message has a content.
+        calling = PreTrainedTokenizerFast(
+            tokenizer_object=byte_level().backend_tokenizer,
+            chat_template=template.replace("+ '<|im_end|>'", "+ (m.function_call or '') + '<|im_end|>'"),
+        )
+        chat = [{"role": "user", **content}, {"role": "assistant", "function_call": "look", **content}]
+        row = row_of(DualTokenizerCollator(calling, calling)([{"messages": chat}]), "student")
+        assert row["input_ids"] == tokenizer("<|im_start|><|im_end|><|im_start|>look<|im_end|>")["input_ids"]
 
 
 def test_templates_of_which_none_is_the_default_are_an_error_of_the_set_up() -> None:
@@ -140,6 +155,16 @@ def test_templates_of_which_none_is_the_default_are_an_error_of_the_set_up() -> 
     with pytest.raises(InputError, match=r"The teacher's tokenizer .*'rag', 'tool_use'.*'default'") as caught:
         DualTokenizerCollator(byte_level(), tokenizer, on_error="skip")([GOOD])
     assert not isinstance(caught.value, SampleError)
+
+
+def test_a_template_for_tools_is_enough_where_there_are_tools() -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level().backend_tokenizer, chat_template={"tool_use": CHATML, "rag": "other"}
+    )
+    tools = [{"type": "function", "function": {"name": "look", "description": "", "parameters": {}}}]
+    collate = DualTokenizerCollator(tokenizer, byte_level())
+    row = row_of(collate([GOOD | {"tools": tools}]), "student")
+    assert row["input_ids"] == row_of(DualTokenizerCollator(byte_level(), byte_level())([GOOD]), "student")["input_ids"]
 
 
 def test_a_tokenizer_that_fails_on_what_it_does_not_know() -> None:

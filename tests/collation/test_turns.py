@@ -163,6 +163,17 @@ TEMPLATES = {
         each(f"<|im_start|>assistant\n{OPEN}{{{{ m.content }}}}{{{{ m.content | length }}}}{CALLS}<|im_end|>{CLOSE}\n"),
         calls=True,
     ),
+    "a look at contents and thoughts": Template(
+        "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}"
+        "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+        + each(
+            f"<|im_start|>assistant\n{OPEN}{{% if m.reasoning_content and loop.index0 > ns.last %}}"
+            f"<think>{{{{ m.reasoning_content }}}}</think>{{% endif %}}"
+            f"{{{{ m.content }}}}{{{{ m.content | length }}}}{CALLS}<|im_end|>{CLOSE}\n"
+        ),
+        calls=True,
+        thoughts=True,
+    ),
 }
 
 ASK = {"role": "user", "content": "What is the statement, s?"}
@@ -187,6 +198,7 @@ CHATS: dict[str, list[dict[str, Any]]] = {
     "a call of no weight": [ASK, SHORT | CALL | {"weight": 0}, TOOL, SAY],
     "thoughts": [ASK, SAY | THINK],
     "thoughts in two turns": [ASK, SAY | THINK, AGAIN, SHORT | THINK],
+    "thoughts and an echo": [ASK | {"content": SAY["content"]}, SAY | THINK, AGAIN, SHORT | THINK],
     "thoughts before a call": [ASK, {"role": "assistant", **THINK, **CALL}, TOOL, SAY | THINK, AGAIN, SHORT],
 }
 KINDS = {"byte_level": byte_level, "metaspace": metaspace, "unigram": unigram}
@@ -205,7 +217,6 @@ def with_template(kind: str, template: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", chat_template=template, **given)
 
 
-@cache
 def collator(student: str, teacher: str, name: str) -> DualTokenizerCollator:
     return DualTokenizerCollator(tokenizer(student, name), tokenizer(teacher, name))
 
@@ -444,6 +455,63 @@ def test_a_field_whose_turn_is_in_doubt_is_refused_by_name(
         collate([{"messages": [ASK, SAY | message]}])
     assert caught.value.reason is SkipReason.CONTENT_ALTERED
     collate([{"messages": [ASK, SAY]}])
+
+
+def test_a_doubt_about_a_turn_of_no_weight_is_no_error() -> None:
+    named = with_template("byte_level", each("<|im_start|>assistant {{ m.name }}\n{{ m.content }}<|im_end|>"))
+    chat = [ASK, SAY | {"name": "Bo", "weight": 0}, AGAIN, SAY | {"name": ""}]
+    assert said(named, row_of(DualTokenizerCollator(named, named)([{"messages": chat}]), "student")) == (
+        SAY["content"] + "<|im_end|>"
+    )
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, ""])
+def test_where_renderings_differ_a_special_token_after_the_content_ends_a_turn(prompt: str) -> None:
+    """The template counts all messages, so that no other chat is rendered alike."""
+    counting = with_template(
+        "byte_level",
+        each(
+            f"<|im_start|>assistant\n{{{{ m.content }}}}{{{{ m.name }}}}{NEWLINE}<|im_end|>({{{{ loop.length }}}})\n",
+            prompt=prompt,
+        ),
+    )
+    row = row_of(DualTokenizerCollator(counting, counting)([{"messages": [ASK, SAY, AGAIN, SHORT]}]), "student")
+    assert said(counting, row) == "The statement is\n the value é.\n<|im_end|>  No value. \n<|im_end|>"
+    with pytest.raises(
+        SampleError, match=r"where the turn of message 1 ends, which has 'name' beside its content.*remove 'name'"
+    ):
+        DualTokenizerCollator(counting, counting)([{"messages": [ASK, SAY | {"name": "Bo"}, AGAIN, SHORT]}])
+
+
+def test_a_turn_whose_end_is_in_doubt_is_refused() -> None:
+    counting = with_template("byte_level", each("<|im_start|>assistant\n{{ m.content }} ({{ loop.length }})<|im_end|>"))
+    with pytest.raises(
+        SampleError, match=r"in doubt where the turn of message 1 ends\. .*or pass prompt/response"
+    ) as caught:
+        DualTokenizerCollator(counting, counting)([{"messages": [ASK, SAY, AGAIN, SHORT]}])
+    assert caught.value.reason is SkipReason.CONTENT_ALTERED
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"function_call": {"name": "look_up", "arguments": "{}"}},
+        {"tool_calls": {"name": "look_up"}},
+        {"tool_calls": ["look_up"]},
+        {"tool_calls": [{"function": "look_up"}]},
+        {"tool_calls": [{"function": {"name": 3}}, {"function": {"arguments": {1: "a", "b": 2}}}]},
+    ],
+    ids=str,
+)
+def test_calls_of_any_form_are_rendered_or_refused(field: dict[str, Any]) -> None:
+    (name,) = field
+    turn = f"<|im_start|>assistant\n{{{{ m.content }}}}{{{{ m.{name} or '' }}}}<|im_end|>"
+    plain, calling = tokenizer("byte_level", "ChatML"), with_template("byte_level", each(turn))
+    chat = [ASK, SAY | field]
+    row = row_of(DualTokenizerCollator(calling, calling)([{"messages": chat}]), "student")
+    assert said(calling, row) == SAY["content"] + str(field[name]) + "<|im_end|>"
+    with pytest.raises(SampleError, match=rf"The teacher's .* leaves out '{name}' of message 1"):
+        DualTokenizerCollator(calling, plain)([{"messages": chat}])
 
 
 def test_thoughts_alone_that_are_not_rendered_are_refused() -> None:

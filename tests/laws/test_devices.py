@@ -32,7 +32,7 @@ def test_nothing_is_made_on_the_default_device(name: str, engine: str) -> None:
     batch.student.head.weight.requires_grad_()
     here = batch.student.hidden_states.device
     with torch.device("meta"):
-        out = batch.loss(loss_fn)
+        out = batch.loss(loss_fn, num_items_in_batch=7)
         out.loss.backward()
     tensors = [out.loss, *out.terms.values(), *out.counts.values(), *out.metrics.values()]
     assert {tensor.device for tensor in tensors} == {here}

@@ -102,11 +102,21 @@ def test_any_number_divides(number: Any, engine: str, dtype: torch.dtype) -> Non
     out = batch.loss(loss_fn, num_items_in_batch=number)
     expected = batch.loss(loss_fn, num_items_in_batch=float(number))
     assert {value.dtype for value in (out.loss, *out.terms.values())} == {dtype}
+    assert {count.dtype for count in out.counts.values()} == {torch.int64}
     torch.testing.assert_close(out.loss, expected.loss)
 
 
+def test_a_large_number_is_not_rounded() -> None:
+    batch = make_batch(0, same_tokenizer=True, dtype=torch.float64)
+    loss_fn = build(DSKDSpec(), batch)
+    number = 2**24 + 1  # the first that float32 cannot hold
+    found = [batch.loss(loss_fn, num_items_in_batch=given).loss for given in (number, torch.tensor(number))]
+    torch.testing.assert_close(found[0] * number, batch.loss(loss_fn, num_items_in_batch=1).loss, rtol=1e-12, atol=0)
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(
-    "number", ["20", None, 1j, [20], torch.tensor(1j), np.array([1, 2]), np.float64("nan"), object]
+    "number", ["20", np.str_("20"), None, 1j, [20], torch.tensor(1j), np.array([1, 2]), np.float64("nan"), object]
 )
 def test_what_is_no_number_is_refused(number: Any) -> None:
     batch = make_batch(0, same_tokenizer=True)

@@ -1,7 +1,7 @@
 """Spans, groups and reasons written down by hand for the cases that naive code gets wrong."""
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertTokenizerFast
 
 from dskd_components.errors import InputError
@@ -26,6 +26,7 @@ SPANS = [
     ("mistral", "a\nb", [(0, 1), (1, 2), (2, 3)]),
     ("neox", "  é e\u0301", [(0, 1), (1, 4), (4, 8)]),
     ("t5", "a    b", [(0, 1), (1, 6)]),
+    ("t5", "a ½", [(0, 1), (1, 4), (2, 4), (2, 4)]),
     ("bert", " ", []),
     ("bert", "x é", [(0, 1), (1, 4)]),
 ]
@@ -44,6 +45,8 @@ def test_spans(name, text, spans):
         ("gpt2", "j2", "e\u0301x", [((0, 3), (0, 1)), ((3, 4), (1, 2))]),
         ("gpt2", "qwen", "x.\n", [((0, 1), (0, 1)), ((1, 3), (1, 2))]),
         ("gpt2", "qwen", "a<|im_end|>b", [((0, 1), (0, 1)), ((1, 8), (1, 2)), ((8, 9), (2, 3))]),
+        ("gpt2", "bert", " ", []),
+        ("bert", "gpt2", " ", []),
     ],
 )
 def test_groups(student, teacher, text, groups):
@@ -66,11 +69,27 @@ def test_template_tokens_pair_by_role():
     assert alignment.unaligned_teacher == [(0, UnalignedReason.TEMPLATE)]
 
 
+def templated(template):
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "[": 2, "]": 3}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("[", 2), ("]", 3)])
+    return backend
+
+
+@pytest.mark.parametrize("method", ["exact_match", "span"])
+def test_templates_of_other_lengths_pair_from_the_text_outwards(method):
+    student, teacher = templated("[ [ [ $A ] ]"), templated("[ [ $A ] ] ]")
+    alignment = align_text(student, teacher, "b a", method, add_special_tokens=True)
+    assert alignment.pairs == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 5)]
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "text", "index", "reason"),
     [
         ("mon", "gpt2", "Hello", 0, UnalignedReason.NO_TEXT),
+        ("j2", "gpt2", "½", 0, UnalignedReason.REWRITTEN),
         ("j2", "gpt2", "½", 1, UnalignedReason.REWRITTEN),
+        ("j2", "gpt2", "½", 2, UnalignedReason.REWRITTEN),
         ("gpt2", "mistral", "x 123", 1, UnalignedReason.SPLIT),
         ("mistral", "gpt2", "x 123", 2, UnalignedReason.MERGED),
         ("gpt2", "bert", " ", 0, UnalignedReason.UNCOVERED),
@@ -79,6 +98,15 @@ def test_template_tokens_pair_by_role():
 def test_reasons(student, teacher, text, index, reason):
     unaligned = dict(align_text(LOADERS[student](), LOADERS[teacher](), text).unaligned_student)
     assert unaligned[index] is reason
+
+
+def test_tokens_without_bytes_to_themselves_have_no_core():
+    assert tokenize_with_spans(LOADERS["llama2"](), " Hello").cores.tolist() == [-1, 1]
+    assert tokenize_with_spans(LOADERS["j2"](), "½ a").cores.tolist() == [-1, -1, -1, 3]
+
+
+def test_bytes_inside_a_character_are_shown_as_numbers():
+    assert tokenize_with_spans(LOADERS["gpt2"](), "a 😀").surfaces() == ["a", r" \xf0\x9f\x98", r"\x80"]
 
 
 def test_bare_tokenizers_give_the_same_spans():
