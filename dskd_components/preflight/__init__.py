@@ -5,9 +5,8 @@ one subject each, `samples` what the collator makes of the user's, `start` how t
 `memory` and `estimate` the costs, `report` the outcome. Import the names below.
 """
 
-from dskd_components.preflight.estimate import StepCost
 from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair, samples_of
-from dskd_components.preflight.report import Finding, PreflightReport, Severity, Start
+from dskd_components.preflight.report import Finding, PreflightReport, Severity, Start, StepCost
 from dskd_components.preflight.run import LossType, examine
 
 __all__ = [

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.engines.tiled import Tiled
 from dskd_components.preflight.memory import StepMemory
-from dskd_components.preflight.report import Finding, size_text
+from dskd_components.preflight.report import Basis, Finding, StepCost, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dskd_components.preflight.measuring import MeasuredStep
-
-
-Basis = Literal["measured", "scaled from a measured step", "arithmetic"]
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """The cost of one component of a training step.
-
-    Args:
-        component: what costs it.
-        seconds: time; 0 for what is only held.
-        bytes: memory: what is held throughout, or for a part of the step the most that is there beside that while it
-            runs; of the whole step, the most that is there at once.
-        basis: how it is known.
-    """
-
-    component: str
-    seconds: float
-    bytes: int
-    basis: Basis
 
 
 SCALED: Final[Basis] = "scaled from a measured step"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dskd_components.collation.samples import Sample
+    from dskd_components.components.aligner import Aligner
     from dskd_components.models.loading import Unloaded
     from dskd_components.models.states import Side
     from dskd_components.spec.dskd_spec import DSKDSpec
@@ -100,7 +101,22 @@ class Pair:
     @cached_property
     def survey(self) -> SampleSurvey:
         """What the collator makes of the samples; both tokenizers must be known."""
-        return SampleSurvey(self)
+        numbered = (f"sample {number}" for number in range(len(self.raw_samples)))
+        return SampleSurvey(
+            self.student_tokenizer,
+            self.teacher_tokenizer,
+            aligner=self._aligner_of_samples,
+            columns=self.columns,
+            samples=zip(self.raw_samples, self.read_samples, self.places or numbered, strict=True),
+        )
+
+    @property
+    def _aligner_of_samples(self) -> Aligner | str:
+        """The spec's aligner, where that says anything of samples."""
+        aligner = None if self.spec is None else self.spec.aligner
+        if aligner is not None and (aligner.same_tokenizer or aligner.text_method is not None):
+            return aligner
+        return "exact_match" if self.one_tokenizer else "span"
 
     @cached_property
     def has_chats(self) -> bool:

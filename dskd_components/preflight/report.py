@@ -11,7 +11,6 @@ from dskd_components.errors import ConfigurationError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dskd_components.preflight.estimate import StepCost
 
 Severity = Literal["error", "warning", "ok"]
 """Training cannot work; training works, but likely not as meant; nothing to do."""
@@ -88,6 +87,27 @@ class Start:
     def known(self) -> float:
         """By how many nats a scored token of the student the projected teacher is better than a uniform guess."""
         return -math.inf if self.t2s_ce is None else self.covered * (self.t2s_uniform - self.t2s_ce)
+
+
+Basis = Literal["measured", "scaled from a measured step", "arithmetic"]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The cost of one component of a training step.
+
+    Args:
+        component: what costs it.
+        seconds: time; 0 for what is only held.
+        bytes: memory: what is held throughout, or for a part of the step the most that is there beside that while it
+            runs; of the whole step, the most that is there at once.
+        basis: how it is known.
+    """
+
+    component: str
+    seconds: float
+    bytes: int
+    basis: Basis
 
 
 @dataclass(frozen=True)

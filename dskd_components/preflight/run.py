@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.engines.reduction import LossWeights
-    from dskd_components.preflight.estimate import StepCost
     from dskd_components.preflight.measuring import MeasuredStep
     from dskd_components.preflight.pair import Pair
-    from dskd_components.preflight.report import Start
+    from dskd_components.preflight.report import Start, StepCost
 
     Check = Callable[[Pair], Iterable[Finding]]
 

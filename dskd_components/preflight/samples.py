@@ -16,14 +16,13 @@ from dskd_components.errors import InputError
 from dskd_components.models.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
-    from dskd_components.collation.samples import Sample
+    from dskd_components.collation.samples import Columns, Sample
     from dskd_components.components.aligner import Aligner
     from dskd_components.models.states import Side
-    from dskd_components.preflight.pair import Pair
 
 KINDS: Final[Mapping[type, tuple[str, str]]] = {
     TextSample: ("text", "texts"),
@@ -80,26 +79,36 @@ class SampleSurvey:
     """What the collator makes of each sample.
 
     Args:
-        pair: the models, with two fast tokenizers.
+        student_tokenizer: a fast one.
+        teacher_tokenizer: a fast one.
+        aligner: by which tokens are brought together.
+        columns: what the keys of a sample are called.
+        samples: each as it was given, how the collator understands it, and where it stands.
 
     Raises:
         InputError: a tokenizer is not a fast one.
     """
 
-    def __init__(self, pair: Pair) -> None:
-        self.aligner = _aligner(pair)
+    def __init__(
+        self,
+        student_tokenizer: Any,
+        teacher_tokenizer: Any,
+        *,
+        aligner: Aligner | str,
+        columns: Columns | None,
+        samples: Iterable[tuple[Any, Sample | None, str]],
+    ) -> None:
+        self.aligner = aligner
         self.kinds: Counter[tuple[str, str]] = Counter()
         self.lengths: dict[Side, SideLengths] = {side: SideLengths() for side in SIDES}
         self.usable: list[Any] = []
         self.problems: list[tuple[str, InputError]] = []
-        collate = DualTokenizerCollator(
-            pair.student_tokenizer, pair.teacher_tokenizer, aligner=self.aligner, columns=pair.columns
-        )
-        for number, (raw, sample) in enumerate(zip(pair.raw_samples, pair.read_samples, strict=True)):
+        collate = DualTokenizerCollator(student_tokenizer, teacher_tokenizer, aligner=aligner, columns=columns)
+        for raw, sample, place in samples:
             try:
                 batch = collate([raw])
             except InputError as error:
-                self.problems.append((pair.places[number] if pair.places else f"sample {number}", error))
+                self.problems.append((place, error))
                 continue
             self.usable.append(raw)
             self.kinds[_kind(sample)] += 1
@@ -119,14 +128,6 @@ class SampleSurvey:
         places = ((2 * part + 1) / 2**level for level in range(1, HALVINGS) for part in range(2 ** (level - 1)))
         for number in dict.fromkeys(int(by_length[int(place * len(by_length))]) for place in places):
             yield lengths[number], self.usable[number]
-
-
-def _aligner(pair: Pair) -> Aligner | str:
-    """By what tokens are brought together: the spec's aligner, where that says anything of samples."""
-    aligner = None if pair.spec is None else pair.spec.aligner
-    if aligner is not None and (aligner.same_tokenizer or aligner.text_method is not None):
-        return aligner
-    return "exact_match" if pair.one_tokenizer else "span"
 
 
 def _kind(sample: Sample | None) -> tuple[str, str]:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dskd_components import DSKDLoss, DSKDSpec
-from dskd_components.preflight.estimate import StepCost, estimate
+from dskd_components.preflight.estimate import estimate
 from dskd_components.preflight.measuring import TIMED, MeasuredStep
-from dskd_components.preflight.report import seconds_text
+from dskd_components.preflight.report import StepCost, seconds_text
 from tests.helpers.models import tiny_model
 
 

@@ -199,7 +199,7 @@ def test_programs_and_people_are_told_all_of_it() -> None:
 
 def test_models_run_once_and_projectors_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from dskd_components.preflight.pair import Pair
-    from dskd_components.preflight.run import _batch_of_texts
+    from dskd_components.preflight.run import STARTED_TOKENS, _batch
     from dskd_components.preflight.start import measure_starts
     from dskd_components.projectors.pinv import PinvProjection
 
@@ -214,8 +214,8 @@ def test_models_run_once_and_projectors_are_built_once(monkeypatch: pytest.Monke
     ran = []
     states = DSKDLoss.states
     monkeypatch.setattr(DSKDLoss, "states", lambda self, *args: (ran.append(args[-1]), states(self, *args))[1])
-    pair = Pair(**sound_pair(), texts=TEXTS)
-    found = measure_starts(DSKDLoss, pair, lambda spec: _batch_of_texts(pair, spec))
+    pair = Pair(**sound_pair(), samples=TEXTS)
+    found = measure_starts(DSKDLoss, pair, lambda spec: _batch(pair, spec, STARTED_TOKENS))
     assert len(found) >= 6
     assert (len(made), ran) == (2, ["student", "teacher"])
 

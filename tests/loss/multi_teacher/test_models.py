@@ -194,7 +194,7 @@ def test_missing_and_unknown_teachers() -> None:
 def test_a_missing_column_is_named(column: str) -> None:
     student, teachers = models()
     without = {name: values for name, values in batch().items() if name != column}
-    with pytest.raises(InputError, match=rf"no column '{column}'; it has .*'large_labels'.*MultiTeacherCollator"):
+    with pytest.raises(InputError, match=rf"no column '{column}'; it has .*'large_labels'.*loss_fn.collator"):
         loss_of().run(student, teachers, without)
 
 
