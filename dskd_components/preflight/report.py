@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dskd_components.errors import ConfigurationError
+from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -135,6 +136,12 @@ class PreflightReport:
     starts: tuple[Start, ...] = ()
 
     @property
+    def recommended_spec(self) -> DSKDSpec | None:
+        """The spec to begin with, all else by default; None if no start was measured, or there are errors."""
+        found = next((start for start in self.starts if start.recommended), None)
+        return DSKDSpec(**spec_fields(found)) if found is not None and self.passed else None
+
+    @property
     def passed(self) -> bool:
         """Whether there is no error."""
         return not self.of_severity("error")
@@ -201,6 +208,13 @@ class PreflightReport:
         if self.recommendation:
             parts += ["", Text(self.recommendation, "bold")]
         return Group(*parts)
+
+
+def spec_fields(start: Start) -> dict[str, str]:
+    """Return the fields of a choice that are not the defaults of a spec."""
+    fields = {"aligner": start.aligner} if start.aligner != "identity" else {}
+    projectors = {"t2s_projector": start.t2s_projector, "s2t_projector": start.s2t_projector}
+    return fields | {name: value for name, value in projectors.items() if value is not None and value != "pinv"}
 
 
 def _sentence(finding: Finding) -> str:

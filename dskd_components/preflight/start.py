@@ -10,7 +10,7 @@ import torch
 
 from dskd_components.errors import DSKDError
 from dskd_components.models.run_model import groups_of_batch
-from dskd_components.preflight.report import Finding, Start
+from dskd_components.preflight.report import Finding, Start, spec_fields
 from dskd_components.projectors import Linear
 from dskd_components.projectors.pinv import PinvProjection
 from dskd_components.spec.dskd_spec import DSKDSpec
@@ -36,7 +36,7 @@ def recommended_spec(starts: tuple[Start, ...]) -> DSKDSpec | None:
         starts: what `measure_starts` has found.
     """
     found = next((start for start in starts if start.recommended), None)
-    return None if found is None else DSKDSpec(**_fields(found))
+    return None if found is None else DSKDSpec(**spec_fields(found))
 
 
 def recommendation(starts: tuple[Start, ...]) -> str:
@@ -58,7 +58,7 @@ def spec_text(start: Start) -> str:
     Args:
         start: the choice.
     """
-    return f"DSKDSpec({', '.join(f'{name}={value!r}' for name, value in _fields(start).items())})"
+    return f"DSKDSpec({', '.join(f'{name}={value!r}' for name, value in spec_fields(start).items())})"
 
 
 def check_start(starts: tuple[Start, ...]) -> Iterator[Finding]:
@@ -204,13 +204,6 @@ def _with_recommended(starts: list[Start]) -> list[Start]:
     if back is best:
         return [chosen if start is best else start for start in starts]
     return [*starts, chosen]
-
-
-def _fields(start: Start) -> dict[str, str]:
-    """Return the fields of a choice that are not the defaults of a spec."""
-    fields = {"aligner": start.aligner} if start.aligner != "identity" else {}
-    projectors = {"t2s_projector": start.t2s_projector, "s2t_projector": start.s2t_projector}
-    return fields | {name: value for name, value in projectors.items() if value is not None and value != "pinv"}
 
 
 def _projectors(start: Start) -> str:
