@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 MODULES: Final = ("textwrap", "shlex", "bisect", "heapq", "fnmatch", "shutil", "statistics", "string", "os.path")
-SHOWN: Final = ("loss", "ce", "t2s_ce", "t2s_kd", "s2t_kd", "grad_norm", "projector_grad_norm", "eval_loss", "eval_ce")
+TERMS: Final = ("loss", "ce", "t2s_ce", "t2s_kd", "s2t_kd")
+SHOWN: Final = (*TERMS, "grad_norm", "projector_grad_norm", *(f"eval_{name}" for name in TERMS))
 
 PLAIN_TEMPLATE: Final = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
@@ -164,7 +165,7 @@ def train(
         per_device_train_batch_size=2,
         per_device_eval_batch_size=2,
         gradient_accumulation_steps=2,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         max_grad_norm=1.0,
         logging_steps=1,
         eval_strategy="steps",
@@ -185,7 +186,7 @@ def train(
         eval_dataset=evaluation,
         loss_fn=loss_fn,
         teacher=models.teacher,
-        projector_lr=1e-3,
+        projector_lr=1e-4,  # larger steps undo the start that projectors have from the heads
         callbacks=[Progress(kill_at)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -195,7 +196,14 @@ def train(
 
 def with_adapters(student: PreTrainedModel) -> PeftModel:
     """Return a student of which only new LoRA adapters are trained."""
-    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        lora_dropout=0.05,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=student.config.model_type == "gpt2",  # whose weights are transposed
+    )
     return get_peft_model(student, lora)  # type: ignore[return-value]
 
 
@@ -276,7 +284,7 @@ def write_and_learn(
         train_dataset=prompts,
         loss_fn=loss_fn,
         teacher=models.teacher,
-        projector_lr=5e-4,
+        projector_lr=1e-4,
         callbacks=[Progress()],
     )
     trainer.remove_callback(PrinterCallback)

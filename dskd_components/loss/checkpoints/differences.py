@@ -56,6 +56,7 @@ def require_no_difference(
     before, now = dict(_leaves(saved.model_dump(mode="json"))), dict(_leaves(own.model_dump(mode="json")))
     if strict or isinstance(accept, str):
         _require_paths(accept, before | now)
+    before, now = _of_one_form(before, now), _of_one_form(now, before)
     differing = [path for path in before | now if _differs(path, before, now) and not _is_below(path, accept)]
     if not differing:
         return
@@ -79,6 +80,21 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(part, f"{path}[{number}]")
     elif not _is_below(path, NEVER_COMPARED):
         yield path, value
+
+
+def _of_one_form(leaves: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return leaves with those of one field of the spec joined where the other side has a single value for it.
+
+    A schedule in the place of a number is one difference, not one for each of its fields.
+    """
+    joined: dict[str, Any] = {}
+    for path, value in leaves.items():
+        whole = next((other for other in others if path != other and _is_below(path, [other])), None)
+        if whole is None or not whole.startswith("spec"):
+            joined[path] = value
+        else:
+            joined.setdefault(whole, {})[path.removeprefix(whole).removeprefix(".")] = value
+    return joined
 
 
 def _differs(path: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

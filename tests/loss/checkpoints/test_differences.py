@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -132,6 +133,31 @@ def test_a_difference_that_is_meant_is_accepted_and_others_are_not(folder: Path)
     assert "kd_rate: saved" not in str(raised.value)
     loss_fn.restore(folder, accept=["spec.kd_rate", "spec.temperature"])
     loss_fn.restore(folder, accept=["spec"])
+
+
+LINEAR = {"name": "linear", "start": 0.0, "end": 0.5, "steps": 10}
+STAIRS = {"name": "piecewise", "points": [(0, 0.1), (5, 0.4)], "interpolation": "stairs"}
+
+
+@pytest.mark.parametrize(("field", "make"), [("kd_rate", lambda w: w), ("weights.t2s_kd", lambda w: {"t2s_kd": w})])
+@pytest.mark.parametrize(("before", "now"), [(LINEAR, 0.9), (0.9, LINEAR), (STAIRS, 0.9), (0.9, STAIRS)])
+def test_a_schedule_in_the_place_of_a_number_is_one_difference(
+    before: Any, now: Any, field: str, make: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    saved, here = (SPEC.replace(**{field.partition(".")[0]: make(weight)}) for weight in (before, now))
+    DSKDLoss.from_models(saved, **models()).save(tmp_path)
+    loss_fn = DSKDLoss.from_models(here, **models())
+    with pytest.raises(CheckpointError) as raised:
+        loss_fn.restore(tmp_path)
+    message = str(raised.value)
+    assert message.count(": saved ") == 1, message
+    assert "nothing" not in message
+    assert message.endswith(f"accept=['spec.{field}'].")
+    name = (LINEAR if LINEAR in (before, now) else STAIRS)["name"]
+    schedule, number = rf"\{{'name': '{name}', .*\}}", "0.9"
+    shown = (number, schedule) if before == 0.9 else (schedule, number)
+    assert re.search(rf"spec\.{re.escape(field)}: saved {shown[0]}, here {shown[1]}\n", message)
+    loss_fn.restore(tmp_path, accept=[f"spec.{field}"])
 
 
 @pytest.mark.parametrize("accept", [["spec.kd_rat"], "spec.kd_rate", ["spec.kd"]])

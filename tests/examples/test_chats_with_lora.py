@@ -1,0 +1,84 @@
+"""The walk from chats to a trained student: what is killed goes on with the same losses, and what is exported is clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dskd_components import DSKDLoss
+from examples.chats_with_lora import chats, last_checkpoint, load, main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a walk that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    main([str(folder), "--steps", str(STEPS)])
+    return folder
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Return what a run has logged, but for times."""
+    state = json.loads((folder / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
+    timed = ("_runtime", "_per_second")
+    logs = [{name: value for name, value in log.items() if not name.endswith(timed)} for log in state["log_history"]]
+    return [log for log in logs if "loss" in log or "eval_loss" in log]
+
+
+def test_a_killed_walk_goes_on_with_the_same_losses(output: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "examples.chats_with_lora", str(tmp_path), "--steps", str(STEPS), "--kill-at", "5"]
+    killed = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "step 4: loss" in killed.stdout
+    assert "step 5: loss" not in killed.stdout
+    assert not (tmp_path / "checkpoint-6").exists()
+    # Another kill, in the middle of a save.
+    (tmp_path / "checkpoint-5").mkdir()
+    checkpoint = last_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.endswith("checkpoint-4")
+    main([str(tmp_path), "--steps", str(STEPS)])
+    assert history(tmp_path) == history(output)
+    assert len(history(output)) == STEPS + 3  # with the evaluations
+    whole, again = (load_file(folder / "student" / "model.safetensors") for folder in (output, tmp_path))
+    assert all(torch.equal(whole[name], again[name]) for name in whole | again)
+
+
+def test_the_exported_student_is_a_model_as_any_other(output: Path) -> None:
+    student = output / "student"
+    names = set(load_file(student / "model.safetensors"))
+    bare = load(None, None)
+    assert names == set(bare.student.state_dict())
+    assert not any("lora" in name or "projector" in name for name in names)
+    assert not any("projector" in file or "adapter" in file for file in os.listdir(student))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(student), AutoTokenizer.from_pretrained(student)
+    chat = chats()[0]["messages"]
+    tokens = tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="pt")
+    assert tokens["input_ids"].tolist() == [bare.student_tokenizer.apply_chat_template(chat)["input_ids"]]
+    with torch.no_grad():
+        assert not torch.equal(model(**tokens).logits, bare.student(**tokens).logits)
+
+
+def test_the_spec_is_the_recommended_one(output: Path) -> None:
+    models = load(None, None)
+    report = DSKDLoss.preflight(
+        models.student, models.teacher, models.student_tokenizer, models.teacher_tokenizer, tokens_per_step=None
+    )
+    assert report.recommended_spec is not None
+    spec = json.loads((output / "spec.json").read_text())
+    assert spec["kd_rate"] == {"name": "linear", "start": 0.1, "end": 0.5, "steps": STEPS, "begin": 0}
+    assert f"DSKDSpec(aligner={report.recommended_spec.aligner.name!r}" in report.recommendation
