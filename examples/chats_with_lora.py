@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback, TrainingArguments
 
 from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator
@@ -32,7 +32,7 @@ from examples.tiny import tiny_pair
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 MODULES: Final = ("textwrap", "shlex", "bisect", "heapq", "fnmatch", "shutil", "statistics", "string", "os.path")
 TERMS: Final = ("loss", "ce", "t2s_ce", "t2s_kd", "s2t_kd")
@@ -56,16 +56,16 @@ class Models:
     """Both models with their tokenizers.
 
     Args:
-        student: learns.
+        student: a model, or one with adapters, that learns.
         teacher: does not.
         student_tokenizer: of the student.
         teacher_tokenizer: of the teacher.
     """
 
-    student: PreTrainedModel
+    student: Any
     teacher: PreTrainedModel
-    student_tokenizer: PreTrainedTokenizerFast
-    teacher_tokenizer: PreTrainedTokenizerFast
+    student_tokenizer: Any
+    teacher_tokenizer: Any
 
     def loss(self, spec: DSKDSpec) -> DSKDLoss:
         """Return a new loss between them."""
@@ -87,8 +87,10 @@ def load(student: str | None, teacher: str | None) -> Models:
         models = Models(pair.student, pair.teacher, pair.student_tokenizer, pair.teacher_tokenizer)
     else:
         models = Models(
-            *(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for folder in (student, teacher)),
-            *(AutoTokenizer.from_pretrained(folder) for folder in (student, teacher)),
+            student=AutoModelForCausalLM.from_pretrained(student, dtype=torch.bfloat16),
+            teacher=AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.bfloat16),
+            student_tokenizer=AutoTokenizer.from_pretrained(student),
+            teacher_tokenizer=AutoTokenizer.from_pretrained(teacher),
         )
     models.teacher.eval()
     for tokenizer in (models.student_tokenizer, models.teacher_tokenizer):
@@ -114,7 +116,7 @@ def look(models: Models, samples: Sequence[Chat], *, steps: int) -> DSKDSpec:
     """Print what preflight says of the pair and what a batch has of a chat; return the recommended spec.
 
     Args:
-        models: the pair.
+        models: the pair, with adapters: memory is stated for what is trained.
         samples: some of those to train on.
         steps: optimizer steps, over which the share of distillation rises.
     """
@@ -145,10 +147,10 @@ def train(
     steps: int,
     kill_at: int | None = None,
 ) -> DSKDTrainer:
-    """Train adapters of the student, from the last checkpoint in a folder if there is one; return the trainer.
+    """Train the student's adapters, from the last checkpoint in a folder if there is one; return the trainer.
 
     Args:
-        models: the pair.
+        models: the pair, with adapters.
         spec: of the loss.
         training: chats to train on.
         evaluation: chats to evaluate on.
@@ -156,7 +158,7 @@ def train(
         steps: optimizer steps in all.
         kill_at: optimizer step at which the process kills itself, before it saves or logs anything of that step.
     """
-    torch.manual_seed(0)  # of new adapters and projectors
+    torch.manual_seed(0)  # of new projectors
     loss_fn = models.loss(spec)
     every = max(1, steps // 3)
     arguments = TrainingArguments(
@@ -179,7 +181,7 @@ def train(
         dataloader_pin_memory=False,
     )
     trainer = DSKDTrainer(
-        with_adapters(models.student),
+        models.student,
         arguments,
         data_collator=models.collator(loss_fn),
         train_dataset=training,
@@ -194,17 +196,18 @@ def train(
     return trainer
 
 
-def with_adapters(student: PreTrainedModel) -> PeftModel:
-    """Return a student of which only new LoRA adapters are trained."""
+def with_adapters(models: Models, seed: int = 0) -> Models:
+    """Return models whose student has new LoRA adapters, of which alone it is trained."""
+    torch.manual_seed(seed)
     lora = LoraConfig(
         r=8,
         lora_alpha=16,
         lora_dropout=0.05,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
-        fan_in_fan_out=student.config.model_type == "gpt2",  # whose weights are transposed
+        fan_in_fan_out=models.student.config.model_type == "gpt2",  # whose weights are transposed
     )
-    return get_peft_model(student, lora)  # type: ignore[return-value]
+    return replace(models, student=get_peft_model(models.student, lora))
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -224,23 +227,24 @@ class Progress(TrainerCallback):
     def __init__(self, kill_at: int | None = None) -> None:
         self.kill_at = kill_at
 
-    def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Print terms and norms."""
+        logs = kwargs["logs"]
         shown = [f"{name} {float(logs[name]):.4f}" for name in SHOWN if name in logs]
         if shown:
             print(f"step {state.global_step}: {', '.join(shown)}", flush=True)
 
-    def on_step_end(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Kill the process where that was asked for."""
         if state.global_step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def export(student: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def export(student: Any, tokenizer: Any, folder: Path) -> None:
     """Write the student with its adapters merged, as any model of transformers, and its tokenizer.
 
     Args:
-        student: the trained student, which is without adapters afterwards.
+        student: the trained one of PEFT, which is without adapters afterwards.
         tokenizer: of the student.
         folder: where to.
     """
@@ -250,11 +254,11 @@ def export(student: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path)
 
 def write_and_learn(
     models: Models, spec: DSKDSpec, prompts: Sequence[Chat], projectors: Path, folder: Path, *, steps: int
-) -> DSKDTrainer:
+) -> OnPolicyTrainer:
     """Train the student on what it writes itself; return the trainer.
 
     Args:
-        models: the pair.
+        models: the pair, with new adapters.
         spec: of the loss so far. Weights stay what its schedules have ended with.
         prompts: chats, of which the answers are not used.
         projectors: folder of the learned ones.
@@ -278,7 +282,7 @@ def write_and_learn(
     )
     trainer = OnPolicyTrainer(
         models,
-        with_adapters(models.student),
+        models.student,
         arguments,
         data_collator=lambda samples: {"prompts": [sample["messages"][:-1] for sample in samples]},
         train_dataset=prompts,
@@ -318,13 +322,13 @@ class OnPolicyTrainer(DSKDTrainer):
     @torch.no_grad()
     def answered(self, prompt: list[dict[str, str]], *, max_new_tokens: int = 24) -> Chat:
         """Return a chat that the student has answered."""
-        assert self.model is not None
-        inputs = self.tokenizer.apply_chat_template(
+        student: Any = self.model
+        inputs: Any = self.tokenizer.apply_chat_template(
             prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        ).to(self.model.device)
-        self.model.eval()
-        tokens = self.model.generate(**inputs, do_sample=True, max_new_tokens=max_new_tokens)
-        self.model.train()
+        )
+        student.eval()
+        tokens = student.generate(**inputs.to(student.device), do_sample=True, max_new_tokens=max_new_tokens)
+        student.train()
         written = tokens[0, inputs["input_ids"].shape[1] :]
         answer = self.tokenizer.decode(written, skip_special_tokens=True)
         # What was written up to the limit has no end, and the student is not to learn one there.
@@ -344,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kill-at", type=int, help="optimizer step at which to be killed")
     options = parser.parse_args(arguments)
     output, steps = options.output, options.steps
-    models, samples = load(options.student, options.teacher), chats()
+    models, samples = with_adapters(load(options.student, options.teacher)), chats()
     training, evaluation = samples[:40], samples[40:48]
 
     begin = time.perf_counter()
@@ -360,8 +364,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     export(trainer.model, models.student_tokenizer, output / "student")
     begin = _stated("export", begin)
     student = AutoModelForCausalLM.from_pretrained(output / "student", dtype=models.student.dtype)
-    projectors = Path(trainer.state.best_model_checkpoint) / "projectors"
-    written = write_and_learn(replace(models, student=student), spec, training, projectors, output, steps=2).written
+    written = write_and_learn(
+        with_adapters(replace(models, student=student), seed=1),
+        spec,
+        training,
+        Path(trainer.state.best_model_checkpoint or output) / "projectors",
+        output,
+        steps=2,
+    ).written
     for sample in written[:2]:
         print(f"{sample['finish_reason']}: {sample['messages'][-1]['content']!r}")
     _stated("write_and_learn", begin)

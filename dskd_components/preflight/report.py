@@ -138,8 +138,7 @@ class PreflightReport:
     @property
     def recommended_spec(self) -> DSKDSpec | None:
         """The spec to begin with, all else by default; None if no start was measured, or there are errors."""
-        found = next((start for start in self.starts if start.recommended), None)
-        return DSKDSpec(**spec_fields(found)) if found is not None and self.passed else None
+        return recommended_spec(self.starts) if self.passed else None
 
     @property
     def passed(self) -> bool:
@@ -208,6 +207,16 @@ class PreflightReport:
         if self.recommendation:
             parts += ["", Text(self.recommendation, "bold")]
         return Group(*parts)
+
+
+def recommended_spec(starts: tuple[Start, ...]) -> DSKDSpec | None:
+    """Return the spec that is recommended; None if nothing was measured.
+
+    Args:
+        starts: what was measured.
+    """
+    found = next((start for start in starts if start.recommended), None)
+    return None if found is None else DSKDSpec(**spec_fields(found))
 
 
 def spec_fields(start: Start) -> dict[str, str]:

@@ -25,8 +25,8 @@ from dskd_components.preflight.check_samples import check_positions, check_sampl
 from dskd_components.preflight.check_tokenizers import check_chat_templates, check_special_tokens, check_vocabularies
 from dskd_components.preflight.estimate import estimate, memory_findings, step_memory
 from dskd_components.preflight.measuring import measure_step
-from dskd_components.preflight.report import Finding, PreflightReport
-from dskd_components.preflight.start import check_start, measure_starts, recommendation, recommended_spec
+from dskd_components.preflight.report import Finding, PreflightReport, recommended_spec
+from dskd_components.preflight.start import check_start, measure_starts, recommendation
 from dskd_components.spec.dskd_spec import DSKDSpec
 
 if TYPE_CHECKING:

@@ -29,16 +29,6 @@ OF_TWO_TOKENIZERS: Final = ("exact_match", "span", "cma")
 """The aligners among which one is recommended. The pairs of ``min_edit`` may be wrong, those of the others are not."""
 
 
-def recommended_spec(starts: tuple[Start, ...]) -> DSKDSpec | None:
-    """Return the spec that is recommended; None if nothing was measured.
-
-    Args:
-        starts: what `measure_starts` has found.
-    """
-    found = next((start for start in starts if start.recommended), None)
-    return None if found is None else DSKDSpec(**spec_fields(found))
-
-
 def recommendation(starts: tuple[Start, ...]) -> str:
     """Return a sentence that names the spec to begin with, and how it starts.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 
 from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components
 from dskd_components.aligners import CrossModelAttentionModule
-from dskd_components.preflight.report import SANE, Start
-from dskd_components.preflight.start import OF_TWO_TOKENIZERS, check_start, recommended_spec
+from dskd_components.preflight.report import SANE, Finding, Start
+from dskd_components.preflight.start import OF_TWO_TOKENIZERS, check_start
 from dskd_components.projectors import Linear
 from tests.helpers.models import TEXTS, metaspace_tokenizer, tiny_model
 from tests.helpers.pairs import finding, look, sound_pair, tokenizer
@@ -68,7 +69,10 @@ def test_what_is_recommended_can_be_written_down_and_used() -> None:
     report = look()
     text = report.recommendation.split(": ", 1)[1].split(";")[0]
     spec = eval(text, {"DSKDSpec": DSKDSpec})
-    assert spec == recommended_spec(report.starts)
+    assert spec == report.recommended_spec
+    refused = Finding("error", "head", "it is none")
+    assert replace(report, findings=(refused,)).recommended_spec is None
+    assert replace(report, starts=()).recommended_spec is None
     [again] = [start for start in look(spec=spec).starts if start.of_spec]
     best = recommended(report)
     # Random weights are drawn anew.
