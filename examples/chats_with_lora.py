@@ -120,13 +120,12 @@ def look(models: Models, samples: Sequence[Chat], *, steps: int) -> DSKDSpec:
         samples: some of those to train on.
         steps: optimizer steps, over which the share of distillation rises.
     """
-    texts = ["\n".join(message["content"] for message in sample["messages"]) for sample in samples]
     report = DSKDLoss.preflight(
         models.student,
         models.teacher,
         models.student_tokenizer,
         models.teacher_tokenizer,
-        texts=texts,
+        samples=samples,
         tokens_per_step=512,
     )
     print(report.to_text())
@@ -355,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spec_file = output / "spec.json"
     if not spec_file.exists():
         output.mkdir(parents=True, exist_ok=True)
-        spec_file.write_text(look(models, training[:4], steps=steps).model_dump_json(indent=2))
+        spec_file.write_text(look(models, training, steps=steps).model_dump_json(indent=2))
         begin = _stated("look", begin)
     # A run that goes on has to go on with the spec that it began with.
     spec = DSKDSpec.model_validate_json(spec_file.read_text())
