@@ -127,10 +127,12 @@ def test_what_the_library_imports_is_what_it_depends_on(library: Built) -> None:
     third_party = modules - set(sys.stdlib_module_names) - {"dskd_components"}
     needed = {canonicalize_name(distributions[module][0]) for module in third_party}
     comes_with_pydantic = {"pydantic-core"}
-    the_user_brings_its_models = {"transformers"}
+    users_bring_their_models = {"transformers"}
+    and_what_reads_their_files = {"pyarrow"}
     and_the_loops_that_there_are_integrations_for = {"accelerate", "lightning", "trl"}
-    assert needed - comes_with_pydantic - and_the_loops_that_there_are_integrations_for <= optional
-    assert core - the_user_brings_its_models <= needed
+    brought_along = and_the_loops_that_there_are_integrations_for | and_what_reads_their_files
+    assert needed - comes_with_pydantic - brought_along <= optional
+    assert core - users_bring_their_models <= needed
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -199,9 +199,7 @@ class CrossModelAttentionModule(AlignerModule):
 
     def queries(self, student: LMStates) -> Tensor:
         """Return ``[B, Ts, 2 dt]``: what each student position asks with."""
-        return self._asked_with(_token_pairs(student)(slice(None)))
-
-    def _asked_with(self, pairs: Tensor) -> Tensor:
+        pairs = _token_pairs(student)(slice(None))
         return F.linear(pairs, self.query.weight.to(pairs.dtype), self.query.bias.to(pairs.dtype))
 
     def keys(self, teacher: LMStates) -> Callable[[slice], Tensor]:
@@ -222,11 +220,11 @@ class CrossModelAttentionModule(AlignerModule):
         Queries and keys are wide. So they are made for a few samples at a time, and once more when their gradient is
         due.
         """
-        keys, pairs = self._keys(teacher, groups), _token_pairs(student)
+        keys = self._keys(teacher, groups)
 
         def of_some(rows: slice) -> Tensor:
             key = keys(rows)
-            query = self._asked_with(pairs(rows))
+            query = self.queries(student.rows(rows))
             return query @ key.to(query.dtype).transpose(1, 2) / math.sqrt(key.shape[-1])
 
         longest = max(student.targets.shape[1], teacher.targets.shape[1])

@@ -118,7 +118,7 @@ class Columns:
         >>> Columns(prompt="question", response="answer").read({"question": "2 + 2 =", "answer": " 4"})
         PairSample(prompt='2 + 2 =', response=' 4', teacher_prompt=None, is_cut=False)
         >>> Columns(ignore=["id", "source"]).read({"id": 3, "source": "web", "text": "2 + 2 = 4"})
-        TextSample(text='2 + 2 = 4')
+        TextSample(text='2 + 2 = 4', is_cut=False)
     """
 
     text: str = "text"

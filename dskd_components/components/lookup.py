@@ -105,7 +105,7 @@ def get_projector(name: str, **fields: Any) -> Projector:
 
     Examples:
         >>> get_projector("linear", bias=False)
-        Linear(name='linear', bias=False)
+        Linear(name='linear', bias=False, init='calibrated')
     """
     return cast("Projector", _make("projector", name, fields))
 

@@ -57,12 +57,17 @@ def unit_logit_std(head: Head, end: str) -> float:
         0.5
     """
     weight = head.valid_weight.detach()
+    possible = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
+    if head.bias is not None:  # a token that can never be predicted says nothing of the others
+        possible = head.bias[: len(weight)] != -torch.inf
     sums = squares = weight.new_zeros(weight.shape[1], dtype=torch.float64)
-    for rows in weight.split(max(1, PART // weight.shape[1])):
-        wide = rows.double()
+    size = max(1, PART // weight.shape[1])
+    for rows, counts in zip(weight.split(size), possible.split(size), strict=True):
+        wide = rows.double() * counts[:, None]
         sums = sums + wide.sum(0)
         squares = squares + wide.square().sum(0)
-    variance = float((squares / len(weight) - (sums / len(weight)) ** 2).clamp_min(0).sum())
+    count = possible.sum().clamp_min(1)
+    variance = float((squares / count - (sums / count) ** 2).clamp_min(0).sum())
     if not math.isfinite(variance):
         raise InputError(
             f"The weight of the {end}'s head holds NaN or infinity, so a projector cannot be scaled to it. Look at the "

@@ -110,5 +110,5 @@ def test_complaint_14_out_of_memory_on_logits() -> None:
         with LargestOverVocabulary(997) as largest:
             build(spec, batch)(batch.student, batch.teacher).loss.backward()
         rows.append(largest.rows)
-    assert rows[1] <= 1.25 * rows[0]  # tiles of equal size fill the budget better or worse
+    assert rows[1] <= 1.4 * rows[0]  # tiles of equal size fill the budget better or worse
     assert rows[0] < 40

@@ -14,15 +14,19 @@ def test_complaint_09_padding_rows_of_the_head_are_reported() -> None:
 
 
 def test_complaint_10_a_one_sided_bos_is_found() -> None:
-    found = finding(look(student_tokenizer=tokenizer(280, bos=True)), "BOS", "warning")
-    assert "positions are shifted" in found.found
-    assert "align by text" in found.advice
+    found = finding(look(student_tokenizer=tokenizer(280, bos=True)), "BOS", "ok")
+    assert "one-sided: the student's tokenizer puts <s> before a text" in found.found
+    assert "DualTokenizerCollator aligns by text" in found.found
 
 
 def test_complaint_12_chat_templates_that_differ_are_reported() -> None:
-    report = look(student_tokenizer=tokenizer(280, template=CHATML), teacher_tokenizer=tokenizer(300, template=OTHER))
+    chat = [{"role": "user", "content": "what is it"}, {"role": "assistant", "content": "the statement"}]
+    chats = {"texts": None, "samples": [{"messages": chat}]}
+    report = look(
+        student_tokenizer=tokenizer(280, template=CHATML), teacher_tokenizer=tokenizer(300, template=OTHER), **chats
+    )
     assert "they differ" in finding(report, "chat templates", "ok").found
-    report = look(student_tokenizer=tokenizer(280, template=CHATML))
+    report = look(student_tokenizer=tokenizer(280, template=CHATML), **chats)
     assert "chats cannot be rendered for both" in finding(report, "chat templates", "warning").found
 
 

@@ -53,7 +53,7 @@ class HostWaits:
     Examples:
         >>> with HostWaits() as found:
         ...     values = torch.ones(3)
-        ...     bool(values.sum() > 0)
+        ...     positive = bool(values.sum() > 0)
         >>> found.lines
         []
     """

@@ -132,9 +132,9 @@ def test_all_problems_come_at_once() -> None:
         )
     assert [line.split(": ")[:2] for line in str(caught.value).splitlines()] == [
         ["f:1", "preset"],
+        ["f:2", "temperature"],
         ["f:3", "distance"],
         ["f:4", "spaces[1].weight"],
-        ["f:2", "temperature"],
     ]
     assert [problem.path for problem in caught.value.problems][2] == ("spaces", 1, "weight")
 

@@ -98,14 +98,20 @@ def aligned_by(module: AlignerModule, aligner: Aligner, batch: Batch) -> Alignme
 
 def counted(alignment: Alignment) -> dict[str, Tensor]:
     """Return by name what adds up over samples: the sums of the terms, the sums and counts of the metrics."""
-    sums = {f"the sum of the term {name!r}": term.values[_kept(term)].sum() for name, term in alignment.terms.items()}
+    sums = {
+        f"the sum of the term {name!r}": term.values[counting(term)].sum() for name, term in alignment.terms.items()
+    }
     for name, tally in alignment.metrics.items():
         sums |= {f"the sum of the metric {name!r}": tally.total, f"the count of the metric {name!r}": tally.count}
     return {name: total.double() for name, total in sums.items()}
 
 
-def _kept(term: TokenTerm) -> Tensor | slice:
-    return slice(None) if term.keep is None else term.keep
+def counting(term: TokenTerm) -> Tensor:
+    """Return ``[N]``, bool: the rows of a term that count."""
+    rows = torch.ones_like(term.values, dtype=torch.bool)
+    for flags in (term.keep, term.eligible):
+        rows = rows if flags is None else rows & flags
+    return rows
 
 
 def is_told(aligner: Aligner) -> bool:
