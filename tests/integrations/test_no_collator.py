@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -38,8 +39,9 @@ def trainer(pair: Pair, folder: Path, samples: Any, **options: Any) -> DSKDTrain
     return DSKDTrainer(pair.student, arguments, **(given | options))
 
 
-@pytest.mark.parametrize("kind", OF_TWO_TOKENIZERS | OTHERS)
-@pytest.mark.parametrize("with_tokenizer", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "with_tokenizer"), list(zip(OF_TWO_TOKENIZERS | OTHERS, itertools.cycle([True, False]), strict=False))
+)
 def test_it_says_how_to_get_one(pair: Pair, tmp_path: Path, kind: str, with_tokenizer: bool) -> None:
     sample = (OF_TWO_TOKENIZERS | OTHERS)[kind]
     options = {"processing_class": pair.student_tokenizer} if with_tokenizer else {}

@@ -81,10 +81,16 @@ def _no_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("sizes", [(WIDE, NARROW), (NARROW, WIDE)])
+# Half of all combinations: each two of them meet in every way.
+@pytest.mark.parametrize(
+    ("sizes", "tied", "dtype", "foreach"),
+    [
+        (sizes, tied, dtype, (sizes[0] == WIDE) ^ tied ^ (dtype == torch.bfloat16))
+        for sizes in ((WIDE, NARROW), (NARROW, WIDE))
+        for tied in (True, False)
+        for dtype in (torch.float32, torch.bfloat16)
+    ],
+)
 def test_a_step_takes_what_is_stated(sizes: tuple[int, int], tied: bool, dtype: torch.dtype, foreach: bool) -> None:
     student = model(sizes[0], tied=tied).to(dtype).train()
     stated, seen = stated_and_seen(student, sizes, foreach=foreach)

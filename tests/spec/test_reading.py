@@ -136,7 +136,7 @@ def test_all_problems_come_at_once() -> None:
         ["f:3", "distance"],
         ["f:4", "spaces[1].weight"],
     ]
-    assert [problem.path for problem in caught.value.problems][2] == ("spaces", 1, "weight")
+    assert [problem.path for problem in caught.value.problems][3] == ("spaces", 1, "weight")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
