@@ -82,6 +82,12 @@ def squared_hellinger(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @correct
+def triangular(student: Tensor, teacher: Tensor) -> Tensor:
+    p, q = student.exp(), teacher.exp()
+    return ((p - q).square() / (p + q).clamp_min(1e-30)).sum(-1)
+
+
+@correct
 class MostLikelyGap(Distance):
     """How much less likely the teacher's first token is to the student; zero between many that differ."""
 
