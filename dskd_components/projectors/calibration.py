@@ -57,17 +57,17 @@ def unit_logit_std(head: Head, end: str) -> float:
         0.5
     """
     weight = head.valid_weight.detach()
-    possible = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
-    if head.bias is not None:  # a token that can never be predicted says nothing of the others
-        possible = head.bias[: len(weight)] != -torch.inf
+    # A token that can never be predicted says nothing of the others.
+    possible = None if head.bias is None else head.bias[: len(weight)] != -torch.inf
     sums = squares = weight.new_zeros(weight.shape[1], dtype=torch.float64)
-    size = max(1, PART // weight.shape[1])
-    for rows, counts in zip(weight.split(size), possible.split(size), strict=True):
-        wide = rows.double() * counts[:, None]
+    count, size = 0, max(1, PART // weight.shape[1])
+    for start in range(0, len(weight), size):
+        rows = weight[start : start + size]
+        wide = (rows if possible is None else rows[possible[start : start + size]]).double()
         sums = sums + wide.sum(0)
         squares = squares + wide.square().sum(0)
-    count = possible.sum().clamp_min(1)
-    variance = float((squares / count - (sums / count) ** 2).clamp_min(0).sum())
+        count += len(wide)
+    variance = float((squares / max(count, 1) - (sums / max(count, 1)) ** 2).clamp_min(0).sum())
     if not math.isfinite(variance):
         raise InputError(
             f"The weight of the {end}'s head holds NaN or infinity, so a projector cannot be scaled to it. Look at the "
