@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.text import Text
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 100
 """Of what is written into a pipe."""
+
+
+class Form(StrEnum):
+    """How samples are written."""
+
+    TEXT = "text"
+    HTML = "html"
+    JSON = "json"
 
 
 def show_sample(
@@ -54,9 +63,9 @@ def show_sample(
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples are shown.")] = 3,
     start: Annotated[int, typer.Option("--start", min=0, help="Which sample is the first, counted from 0.")] = 0,
     form: Annotated[
-        Literal["text", "html", "json"],
+        Form,
         typer.Option("--format", help="Text for people, a page, or JSON with a line for each sample."),
-    ] = "text",
+    ] = Form.TEXT,
     student_max_length: Annotated[
         int | None, typer.Option("--student-max-length", min=1, help="Where samples are cut.", show_default=False)
     ] = None,
@@ -97,7 +106,7 @@ def show_sample(
         columns=named,
     )
     failed = 0
-    if form == "html":
+    if form is Form.HTML:
         plain('<!DOCTYPE html>\n<meta charset="utf-8">')
     for index, raw in enumerate(raws, start=start):
         try:
@@ -145,10 +154,10 @@ def _named(option: str, values: list[str], example: str) -> dict[str, str]:
     return found
 
 
-def _write(view: SampleView | MultiTeacherSampleView, title: str, index: int, form: str, *, is_first: bool) -> None:
-    if form == "json":
+def _write(view: SampleView | MultiTeacherSampleView, title: str, index: int, form: Form, *, is_first: bool) -> None:
+    if form is Form.JSON:
         plain(json.dumps({"sample": index, **view.to_dict()}, ensure_ascii=False))
-    elif form == "html":
+    elif form is Form.HTML:
         import html
 
         plain(f"<h3>{html.escape(title)}</h3>\n{view.to_html()}")
