@@ -104,11 +104,11 @@ def test_complaint_14_out_of_memory_on_logits() -> None:
     rows = []
     for samples in (2, 8):
         torch.manual_seed(0)
-        sizes = {"student_vocabulary": 997, "student_hidden": 8, "student_length": 40}
+        sizes = {"student_vocabulary": 997, "student_hidden": 8, "student_length": 40, "at_least": 40}
         batch = make_batch(0, same_tokenizer=True, batch=samples, dtype=torch.float32, **sizes)
         spec = DSKDSpec(engine={"name": "tiled", "memory_budget_mib": 0.2})
         with LargestOverVocabulary(997) as largest:
             build(spec, batch)(batch.student, batch.teacher).loss.backward()
         rows.append(largest.rows)
-    assert rows[1] <= 1.4 * rows[0]  # tiles of equal size fill the budget better or worse
+    assert rows[1] <= 1.25 * rows[0]  # tiles of equal size fill the budget better or worse
     assert rows[0] < 40

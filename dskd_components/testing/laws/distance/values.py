@@ -81,9 +81,7 @@ def zero_at_equality(distance: DistanceFunction, logits: Tensor, dtype: torch.dt
     """
     same = logits.to(dtype)
     found = values_at(distance, same, same.clone())
-    # A divergence may divide by a small number what is left of its sums, which float32 rounds.
-    tolerance = 1e-6 if dtype == torch.float64 else 5e-6
-    expect_close(found, torch.zeros_like(found), "the distance of a row from itself", atol=tolerance)
+    expect_close(found, torch.zeros_like(found), "the distance of a row from itself", atol=1e-6)
 
 
 @law("distance", cases=generic_pairs(), claimed_by=lambda distance: getattr(distance, "zero_iff_equal", True))

@@ -38,6 +38,9 @@ class AlphaBeta(Distance):
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return ``[N]``, nats in the limits."""
         alpha, beta, both = self.alpha, self.beta, self.alpha + self.beta
-        powers = alpha / both * (both * teacher_log_probs).exp() + beta / both * (both * student_log_probs).exp()
         product = (alpha * teacher_log_probs + beta * student_log_probs).exp()
-        return without_negative_rounding((powers - product).sum(-1)) / (alpha * beta)
+        # Exponents are added up alike in all three, so that nothing but 0 is left where both sides are equal.
+        teacher_power = (alpha * teacher_log_probs + beta * teacher_log_probs).exp()
+        student_power = (alpha * student_log_probs + beta * student_log_probs).exp()
+        gaps = alpha / both * (teacher_power - product) + beta / both * (student_power - product)
+        return without_negative_rounding(gaps.sum(-1)) / (alpha * beta)
