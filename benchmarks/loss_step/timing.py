@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ def time_case(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]
     grows slower or faster weighs on both. Reported are the ratio of the fastest times, which other work on the machine
     disturbs least, the median of the rounds' ratios, and the least and the largest of these; ``fastest_products`` is
     that median for the same products by the fastest kernels, which ``kernels`` names.
+    ``load`` is that of the machine when the case began.
     """
+    load = os.getloadavg()[0]
     student, teacher = case.states()
     bare = contestants.bare_products(case, student, teacher)
     fastest_kernels = contestants.fastest_products(case, student, teacher)
@@ -54,6 +57,7 @@ def time_case(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]
         "case": case.label,
         "scored_tokens": [int(student.scored.sum()), int(teacher.scored.sum())],
         "rounds": rounds,
+        "load": round(load, 2),
         "bare_seconds": [round(min(bare_times), 3), round(statistics.median(bare_times), 3), round(max(bare_times), 3)],
         "ratio_of_fastest": {name: round(time / min(bare_times), 3) for name, time in fastest.items()},
         "median_ratio": {name: round(statistics.median(found), 3) for name, found in ratios.items()},

@@ -83,7 +83,9 @@ def _measure(
         result, choice = None, None
         if any(space.side == "teacher" for space in batch.spaces):
             with workspace.lend() as scratch:
-                rows = SideRows.of([batch], "teacher", scratch, budget=_left(budget, held), recompute=recompute)
+                rows = SideRows.of(
+                    [batch], "teacher", scratch, budget=_left(budget, held), products=products, recompute=recompute
+                )
                 left = _left(budget, held + rows.row_bytes)
                 result = _run_side(rows, reduction, scratch, left, products, predicts=needs_argmax)
                 held += rows.gradient_bytes
@@ -99,7 +101,13 @@ def _measure(
         # The student's own logits, and the gradient of its head, are made once for all teachers.
         with workspace.lend() as scratch:
             rows = SideRows.of(
-                batches, "student", scratch, budget=_left(budget, held), recompute=recompute, teacher_argmax=choices
+                batches,
+                "student",
+                scratch,
+                budget=_left(budget, held),
+                products=products,
+                recompute=recompute,
+                teacher_argmax=choices,
             )
             of_student = _run_side(rows, reduction, scratch, _left(budget, held + rows.row_bytes), products)
             del rows
@@ -149,7 +157,9 @@ def _run_side(
         has_cache=rows.targets.device.type == "cpu",
         teachers=max(1, len({entry.number for entry in rows.spaces})),
         products=products,
-        beside=numbers_beside([stream.head for stream in rows.streams], products),
+        beside=numbers_beside(
+            [head for stream in rows.streams for head in (stream.head, stream.reading_head)], products
+        ),
     )
     return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()
 

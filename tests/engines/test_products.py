@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dskd_components import DSKDSpec, Head
 from dskd_components.engines._tiling import head_products, products
 from dskd_components.engines._tiling.head_products import HeadGradient, HeadProducts
 from dskd_components.engines._tiling.products import by_onednn, onednn
+from dskd_components.engines._tiling.reassociation import Shapes
 from tests.helpers.registered import build
 from tests.helpers.strategies import make_batch
 
@@ -33,7 +35,8 @@ def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN for every product, however small, in parts of a few rows."""
     monkeypatch.setattr(products, "LEAST_WORK", 0)
     monkeypatch.setattr(products, "MARGIN", float("inf"))
-    monkeypatch.setattr(head_products, "CACHED_ROWS", 5)
+    for module in (head_products, products):
+        monkeypatch.setattr(module, "CACHED_ROWS", 5)
 
 
 def operands(kind: str) -> tuple[Tensor, Tensor]:
@@ -91,6 +94,41 @@ def test_a_step_is_the_same_with_either_kernel(preset: str) -> None:
     assert any(products._chosen.values())
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
     assert all(torch.equal(first, last) for first, last in zip(found[0], found[2], strict=True))
+
+
+class Seen(TorchDispatchMode):
+    """Notes which operators ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@needs_operator
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("way", ["apart", "logits", "throughout"])
+def test_no_product_of_a_projection_is_left_out(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joined with the head or not, what a projection multiplies is made by the kernels that were chosen."""
+    monkeypatch.setattr(Shapes, "cheapest", lambda *_: way)
+    batch = make_batch(3, same_tokenizer=True, dtype=torch.float32, student_hidden=8, teacher_hidden=24)
+    found = []
+    for kernels in ("fastest", "torch"):
+        hidden = batch.student.hidden_states.detach().requires_grad_()
+        own = replace(batch, student=replace(batch.student, hidden_states=hidden))
+        engine = {"name": "tiled", "products": kernels, "memory_budget_mib": 2e-2}
+        loss_fn = build(DSKDSpec.preset("dskd", spaces=["teacher"], engine=engine), own)
+        own.loss(loss_fn)  # kernels are measured
+        with Seen() as seen:
+            loss = own.loss(loss_fn).loss
+            of_all = torch.autograd.grad(loss, [hidden, *loss_fn.parameters()], allow_unused=True)
+        assert {"mm", "addmm", "addmm_"}.isdisjoint(seen.names) == (kernels == "fastest"), sorted(seen.names)
+        found.append([loss.detach(), *(gradient for gradient in of_all if gradient is not None)])
+    assert len(found[0]) > 2
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

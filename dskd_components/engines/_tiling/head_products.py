@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dskd_components.engines._tiling.products import by_onednn, onednn
+from dskd_components.engines._tiling.products import CACHED_ROWS, add_outer, by_onednn, onednn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.head import Head
-
-
-CACHED_ROWS: Final = 1024
-"""Rows of a weight that one product takes on a CPU, whatever their width. A product with all of a large head takes
-longer (``test_logits_of_a_head`` in ``benchmarks``)."""
 
 
 def widened_bytes(head: Head, dtype: torch.dtype) -> int:
@@ -112,9 +107,15 @@ class HeadProducts:
 
     def joined(self, projection: Tensor, scratch: Scratch) -> Tensor:
         """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``, in scratch memory."""
+        projection = projection.to(self._dtype)
         joint = scratch.matrix(len(self._weight), projection.shape[1], dtype=self._dtype, device=projection.device)
-        for rows, part in self._parts(self._part_rows):
-            torch.mm(part, projection, out=joint[rows])
+        small = min(self._cached_rows, self._part_rows)
+        by_parts = by_onednn(self._products, "states", self._weight[:small].to(self._dtype), projection)
+        for rows, part in self._parts(small if by_parts else self._part_rows):
+            if by_parts:
+                joint[rows] = onednn(part, projection.T)
+            else:
+                torch.mm(part, projection, out=joint[rows])
             del part
         return joint
 
@@ -170,25 +171,10 @@ class HeadGradient:
             products: how kernels are chosen.
         """
         vocabulary = self._head.vocabulary_size
-        # As many as `numbers_beside` has room for, with what is read and what is made.
-        rows = max(1, min(CACHED_ROWS, 2 * CACHED_ROWS * len(states) // (len(states) + states.shape[1])))
-        if self._weight is not None and by_onednn(products, "head", states, gradient[:, :rows]):
-            for start in range(0, vocabulary, rows):
-                part = slice(start, min(start + rows, vocabulary))
-                product = onednn(gradient[:, part].T, states.T)
-                if self._is_empty:
-                    self._weight[part] = product
-                else:
-                    self._weight[part].add_(product)
+        if self._weight is not None:
+            add_outer(products, self._weight[:vocabulary], gradient, states, is_empty=self._is_empty)
             if self._is_empty:
                 self._weight[vocabulary:].zero_()
                 self._is_empty = False
-        elif self._weight is not None and self._is_empty:
-            # Written rather than added: to fill a large matrix with zeros first takes time.
-            torch.mm(gradient.T, states, out=self._weight[:vocabulary])
-            self._weight[vocabulary:].zero_()
-            self._is_empty = False
-        elif self._weight is not None:
-            self._weight[:vocabulary].addmm_(gradient.T, states)
         if self._bias is not None:
             self._bias[:vocabulary].add_(gradient.sum(0))

@@ -25,6 +25,10 @@ Products = Literal["fastest", "torch"]
 Kind = Literal["logits", "states", "head"]
 """What a product makes: logits, their gradient to states, or their gradient to a head."""
 
+CACHED_ROWS: Final = 1024
+"""Rows of a weight that one product takes on a CPU, whatever their width. A product with all of a large head takes
+longer (``test_logits_of_a_head`` in ``benchmarks``)."""
+
 LEAST_WORK: Final = 2**24
 """Multiplications of a product below which nothing is gained that a measurement would show."""
 
@@ -100,6 +104,40 @@ def by_onednn(products: Products, kind: Kind, rows: Tensor, part: Tensor) -> boo
     if key not in _chosen:
         _chosen.setdefault(key, _is_there() and _is_faster(kind, *_half(kind, rows, part)))
     return _chosen[key]
+
+
+def write_through(products: Products, gradient: Tensor, matrix: Tensor, out: Tensor) -> None:
+    """Write ``[n, d]``, a gradient ``[n, m]`` taken back through a matrix ``[m, d]``: ``gradient matrix``."""
+    if by_onednn(products, "states", gradient, matrix):
+        out.copy_(onednn(gradient, matrix.T))
+    else:
+        torch.mm(gradient, matrix, out=out)
+
+
+def add_outer(products: Products, total: Tensor, gradient: Tensor, states: Tensor, *, is_empty: bool) -> None:
+    """Add ``gradient^T states`` to a total, or write it there.
+
+    Args:
+        products: how the engine chooses.
+        total: ``[m, d]``.
+        gradient: ``[n, m]``.
+        states: ``[n, d]``.
+        is_empty: whether the total is uninitialised. To fill a large matrix with zeros first takes time.
+    """
+    # As many as `numbers_beside` has room for, with what is read and what is made.
+    size = max(1, min(CACHED_ROWS, 2 * CACHED_ROWS * len(states) // (len(states) + states.shape[1])))
+    if by_onednn(products, "head", states, gradient[:, :size]):
+        for start in range(0, len(total), size):
+            part = slice(start, min(start + size, len(total)))
+            product = onednn(gradient[:, part].T, states.T)
+            if is_empty:
+                total[part] = product
+            else:
+                total[part].add_(product)
+    elif is_empty:
+        torch.mm(gradient.T, states, out=total)
+    else:
+        total.addmm_(gradient.T, states)
 
 
 def description() -> str:

@@ -10,11 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from dskd_components.engines._tiling.head_products import HeadProducts
+from dskd_components.engines._tiling.products import add_outer, by_onednn, onednn, write_through
 from dskd_components.engines._tiling.tiled_states import TiledStates
+from dskd_components.models.precision import upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.aligned_batch import AffineInput
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.head import Head
@@ -26,9 +29,10 @@ class ProjectionGradient:
     Args:
         affine_input: the states ``h`` with their weights ``w``, and the projection ``h W^T + w b``.
         dtype: what is summed in.
+        products: how kernels are chosen.
     """
 
-    def __init__(self, affine_input: AffineInput, dtype: torch.dtype) -> None:
+    def __init__(self, affine_input: AffineInput, dtype: torch.dtype, products: Products) -> None:
         self._states, self._weights, (self._matrix, self._bias) = affine_input
         learning = torch.is_grad_enabled()
         self._of_states, self._of_weights, self._of_matrix, self._of_bias = (
@@ -36,6 +40,7 @@ class ProjectionGradient:
             for tensor in (self._states, self._weights, self._matrix, self._bias)
         )
         self._dtype = dtype
+        self._products = products
 
     @property
     def gradient_bytes(self) -> int:
@@ -62,9 +67,10 @@ class ProjectionGradient:
         """
         states, weights = self._states.detach()[rows].to(self._dtype), self._weights.detach()[rows].to(self._dtype)
         if self._of_states is not None:
-            torch.mm(gradient, self._matrix.detach().to(self._dtype), out=self._of_states[rows])
+            matrix = self._matrix.detach().to(self._dtype)
+            write_through(self._products, gradient, matrix, out=self._of_states[rows])
         if self._of_matrix is not None:
-            self._of_matrix.addmm_(gradient.T, states)
+            add_outer(self._products, self._of_matrix, gradient, states, is_empty=False)
         if self._of_bias is not None:
             self._of_bias.addmv_(gradient.T, weights[:, 0])
         if self._of_weights is not None and self._bias is not None:
@@ -79,12 +85,15 @@ class ThroughProjection(TiledStates):
         head: the head behind the projection; it learns nothing here.
         affine_input: the states and the projection, parts of the graph.
         all_finite: whether no logit can be ``-inf``.
+        products: how kernels are chosen.
     """
 
-    def __init__(self, states: Tensor, head: Head, affine_input: AffineInput, *, all_finite: bool) -> None:
+    def __init__(
+        self, states: Tensor, head: Head, affine_input: AffineInput, *, all_finite: bool, products: Products
+    ) -> None:
         super().__init__(states.detach(), head, all_finite=all_finite)
         self.joint_bytes = affine_input.made_bytes
-        self._projection_gradient = ProjectionGradient(affine_input, self.dtype)
+        self._projection_gradient = ProjectionGradient(affine_input, self.dtype, products)
 
     def set_gradient(self, rows: slice, gradient: Tensor) -> None:
         """Take the gradient to the projected states of some rows, ``[n, d_target]``."""
@@ -113,10 +122,12 @@ class ProjectedByTile(ThroughProjection):
         affine_input: the states and the projection, parts of the graph.
         head: the head behind the projection; it learns nothing here.
         all_finite: whether no logit can be ``-inf``.
+        products: how kernels are chosen.
     """
 
-    def __init__(self, affine_input: AffineInput, head: Head, *, all_finite: bool) -> None:
-        super().__init__(affine_input.states, head, affine_input, all_finite=all_finite)
+    def __init__(self, affine_input: AffineInput, head: Head, *, all_finite: bool, products: Products) -> None:
+        super().__init__(affine_input.states, head, affine_input, all_finite=all_finite, products=products)
+        self._products: Products = products
         self._weights = affine_input.weights.detach().to(self.dtype)
         matrix, bias = affine_input.affine
         self._matrix = matrix.detach().to(self.dtype)
@@ -124,7 +135,9 @@ class ProjectedByTile(ThroughProjection):
 
     def states(self, rows: slice) -> Tensor:
         """Return ``[n, d_target]``: the projected states of some rows."""
-        projected = F.linear(super().states(rows), self._matrix)
+        states = super().states(rows)
+        by_other = by_onednn(self._products, "logits", states, self._matrix)
+        projected = onednn(states, self._matrix) if by_other else F.linear(states, self._matrix)
         return projected if self._bias is None else projected.addcmul_(self._weights[rows], self._bias)
 
 
@@ -141,13 +154,21 @@ class JoinedLogits(ThroughProjection):
         part_bytes: memory for a widened part of the head.
         scratch: memory for the joint matrix.
         all_finite: whether no logit can be ``-inf``.
+        products: how kernels are chosen.
     """
 
     def __init__(
-        self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch, *, all_finite: bool
+        self,
+        affine_input: AffineInput,
+        head: Head,
+        part_bytes: int,
+        scratch: Scratch,
+        *,
+        all_finite: bool,
+        products: Products,
     ) -> None:
-        super().__init__(_with_weights(affine_input), head, affine_input, all_finite=all_finite)
-        self.reading_head = _joint(affine_input, head, self.dtype, part_bytes, scratch)
+        super().__init__(_with_weights(affine_input), head, affine_input, all_finite=all_finite, products=products)
+        self.reading_head = _joint(affine_input, HeadProducts(head, self.dtype, part_bytes, products), head, scratch)
         self.joint_bytes += self.reading_head.weight.nbytes
 
 
@@ -160,13 +181,22 @@ class JoinedThroughout(TiledStates):
         part_bytes: memory for a widened part of the head.
         scratch: memory for the joint matrix and its gradient.
         all_finite: whether no logit can be ``-inf``.
+        products: how kernels are chosen.
     """
 
     def __init__(
-        self, affine_input: AffineInput, head: Head, part_bytes: int, scratch: Scratch, *, all_finite: bool
+        self,
+        affine_input: AffineInput,
+        head: Head,
+        part_bytes: int,
+        scratch: Scratch,
+        *,
+        all_finite: bool,
+        products: Products,
     ) -> None:
         states = _with_weights(affine_input)
-        joint = _joint(affine_input, head, states.dtype, part_bytes, scratch)
+        self._products = HeadProducts(head, upcast(states).dtype, part_bytes, products)
+        joint = _joint(affine_input, self._products, head, scratch)
         learns = torch.is_grad_enabled() and any(
             part is not None and part.requires_grad for part in affine_input.affine
         )
@@ -175,7 +205,6 @@ class JoinedThroughout(TiledStates):
         )
         self.joint_bytes = affine_input.made_bytes + joint.weight.nbytes * (2 if learns else 1)
         self._affine = affine_input.affine
-        self._products = HeadProducts(head, self.dtype, part_bytes)
 
     @property
     def gradients(self) -> list[tuple[Tensor, Tensor]]:
@@ -215,12 +244,11 @@ def _with_weights(affine_input: AffineInput) -> Tensor:
 
 
 @torch.no_grad()
-def _joint(affine_input: AffineInput, head: Head, dtype: torch.dtype, part_bytes: int, scratch: Scratch) -> Head:
+def _joint(affine_input: AffineInput, products: HeadProducts, head: Head, scratch: Scratch) -> Head:
     """Return the head that reads states with the weight of the projection's bias behind them."""
     matrix, bias = affine_input.affine
     column = torch.zeros_like(matrix[:, :1]) if bias is None else bias[:, None]
-    projection = _widened(torch.cat([matrix, column], 1).to(dtype))
-    joint = HeadProducts(head, dtype, part_bytes).joined(projection, scratch)
+    joint = products.joined(_widened(torch.cat([matrix, column], 1)), scratch)
     head_bias = None if head.bias is None else head.bias[: head.vocabulary_size]
     return replace(head, weight=joint, bias=head_bias, valid_vocabulary_size=None)
 

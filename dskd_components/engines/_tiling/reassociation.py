@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Space
+    from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.aligned_batch import AffineInput, AlignedBatch
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.states import Side
@@ -78,6 +79,7 @@ def projected_stream(
     scratch: Scratch,
     budget: int,
     *,
+    products: Products,
     recompute: bool,
     positions: Tensor | None = None,
 ) -> TiledStates:
@@ -88,6 +90,7 @@ def projected_stream(
         space: where they come to.
         scratch: memory for matrices that are made for this.
         budget: bytes; half of it at most is for matrices that are made for this.
+        products: how kernels are chosen.
         recompute: as in `AlignedBatch.projected`.
         positions: as in `AlignedBatch.projected`.
     """
@@ -111,9 +114,9 @@ def projected_stream(
             way, head = shapes.cheapest(_learner(affine_input), most_numbers), here.head.detach()
             if way != "apart":
                 joined = JoinedLogits if way == "logits" else JoinedThroughout
-                return joined(affine_input, head, budget // SHARE, scratch, all_finite=all_finite)
+                return joined(affine_input, head, budget // SHARE, scratch, all_finite=all_finite, products=products)
             if widens:
-                return ProjectedByTile(affine_input, head, all_finite=all_finite)
+                return ProjectedByTile(affine_input, head, all_finite=all_finite, products=products)
     projected = batch.projected(space, recompute=recompute, positions=positions)
     return TiledStates(*projected, all_finite=all_finite)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Space
+    from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.states import Side
@@ -69,6 +70,7 @@ class SideRows:
         scratch: Scratch,
         *,
         budget: int,
+        products: Products,
         recompute: bool,
         teacher_argmax: Sequence[Tensor | None] | None = None,
     ) -> SideRows:
@@ -79,6 +81,7 @@ class SideRows:
             side: whose positions.
             scratch: memory for what may be made to save time.
             budget: bytes, for what may be made to save time.
+            products: how kernels are chosen.
             recompute: as in `AlignedBatch.projected`.
             teacher_argmax: for each teacher, ``[B, T]``: as in `AlignedBatch.teacher_argmax`.
         """
@@ -104,6 +107,7 @@ class SideRows:
                         space,
                         scratch,
                         share,
+                        products=products,
                         recompute=recompute,
                         positions=coverage.reordered[number],
                     )
