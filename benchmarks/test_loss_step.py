@@ -39,7 +39,7 @@ def test_step(benchmark: BenchmarkFixture, case: Case, contestant: str) -> None:
 
 
 @pytest.mark.parametrize("states", [256, 1024])
-@pytest.mark.parametrize("rows", [32000, head_products.CACHED_ROWS])
+@pytest.mark.parametrize("rows", [32000, CACHED_ROWS])
 def test_logits_of_a_head(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch, rows: int, states: int) -> None:
     """Time the logits of a tile, from all of a head in one product and from some rows of it at a time."""
     monkeypatch.setattr(head_products, "CACHED_ROWS", rows)

@@ -33,6 +33,8 @@ def test_what_is_loaded() -> None:
         "accelerate",
         "lightning",
         "trl",
+        "sympy",
+        "torch.distributed.tensor",
     }
     assert not heavy & after_look_up
     assert not any(module.startswith("dskd_components.integrations") for module in after_look_up)

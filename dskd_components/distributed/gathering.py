@@ -26,6 +26,12 @@ def is_sharded(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def local_part(tensor: Any) -> Tensor:
+    """Return what this process holds of a tensor: all of it, unless it is a DTensor."""
+    found: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return found
+
+
 def whole(parameter: Any) -> Tensor:
     """Return the whole of a DTensor, on every rank of its mesh, part of the graph.
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from dskd_components.components.terms import OF_STUDENT
-from dskd_components.distributed.gathering import is_in_parts
+from dskd_components.distributed.gathering import is_in_parts, local_part
 from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
 from dskd_components.models.batch import naming_teacher
 from dskd_components.models.head import describe
@@ -339,7 +338,7 @@ def _damaged_parameter(model: CausalLM | OfflineTeacher) -> str | None:
     # What is not run has no parameters of its own, or such as it has not read here.
     plain: Any = model if isinstance(model, OfflineTeacher) else unwrapped(model)
     for name, parameter in plain.named_parameters():
-        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        local = local_part(parameter)
         if local.is_floating_point() and local.numel() and not local.is_meta and not local.isfinite().all():
             return str(name)
     return None
