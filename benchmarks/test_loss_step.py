@@ -11,6 +11,7 @@ from benchmarks.loss_step import contestants
 from benchmarks.loss_step.case import TEACHER_WIDTH, Case
 from dskd_components import Head
 from dskd_components.engines._tiling import head_products
+from dskd_components.engines._tiling.products import CACHED_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

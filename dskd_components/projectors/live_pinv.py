@@ -12,8 +12,10 @@ from dskd_components.components.projector import Affine, Projection, Projector, 
 from dskd_components.errors import InputError
 from dskd_components.models.host_reads import Check, require
 from dskd_components.projectors.pseudo_inverse import (
+    CrossProducts,
     PossibleTokens,
     SharedRows,
+    gram_matrix,
     inverse_root,
     logit_map,
     possible_tokens,
@@ -48,7 +50,8 @@ class LivePinvProjection(Projection):
         self._shared_tokens = shared_count(heads)
         self._possible = PossibleTokens.of(heads)
         rows = SharedRows(heads, self._possible)
-        self._root = inverse_root(rows, rtol=rtol).to(torch.promote_types(heads.target.weight.dtype, torch.float32))
+        root = inverse_root(gram_matrix(rows), rtol=rtol)
+        self._root = root.to(torch.promote_types(heads.target.weight.dtype, torch.float32))
         self._compared = self._sample(heads)
         self._tolerance = 2**-20 * float(self._compared.abs().max())
 
@@ -125,7 +128,8 @@ class LivePinvProjection(Projection):
     def _affine(self, heads: ProjectorHeads, dtype: torch.dtype) -> Affine:
         if not heads.are_checked:
             require(*self.checks(heads))
-        return logit_map(SharedRows(heads, self._possible), self._root, dtype)
+        rows, root = SharedRows(heads, self._possible), self._root.to(dtype)
+        return logit_map(CrossProducts.of(rows, dtype, root.device), root, rows.ratio)
 
     def _move_to(self, device: torch.device) -> None:
         if self._root.device != device:

@@ -9,7 +9,15 @@ from pydantic import Field
 
 from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.projectors.linear import Linear, LinearProjection
-from dskd_components.projectors.pseudo_inverse import SharedRows, inverse_root, logit_map, lost_share, shared_tokens
+from dskd_components.projectors.pseudo_inverse import (
+    CrossProducts,
+    SharedRows,
+    gram_matrix,
+    inverse_root,
+    logit_map,
+    lost_share,
+    shared_tokens,
+)
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -40,11 +48,13 @@ class PinvProjection(LinearProjection):
 
     def __init__(self, heads: ProjectorHeads, *, rtol: float, bias: bool | None) -> None:
         rows = SharedRows(heads)
-        initial = logit_map(rows, inverse_root(rows, rtol=rtol), torch.float64)
+        gram = gram_matrix(rows)
+        products = CrossProducts.of(rows, torch.float64, gram.device, with_square=True)
+        initial = logit_map(products, inverse_root(gram, rtol=rtol), rows.ratio)
         if bias is False:
             initial = Affine(initial.weight, None)
         super().__init__(*rows.sizes, bias=bias or initial.bias is not None)
-        self.residual = lost_share(rows, initial)
+        self.residual = lost_share(rows, initial, gram, products)
         with torch.no_grad():
             self.weight.copy_(initial.weight)
             if self.bias is not None:

@@ -198,9 +198,42 @@ def _rows(head: Head, ids: Tensor | None, part: slice, dtype: torch.dtype) -> Ro
     return Rows(head.weight.detach()[picked].to(dtype), bias)
 
 
+SYMMETRIC_BLOCKS: Final = 8
+"""Into how many parts the columns of a head are cut for its Gram matrix, of which one half follows from the other."""
+
+
 @torch.no_grad()
-def inverse_root(rows: SharedRows, *, rtol: float) -> Tensor:
-    """Return ``B`` with ``pinv(W) = B (W B)^T``, where ``W`` are the target's shared rows.
+def gram_matrix(rows: SharedRows) -> Tensor:
+    """Return ``W^T W``, where ``W`` are the target's shared rows.
+
+    Args:
+        rows: the tokens that both heads have.
+
+    Returns:
+        ``[d_target, d_target]``, float64.
+
+    Raises:
+        InputError: an entry of a head is not finite.
+    """
+    rows.require_finite()
+    size = rows.sizes[1]
+    cuts = torch.arange(size).tensor_split(min(SYMMETRIC_BLOCKS, size))
+    blocks = [slice(int(cut[0]), int(cut[-1]) + 1) for cut in cuts]
+    gram: Tensor | None = None
+    for part in rows.parts(torch.float64):
+        weight = rows.target(part, torch.float64).weight
+        gram = weight.new_zeros(size, size) if gram is None else gram
+        for block in blocks:
+            gram[block, block.start :].addmm_(weight[:, block].T, weight[:, block.start :])
+        del weight  # before the next part is widened
+    assert gram is not None, "there is at least one shared token"
+    upper = gram.triu()
+    return upper + upper.triu(1).T
+
+
+@torch.no_grad()
+def inverse_root(gram: Tensor, *, rtol: float) -> Tensor:
+    """Return ``B`` with ``pinv(W) = B (W B)^T``, from the Gram matrix ``W^T W`` of a head.
 
     It is ``V / s`` of the singular value decomposition ``W = U diag(s) V^T``, from the eigenvectors of ``W^T W``,
     summed in float64. Directions of the hidden space in which the head does nothing (a rank-deficient head) are left
@@ -208,32 +241,22 @@ def inverse_root(rows: SharedRows, *, rtol: float) -> Tensor:
     pseudo-inverse that would be as large as the head.
 
     Args:
-        rows: the tokens that both heads have.
+        gram: ``[d_target, d_target]``: what `gram_matrix` returns.
         rtol: singular values up to ``rtol`` times the largest count as zero, as in `torch.linalg.pinv`; 1e-7 or more,
             since less is lost in the squares.
 
     Returns:
         ``[d_target, rank]``, float64.
 
-    Raises:
-        InputError: an entry of a head is not finite.
-
     Examples:
         >>> from dskd_components import Head, ProjectorHeads
         >>> from dskd_components.projectors.pseudo_inverse import SharedRows
         >>> head = Head(torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
-        >>> B = inverse_root(SharedRows(ProjectorHeads(source=head, target=head)), rtol=1e-6)
+        >>> B = inverse_root(gram_matrix(SharedRows(ProjectorHeads(source=head, target=head))), rtol=1e-6)
         >>> B @ (head.weight.double() @ B).T
         tensor([[1.0000, 0.0000, 0.0000],
                 [0.0000, 0.5000, 0.0000]], dtype=torch.float64)
     """
-    rows.require_finite()
-    gram: Tensor | None = None
-    for part in rows.parts(torch.float64):
-        weight = rows.target(part, torch.float64).weight
-        gram = weight.T @ weight if gram is None else gram.addmm_(weight.T, weight)
-        del weight  # before the next part is widened
-    assert gram is not None, "there is at least one shared token"
     squares, directions = torch.linalg.eigh(gram)
     # eigh returns squared singular values, with rounding of either sign around zero.
     kept = squares > rtol**2 * squares.max().clamp_min(torch.finfo(torch.float64).tiny)
@@ -241,59 +264,92 @@ def inverse_root(rows: SharedRows, *, rtol: float) -> Tensor:
     return root
 
 
+class CrossProducts(NamedTuple):
+    """What the logits of two heads have in common, over the tokens that both have.
+
+    Args:
+        weight: ``[d_target, d_source]``: ``W_target^T W_source``.
+        bias: ``[d_target]``: ``W_target^T (r b_source - b_target)``; None if neither head has a bias.
+        source_square: ``|W_source|^2``, if it was asked for.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    source_square: float = 0.0
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, rows: SharedRows, dtype: torch.dtype, device: torch.device, *, with_square: bool = False) -> Self:
+        """Sum over the shared tokens.
+
+        Args:
+            rows: the tokens that both heads have.
+            dtype: what is computed in.
+            device: where the heads are.
+            with_square: whether the square of the source's weight is wanted.
+        """
+        source_size, target_size = rows.sizes
+        products = torch.zeros(target_size, source_size, dtype=dtype, device=device)
+        offset = products.new_zeros(target_size) if rows.have_bias else None
+        square = 0.0
+        for part in rows.parts(dtype):
+            source, target = rows.source(part, dtype), rows.target(part, dtype)
+            products.addmm_(target.weight.T, source.weight)
+            if offset is not None and source.bias is not None:
+                offset.addmv_(target.weight.T, source.bias, alpha=rows.ratio)
+            if offset is not None and target.bias is not None:
+                offset.addmv_(target.weight.T, target.bias, alpha=-1.0)
+            square += float(source.weight.square().sum()) if with_square else 0.0
+            del source, target
+        return cls(products, offset, square)
+
+
 @torch.no_grad()
-def logit_map(rows: SharedRows, root: Tensor, dtype: torch.dtype) -> Affine:
+def logit_map(products: CrossProducts, root: Tensor, ratio: float) -> Affine:
     """Return the affine map under which the target's head best gives the logits of the source's, before any softcap.
 
     For heads ``s (h W^T + b)`` it is ``P = r pinv(W_target) W_source`` and ``c = pinv(W_target) (r b_source -
     b_target)`` with ``r = s_source / s_target``, over the shared tokens.
 
     Args:
-        rows: the tokens that both heads have.
-        root: ``[d_target, rank]``: what `inverse_root` returns.
-        dtype: what is computed in.
+        products: of the tokens that both heads have.
+        root: ``[d_target, rank]``: what `inverse_root` returns, in the precision of the products.
+        ratio: r.
 
     Returns:
         ``[d_target, d_source]`` and ``[d_target]``, without graph; no bias if neither head has one.
     """
-    source_size, target_size = rows.sizes
-    root = root.to(dtype)
-    products = root.new_zeros(target_size, source_size)
-    offset = root.new_zeros(target_size) if rows.have_bias else None
-    for part in rows.parts(dtype):
-        source, target = rows.source(part, dtype), rows.target(part, dtype)
-        products.addmm_(target.weight.T, source.weight)
-        if offset is not None and source.bias is not None:
-            offset.addmv_(target.weight.T, source.bias, alpha=rows.ratio)
-        if offset is not None and target.bias is not None:
-            offset.addmv_(target.weight.T, target.bias, alpha=-1.0)
-        del source, target
     # From right to left, each step loses no more than rounding times the condition of W; with the inverse of W^T W in
     # this precision it would be the condition's square.
-    weight = torch.mm(root, root.T @ products, out=products).mul_(rows.ratio)
-    return Affine(weight, None if offset is None else root @ (root.T @ offset))
+    weight = (root @ (root.T @ products.weight)).mul_(ratio)
+    return Affine(weight, None if products.bias is None else root @ (root.T @ products.bias))
 
 
 @torch.no_grad()
-def lost_share(rows: SharedRows, affine: Affine) -> float:
+def lost_share(rows: SharedRows, affine: Affine, gram: Tensor, products: CrossProducts) -> float:
     """Return the share of the source's logits that a map loses, ``|lost| / |logits|`` in the Frobenius norm.
+
+    Of the weights it follows from sums that are there, ``|r S - W P|^2 = r^2 |S|^2 - 2 r <P, W^T S> + <P, W^T W P>``,
+    whose rounding in float64 is below 1e-7 of the logits; of the biases it is summed over the tokens.
 
     Args:
         rows: the tokens that both heads have.
         affine: the map, float64. Without a bias, those of the heads are lost.
+        gram: what `gram_matrix` returns.
+        products: their cross products, float64, with the square of the source's weight.
     """
-    lost = logits = 0.0
-    for part in rows.parts(torch.float64):
-        source, target = rows.source(part, torch.float64), rows.target(part, torch.float64)
-        wanted = rows.ratio * source.weight
-        logits += float(wanted.square().sum())
-        lost += float((target.weight @ affine.weight).sub_(wanted).square_().sum())
-        if rows.have_bias:
-            nothing = wanted.new_zeros(len(wanted))
-            shift = nothing if source.bias is None else rows.ratio * source.bias
+    ratio, matrix = rows.ratio, affine.weight
+    logits = ratio**2 * products.source_square
+    common = float((matrix * products.weight).sum())
+    lost = max(0.0, logits - 2 * ratio * common + float((matrix * (gram @ matrix)).sum()))
+    if rows.have_bias:
+        for part in rows.parts(torch.float64):
+            source, target = rows.source(part, torch.float64), rows.target(part, torch.float64)
+            nothing = matrix.new_zeros(len(target.weight))
+            shift = nothing if source.bias is None else ratio * source.bias
             found = nothing if affine.bias is None else target.weight @ affine.bias
             found = found if target.bias is None else found + target.bias
             logits += float(shift.square().sum())
             lost += float((found - shift).square().sum())
-        del source, target, wanted
+            del source, target
     return float((lost / max(logits, 1e-300)) ** 0.5)

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dskd_components import Head, ProjectorHeads, get_projector
-from dskd_components.projectors.pseudo_inverse import SharedRows, inverse_root
+from dskd_components.projectors.pseudo_inverse import SharedRows, gram_matrix, inverse_root
 from tests.helpers.strategies import SEEDS
 
 
 def pseudo_inverse(weight: Tensor, *, rtol: float) -> Tensor:
     """The transpose of ``pinv(W^T)``, put together from its root."""
-    root = inverse_root(SharedRows(heads(weight, weight)), rtol=rtol)
+    root = inverse_root(gram_matrix(SharedRows(heads(weight, weight))), rtol=rtol)
     return root @ (weight.double() @ root).T
 
 
@@ -79,7 +79,7 @@ def test_it_is_that_of_torch(seed: int, shape: tuple[int, int], smallest: float,
 @given(seed=SEEDS, rank=st.integers(1, 5), rtol=st.sampled_from([1e-7, 1e-6]))
 def test_rounding_is_no_singular_value(seed: int, rank: int, rtol: float) -> None:
     weight = matrix(seed, 2000, 64, rank) + 1.0  # rows with much in common, as those of trained heads
-    assert inverse_root(SharedRows(heads(weight, weight)), rtol=rtol).shape == (64, rank + 1)
+    assert inverse_root(gram_matrix(SharedRows(heads(weight, weight))), rtol=rtol).shape == (64, rank + 1)
 
 
 def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
