@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from dskd_components import aligners, distances, projectors, spaces
 from dskd_components.components.hookspecs import hookimpl
+from dskd_components.spec import schedules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dskd_components.components import Aligner, Distance, Projector, Space
+    from dskd_components.components import Aligner, Distance, Projector, Schedule, Space
 
 
 @hookimpl
@@ -35,3 +36,9 @@ def dskd_projectors() -> Sequence[type[Projector]]:
 def dskd_spaces() -> Sequence[type[Space]]:
     """Return the built-in spaces."""
     return spaces.BUILT_IN
+
+
+@hookimpl
+def dskd_schedules() -> Sequence[type[Schedule]]:
+    """Return the built-in schedules."""
+    return schedules.BUILT_IN

@@ -29,7 +29,8 @@ AUTHORS_WIDTH: Final = 110
 
 def list_installed(
     kind: Annotated[
-        str | None, typer.Argument(help="Only one kind: distance, aligner, projector or space.", show_default=False)
+        str | None,
+        typer.Argument(help="Only one kind: distance, aligner, projector, space or schedule.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: JSON, nothing shortened.")] = False,
 ) -> None:

@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_arg
 from pydantic import ValidationError
 
 from dskd_components.components.aligner import Aligner
+from dskd_components.components.column_reader import ColumnReader, columns_read_by
 from dskd_components.components.component import Component
 from dskd_components.components.distance import Distance
 from dskd_components.components.fields import ComponentField
 from dskd_components.components.projector import Projector
+from dskd_components.components.schedule import Schedule
 from dskd_components.components.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pydantic.fields import FieldInfo
+
+    from dskd_components.models.states import Side
+
+
+SIDES: Final[tuple[Side, Side]] = ("student", "teacher")
 
 
 def claims_of(component: type[Component]) -> list[str]:
@@ -33,6 +40,8 @@ def claims_of(component: type[Component]) -> list[str]:
         >>> claims_of(JS)
         ['symmetric', '≤ log 2', 'closed form']
     """
+    if issubclass(component, Schedule):
+        return []
     try:
         instance = component.model_validate({})
     except ValidationError:
@@ -51,7 +60,8 @@ def claims_of(component: type[Component]) -> list[str]:
             }
             return [need for need, is_so in needs.items() if is_so]
         case Space():
-            return [f"{instance.side} rows", *([instance.projector] if instance.projector else [])]
+            projected = [instance.projector] if instance.projector else []
+            return [f"{instance.side} rows", *projected, *_columns(instance)]
     return []
 
 
@@ -82,7 +92,13 @@ def _of_aligner(aligner: Aligner) -> list[str]:
         "two tokenizers": not aligner.same_tokenizer,
         "depends on the batch": not aligner.split_invariant,
     }
-    return [claim for claim, made in claims.items() if made]
+    return [*(claim for claim, made in claims.items() if made), *_columns(aligner)]
+
+
+def _columns(reader: ColumnReader) -> list[str]:
+    """Name what a component reads of batches beside tokens, each column once for both sides."""
+    names = dict.fromkeys(name for side in SIDES for name in columns_read_by(reader, side))
+    return [f"reads {', '.join(names)}"] if names else []
 
 
 BOUNDS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}

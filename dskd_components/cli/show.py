@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from dskd_components.components.registry import ComponentInfo
 
-SPEC_FIELDS = {"projector": "t2s_projector", "space": "spaces"}
+SPEC_FIELDS = {"projector": "t2s_projector", "space": "spaces", "schedule": "kd_rate"}
 
 
 def show(

@@ -1,9 +1,9 @@
 """What a component is, and how it is found: the contract of every kind, the hooks, and the registry of plugins.
 
 What a plugin author reads, one file for each contract: `component`, `distance` (with `distribution`), `aligner` (with
-`alignment`), `projector`, `space` (with `terms`), and `hookspecs`. How components are found by name: `registry` with
-`loading` and `policy`, `lookup` for the registry of the process, `fields` for specs. Plugins import the names below,
-most of them from `dskd_components` itself.
+`alignment`), `projector`, `space` (with `terms`), `column_reader` for both of these, `schedule`, and `hookspecs`. How
+components are found by name: `registry` with `loading` and `policy`, `lookup` for the registry of the process, `fields`
+for specs. Plugins import the names below, most of them from `dskd_components` itself.
 """
 
 from dskd_components.components.aligner import Aligner, AlignerModule
@@ -18,6 +18,7 @@ from dskd_components.components.lookup import (
     get_aligner,
     get_distance,
     get_projector,
+    get_schedule,
     get_space,
     list_components,
     use_plugins,
@@ -25,6 +26,7 @@ from dskd_components.components.lookup import (
 from dskd_components.components.policy import PluginPolicy
 from dskd_components.components.projector import Affine, Projection, Projector, ProjectorHeads
 from dskd_components.components.registry import BrokenPlugin, ComponentInfo, DisabledPlugin, Registry
+from dskd_components.components.schedule import Schedule
 from dskd_components.components.space import ComparedRows, Direction, Measure, SharedTokens, Space, SpaceResult
 from dskd_components.components.terms import Denominator, Tally, TokenTerm
 from dskd_components.models.states import Side
@@ -55,6 +57,7 @@ __all__ = [
     "Projector",
     "ProjectorHeads",
     "Registry",
+    "Schedule",
     "SharedTokens",
     "Side",
     "Space",
@@ -65,6 +68,7 @@ __all__ = [
     "get_aligner",
     "get_distance",
     "get_projector",
+    "get_schedule",
     "get_space",
     "hookimpl",
     "list_components",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
 
 from torch import nn
 
-from dskd_components.components.component import Component
+from dskd_components.components.column_reader import ColumnReader
 from dskd_components.models.host_reads import require
 from dskd_components.models.states import with_small_segment_ids
 
@@ -108,7 +108,7 @@ class AlignerModule(nn.Module, ABC):
         return alignment
 
 
-class Aligner(Component, ABC):
+class Aligner(ColumnReader, ABC):
     """Options of an aligner; `build` makes the module that does the work."""
 
     kind: ClassVar[str] = "aligner"

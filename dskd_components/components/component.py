@@ -118,7 +118,7 @@ class Component(FrozenModel, ABC):
     """
 
     kind: ClassVar[str]
-    """What the component is: ``"distance"``, ``"aligner"``, ``"projector"`` or ``"space"``."""
+    """What the component is: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"`` or ``"schedule"``."""
 
     source: ClassVar[str] = ""
     """The paper and equation that define it."""

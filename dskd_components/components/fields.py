@@ -36,9 +36,9 @@ class ComponentField:
     kind: str
 
     def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Read with `_resolve`; write the component's own fields, name first."""
+        """Read with `read`; write the component's own fields, name first."""
         return core_schema.no_info_plain_validator_function(
-            self._resolve,
+            self.read,
             serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
         )
 
@@ -49,20 +49,37 @@ class ComponentField:
 
         Options that are components of the same kind again, as in a mixture of distances, are described by name alone.
         """
+        return {"anyOf": self.choices(handler)}
+
+    def choices(self, handler: GetJsonSchemaHandler) -> list[JsonSchemaValue]:
+        """Return what may stand in the field, each way for itself.
+
+        Args:
+            handler: of the schema that is being made.
+        """
         infos = list_components(self.kind)
         names = [info.name for info in infos]
         classes = [info.component for info in infos if names.count(info.name) == 1]
         by_name = [cls.component_name() for cls in classes if _needs_no_options(cls)]
+        named: list[JsonSchemaValue] = [{"enum": by_name}] if by_name else []
         being_described = _being_described.get()
         if self.kind in being_described:
-            return {"anyOf": [{"enum": by_name}, *(_by_name_alone(cls.component_name()) for cls in classes)]}
+            return [*named, *(_by_name_alone(cls.component_name()) for cls in classes)]
         token = _being_described.set(being_described | {self.kind})
         try:
-            return {"anyOf": [{"enum": by_name}, *(_with_options(cls, handler) for cls in classes)]}
+            return [*named, *(_with_options(cls, handler) for cls in classes)]
         finally:
             _being_described.reset(token)
 
-    def _resolve(self, value: object) -> Component:
+    def read(self, value: object) -> Component:
+        """Return the component that a field is given: an instance, a name, or a mapping with a name and options.
+
+        Args:
+            value: what the field is given.
+
+        Raises:
+            ValueError: it is something else, or no plugin has a component of this name.
+        """
         kind = KINDS[self.kind]
         return read_choice(
             value, kind.base, self.kind, lambda name: default_registry().component_class(self.kind, name), _made

@@ -27,6 +27,7 @@ import pluggy
 from dskd_components.components.aligner import Aligner
 from dskd_components.components.distance import Distance
 from dskd_components.components.projector import Projector
+from dskd_components.components.schedule import Schedule
 from dskd_components.components.space import Space
 
 if TYPE_CHECKING:
@@ -62,12 +63,17 @@ def dskd_spaces() -> Sequence[type[Space]]:  # type: ignore[empty-body]
     """Return the space classes that the plugin offers."""
 
 
+@hookspec
+def dskd_schedules() -> Sequence[type[Schedule]]:  # type: ignore[empty-body]
+    """Return the schedule classes that the plugin offers."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of component.
 
     Args:
-        name: ``"distance"``, ``"aligner"``, ``"projector"`` or ``"space"``.
+        name: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"`` or ``"schedule"``.
         hook: the hook through which plugins offer classes of this kind.
         base: the class that they derive from.
     """
@@ -89,5 +95,6 @@ KINDS: Final[dict[str, Kind]] = {
         Kind("aligner", "dskd_aligners", Aligner),
         Kind("projector", "dskd_projectors", Projector),
         Kind("space", "dskd_spaces", Space),
+        Kind("schedule", "dskd_schedules", Schedule),
     )
 }

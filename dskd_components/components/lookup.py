@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dskd_components.components.component import Component
     from dskd_components.components.distance import Distance
     from dskd_components.components.projector import Projector
+    from dskd_components.components.schedule import Schedule
     from dskd_components.components.space import Space
 
     AnyComponent = TypeVar("AnyComponent", bound=Component)
@@ -120,11 +121,21 @@ def get_space(name: str, **fields: Any) -> Space:
     return cast("Space", _make("space", name, fields))
 
 
+def get_schedule(name: str, **fields: Any) -> Schedule:
+    """Return the schedule registered under a name; arguments and errors as in `get_distance`.
+
+    Examples:
+        >>> get_schedule("linear", start=0, end=1, steps=10).at(5)
+        0.5
+    """
+    return cast("Schedule", _make("schedule", name, fields))
+
+
 def list_components(kind: str | None = None) -> tuple[ComponentInfo, ...]:
     """Return every installed component, or those of one kind.
 
     Args:
-        kind: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"``, or None for all.
+        kind: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"``, ``"schedule"``, or None for all.
 
     Returns:
         What is registered, with name, class and distribution; printing an entry gives a readable line.

@@ -27,7 +27,7 @@ class ComponentInfo:
     """One registered component.
 
     Args:
-        kind: ``"distance"``, ``"aligner"``, ``"projector"`` or ``"space"``.
+        kind: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"`` or ``"schedule"``.
         name: the name that specs use.
         component: its class.
         origin: the plugin and distribution that it comes from.
@@ -174,7 +174,7 @@ class Registry:
 
         Args:
             name: the name that specs use.
-            kind: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"``, or None for all.
+            kind: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"``, ``"schedule"``, or None for all.
 
         Raises:
             UnknownComponentError: there is nothing; the message is that of `component_class`.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch.nn import functional as F
 
-from dskd_components.components.component import Component
+from dskd_components.components.column_reader import ColumnReader
 from dskd_components.models.states import Side
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ class ComparedRows:
             where it has none; only for spaces with ``needs_teacher_argmax``.
         measure: how distributions are measured.
         shared_tokens: the tokens that both vocabularies have, or None; only for spaces with ``needs_shared_tokens``.
+        columns: by name without the side, ``[N, ...]``: those columns of the batch that the space `reads_columns` of,
+            each row's entry being that of the token which is right there.
     """
 
     student_logits: Tensor
@@ -120,6 +122,7 @@ class ComparedRows:
     teacher_argmax: Tensor | None
     measure: Measure
     shared_tokens: SharedTokens | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def log_probs(self) -> tuple[Tensor, Tensor]:
@@ -151,6 +154,7 @@ class ComparedRows:
             targets=places[0],
             teacher_argmax=places[1],
             measure=self.measure,
+            columns=self.columns,
         )
 
     def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
@@ -195,7 +199,7 @@ class SpaceResult:
     metrics: Mapping[str, Tally] = field(default_factory=dict)
 
 
-class Space(Component, ABC):
+class Space(ColumnReader, ABC):
     """A place where logits from both models meet.
 
     A space says on whose positions it works, through which projector the other model's hidden states get there and

@@ -5,11 +5,12 @@ change over the steps; `reading`, with `documents` and `problems`, reads YAML an
 reports every problem with the path of its field. Import the names below, or from the package.
 """
 
+from dskd_components.components.schedule import Schedule
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
 from dskd_components.spec.problems import SpecFileError, SpecProblem
 from dskd_components.spec.reading import load_multi_teacher_spec, load_spec, parse_spec
-from dskd_components.spec.schedules import CosineSchedule, LinearSchedule, PiecewiseSchedule, Schedule
+from dskd_components.spec.schedules import CosineSchedule, LinearSchedule, PiecewiseSchedule
 
 __all__ = [
     "CosineSchedule",

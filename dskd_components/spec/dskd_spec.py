@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from dskd_components.aligners.identity import Identity
+from dskd_components.components.column_reader import columns_read
 from dskd_components.components.component import Frozen, FrozenModel
 from dskd_components.components.fields import (
     AnyAligner,
@@ -28,7 +29,6 @@ from dskd_components.spaces.student import StudentSpace
 from dskd_components.spaces.teacher import TeacherSpace
 from dskd_components.spec.presets import preset_fields
 from dskd_components.spec.schedules import (
-    Schedule,
     Share,
     Weight,
     at_step,
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from dskd_components.components.projector import Projector
+    from dskd_components.components.schedule import Schedule
+    from dskd_components.models.states import Side
 
 
 class PairSpec(FrozenModel):
@@ -158,6 +160,17 @@ class PairSpec(FrozenModel):
             if self.projector_for(direction).needs_heads
         ]
         return (*spaces, *projectors)
+
+    def columns_read(self, side: Side) -> dict[str, str]:
+        """Return the columns of one side of a batch that components read, without the side, each with who reads it.
+
+        Args:
+            side: whose.
+
+        Raises:
+            ConfigurationError: a component names one that is of neither side.
+        """
+        return columns_read((self.aligner, *self.spaces), side)
 
     def projector_for(self, direction: Direction) -> Projector:
         """Return the projector of one direction."""

@@ -15,7 +15,6 @@ from dskd_components.engines.tiled import Tiled
 from dskd_components.models.batch import require_teacher_name, require_teacher_names
 from dskd_components.spec.dskd_spec import DSKDSpec, PairSpec
 from dskd_components.spec.schedules import (
-    Schedule,
     Share,
     Weight,
     at_step,
@@ -27,6 +26,8 @@ from dskd_components.spec.schedules import (
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from dskd_components.components.schedule import Schedule
 
 
 def _usable_name(name: str) -> str:

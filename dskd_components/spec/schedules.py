@@ -1,24 +1,26 @@
-"""Schedules: weights that change with the optimizer step, and the field type that reads them."""
+"""The built-in schedules, and the field type of a weight: a number, or any schedule that is installed."""
 
 from __future__ import annotations
 
 import math
 import operator
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import core_schema
 
-from dskd_components.components.component import FrozenModel, read_choice, require_name_in_schema
-from dskd_components.errors import InputError, did_you_mean
+from dskd_components.components.fields import ComponentField
+from dskd_components.components.schedule import Schedule, final_step_of, range_of
+from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
@@ -28,32 +30,6 @@ Value = Annotated[float, Field(ge=0)]
 """A weight: finite, and not negative."""
 Step = Annotated[int, Field(ge=0)]
 """How many optimizer steps have been taken; the first one is made at 0."""
-
-
-class Schedule(FrozenModel, ABC):
-    """Options of a schedule, and the number that they give at a step. It has no state: the loop counts the steps."""
-
-    model_config = ConfigDict(json_schema_extra=require_name_in_schema)
-
-    name: str
-
-    @abstractmethod
-    def at(self, step: int) -> float:
-        """Return the number at a step.
-
-        Args:
-            step: how many optimizer steps have been taken, 0 at the first.
-        """
-
-    @property
-    @abstractmethod
-    def turning_points(self) -> Iterable[float]:
-        """The numbers between which the schedule moves; it never leaves their range."""
-
-    @property
-    @abstractmethod
-    def final_step(self) -> int:
-        """The step from which on the number stays as it is."""
 
 
 def between(start: float, end: float, fraction: float) -> float:
@@ -154,6 +130,12 @@ class PiecewiseSchedule(Schedule):
     interpolation: Literal["linear", "stairs"] = "linear"
     """Between two points: a straight line, or the number of the earlier one."""
 
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return warm-up, plateau and decay, by lines and by stairs."""
+        points = ((2, 0.5), (4, 1.0), (6, 1.0), (9, 0.25))
+        return cls(points=points), cls(points=points, interpolation="stairs")
+
     @field_validator("points")
     @classmethod
     def _in_order(cls, points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
@@ -184,11 +166,10 @@ class PiecewiseSchedule(Schedule):
         return self.points[-1][0]
 
 
-SCHEDULES: Final[Mapping[str, type[Schedule]]] = {
-    "linear": LinearSchedule,
-    "cosine": CosineSchedule,
-    "piecewise": PiecewiseSchedule,
-}
+BUILT_IN = (LinearSchedule, CosineSchedule, PiecewiseSchedule)
+"""What `dskd_components.builtin` offers to the registry, in the order of its lists."""
+
+ANY_SCHEDULE: Final = ComponentField("schedule")
 
 
 @dataclass(frozen=True)
@@ -202,7 +183,7 @@ class WeightField:
     at_most: float | None = None
 
     def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Read mappings as schedules, everything else as a number."""
+        """Read mappings and names as schedules, everything else as a number."""
         return core_schema.no_info_wrap_validator_function(
             self._read,
             self._number,
@@ -213,22 +194,36 @@ class WeightField:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Describe the number and every schedule; that a schedule stays within bounds is left to the reading."""
-        schedules = (handler(schedule.__pydantic_core_schema__) for schedule in SCHEDULES.values())
-        return {"anyOf": [handler(self._number), *schedules]}
+        return {"anyOf": [handler(self._number), *ANY_SCHEDULE.choices(handler)]}
 
     @property
     def _number(self) -> core_schema.CoreSchema:
         return core_schema.float_schema(ge=0, le=self.at_most, allow_inf_nan=False)
 
     def _read(self, value: object, number: core_schema.ValidatorFunctionWrapHandler) -> float | Schedule:
-        if isinstance(value, Mapping):
-            value = read_choice(value, Schedule, "schedule", _schedule_class)  # type: ignore[type-abstract]
-        if not isinstance(value, Schedule):
-            return float(number(value))
-        reached = highest(value)
+        schedule = self._schedule(value, number)
+        if not isinstance(schedule, Schedule):
+            return schedule
+        final_step_of(schedule)
+        reached = highest(schedule)
         if self.at_most is not None and reached > self.at_most:
             raise ValueError(f"expected at most {self.at_most:g} at every step, but the schedule reaches {reached:g}")
-        return value
+        return schedule
+
+    def _schedule(self, value: object, number: core_schema.ValidatorFunctionWrapHandler) -> float | Schedule:
+        if isinstance(value, Mapping | Schedule) or (isinstance(value, str) and not _spells_a_number(value)):
+            found = ANY_SCHEDULE.read(value)
+            assert isinstance(found, Schedule), "the registry has schedules under this kind"
+            return found
+        return float(number(value))
+
+
+def _spells_a_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 Weight = Annotated[float | Schedule, WeightField()]
@@ -247,7 +242,7 @@ def highest(weight: float | Schedule) -> float:
         >>> highest(LinearSchedule(start=2, end=1, steps=10))
         2.0
     """
-    return max(weight.turning_points) if isinstance(weight, Schedule) else weight
+    return range_of(weight)[1] if isinstance(weight, Schedule) else weight
 
 
 def scheduled_among(weights: Mapping[str, float | Schedule]) -> dict[str, Schedule]:
@@ -273,7 +268,7 @@ def last_change(schedules: Mapping[str, Schedule]) -> int:
         >>> last_change({"kd_rate": LinearSchedule(start=0, end=1, steps=10, begin=5)})
         15
     """
-    return max((schedule.final_step for schedule in schedules.values()), default=0)
+    return max((final_step_of(schedule) for schedule in schedules.values()), default=0)
 
 
 def at_step(weight: float | Schedule, step: int | None, field: str) -> float:
@@ -286,6 +281,7 @@ def at_step(weight: float | Schedule, step: int | None, field: str) -> float:
 
     Raises:
         InputError: it depends on the step, which is not given.
+        PluginError: the schedule gives something else than it promises.
 
     Examples:
         >>> at_step(0.5, None, "kd_rate")
@@ -300,7 +296,7 @@ def at_step(weight: float | Schedule, step: int | None, field: str) -> float:
             f"step is missing: the spec's {field} follows the schedule {weight.name!r}. Pass the number of optimizer "
             "steps taken so far, 0 at the first: loss_fn.run(..., step=step) or loss_fn(..., step=step)."
         )
-    return weight.at(step)
+    return weight.number_at(step)
 
 
 def checked_step(step: object) -> int | None:
@@ -327,13 +323,6 @@ def checked_step(step: object) -> int | None:
             f"step: expected the number of optimizer steps taken so far, a non-negative integer, got {step!r}."
         )
     return number
-
-
-def _schedule_class(name: str) -> type[Schedule]:
-    if name not in SCHEDULES:
-        hint = did_you_mean(name, list(SCHEDULES))
-        raise ValueError(f"unknown schedule {name!r}{hint}; the schedules are {', '.join(SCHEDULES)}")
-    return SCHEDULES[name]
 
 
 def _dump(weight: float | Schedule, info: core_schema.SerializationInfo) -> float | dict[str, Any]:

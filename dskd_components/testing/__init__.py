@@ -15,6 +15,7 @@ from dskd_components.testing.checks import (
     check_component,
     check_distance,
     check_projector,
+    check_schedule,
     check_space,
 )
 from dskd_components.testing.law import Law
@@ -36,6 +37,7 @@ __all__ = [
     "check_distance",
     "check_plugin",
     "check_projector",
+    "check_schedule",
     "check_space",
     "laws",
     "laws_about",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dskd_components.components.aligner import Aligner
     from dskd_components.components.distance import Distance
     from dskd_components.components.projector import Projector
+    from dskd_components.components.schedule import Schedule
     from dskd_components.components.space import Space
     from dskd_components.testing.laws.distance import DistanceFunction
 
@@ -78,6 +79,17 @@ def check_space(space: Space, *, max_examples: int = DEFAULT_EXAMPLES, seed: int
         True
     """
     return _report("space", space, max_examples, seed)
+
+
+def check_schedule(schedule: Schedule, *, max_examples: int = DEFAULT_EXAMPLES, seed: int | None = None) -> CheckReport:
+    """Try every law of schedules on one; arguments as in `check_distance`.
+
+    Examples:
+        >>> from dskd_components.spec import LinearSchedule
+        >>> check_schedule(LinearSchedule(start=0, end=1, steps=10), max_examples=5).passed
+        True
+    """
+    return _report("schedule", schedule, max_examples, seed)
 
 
 def check_component(

@@ -93,6 +93,6 @@ def entered_laws(kind: str) -> tuple[Law, ...]:
     """Return the laws about components of a kind that have been entered so far.
 
     Args:
-        kind: ``"distance"``, ``"aligner"``, ``"projector"`` or ``"space"``.
+        kind: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"`` or ``"schedule"``.
     """
     return tuple(_catalogue.get(kind, ()))

@@ -23,8 +23,8 @@ def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[
     expected and found there.
 
     Args:
-        *components: distances, aligners, projectors or spaces with their options, or functions in the place of
-            distances.
+        *components: distances, aligners, projectors, spaces or schedules with their options, or functions in the
+            place of distances.
         max_examples: on how many cases each law is tried; ``pytest --dskd-max-examples`` overrides it.
 
     Returns:

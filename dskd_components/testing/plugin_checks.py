@@ -115,7 +115,7 @@ def registered_variants(kind: str | None = None) -> tuple[Component, ...]:
 
     Examples:
         >>> sorted({component.kind for component in registered_variants()})
-        ['aligner', 'distance', 'projector', 'space']
+        ['aligner', 'distance', 'projector', 'schedule', 'space']
     """
     return tuple(made for info in default_registry().components(kind) for made in variants(info.component))
 

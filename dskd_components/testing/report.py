@@ -14,8 +14,8 @@ class LawResult:
     """What came of one law for one component.
 
     Args:
-        kind: ``"distance"``, ``"aligner"``, ``"projector"`` or ``"space"``; ``"plugin"`` for what concerns the plugin
-            as a whole.
+        kind: ``"distance"``, ``"aligner"``, ``"projector"``, ``"space"`` or ``"schedule"``; ``"plugin"`` for what
+            concerns the plugin as a whole.
         component: its name, with the options that are not at their defaults.
         law: the law's name.
         claim: what the law says, in a sentence.

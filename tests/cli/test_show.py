@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("info", list_components(), ids=lambda info: f"{info.kind} {info.name}")
 @pytest.mark.parametrize("columns", [60, 80, None])
 def test_everything_that_is_registered(dskd: Callable[..., Ran], info: object, columns: int | None) -> None:
-    ran = dskd("show", info.name, columns=columns)  # type: ignore[attr-defined]
+    ran = dskd("show", info.name, "--kind", info.kind, columns=columns)  # type: ignore[attr-defined]
     assert (ran.code, ran.err) == (0, "")
     component = info.component  # type: ignore[attr-defined]
     for option in options_of(component):

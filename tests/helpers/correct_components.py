@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dskd_components import (
@@ -17,6 +19,7 @@ from dskd_components import (
     Projection,
     Projector,
     ProjectorHeads,
+    Schedule,
     Space,
     SpaceResult,
     Tally,
@@ -413,3 +416,45 @@ class LabelsAlone(Space):
             terms={"labels": TokenTerm(values=rows.cross_entropy("student", rows.targets), weight=abs(self.weight))},
             metrics={"labels_accuracy": Tally(hits.sum(), torch.ones_like(hits).sum())},
         )
+
+
+@correct
+class Triangle(Schedule):
+    """Up and down again, so that what it ends with is neither the highest nor the lowest number."""
+
+    name: Literal["triangle"] = "triangle"
+    period: Annotated[int, Field(gt=1)] = 4
+    periods: Literal[1, 2] = 2
+    peak: Annotated[float, Field(gt=0)] = 0.1
+
+    def at(self, step: int) -> float:
+        within = min(step, self.final_step) % self.period / self.period
+        return self.peak * (1 - abs(2 * within - 1)) + 0.25 * self.peak * (step >= self.final_step)
+
+    @property
+    def turning_points(self) -> tuple[float, ...]:
+        return 0.0, self.peak
+
+    @property
+    def final_step(self) -> int:
+        return self.period * self.periods
+
+
+@correct
+class Decay(Schedule):
+    """By a share of what is left at each step, in arithmetic that rounds."""
+
+    name: Literal["decay"] = "decay"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    steps: Annotated[int, Field(ge=0)] = 1000
+
+    def at(self, step: int) -> float:
+        return 0.3 * float(np.float64(1 - self.share) ** min(step, self.steps)) + 0.7
+
+    @property
+    def turning_points(self) -> tuple[float, ...]:
+        return self.at(0), self.at(self.steps)
+
+    @property
+    def final_step(self) -> int:
+        return self.steps

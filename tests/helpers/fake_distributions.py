@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 PREAMBLE = """
 from typing import Literal
-from dskd_components import Aligner, Distance, Projector, Space, hookimpl
+from dskd_components import Aligner, Distance, Projector, Schedule, Space, hookimpl
 
 def distance_class(label):
     class Some(Distance):

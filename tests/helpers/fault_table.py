@@ -20,6 +20,7 @@ from tests.helpers.correct_components import CORRECT
 from tests.helpers.faulty_aligners import ALIGNER_FAULTS
 from tests.helpers.faulty_distances import DISTANCE_FAULTS
 from tests.helpers.faulty_projectors import PROJECTOR_FAULTS
+from tests.helpers.faulty_schedules import SCHEDULE_FAULTS
 from tests.helpers.faulty_spaces import SPACE_FAULTS
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.fault import Fault
 
-KINDS = ("distance", "aligner", "projector", "space")
-FAULTS: list[Fault] = [*DISTANCE_FAULTS, *ALIGNER_FAULTS, *PROJECTOR_FAULTS, *SPACE_FAULTS]
+KINDS = ("distance", "aligner", "projector", "space", "schedule")
+FAULTS: list[Fault] = [*DISTANCE_FAULTS, *ALIGNER_FAULTS, *PROJECTOR_FAULTS, *SPACE_FAULTS, *SCHEDULE_FAULTS]
 
 
 def laws_that_fail(component: Any, *, max_examples: int, seed: int | None = None) -> Iterable[str]:

@@ -11,13 +11,13 @@ from hypothesis import assume, reject
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dskd_components import Aligner, Distance, DSKDSpec, Projector, Space, list_components
+from dskd_components import Aligner, Distance, DSKDSpec, Projector, Schedule, Space, list_components
 from dskd_components.components.component import Frozen, FrozenMapping
 from dskd_components.components.fields import TrainedTarget
 from dskd_components.engines.eager import Eager
 from dskd_components.engines.engine import Engine
 from dskd_components.engines.tiled import Tiled
-from dskd_components.spec.schedules import CosineSchedule, LinearSchedule, PiecewiseSchedule, Schedule, WeightField
+from dskd_components.spec.schedules import CosineSchedule, LinearSchedule, PiecewiseSchedule, WeightField
 
 if TYPE_CHECKING:
     from typing import TypeVar

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from dskd_components import DSKDSpec, MultiTeacherSpec
+from dskd_components import DSKDSpec, MultiTeacherSpec, list_components
 from dskd_components.preflight.run import steps_to_look_at, terms_at_work
-from dskd_components.spec.schedules import SCHEDULES
 from tests.helpers.pairs import look
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -26,7 +25,7 @@ def spec_with(field: str, kind: str) -> DSKDSpec:
 
 
 def test_every_kind_of_schedule_is_swept() -> None:
-    assert set(KINDS) == set(SCHEDULES)
+    assert set(KINDS) == {info.name for info in list_components("schedule")}
 
 
 @pytest.mark.parametrize("kind", KINDS)

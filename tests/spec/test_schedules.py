@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from dskd_components import DSKDSpec, InputError, MultiTeacherSpec
+from dskd_components import DSKDLoss, DSKDSpec, InputError, MultiTeacherSpec, PluginError
+from dskd_components.distances import KL
+from dskd_components.spec import parse_spec
 from dskd_components.spec.schedules import (
     CosineSchedule,
     LinearSchedule,
     PiecewiseSchedule,
-    Schedule,
     Share,
     Weight,
     at_step,
     checked_step,
     highest,
 )
+from tests.helpers.fake_distributions import FakeDistribution
+from tests.helpers.installing import install
 from tests.helpers.spec_strategies import schedules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from dskd_components.components.schedule import Schedule
+
+__all__ = ["install"]
 
 VALUES = st.floats(0, 1e6)
 STEPS = st.integers(0, 10**6)
@@ -99,7 +112,12 @@ def test_a_schedule_goes_through_json_and_back(schedule: Schedule) -> None:
         (-0.1, "greater than or equal to 0"),
         (1.1, "less than or equal to 1"),
         (math.nan, "finite number"),
-        ("linear", "valid number"),
+        ("linear", "Field required"),
+        ("linaer", r"unknown schedule 'linaer' \(did you mean 'linear'"),
+        ("-0.1", "greater than or equal to 0"),
+        ("kl", "unknown schedule 'kl'.*'kl' is the name of a distance"),
+        (None, "valid number"),
+        (KL(), "valid number"),
         ({"start": 0}, "the schedule's name under 'name'"),
         ({"name": ["linear"]}, "the schedule's name under 'name'"),
         ({"name": "linaer"}, r"unknown schedule 'linaer' \(did you mean 'linear'"),
@@ -144,3 +162,72 @@ def test_what_is_no_step_is_refused(step: Any) -> None:
 def test_integers_of_other_libraries_are_steps() -> None:
     step = checked_step(np.int64(3))
     assert (step, type(step)) == (3, int)
+
+
+HALVED = FakeDistribution(
+    "halving-plugin",
+    """
+    class Halved(Schedule):
+        name: Literal["halved"] = "halved"
+        steps: int = 8
+        broken: Literal["", "turning_points", "final_step", "at", "range"] = ""
+
+        def at(self, step):
+            if self.broken == "range":
+                return 1.5
+            return 1 / 0 if self.broken == "at" else 0.5 if step >= self.steps else 1.0
+
+        @property
+        def turning_points(self):
+            return () if self.broken == "turning_points" else (1, 0.5)
+
+        @property
+        def final_step(self):
+            return None if self.broken == "final_step" else self.steps
+
+    @hookimpl
+    def dskd_schedules():
+        return [Halved]
+    """,
+)
+
+
+def test_a_plugins_schedule_goes_through_files_checkpoints_and_the_command_line(
+    install: Callable[..., None], tmp_path: Path
+) -> None:
+    install(HALVED)
+    text = "kd_rate: halved\nweights: {t2s_kd: {name: halved, steps: 4}}"
+    spec = parse_spec(text)
+    assert [spec.loss_weights(step).distillation for step in (0, 7, 8, 99)] == [1, 1, 0.5, 0.5]
+    assert (spec.final_step, spec.loss_weights(5).by_term) == (8, {"t2s_kd": 0.5})
+    assert DSKDSpec.model_validate_json(spec.model_dump_json()) == spec == parse_spec(text)
+    jsonschema.validate(spec.model_dump(mode="json"), DSKDSpec.model_json_schema())
+    in_weights = DSKDSpec(weights={"t2s_kd": "halved"})
+    loss_fn = DSKDLoss(in_weights, student_hidden_size=2, teacher_hidden_size=3)
+    loss_fn.save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "projectors.json").read_text(encoding="utf-8"))
+    assert saved["plugins"] == {"halving-plugin": "1.0"}
+    several = MultiTeacherSpec(teachers={"large": {"weight": "halved"}})
+    assert several.at(8).teachers["large"].weight == 0.5
+    assert parse_spec(several.model_dump_json(), MultiTeacherSpec, syntax="json") == several
+
+
+@pytest.mark.parametrize("broken", ["turning_points", "final_step"])
+def test_a_plugins_schedule_that_does_not_say_what_it_must_is_refused_by_name(
+    install: Callable[..., None], broken: str
+) -> None:
+    install(HALVED)
+    with pytest.raises(ValidationError, match=rf"kd_rate\n.*the schedule 'halved' \(halving_plugin.Halved\).*{broken}"):
+        DSKDSpec(kd_rate={"name": "halved", "broken": broken})
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"), [("at", r"at\(3\) failed: ZeroDivisionError"), ("range", "1.5 at step 3")]
+)
+def test_a_plugins_schedule_that_breaks_its_word_is_an_error_of_its_name(
+    install: Callable[..., None], broken: str, found: str
+) -> None:
+    install(HALVED)
+    spec = DSKDSpec(kd_rate={"name": "halved", "broken": broken})
+    with pytest.raises(PluginError, match=f"the schedule 'halved' .*{found}"):
+        spec.loss_weights(3)

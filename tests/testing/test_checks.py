@@ -124,7 +124,7 @@ def test_what_a_component_raises_is_kept() -> None:
 
 
 def test_laws_have_names_claims_and_reasons() -> None:
-    for kind in ("distance", "aligner", "projector", "space"):
+    for kind in ("distance", "aligner", "projector", "space", "schedule"):
         names = [law.name for law in laws_about(kind)]
         assert len(names) == len(set(names))
         for law in laws_about(kind):

@@ -34,7 +34,7 @@ def test_every_law_catches_a_fault() -> None:
     of_components = {law for kind, law in caught}
     idle = [
         f"{kind}: {law.name}"
-        for kind in ("distance", "aligner", "projector", "space")
+        for kind in ("distance", "aligner", "projector", "space", "schedule")
         for law in laws_about(kind)
         if (kind, law.name) not in caught and not (law.kind == "component" and law.name in of_components)
     ]
