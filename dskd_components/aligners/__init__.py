@@ -1,6 +1,7 @@
 """Built-in aligners between the token positions of two models. Other rooms import the names below."""
 
 from dskd_components.aligners.cross_model_attention import (
+    AttentionAligner,
     AttentionAlignment,
     CrossModelAttention,
     CrossModelAttentionModule,
@@ -14,6 +15,7 @@ BUILT_IN = (Identity, CrossModelAttention, ExactMatch, Span, MinEdit)
 """What `dskd_components.builtin` offers to the registry, in the order of its lists."""
 
 __all__ = [
+    "AttentionAligner",
     "AttentionAlignment",
     "CrossModelAttention",
     "CrossModelAttentionModule",

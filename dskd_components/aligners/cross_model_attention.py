@@ -74,9 +74,18 @@ class ScoredGroups(NamedTuple):
     @classmethod
     def of(cls, scored: Tensor, samples: Tensor, scope: Scope) -> Self:
         """Return the groups; see `scored_std`."""
+        return cls._of_numbers(scored, samples if scope == "batch" else small_numbers(samples)[0], scope)
+
+    @classmethod
+    def of_states(cls, states: LMStates, scope: Scope) -> Self:
+        """Return the groups of one side's scored positions; what they have in common is found out once."""
+        return cls._of_numbers(states.scored, states.samples if scope == "batch" else states.sample_numbers, scope)
+
+    @classmethod
+    def _of_numbers(cls, scored: Tensor, numbers: Tensor, scope: Scope) -> Self:
         if scope == "batch":
-            return cls(scored, torch.zeros_like(samples).flatten(), scored.sum().expand_as(scored))
-        group = small_numbers(samples)[0].flatten()
+            return cls(scored, torch.zeros_like(numbers).flatten(), scored.sum().expand_as(scored))
+        group = numbers.flatten()
         return cls(scored, group, _total(scored.long(), group))
 
     def std(self, values: Callable[[slice], Tensor], width: int) -> Tensor:
@@ -141,10 +150,17 @@ class AttentionAlignment(Alignment):
 class CrossModelAttentionModule(AlignerModule):
     """Holds the query projection ``query.weight`` ``[2 dt, 2 ds]`` and ``query.bias``.
 
+    A variant overrides `queries`, `keys`, `values`, `scores` or `allowed`; the rest uses what it gives.
+
     Args:
         student_embedding_size: width ds of the student's input embedding.
         teacher_embedding_size: width dt of the teacher's.
         std: over what the teacher's standard deviations are taken.
+
+    Examples:
+        >>> class StatesAlone(CrossModelAttentionModule):
+        ...     def values(self, teacher):
+        ...         return self.states_over_std(teacher)
     """
 
     def __init__(self, student_embedding_size: int, teacher_embedding_size: int, std: Scope) -> None:
@@ -162,9 +178,8 @@ class CrossModelAttentionModule(AlignerModule):
             for ids in (states.input_ids, states.targets)
             if ids is not None
         ]
-        groups = ScoredGroups.of(teacher.scored, teacher.samples, self.std)
-        scores = self._scores(student, teacher, groups)
-        allowed = _same_sample(student, teacher)
+        scores = self.scores(student, teacher)
+        allowed = self.allowed(student, teacher)
         student_to_teacher = _attention(scores, allowed)
         return AttentionAlignment(
             student_to_teacher=student_to_teacher,
@@ -172,7 +187,7 @@ class CrossModelAttentionModule(AlignerModule):
             student_covered=allowed.any(2),
             teacher_covered=allowed.any(1),
             student_values=student.hidden_states,
-            teacher_values=self._teacher_values(teacher, groups),
+            teacher_values=self.values(teacher),
             metrics=_metrics(student_to_teacher.detach(), allowed, given),
             checks=checks,
         )
@@ -190,37 +205,39 @@ class CrossModelAttentionModule(AlignerModule):
                     f"{side}.embedding: expected width {expected}, got {states.embedding.shape[1]}. Build "
                     f"DSKDLoss with {side}_embedding_size={states.embedding.shape[1]}."
                 )
-        if teacher.embedding is not None and teacher.embedding.shape[1] != teacher.hidden_states.shape[2]:
-            raise InputError(
-                f"teacher.embedding has width {teacher.embedding.shape[1]}, teacher.hidden_states "
-                f"{teacher.hidden_states.shape[2]}: cross-model attention adds the two. Use another aligner for this "
-                "teacher."
-            )
 
     def queries(self, student: LMStates) -> Tensor:
-        """Return ``[B, Ts, 2 dt]``: what each student position asks with."""
+        """Return ``[b, Ts, k]``: what each student position asks with; as published, k is 2 dt.
+
+        Args:
+            student: the student's states of some rows of the batch.
+        """
         pairs = _token_pairs(student)(slice(None))
         return F.linear(pairs, self.query.weight.to(pairs.dtype), self.query.bias.to(pairs.dtype))
 
     def keys(self, teacher: LMStates) -> Callable[[slice], Tensor]:
-        """Return what gives ``[b, Tt, 2 dt]`` for some rows of the batch: each teacher position's answer, a constant.
+        """Return what gives ``[b, Tt, k]`` for some rows of the batch: each teacher position's answer, a constant.
 
         The whole batch's keys are wide; their standard deviations, which may run over the whole batch, are not.
-        """
-        return self._keys(teacher, ScoredGroups.of(teacher.scored, teacher.samples, self.std))
 
-    def _keys(self, teacher: LMStates, groups: ScoredGroups) -> Callable[[slice], Tensor]:
+        Args:
+            teacher: the teacher's states.
+        """
         pairs = _token_pairs(teacher)
-        std = groups.std(pairs, self.query.out_features)[..., None]
+        std = ScoredGroups.of_states(teacher, self.std).std(pairs, self.query.out_features)[..., None]
         return lambda rows: pairs(rows).div_(std[rows])
 
-    def _scores(self, student: LMStates, teacher: LMStates, groups: ScoredGroups) -> Tensor:
-        """Return ``[B, Ts, Tt]``.
+    def scores(self, student: LMStates, teacher: LMStates) -> Tensor:
+        """Return ``[B, Ts, Tt]``: how well queries and keys go together, before the softmax over each side.
 
         Queries and keys are wide. So they are made for a few samples at a time, and once more when their gradient is
         due.
+
+        Args:
+            student: the student's states.
+            teacher: the teacher's states.
         """
-        keys = self._keys(teacher, groups)
+        keys = self.keys(teacher)
 
         def of_some(rows: slice) -> Tensor:
             key = keys(rows)
@@ -231,28 +248,68 @@ class CrossModelAttentionModule(AlignerModule):
         chunks = batch_chunks(len(student.targets), longest * self.query.out_features, student.targets.device)
         return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
 
-    def _teacher_values(self, teacher: LMStates, groups: ScoredGroups) -> Tensor:
-        """Return ``[B, Tt, dt]``: states and embeddings of the targets, each divided by its standard deviation."""
+    def allowed(self, student: LMStates, teacher: LMStates) -> Tensor:
+        """Return ``[B, Ts, Tt]``, bool: which positions may look at one another, scored ones of one sample.
+
+        A variant allows some of these: `super().allowed(student, teacher) & ...`. A position that may look at nothing
+        is not covered.
+
+        Args:
+            student: the student's states.
+            teacher: the teacher's states.
+        """
+        same = student.samples[:, :, None] == teacher.samples[:, None, :]
+        return same & student.scored[:, :, None] & teacher.scored[:, None, :]
+
+    def values(self, teacher: LMStates) -> Tensor:
+        """Return ``[B, Tt, dt]``: what the t2s projector reads, states and embeddings of the targets over their std.
+
+        Args:
+            teacher: the teacher's states.
+
+        Raises:
+            InputError: the teacher's embedding has another width than its states.
+        """
         width = teacher.hidden_states.shape[-1]
-        states, targets = _scored_states(teacher), teacher.embeddings_of(teacher.targets)
-        of_states, of_targets = groups.std(states, width)[..., None], groups.std(targets, width)[..., None]
+        if teacher.embedding is not None and teacher.embedding.shape[1] != width:
+            raise InputError(
+                f"teacher.embedding has width {teacher.embedding.shape[1]}, teacher.hidden_states {width}: "
+                "cross-model attention adds the two. Use another aligner for this teacher."
+            )
+        targets = teacher.embeddings_of(teacher.targets)
+        std = ScoredGroups.of_states(teacher, self.std).std(targets, width)[..., None]
+        values = self.states_over_std(teacher)
+        for rows in _chunks_of(teacher):
+            values[rows] += targets(rows).div_(std[rows])
+        return values
+
+    def states_over_std(self, teacher: LMStates) -> Tensor:
+        """Return ``[B, Tt, dt]``: hidden states over their standard deviation, 0 where nothing is scored; a new tensor.
+
+        Args:
+            teacher: the teacher's states.
+        """
+        states = _scored_states(teacher)
+        std = ScoredGroups.of_states(teacher, self.std).std(states, teacher.hidden_states.shape[-1])[..., None]
         values = torch.empty_like(teacher.hidden_states)
-        for rows in batch_chunks(len(teacher.targets), teacher.targets.shape[1] * width, teacher.targets.device):
-            torch.div(states(rows), of_states[rows], out=values[rows])
-            values[rows] += targets(rows).div_(of_targets[rows])
+        for rows in _chunks_of(teacher):
+            torch.div(states(rows), std[rows], out=values[rows])
         return values
 
 
-class CrossModelAttention(Aligner):
-    """Soft alignment by attention between the two models' tokens.
+class AttentionAligner(Aligner):
+    """Base of `CrossModelAttention` and its variants, which name themselves and the module that does the work.
 
-    Each student position asks with the embeddings of the token it has read and the token it should predict; each
-    teacher position answers with its own. The teacher's side is divided by its standard deviation.
+    Examples:
+        >>> class Unscaled(AttentionAligner):
+        ...     name: Literal["unscaled"] = "unscaled"
+        >>> Unscaled(std="batch").build(student_embedding_size=2, teacher_embedding_size=3).query
+        Linear(in_features=4, out_features=6, bias=True)
     """
 
-    source: ClassVar[str] = "Zhang et al. 2024 (DSKD), arXiv 2406.17328, section 3.2"
+    module_class: ClassVar[type[CrossModelAttentionModule]] = CrossModelAttentionModule
+    """What `build` makes, with the widths of both embeddings and `std`."""
 
-    name: Literal["cma"] = "cma"
     std: Scope = "sample"
     """Over which scored positions the teacher's standard deviations run: those of the position's own sample, so that a
     batch and its micro-batches have the same gradient, or those of the whole batch, as published."""
@@ -264,7 +321,19 @@ class CrossModelAttention(Aligner):
 
     def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
         """Return the attention with its query projection, randomly initialised."""
-        return CrossModelAttentionModule(student_embedding_size, teacher_embedding_size, self.std)
+        return self.module_class(student_embedding_size, teacher_embedding_size, self.std)
+
+
+class CrossModelAttention(AttentionAligner):
+    """Soft alignment by attention between the two models' tokens.
+
+    Each student position asks with the embeddings of the token it has read and the token it should predict; each
+    teacher position answers with its own. The teacher's side is divided by its standard deviation.
+    """
+
+    source: ClassVar[str] = "Zhang et al. 2024 (DSKD), arXiv 2406.17328, section 3.2"
+
+    name: Literal["cma"] = "cma"
 
 
 def _token_pairs(states: LMStates) -> Callable[[slice], Tensor]:
@@ -280,10 +349,9 @@ def _scored_states(states: LMStates) -> Callable[[slice], Tensor]:
     return lambda rows: states.hidden_states[rows].masked_fill(unscored[rows], 0.0)
 
 
-def _same_sample(student: LMStates, teacher: LMStates) -> Tensor:
-    """Return ``[B, Ts, Tt]``, bool: scored positions of one sample."""
-    same = student.samples[:, :, None] == teacher.samples[:, None, :]
-    return same & student.scored[:, :, None] & teacher.scored[:, None, :]
+def _chunks_of(teacher: LMStates) -> Iterator[slice]:
+    rows, length, width = teacher.hidden_states.shape
+    return batch_chunks(rows, length * width, teacher.hidden_states.device)
 
 
 def _attention(scores: Tensor, allowed: Tensor) -> Tensor:

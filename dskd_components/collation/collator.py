@@ -62,6 +62,7 @@ class DualTokenizerCollator:
         packing: Whether all samples go into one row, one after the other.
         append_eos: Whether texts and responses end with each tokenizer's EOS, if it has one.
         train_on_prompt: Whether prompts and messages of all roles are scored, not responses alone.
+        byte_positions: Whether batches say where each token starts and ends, in bytes of the sample's text.
         on_error: ``"raise"`` a `SampleError`, or ``"skip"`` the sample and count it.
         columns: What the keys of a sample are called.
 
@@ -96,6 +97,7 @@ class DualTokenizerCollator:
         packing: bool = False,
         append_eos: bool = True,
         train_on_prompt: bool = False,
+        byte_positions: bool = False,
         on_error: OnError = "raise",
         columns: Columns | None = None,
     ) -> None:
@@ -113,6 +115,7 @@ class DualTokenizerCollator:
                 teacher_max_length=teacher_max_length,
                 append_eos=append_eos,
                 train_on_prompt=train_on_prompt,
+                byte_positions=byte_positions,
                 columns=columns,
             ),
         )
@@ -135,10 +138,10 @@ class DualTokenizerCollator:
 
         Returns:
             For each side ``input_ids``, ``attention_mask`` (not when packing), ``labels`` (not shifted), ``groups``
-            (unless nothing is aligned), ``position_ids`` (padded on the left, or packed) and ``segment_ids`` (packed),
-            each ``[B, T]``, int64; and by row ``[B]``, int64, each side's ``fingerprint``, the ``groups_method``, by
-            which the loss knows for which aligner the batch is, and how many samples were ``skipped``, all of them with
-            the first row: ``batch["skipped"].sum()``.
+            (unless nothing is aligned), ``byte_starts`` and ``byte_ends`` (on request), ``position_ids`` (padded on the
+            left, or packed) and ``segment_ids`` (packed), each ``[B, T]``, int64; and by row ``[B]``, int64, each
+            side's ``fingerprint``, the ``groups_method``, by which the loss knows for which aligner the batch is, and
+            how many samples were ``skipped``, all of them with the first row: ``batch["skipped"].sum()``.
 
         Raises:
             InputError: Something is no sample, or none can be used.
@@ -247,7 +250,7 @@ class DualTokenizerCollator:
         for index, sample in enumerate(samples):
             if index not in outcomes:
                 with names.naming(index):
-                    read = from_columns(sample, encoder.fingerprints, encoder.method)
+                    read = from_columns(sample, encoder.fingerprints, encoder.method, encoder.further)
                     outcomes[index] = self._within_limits(read)
         return [outcomes[index] for index in range(len(samples))]
 

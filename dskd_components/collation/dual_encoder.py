@@ -24,6 +24,7 @@ from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.token_samples import TokenSample
 from dskd_components.collation.truncation import TruncatedLengths, keep_within
 from dskd_components.components.aligner import Aligner
+from dskd_components.components.column_reader import BYTE_POSITIONS
 from dskd_components.errors import InputError
 from dskd_components.models.states import Side
 from dskd_components.tokenization.arrays import IntArray
@@ -53,6 +54,7 @@ class SampleKeywords(TypedDict, total=False):
     student_max_length: int | None
     append_eos: bool
     train_on_prompt: bool
+    byte_positions: bool
     on_error: OnError
     columns: Columns | None
 
@@ -70,6 +72,7 @@ class EncodingOptions:
     teacher_max_length: int | None = None
     append_eos: bool = True
     train_on_prompt: bool = False
+    byte_positions: bool = False
     columns: Columns | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +121,11 @@ class DualEncoder:
         return {"student": self.student.fingerprint, "teacher": self.teacher.fingerprint}
 
     @property
+    def further(self) -> tuple[str, ...]:
+        """The further columns that samples get, without the side."""
+        return BYTE_POSITIONS if self.options.byte_positions else ()
+
+    @property
     def pad_ids(self) -> dict[Side, int]:
         """What each side's padding is filled with."""
         return {"student": self.student.pad_id, "teacher": self.teacher.pad_id}
@@ -125,7 +133,8 @@ class DualEncoder:
     def of_teacher_alone(self) -> "DualEncoder":
         """Return an encoder with the teacher's tokenizer on both sides: no student's tokens decide where it cuts."""
         tokenizer = self.teacher.tokenizer
-        return type(self)(tokenizer, tokenizer, replace(self.options, aligner=None, student_max_length=None))
+        alone = replace(self.options, aligner=None, student_max_length=None, byte_positions=False)
+        return type(self)(tokenizer, tokenizer, alone)
 
     def encode(self, raws: Sequence[Any], names: SampleNames | None = None) -> list[EncodedSample | SampleError]:
         """Return each sample in tokens, or what is wrong with it.
@@ -239,5 +248,7 @@ class DualEncoder:
         sides = []
         for side, length, numbers in zip((student, teacher), (kept.student, kept.teacher), groups, strict=True):
             ids = side.input_ids[:length]
-            sides.append(EncodedSide(ids, labels_of(ids, side.scored[:length]), numbers))
+            spans = side.byte_positions if self.further else ()
+            further = {name: column[:length] for name, column in zip(self.further, spans, strict=True)}
+            sides.append(EncodedSide(ids, labels_of(ids, side.scored[:length]), numbers, further))
         return EncodedSample(*sides)

@@ -1,7 +1,7 @@
 """A sample in the tokens of both sides, and the plain columns that it travels in."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -24,11 +24,13 @@ class EncodedSide:
         input_ids: Its tokens ``[T]``.
         labels: The same where they are scored, -100 elsewhere; not shifted ``[T]``.
         groups: The group of each token, -1 for none ``[T]``; None without alignment.
+        further: Further columns by name ``[T]``, filled with -1 where there is no token.
     """
 
     input_ids: IntArray
     labels: IntArray
     groups: IntArray | None
+    further: Mapping[str, IntArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -51,9 +53,10 @@ def labels_of(input_ids: IntArray, scored: BoolArray) -> IntArray:
     return np.where(scored, input_ids, IGNORE_INDEX)
 
 
-def column_names(method: TextMethod | None) -> list[str]:
+def column_names(method: TextMethod | None, further: Iterable[str] = ()) -> list[str]:
     """The columns of a preprocessed sample."""
-    per_side = ("input_ids", "labels", "groups", "fingerprint") if method else ("input_ids", "labels", "fingerprint")
+    groups = ("groups",) if method else ()
+    per_side = ("input_ids", "labels", *groups, *further, "fingerprint")
     return [f"{side}_{name}" for side in SIDES for name in per_side] + [METHOD_COLUMN]
 
 
@@ -66,6 +69,7 @@ def to_columns(sample: EncodedSample, fingerprints: Mapping[Side, int], method: 
         columns[f"{side}_labels"] = encoded.labels.tolist()
         if encoded.groups is not None:
             columns[f"{side}_groups"] = encoded.groups.tolist()
+        columns |= {f"{side}_{name}": column.tolist() for name, column in encoded.further.items()}
         columns[f"{side}_fingerprint"] = fingerprints[side]
     return columns | {METHOD_COLUMN: method_number(method)}
 
@@ -76,7 +80,10 @@ def is_preprocessed(raw: Any) -> bool:
 
 
 def from_columns(
-    columns: Mapping[str, Any], fingerprints: Mapping[Side, int], method: TextMethod | None
+    columns: Mapping[str, Any],
+    fingerprints: Mapping[Side, int],
+    method: TextMethod | None,
+    further: Iterable[str] = (),
 ) -> EncodedSample:
     """A preprocessed sample, once it is known to belong to these tokenizers.
 
@@ -84,6 +91,7 @@ def from_columns(
         columns: The columns that `to_columns` made.
         fingerprints: Those of the tokenizers at hand.
         method: How tokens are to have been brought together.
+        further: Further columns that are read, without the side.
 
     Raises:
         InputError: A column is missing or does not fit, or other tokenizers or another alignment made them.
@@ -98,7 +106,8 @@ def from_columns(
                 "Preprocess them again, or give the collator the tokenizers that were used."
             )
     _require_method(integer(METHOD_COLUMN, columns[METHOD_COLUMN]), method)
-    return EncodedSample(*(_side_from_columns(columns, side, method is not None) for side in SIDES))
+    further = tuple(further)
+    return EncodedSample(*(_side_from_columns(columns, side, method is not None, further) for side in SIDES))
 
 
 def _require_method(number: int, method: TextMethod | None) -> None:
@@ -118,9 +127,19 @@ def _require_method(number: int, method: TextMethod | None) -> None:
         )
 
 
-def _side_from_columns(columns: Mapping[str, Any], side: Side, has_groups: bool) -> EncodedSide:
-    names = [f"{side}_{name}" for name in ("input_ids", "labels", "groups")[: 3 if has_groups else 2]]
-    arrays = [integers(name, columns[name]) for name in names if columns.get(name) is not None]
-    if len(arrays) < len(names) or len({array.shape for array in arrays}) > 1:
-        raise InputError(f"A preprocessed sample needs {', '.join(map(repr, names))}, all of one length.")
-    return EncodedSide(arrays[0], arrays[1], arrays[2] if has_groups else None)
+def _side_from_columns(
+    columns: Mapping[str, Any], side: Side, has_groups: bool, further: tuple[str, ...]
+) -> EncodedSide:
+    own = (*("input_ids", "labels", "groups")[: 3 if has_groups else 2], *further)
+    names = [f"{side}_{name}" for name in own]
+    arrays = {
+        name: integers(column, columns[column])
+        for name, column in zip(own, names, strict=True)
+        if columns.get(column) is not None
+    }
+    if len(arrays) < len(names) or len({array.shape for array in arrays.values()}) > 1:
+        asked = " Preprocess with byte_positions=True, as this collator has it." if set(further) - set(arrays) else ""
+        raise InputError(f"A preprocessed sample needs {', '.join(map(repr, names))}, all of one length.{asked}")
+    return EncodedSide(
+        arrays["input_ids"], arrays["labels"], arrays.get("groups"), {name: arrays[name] for name in further}
+    )

@@ -46,6 +46,7 @@ class MultiTeacherCollator:
         packing: Whether all samples go into one row, one after the other.
         append_eos: Whether texts and responses end with each tokenizer's EOS, if it has one.
         train_on_prompt: Whether prompts and messages of all roles are scored, not responses alone.
+        byte_positions: Whether batches say where each token starts and ends, in bytes of the sample's text.
         on_error: ``"raise"`` a `SampleError`, or ``"skip"`` a sample that one of the models cannot read, and count it.
         columns: What the keys of a sample are called.
 
@@ -76,6 +77,7 @@ class MultiTeacherCollator:
         packing: bool = False,
         append_eos: bool = True,
         train_on_prompt: bool = False,
+        byte_positions: bool = False,
         on_error: OnError = "raise",
         columns: Columns | None = None,
     ) -> None:
@@ -103,6 +105,7 @@ class MultiTeacherCollator:
                 packing=packing,
                 append_eos=append_eos,
                 train_on_prompt=train_on_prompt,
+                byte_positions=byte_positions,
                 columns=columns,
             )
             for name, tokenizer in teacher_tokenizers.items()

@@ -33,18 +33,19 @@ def pad_rows(
 
     Args:
         rows: One side of each sample.
-        pad_id: What ``input_ids`` are filled with; masks are filled with 0, labels with -100, groups with -1.
+        pad_id: What ``input_ids`` are filled with; masks are filled with 0, labels with -100, all else with -1.
         padding_side: Where the filling goes.
         pad_to_multiple_of: What T is a multiple of.
 
     Returns:
-        ``input_ids``, ``attention_mask``, ``labels``, ``groups`` if there are some, and ``position_ids`` where padding
-        on the left would shift the model's own.
+        ``input_ids``, ``attention_mask``, ``labels``, ``groups`` if there are some, further columns, and
+        ``position_ids`` where padding on the left would shift the model's own.
     """
     shape = len(rows), rounded_up(max(map(len, rows)), pad_to_multiple_of)
     filling = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORE_INDEX}
     if rows[0].groups is not None:
         filling["groups"] = -1
+    filling |= dict.fromkeys(rows[0].further, NOTHING)
     if padding_side == "left":
         filling["position_ids"] = 0
     columns = {name: np.full(shape, value, dtype=np.int64) for name, value in filling.items()}
@@ -55,6 +56,8 @@ def pad_rows(
         columns["labels"][number, place] = row.labels
         if row.groups is not None:
             columns["groups"][number, place] = row.groups
+        for name, column in row.further.items():
+            columns[name][number, place] = column
         if padding_side == "left":
             columns["position_ids"][number, place] = np.arange(len(row))
     return columns
@@ -62,6 +65,9 @@ def pad_rows(
 
 NO_SEGMENT = -1
 """The segment of padding."""
+
+NOTHING = -1
+"""What further columns hold at padding."""
 
 
 def pack_rows(
@@ -78,7 +84,7 @@ def pack_rows(
         pad_to_multiple_of: What the length is a multiple of. Padding is a segment of its own, the last one.
 
     Returns:
-        ``input_ids``, ``labels``, ``groups`` if there are some, ``position_ids``, ``segment_ids``.
+        ``input_ids``, ``labels``, ``groups`` if there are some, further columns, ``position_ids``, ``segment_ids``.
     """
     lengths = np.array([len(row) for row in rows])
     total = int(lengths.sum())
@@ -96,6 +102,8 @@ def pack_rows(
     ]
     if groups:
         parts["groups"] = (groups, np.full(spare, -1))
+    for name in rows[0].further:
+        parts[name] = ([row.further[name] for row in rows], np.full(spare, NOTHING))
     return {
         name: np.concatenate([*pieces, filling])[None].astype(np.int64) for name, (pieces, filling) in parts.items()
     }

@@ -38,6 +38,7 @@ class DualTokenizerPreprocessor:
         teacher_max_length: The most tokens that the teacher may have. Both sides are cut at one border of the text.
         append_eos: Whether texts and responses end with each tokenizer's EOS, if it has one.
         train_on_prompt: Whether prompts and messages of all roles are scored, not responses alone.
+        byte_positions: Whether samples say where each token starts and ends, in bytes of their text.
         on_error: ``"raise"`` a `SampleError`, or ``"skip"`` the sample and count it in `skipped`; then ``batched=True``
             is needed, so that rows can be dropped.
         columns: What the keys of a sample are called.
@@ -65,6 +66,7 @@ class DualTokenizerPreprocessor:
         teacher_max_length: int | None = None,
         append_eos: bool = True,
         train_on_prompt: bool = False,
+        byte_positions: bool = False,
         on_error: OnError = "raise",
         columns: Columns | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class DualTokenizerPreprocessor:
                 teacher_max_length=teacher_max_length,
                 append_eos=append_eos,
                 train_on_prompt=train_on_prompt,
+                byte_positions=byte_positions,
                 columns=columns,
             ),
         )
@@ -101,8 +104,9 @@ class DualTokenizerPreprocessor:
                 gives them.
 
         Returns:
-            For each side ``input_ids``, ``labels``, ``groups`` and ``fingerprint``, and ``groups_method``: an entry for
-            each sample that can be used, or that of the one sample.
+            For each side ``input_ids``, ``labels``, ``groups``, ``byte_starts`` and ``byte_ends`` (on request) and
+            ``fingerprint``, and ``groups_method``: an entry for each sample that can be used, or that of the one
+            sample.
 
         Raises:
             InputError: A column is unknown, or they are of different lengths.
@@ -121,7 +125,7 @@ class DualTokenizerPreprocessor:
         raws = self._rows(batch)
         samples = self._policy.usable(encoder.encode(raws, _names(raws, indices)))
         rows = [to_columns(sample, encoder.fingerprints, encoder.method) for sample in samples]
-        return {name: [row[name] for row in rows] for name in column_names(encoder.method)}
+        return {name: [row[name] for row in rows] for name in column_names(encoder.method, encoder.further)}
 
     def _has_chats(self, name: str, value: Any) -> bool:
         """Whether a column has chats, so that those beside it have no single messages."""

@@ -13,7 +13,7 @@ from dskd_components.errors import InputError
 from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText
 from dskd_components.tokenization.fast_tokenizers import backend_of
-from dskd_components.tokenization.token_bytes import vocabulary_bytes_as_read
+from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes_as_read
 
 
 def side_tokens_of(sample: TokenSample, tokenizer: Any, *, train_on_prompt: bool) -> SideTokens:
@@ -43,7 +43,17 @@ def side_tokens_of(sample: TokenSample, tokenizer: Any, *, train_on_prompt: bool
     contents = [Content("x" * (stop - start), 0, ends_turn=False) for start, stop in runs]
     places = [Place(start, 0, stop - start) for start, stop in runs]
     none = np.zeros(0, dtype=np.int64)
-    return SideTokens(text, none, none, contents, places, [None] * len(runs), [-1] * len(runs), vocabulary, None)
+    stretches = [None] * len(runs), [-1] * len(runs)
+    spans = _byte_spans(vocabulary, ids)
+    return SideTokens(text, none, none, contents, places, *stretches, vocabulary, None, own_spans=spans)
+
+
+def _byte_spans(vocabulary: VocabularyBytes, ids: IntArray) -> tuple[IntArray, IntArray]:
+    """Where tokens start and end in the bytes that they spell together; -1 for special ones, which spell none."""
+    special = vocabulary.special[ids]
+    lengths = np.where(special, 0, vocabulary.lengths[ids])
+    ends = np.cumsum(lengths)
+    return np.where(special, -1, ends - lengths), np.where(special, -1, ends)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class SideTokens:
         closings: For each content, the token that ends its turn, -1 for none. It may be one of `after`.
         vocabulary: What the tokenizer's tokens stand for.
         unknown_id: The id of what the tokenizer does not know, None if there is none.
+        own_spans: Where the tokens of the text start and end, ``[T]`` each, if not where they stand in the contents:
+            of a sample that is in tokens already, and has no text.
     """
 
     text: TokenizedText
@@ -39,6 +41,7 @@ class SideTokens:
     closings: Sequence[int]
     vocabulary: VocabularyBytes
     unknown_id: int | None
+    own_spans: tuple[IntArray, IntArray] | None = None
 
     def __len__(self) -> int:
         return len(self.before) + len(self.text) + len(self.after)
@@ -118,6 +121,32 @@ class SideTokens:
     def input_ids(self) -> IntArray:
         """All ids ``[before + T + after]``."""
         return np.concatenate([self.before, self.text.token_ids, self.after])
+
+    @cached_property
+    def byte_positions(self) -> tuple[IntArray, IntArray]:
+        """Where all tokens start and end, in bytes of the contents joined together ``[before + T + after]`` each.
+
+        Contents are what both sides read, so that their positions can be compared. A token that stands for nothing of
+        them, as what a template or a tokenizer adds does, has -1 twice; one that begins before a content begins with
+        it.
+        """
+        starts, ends = self._spans_in_contents() if self.own_spans is None else self.own_spans
+        around = len(self.before), len(self.after)
+        return np.pad(starts, around, constant_values=-1), np.pad(ends, around, constant_values=-1)
+
+    def _spans_in_contents(self) -> tuple[IntArray, IntArray]:
+        own_starts, own_ends = self.text.starts, self.text.ends
+        starts, ends = np.full(len(self.text), -1, dtype=np.int64), np.full(len(self.text), -1, dtype=np.int64)
+        first = 0
+        for content, place in zip(self.contents, self.places, strict=True):
+            low, high = np.maximum(own_starts, place.start), np.minimum(own_ends, place.stop)
+            # A token that stands for no text stands where it is.
+            inside = (low < high) | ((low == high) & (own_starts == own_ends) & (place.start < place.stop))
+            shift = first + place.first - place.start
+            starts = np.where(inside & (starts < 0), low + shift, starts)
+            ends = np.where(inside, high + shift, ends)
+            first += content.size
+        return starts, ends
 
     @cached_property
     def _cuts(self) -> tuple[IntArray, IntArray, IntArray]:

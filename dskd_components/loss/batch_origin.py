@@ -1,4 +1,4 @@
-"""Whether a batch was made for the loss that reads it: by the same tokenizers, and aligned for the same aligner."""
+"""Whether a batch was made for the loss that reads it: by the same tokenizers, for its aligner, with its columns."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from dskd_components.components.aligner import ALIGNMENT_RULES, method_number, method_of_number
+from dskd_components.components.column_reader import BYTE_POSITIONS, how_to_fill
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.batch import METHOD_COLUMN
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from dskd_components.components.aligner import Aligner
     from dskd_components.models.states import Side
+    from dskd_components.spec.dskd_spec import PairSpec
 
 
 def require_origin(
@@ -139,3 +141,27 @@ def refuse_aligner(options: Collection[str], argument: str, owned: object) -> No
             f"{argument}: what the loss makes has the loss's own, {owned}, so that the two cannot disagree. Leave the "
             "option out, or choose another aligner in the spec."
         )
+
+
+def reads_byte_positions(specs: Iterable[PairSpec]) -> bool:
+    """Return whether a component of some specs reads where tokens start or end in bytes.
+
+    Args:
+        specs: one for each teacher.
+    """
+    sides: tuple[Side, ...] = ("student", "teacher")
+    return any(name in BYTE_POSITIONS for spec in specs for side in sides for name in spec.columns_read(side))
+
+
+def reasons_for_columns(specs: Iterable[PairSpec], side: Side) -> dict[str, str]:
+    """Return the columns of one side that components read, without the side, each with what is wrong if it is missing.
+
+    Args:
+        specs: one for each teacher.
+        side: whose.
+    """
+    return {
+        name: f"which {readers} reads. {how_to_fill(name)}"
+        for spec in specs
+        for name, readers in spec.columns_read(side).items()
+    }

@@ -38,6 +38,7 @@ KNOWN_COLUMNS: Final = (
     "groups_method",
     "fingerprint",
     "store_states",
+    "byte_starts",
     "token_type_ids",
     "cu_seq_lens_q",
     "max_length_q",
@@ -244,18 +245,21 @@ def inputs_among(model: CausalLM, columns: Mapping[str, Tensor]) -> dict[str, Te
     return {name: column for name, column in columns.items() if name in accepted and name not in LOSS_COLUMNS}
 
 
-def require_no_misspelt_input(model: CausalLM, names: Collection[str], prefix: str) -> None:
+def require_no_misspelt_input(
+    model: CausalLM, names: Collection[str], prefix: str, *, read: Iterable[str] = ()
+) -> None:
     """Refuse a column that nobody reads and that is nearly called like an input that the batch does not have.
 
     Args:
         model: a causal language model, or a wrapper of one.
         names: of this model's own columns, without prefix.
         prefix: theirs, for the message.
+        read: further columns that the loss reads.
 
     Raises:
         InputError: there is one; the message has both names.
     """
-    known = (*named_inputs(model), *LOSS_COLUMNS)
+    known = (*named_inputs(model), *LOSS_COLUMNS, *read)
     for name in names:
         meant = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.8)
         if meant and meant[0] not in names:

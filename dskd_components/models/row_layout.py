@@ -87,14 +87,17 @@ class RowLayout:
             to_device(self.following, device), None if ids is None else to_device(ids, device), self.counted
         )
 
-    def shifted(self, of_tokens: Tensor, fill: int) -> Tensor:
-        """Return ``[B, T]``: what belongs to the token that each position predicts.
+    def shifted(self, of_tokens: Tensor, fill: float) -> Tensor:
+        """Return ``[B, T]`` or ``[B, T, ...]``: what belongs to the token that each position predicts.
 
         Args:
-            of_tokens: ``[B, T]``: what belongs to each token, such as its label.
+            of_tokens: of the same shape: what belongs to each token, such as its label.
             fill: for positions that predict none.
         """
-        return of_tokens.gather(1, self.following.clamp_min(0)).where(self.following >= 0, fill)
+        beyond = [1] * (of_tokens.ndim - 2)
+        following = self.following.view(*self.following.shape, *beyond)
+        index = following.clamp_min(0).expand(-1, -1, *of_tokens.shape[2:])
+        return of_tokens.gather(1, index).masked_fill(following < 0, fill)
 
 
 def following_tokens(of_tokens: Tensor, attention_mask: object) -> RowLayout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -27,7 +28,7 @@ from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
 from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens
-from dskd_components.models.states import IGNORE_INDEX, LMStates
+from dskd_components.models.states import IGNORE_INDEX, LMStates, shifted_column
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from dskd_components.models.aux_loss import AuxLoss
     from dskd_components.models.states import Side
+    from dskd_components.models.vocabulary_subset import VocabularySubset
     from dskd_components.models.wrappers import CausalLM
 
 HOST_COLUMNS: Final = ("input_ids", "labels", "fingerprint", METHOD_COLUMN, *LAYOUT_COLUMNS)
@@ -50,6 +52,8 @@ def run_model(
     valid_vocabulary_size: int | None,
     same_tokenizer: bool,
     reads_embeddings: bool = True,
+    reads_columns: Mapping[str, str] | None = None,
+    subset: VocabularySubset | None = None,
     host_batch: Mapping[str, Tensor] | None = None,
 ) -> LMStates:
     """Run one model on its columns of a batch, or read what it has made of them.
@@ -65,6 +69,9 @@ def run_model(
         valid_vocabulary_size: number of real tokens in the model's head.
         same_tokenizer: whether columns without prefix may be used.
         reads_embeddings: whether the states need the model's input embedding.
+        reads_columns: further columns that the states need, by name without prefix, each with who reads it and how a
+            batch gets it, in words. They are shifted as labels are.
+        subset: the tokens that the head is narrowed to; None: all.
         host_batch: what `batch_on_host` makes of the batch; None: it is made here.
 
     Raises:
@@ -73,11 +80,15 @@ def run_model(
             the batch is packed and the model lets samples of a row see one another.
         StoreError: the teacher is not run, and its states of a sample are not known.
     """
+    wanted = {} if reads_columns is None else reads_columns
     if isinstance(model, OfflineTeacher):
         columns = _columns(batch, side, same_tokenizer=same_tokenizer)
-        return _states_read(model, columns, side, valid_vocabulary_size, reads_embeddings=reads_embeddings)
-    require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_")
+        _require_wanted(columns, wanted, side)
+        found = _states_read(model, columns, side, valid_vocabulary_size, wanted, reads_embeddings=reads_embeddings)
+        return replace(found, head=found.head.narrowed_to(subset))
+    require_no_misspelt_input(model, _own_columns(batch, side), f"{side}_", read=wanted)
     columns = _columns(batch, side, same_tokenizer=same_tokenizer)
+    _require_wanted(columns, wanted, side)
     inputs = inputs_among(model, columns)
     require_rows(inputs["input_ids"], f"{side}_")
     host_columns = _columns(
@@ -104,13 +115,27 @@ def run_model(
     return LMStates(
         hidden_states=hidden_states,
         targets=layout.shifted(columns["labels"], IGNORE_INDEX),
-        head=Head.from_model(model, valid_vocabulary_size=valid_vocabulary_size, verify=False),
+        head=Head.from_model(model, valid_vocabulary_size=valid_vocabulary_size, verify=False).narrowed_to(subset),
         input_ids=columns["input_ids"],
         embedding=input_embedding(model) if reads_embeddings else None,
         segment_ids=layout.segment_ids,
         samples_are_counted=layout.counted,
         aux_loss=aux_loss,
+        columns=_shifted_columns(columns, wanted, layout, side),
     )
+
+
+def _require_wanted(columns: Mapping[str, Tensor], wanted: Mapping[str, str], side: Side) -> None:
+    """Refuse a batch without a column that a component reads."""
+    for name, reason in wanted.items():
+        if columns.get(name) is None:
+            raise InputError(f"The batch has no column {f'{side}_{name}'!r}, {reason}")
+
+
+def _shifted_columns(
+    columns: Mapping[str, Tensor], wanted: Mapping[str, str], layout: RowLayout, side: Side
+) -> dict[str, Tensor]:
+    return {name: shifted_column(f"{side}_{name}", columns[name], layout) for name in wanted}
 
 
 def batch_on_host(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -136,6 +161,7 @@ def _states_read(
     columns: Mapping[str, Tensor],
     side: Side,
     valid_vocabulary_size: int | None,
+    wanted: Mapping[str, str],
     *,
     reads_embeddings: bool,
 ) -> LMStates:
@@ -159,6 +185,7 @@ def _states_read(
         embedding=teacher.embedding if reads_embeddings else None,
         segment_ids=layout.segment_ids,
         samples_are_counted=layout.counted,
+        columns=_shifted_columns(columns, wanted, layout, side),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -48,6 +48,8 @@ class LMStates:
             Then both sides must have as many.
         aux_loss: of a student that is a mixture of experts, the loss of its router, which joins the loss with its
             weight. A teacher's is not used.
+        columns: further columns that an aligner or a space reads, by name, each ``[B, T]`` or ``[B, T, ...]`` of any
+            dtype: what belongs to the token that each position predicts. They are constants.
 
     Raises:
         InputError: a tensor has the wrong shape, dtype or device; the message names it.
@@ -71,6 +73,7 @@ class LMStates:
     segment_ids: Tensor | None = None
     samples_are_counted: bool = False
     aux_loss: AuxLoss | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         hidden_states = self.hidden_states
@@ -104,6 +107,7 @@ class LMStates:
         self._check_device("head.weight", self.head.weight)
         self._check_device("embedding", self.embedding)
         self._check_aux_loss()
+        self._check_columns()
 
     def _check_aux_loss(self) -> None:
         if self.aux_loss is None:
@@ -111,6 +115,17 @@ class LMStates:
         value = self.aux_loss.value
         if value.numel() != 1 or not value.is_floating_point():
             raise InputError(f"LMStates.aux_loss: expected a value that is one number, got {describe(value)}.")
+
+    def _check_columns(self) -> None:
+        expected = list(self.hidden_states.shape[:2])
+        for name, column in self.columns.items():
+            if not isinstance(column, Tensor) or list(column.shape[:2]) != expected:
+                found = describe(column) if isinstance(column, Tensor) else type(column).__name__
+                raise InputError(
+                    f"LMStates.columns[{name!r}]: expected a tensor {expected} (as hidden_states), with further "
+                    f"dimensions behind these or without, got {found}."
+                )
+            self._check_device(f"columns[{name!r}]", column)
 
     def _check_per_position(self, name: str) -> None:
         tensor: Tensor | None = getattr(self, name)
@@ -136,6 +151,15 @@ class LMStates:
         return self.targets != IGNORE_INDEX
 
     @cached_property
+    def outcomes(self) -> Tensor:
+        """``[B, T]``, int64: the place of each target among the head's logits, -100 where none is scored.
+
+        That is the target itself, unless the head has been narrowed.
+        """
+        subset = self.head.subset
+        return self.targets if subset is None else subset.outcomes_of(self.targets)
+
+    @cached_property
     def samples(self) -> Tensor:
         """``[B, T]``, int64: a number that positions of one sample share, unlike those of any other sample.
 
@@ -157,6 +181,11 @@ class LMStates:
         # A fixed stride keeps the two sides comparable, whatever numbers each of them happens to use.
         return rows * 2**32 + self.segment_ids.long()
 
+    @cached_property
+    def sample_numbers(self) -> Tensor:
+        """``[B, T]``, int64: `samples`, numbered anew from 0 on, so that all are below ``B * T``."""
+        return small_numbers(self.samples)[0]
+
     def rows(self, rows: slice | Tensor) -> Self:
         """Return the states of some rows of the batch.
 
@@ -169,7 +198,23 @@ class LMStates:
             targets=self.targets[rows],
             input_ids=None if self.input_ids is None else self.input_ids[rows],
             segment_ids=None if self.segment_ids is None else self.segment_ids[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
         )
+
+    def with_columns(self, names: Iterable[str]) -> Self:
+        """Return the same states with some of their columns alone, as constants, filled in where nothing is scored.
+
+        There they may hold anything, NaN included; `fill_of` is what they hold then.
+
+        Args:
+            names: the columns.
+        """
+        columns = {}
+        for name in names:
+            column = self.columns[name].detach()
+            scored = self.scored.view(*self.scored.shape, *[1] * (column.ndim - 2))
+            columns[name] = column.masked_fill(~scored, fill_of(column))
+        return replace(self, columns=columns)
 
     def detached(self) -> Self:
         """Return the same states as constants: nothing of them receives a gradient."""
@@ -197,7 +242,8 @@ class LMStates:
         copied = {
             name: tensor.clone() for name, tensor in tensors.items() if tensor is not None and tensor.is_inference()
         }
-        return replace(self, **copied) if copied else self
+        columns = {name: column.clone() if column.is_inference() else column for name, column in self.columns.items()}
+        return replace(self, **copied, columns=columns) if copied or columns else self
 
     def checked(self, side: Side) -> Self:
         """Return these states once the values in them are known to be usable.
@@ -207,7 +253,7 @@ class LMStates:
 
         Raises:
             InputError: a target is outside the head's vocabulary.
-            NonFiniteError: a scored hidden state is NaN or infinite.
+            NonFiniteError: a scored hidden state, or entry of a column, is NaN or infinite.
         """
         require(*self.checks(side))
         return self
@@ -220,10 +266,19 @@ class LMStates:
         """
 
         def complain_of_targets() -> None:
-            wrong = int(self.targets[self.scored & ~self._possible][0])
+            row, position = (self.scored & ~self._possible).nonzero()[0].tolist()
+            wrong = int(self.targets[row, position])
+            subset = self.head.subset
+            if subset is not None and 0 <= wrong < subset.vocabulary_size:
+                raise InputError(
+                    f"{side}.targets: at [sample {row}, position {position}] the target is token {wrong}, which is not "
+                    f"among the {len(subset)} tokens that the {side}'s head is narrowed to, and others are left out. "
+                    f"Add it to them, have others as one outcome ('one_outcome'), or set its label to {IGNORE_INDEX}."
+                )
+            size = self.head.token_count if subset is None else subset.vocabulary_size
             raise InputError(
-                f"{side}.targets: expected ids from 0 to {self.head.vocabulary_size - 1} (the head's vocabulary) "
-                f"or {IGNORE_INDEX}, got {wrong}."
+                f"{side}.targets: expected ids from 0 to {size - 1} (the head's vocabulary) or {IGNORE_INDEX}, got "
+                f"{wrong}."
             )
 
         # The largest entry of a row is finite if all are, and takes no copy of them.
@@ -239,11 +294,35 @@ class LMStates:
             )
 
         outside = self.scored & ~self._possible
-        return [Check(outside.any(), complain_of_targets), Check(damaged.any(), complain_of_states)]
+        of_columns = [
+            self._column_check(side, name, column)
+            for name, column in self.columns.items()
+            if column.is_floating_point()
+        ]
+        return [Check(outside.any(), complain_of_targets), Check(damaged.any(), complain_of_states), *of_columns]
+
+    def _column_check(self, side: Side, name: str, column: Tensor) -> Check:
+        damaged = (
+            self.scored & ~column.detach().isfinite().flatten(2).all(2)
+            if column.ndim > 2
+            else (self.scored & ~column.detach().isfinite())
+        )
+
+        def complain() -> None:
+            first = damaged.nonzero()[0].tolist()
+            raise NonFiniteError(
+                f"{side}.columns[{name!r}]: {int(damaged.sum())} scored positions hold NaN or infinity, the first at "
+                f"[sample {first[0]}, position {first[1]}]."
+            )
+
+        return Check(damaged.any(), complain)
 
     @cached_property
     def _possible(self) -> Tensor:
-        return (self.targets >= 0) & (self.targets < self.head.vocabulary_size)
+        subset = self.head.subset
+        size = self.head.token_count if subset is None else subset.vocabulary_size
+        known = (self.targets >= 0) & (self.targets < size)
+        return known if subset is None else known & (self.outcomes >= 0)
 
     def with_possible_targets(self) -> Self:
         """Return the same states, with no target where it is outside the head's vocabulary.
@@ -318,6 +397,7 @@ class LMStates:
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         aux_loss: AuxLoss | None = None,
+        columns: Mapping[str, Tensor] | None = None,
     ) -> Self:
         """Build states from Hugging Face labels, where ``labels[:, i]`` is the token *at* position i.
 
@@ -336,6 +416,8 @@ class LMStates:
             position_ids: ``[B, T]`` or ``[1, T]``, integer: they start anew with each sample of a packed row. Without
                 segment ids, samples are counted by them.
             aux_loss: as in the class.
+            columns: as in the class, but by token: an entry belongs to the token at its place, and is shifted as labels
+                are.
 
         Raises:
             InputError: as in the class; or two arguments disagree about where a sample begins.
@@ -350,8 +432,8 @@ class LMStates:
             >>> states.targets
             tensor([[   5,    6, -100]])
         """
-        columns = {"segment_ids": segment_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        layout = RowLayout.of(labels, columns)
+        of_layout = {"segment_ids": segment_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        layout = RowLayout.of(labels, of_layout)
         return cls(
             hidden_states=hidden_states,
             targets=layout.shifted(labels, IGNORE_INDEX),
@@ -361,7 +443,38 @@ class LMStates:
             segment_ids=layout.segment_ids,
             samples_are_counted=layout.counted,
             aux_loss=aux_loss,
+            columns={name: shifted_column(name, column, layout) for name, column in (columns or {}).items()},
         )
+
+
+def shifted_column(name: str, column: Tensor, layout: RowLayout) -> Tensor:
+    """Return a column by position: what belongs to the token that each position predicts, `fill_of` it where none.
+
+    Args:
+        name: what the message calls it.
+        column: ``[B, T]`` or ``[B, T, ...]``, an entry for each token.
+        layout: how samples lie in the rows.
+
+    Raises:
+        InputError: it has not an entry for each token.
+    """
+    expected = list(layout.following.shape)
+    if not isinstance(column, Tensor) or list(column.shape[:2]) != expected:
+        found = describe(column) if isinstance(column, Tensor) else type(column).__name__
+        raise InputError(f"The column {name!r}: expected a tensor {expected}, an entry for each token, got {found}.")
+    return layout.shifted(column, fill_of(column))
+
+
+def fill_of(column: Tensor) -> float | bool:
+    """Return what a column holds where there is no token: -1, or 0 if it holds no integers with a sign, or False.
+
+    Examples:
+        >>> fill_of(torch.ones(1, dtype=torch.int64)), fill_of(torch.ones(1)), fill_of(torch.ones(1, dtype=torch.bool))
+        (-1, 0, False)
+    """
+    if column.dtype == torch.bool:
+        return False
+    return 0 if column.is_floating_point() or column.dtype == torch.uint8 else -1
 
 
 Batch = Mapping[str, Tensor]

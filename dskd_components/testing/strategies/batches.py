@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from dskd_components.components.column_reader import columns_read_by
+from dskd_components.models.states import Side
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.testing.strategies.logits import SEEDS
 from dskd_components.testing.strategies.states import make_states, packed, padded, ragged_targets, random_groups, spoilt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dskd_components.components.column_reader import ColumnReader
     from dskd_components.loss.dskd_loss import DSKDLoss
     from dskd_components.loss.output import DSKDOutput
     from dskd_components.models.states import LMStates
+
+
+def with_example_columns(batch: Batch, readers: Sequence[ColumnReader]) -> Batch:
+    """Return a batch with the columns that components read, however it is laid out; those that it has stay.
+
+    Args:
+        batch: the batch.
+        readers: aligners and spaces, whose `ColumnReader.example_column` says what they are.
+    """
+    for side in get_args(Side):
+        states: LMStates = getattr(batch, side)
+        tokens = states.targets.clamp_min(0)
+        made = {
+            name: reader.example_column(name, tokens)
+            for reader in readers
+            for name in columns_read_by(reader, side)
+            if name not in states.columns
+        }
+        if made:
+            with_columns = replace(states, columns={**states.columns, **made})
+            batch = replace(batch, student=with_columns) if side == "student" else replace(batch, teacher=with_columns)
+    return batch
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,6 +115,7 @@ def packed(states: LMStates) -> LMStates:
         targets=states.targets.reshape(1, -1),
         input_ids=states.input_ids.reshape(1, -1),
         segment_ids=torch.arange(samples).repeat_interleave(length)[None],
+        columns={name: column.flatten(0, 1)[None] for name, column in states.columns.items()},
     )
 
 
@@ -128,7 +129,14 @@ def padded(states: LMStates, left: int, right: int, *, garbage: float) -> LMStat
         targets=F.pad(states.targets, (left, right), value=IGNORE_INDEX),
         input_ids=F.pad(states.input_ids, (left, right), value=-1),
         segment_ids=None if segments is None else F.pad(segments, (left, right), value=-1),
+        columns={name: _widened(column, left, right) for name, column in states.columns.items()},
     )
+
+
+def _widened(column: Tensor, left: int, right: int) -> Tensor:
+    """Return a column with something else at both ends, as it may stand at padding."""
+    ends = [torch.full_like(column[:, :1], 77).expand(-1, count, *column.shape[2:]) for count in (left, right)]
+    return torch.cat([ends[0], column, ends[1]], 1)
 
 
 def spoilt(states: LMStates) -> LMStates:
@@ -138,4 +146,10 @@ def spoilt(states: LMStates) -> LMStates:
         states,
         hidden_states=states.hidden_states.masked_fill(~states.scored[..., None], float("nan")),
         input_ids=states.input_ids.masked_fill(~states.scored, 10**6),
+        columns={name: _spoilt(column, states.scored) for name, column in states.columns.items()},
     )
+
+
+def _spoilt(column: Tensor, scored: Tensor) -> Tensor:
+    garbage = float("nan") if column.is_floating_point() else True if column.dtype == torch.bool else 77
+    return column.masked_fill(~scored.view(*scored.shape, *[1] * (column.ndim - 2)), garbage)

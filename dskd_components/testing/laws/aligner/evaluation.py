@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dskd_components.testing.expectation import expect_close
 from dskd_components.testing.laws.component import trained
-from dskd_components.testing.strategies.batches import Batch, batches, make_batch
+from dskd_components.testing.strategies.batches import Batch, batches, make_batch, with_example_columns
 from dskd_components.testing.strategies.logits import SEEDS, normal
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def aligned(aligner: Aligner, batch: Batch, seed: int) -> Alignment:
 
 def aligned_by(module: AlignerModule, aligner: Aligner, batch: Batch) -> Alignment:
     """Return the alignment of a batch by a module."""
+    batch = with_example_columns(batch, [aligner])
     return module(batch.student, batch.teacher, batch.groups if aligner.text_method else None)
 
 

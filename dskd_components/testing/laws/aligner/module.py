@@ -23,7 +23,7 @@ from dskd_components.testing.laws.aligner.evaluation import (
     some_batch,
 )
 from dskd_components.testing.laws.component import expect_effects, one_case
-from dskd_components.testing.strategies.batches import batches
+from dskd_components.testing.strategies.batches import batches, with_example_columns
 from dskd_components.testing.strategies.logits import SEEDS, normal
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def options_have_an_effect(aligner: Aligner) -> None:
 
     def observed(other: Aligner) -> list[Any]:
         seen: list[Any] = [other.text_method, other.same_tokenizer, other.split_invariant, other.reads_embeddings]
+        seen.append(other.reads_columns)
         for seed in range(3):
             batch = some_batch(other, seed)
             module = built(other, batch, seed)
@@ -150,6 +151,7 @@ def arguments_are_not_changed(aligner: Aligner, batch: Batch, seed: int) -> None
 
     The spaces read them next.
     """
+    batch = with_example_columns(batch, [aligner])
     names, before = zip(*((name, tensor.clone()) for name, tensor in _tensors(batch)), strict=True)
     found = aligned(aligner, batch, seed)
     given = normal(seed, *batch.teacher.targets.shape, 2), normal(seed, *batch.student.targets.shape, 2)
@@ -277,4 +279,13 @@ def _tensors(batch: Batch) -> list[tuple[str, Tensor]]:
         for name in ("hidden_states", "targets", "input_ids", "embedding")
     ]
     heads = [(f"{side}.head.weight", states.head.weight) for side, states in sides]
-    return [*found, *heads, ("groups.student", batch.groups.student), ("groups.teacher", batch.groups.teacher)]
+    columns = [
+        (f"{side}.columns[{name!r}]", column) for side, states in sides for name, column in states.columns.items()
+    ]
+    return [
+        *found,
+        *heads,
+        *columns,
+        ("groups.student", batch.groups.student),
+        ("groups.teacher", batch.groups.teacher),
+    ]

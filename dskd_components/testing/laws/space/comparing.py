@@ -14,7 +14,7 @@ from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.space.rows import compared_with_leaves, generic_rows, row_cases, some_rows
-from dskd_components.testing.strategies.batches import make_batch
+from dskd_components.testing.strategies.batches import make_batch, with_example_columns
 from dskd_components.testing.strategies.logits import SEEDS
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def the_student_learns_in_the_loss(space: Space, seed: int) -> None:
     With one tokenizer and the default distance.
     """
     for number in range(TRIES):
-        batch = make_batch(seed + number, same_tokenizer=True, student_vocabulary=4)
+        batch = with_example_columns(make_batch(seed + number, same_tokenizer=True, student_vocabulary=4), [space])
         out, hidden_states = _loss(space, batch)
         (gradient,) = torch.autograd.grad(out.loss, hidden_states)
         expect_finite(gradient, "the gradient of the student's hidden states")

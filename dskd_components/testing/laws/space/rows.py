@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from hypothesis import strategies as st
 
+from dskd_components.components.column_reader import columns_read_by
 from dskd_components.components.space import ComparedRows, Measure, SharedTokens
 from dskd_components.distances.kl import KL
 from dskd_components.models.states import IGNORE_INDEX
@@ -90,9 +91,16 @@ def row_cases(*, tempers: tuple[Temper, ...] = FINITE, **others: st.SearchStrate
             if space.needs_shared_tokens
             else compared_rows(teacher_argmax=space.needs_teacher_argmax, tempers=tempers)
         )
-        return st.fixed_dictionaries({"rows": rows, **others})
+        return st.fixed_dictionaries({"rows": rows.map(lambda drawn: with_columns(drawn, space)), **others})
 
     return of
+
+
+def with_columns(rows: ComparedRows, space: Space) -> ComparedRows:
+    """Return rows with the columns that a space reads, as its `ColumnReader.example_column` makes them."""
+    tokens = rows.targets.clamp_min(0)
+    made = {name: space.example_column(name, tokens) for name in columns_read_by(space, space.side)}
+    return replace(rows, columns=made) if made else rows
 
 
 def some_rows(rows: ComparedRows, which: slice) -> ComparedRows:
@@ -104,6 +112,7 @@ def some_rows(rows: ComparedRows, which: slice) -> ComparedRows:
         teacher_logits=rows.teacher_logits[which],
         targets=rows.targets[which],
         teacher_argmax=None if choice is None else choice[which],
+        columns={name: column[which] for name, column in rows.columns.items()},
     )
 
 
@@ -123,7 +132,7 @@ def generic_rows(space: Space, seed: int) -> ComparedRows:
     """
     two, shared = space.needs_shared_tokens, torch.tensor([[4, 0, 5, 2], [1, 6, 3, 0]])
     student, teacher = normal(seed, 8, 7), normal(seed + 1, 8, 8 if two else 7)
-    return ComparedRows(
+    rows = ComparedRows(
         student_logits=2 * student,
         teacher_logits=2 * teacher,
         # Right for some rows and wrong for others, on either side.
@@ -132,3 +141,4 @@ def generic_rows(space: Space, seed: int) -> ComparedRows:
         measure=Measure(distance=KL()),
         shared_tokens=SharedTokens(student_ids=shared[0], teacher_ids=shared[1]) if two else None,
     )
+    return with_columns(rows, space)
