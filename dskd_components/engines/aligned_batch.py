@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dskd_components.components.column_reader import columns_read_by
 from dskd_components.models.batch import naming_teacher
 from dskd_components.models.host_reads import Check, MaskedPositions, masked_positions
 from dskd_components.models.states import IGNORE_INDEX
@@ -126,6 +127,11 @@ class AlignedBatch:
     def source(self, space: Space) -> LMStates:
         """Return the states of the model whose states come to a space."""
         return self.teacher if space.side == "student" else self.student
+
+    def columns_for(self, space: Space) -> dict[str, Tensor]:
+        """Return the columns that a space reads, ``[B, T, ...]``, of its own side."""
+        columns = self.side(space.side).columns
+        return {name: columns[name] for name in columns_read_by(space, space.side)}
 
     def covered(self, side: Side) -> Tensor:
         """Return ``[B, T]``, bool: the scored positions of a side that something on the other side belongs to."""
@@ -288,4 +294,6 @@ def _explain(batch: AlignedBatch, check: Check) -> None:
 def _rules_out_a_token(head: Head) -> Tensor:
     if head.bias is None:
         return torch.zeros((), dtype=torch.bool, device=head.weight.device)
-    return head.bias.detach().isinf().any()
+    ruled_out = head.bias.detach().isinf().any()
+    others = head.others.bias if head.has_rest else None
+    return ruled_out if others is None else ruled_out | others.detach().isinf().all()

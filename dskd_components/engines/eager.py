@@ -56,7 +56,7 @@ class Eager(Engine):
         student, weights, scored = batch.student, batch.weights, batch.positions.scored["student"]
         terms: dict[str, TokenTerm] = {}
         if weights.cross_entropy is not None:
-            terms["ce"] = TokenTerm(values=token_cross_entropy(logits.student, scored.rows_of(student.targets)))
+            terms["ce"] = TokenTerm(values=token_cross_entropy(logits.student, scored.rows_of(student.outcomes)))
         metrics: dict[str, Tally] = {}
         for space in batch.spaces:
             found = space.compare(logits.rows(space))
@@ -122,10 +122,11 @@ class AllLogits:
         rows = ComparedRows(
             student_logits=own if space.side == "student" else projected,
             teacher_logits=projected if space.side == "student" else own,
-            targets=covered.rows_of(batch.side(space.side).targets),
+            targets=covered.rows_of(batch.side(space.side).outcomes),
             teacher_argmax=covered.rows_of(self.teacher_argmax) if space.needs_teacher_argmax else None,
             measure=batch.measure,
             shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
+            columns={name: covered.rows_of(column) for name, column in batch.columns_for(space).items()},
         )
         common = batch.common_ids if space.one_vocabulary else None
         return rows if common is None else rows.restricted(common)

@@ -61,6 +61,11 @@ class VocabularyOverlap:
         self._device = device
         self._same_tokenizer = same_tokenizer
 
+    @property
+    def teacher_to_student_ids(self) -> Tensor | None:
+        """``[Vt]``, int64: the student's outcome of each of the teacher's, -1 for none. None: one vocabulary."""
+        return self._ids
+
     @cached_property
     @torch.inference_mode(mode=False)  # an evaluation may find out what training uses
     def pairs(self) -> TokenPairs | None:
@@ -109,7 +114,7 @@ class KnownOverlap:
     """
 
     def __init__(self) -> None:
-        self._known: tuple[tuple[object, ...], tuple[Tensor | None, ...], VocabularyOverlap] | None = None
+        self._known: tuple[tuple[object, ...], tuple[object, ...], VocabularyOverlap] | None = None
 
     def of(
         self,
@@ -132,27 +137,85 @@ class KnownOverlap:
         Raises:
             InputError: the map is shorter than the teacher's vocabulary.
         """
-        if teacher_to_student_ids is not None and len(teacher_to_student_ids) < teacher.vocabulary_size:
+        teacher_size = _whole_size(teacher)
+        if teacher_to_student_ids is not None and len(teacher_to_student_ids) < teacher_size:
             raise InputError(
-                f"teacher_to_student_ids: expected an entry for each of the {teacher.vocabulary_size} tokens of the "
-                f"teacher, got {len(teacher_to_student_ids)}."
+                f"teacher_to_student_ids: expected an entry for each of the {teacher_size} tokens of the teacher, got "
+                f"{len(teacher_to_student_ids)}."
             )
         device = teacher.weight.device
         maps = (teacher_to_student_ids, same_token)
+        held = (*maps, student.subset, teacher.subset)
         key = (student.vocabulary_size, teacher.vocabulary_size, device, same_tokenizer, *map(_version, maps))
         if self._known is not None:
             known_key, known_maps, overlap = self._known
-            if known_key == key and all(ours is theirs for ours, theirs in zip(maps, known_maps, strict=True)):
+            if known_key == key and all(ours is theirs for ours, theirs in zip(held, known_maps, strict=True)):
                 return overlap
         ids, same = (None if tensor is None else tensor.to(device) for tensor in maps)
+        ids, same = narrowed_map(student, teacher, ids, same, same_tokenizer=same_tokenizer)
         overlap = VocabularyOverlap(
-            student.vocabulary_size, teacher.vocabulary_size, ids, same, device=device, same_tokenizer=same_tokenizer
+            student.token_count, teacher.vocabulary_size, ids, same, device=device, same_tokenizer=same_tokenizer
         )
-        self._known = (key, maps, overlap)
+        self._known = (key, held, overlap)
         return overlap
 
     def __reduce__(self) -> tuple[type[KnownOverlap], tuple[()]]:
         return KnownOverlap, ()
+
+
+def are_narrowed_alike(student: Head, teacher: Head) -> bool:
+    """Return whether two heads of one vocabulary give the same outcomes: both whole, or narrowed to the same tokens.
+
+    Args:
+        student: the student's head.
+        teacher: the teacher's head.
+    """
+    if student.subset is None or teacher.subset is None:
+        return student.subset is teacher.subset
+    return student.subset.is_like(teacher.subset)
+
+
+@torch.inference_mode(mode=False)
+def narrowed_map(
+    student: Head, teacher: Head, ids: Tensor | None, same_token: Tensor | None, *, same_tokenizer: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return a map between two vocabularies as one between the outcomes of two heads, of which some may be narrowed.
+
+    Args:
+        student: the student's head.
+        teacher: the teacher's head.
+        ids: ``[Vt]``, int64: the student's id of each teacher token or -1. None: as in `VocabularyOverlap`.
+        same_token: ``[Vt]``, bool: which entries are the very same token. None: all.
+        same_tokenizer: as in `VocabularyOverlap`.
+
+    Returns:
+        Both, for the teacher's outcomes; that of all other tokens is no token of the student's.
+    """
+    unknown = ids is None and not same_tokenizer
+    if unknown or (student.subset is None and teacher.subset is None):
+        return ids, same_token
+    if ids is None and are_narrowed_alike(student, teacher):
+        return None, None
+    device, teacher_size, student_size = teacher.weight.device, _whole_size(teacher), _whole_size(student)
+    ids = torch.arange(teacher_size, device=device) if ids is None else ids[:teacher_size]
+    same_token = torch.ones_like(ids, dtype=torch.bool) if same_token is None else same_token[:teacher_size]
+    if teacher.subset is not None:
+        tokens = teacher.subset.on(device).token_ids
+        ids, same_token = ids[tokens], same_token[tokens]
+    known = (ids >= 0) & (ids < student_size)
+    if student.subset is not None:
+        ids = student.subset.on(device).of_tokens[ids.where(known, 0)]
+        known = known & (ids >= 0) & (ids < len(student.subset))
+    ids = ids.where(known, -1)
+    if teacher.has_rest:
+        ids = torch.cat([ids, ids.new_full((1,), -1)])
+        same_token = torch.cat([same_token, same_token.new_zeros(1)])
+    return ids, same_token
+
+
+def _whole_size(head: Head) -> int:
+    """Return how many tokens a head has, or had before it was narrowed."""
+    return head.token_count if head.subset is None else head.subset.vocabulary_size
 
 
 def _version(tensor: Tensor | None) -> object:

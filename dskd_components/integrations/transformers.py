@@ -343,7 +343,7 @@ class DSKDTrainerMixin(Base):
             if prediction_loss_only:
                 return loss, None, None
             states = self.loss_fn.states(model, inputs, "student")  # type: ignore[arg-type]
-            logits = states.head.logits(states.hidden_states)
+            logits = (states.head.whole or states.head).logits(states.hidden_states)
         return loss, logits, inputs.get("student_labels", inputs.get("labels"))
 
     def _evaluated(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:

@@ -14,7 +14,13 @@ from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero
 from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import InputError
-from dskd_components.loss.batch_origin import refuse_aligner, require_origin, require_tokenizers
+from dskd_components.loss.batch_origin import (
+    reads_byte_positions,
+    reasons_for_columns,
+    refuse_aligner,
+    require_origin,
+    require_tokenizers,
+)
 from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
 from dskd_components.loss.checkpoints import (
     HeadFingerprint,
@@ -28,16 +34,19 @@ from dskd_components.loss.output import DSKDOutput
 from dskd_components.loss.validation import (
     common_samples_checks,
     finite_check,
+    kept_masses,
     naming_damaged_parameters,
     require_arguments,
+    require_columns,
     require_fitting_heads,
     require_known_terms,
     require_matching_states,
+    require_one_narrowing,
     require_parameters,
     require_vocabulary_map,
     validated_groups,
 )
-from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared, with_stand_ins
+from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared, subset_of, with_stand_ins
 from dskd_components.models.head import Head
 from dskd_components.models.host_reads import require
 from dskd_components.models.loading import require_loaded
@@ -62,6 +71,7 @@ if TYPE_CHECKING:
     from dskd_components.models.host_reads import Check
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups
+    from dskd_components.models.vocabulary_subset import Others, VocabularySubset
     from dskd_components.models.wrappers import CausalLM
     from dskd_components.preflight import PreflightReport
     from dskd_components.spec.dskd_spec import DSKDSpec
@@ -129,6 +139,10 @@ class DSKDLoss(nn.Module):
         self.register_buffer("teacher_to_student_ids", teacher_to_student_ids, persistent=False)
         self.register_buffer("same_token", same_token, persistent=False)
         require_fitting_heads({"student": student_head, "teacher": teacher_head}, self.hidden_sizes)
+        self.subsets: dict[Side, VocabularySubset | None] = {
+            "student": None if student_head is None else student_head.subset,
+            "teacher": None if teacher_head is None else teacher_head.subset,
+        }
         require_vocabulary_map(spec, teacher_to_student_ids)
         self.head_fingerprints: dict[Side, HeadFingerprint | None] = {
             "student": None if student_head is None else HeadFingerprint.of(student_head, frozen=False),
@@ -147,6 +161,7 @@ class DSKDLoss(nn.Module):
     def _overlap_of(self, student: Head, teacher: Head) -> VocabularyOverlap:
         """Return what the vocabularies of two heads are known to have in common."""
         one = self.spec.aligner.same_tokenizer
+        require_one_narrowing(self.spec, student, teacher)
         return self._overlap.of(student, teacher, self.teacher_to_student_ids, self.same_token, same_tokenizer=one)
 
     def forward(
@@ -231,7 +246,7 @@ class DSKDLoss(nn.Module):
             alignment=aligned,
             projections=projections,
             heads=heads,
-            teacher_to_student_ids=self.teacher_to_student_ids,
+            teacher_to_student_ids=overlap.teacher_to_student_ids,
             overlap=overlap,
             teacher_name=teacher_name,
             checks=[*checks, *of_groups, *aligned.checks, *of_projections],
@@ -264,7 +279,7 @@ class DSKDLoss(nn.Module):
             if aux_loss.weight:
                 loss = loss + aux_loss.weight * values[AUX_LOSS]
         require_known_terms(weights, values)
-        tallies = {**aligned.metrics, **measured.metrics}
+        tallies = {**aligned.metrics, **measured.metrics, **kept_masses(batch)}
         output = DSKDOutput(
             loss=loss,
             terms={name: value.detach() for name, value in values.items()},
@@ -300,11 +315,14 @@ class DSKDLoss(nn.Module):
         Nothing in them is dangerous to look up. What is wrong with the values, the checks say.
         """
         require_matching_states(student, teacher, self.hidden_sizes)
+        require_columns(self.spec, student, teacher)
         same_tokenizer = self.spec.aligner.same_tokenizer
         checks = [] if same_tokenizer else common_samples_checks(student, teacher)
         require_parameters(self, student)
         if same_tokenizer and self.teacher_to_student_ids is not None:
             teacher = scored_where_shared(student, teacher, self.teacher_to_student_ids)
+        student = student.with_columns(self.spec.columns_read("student"))
+        teacher = teacher.with_columns(self.spec.columns_read("teacher"))
         checks += [*student.checks("student"), *teacher.checks("teacher")]
         student = student.with_possible_targets().in_full_precision().for_autograd()
         # One precision for both, the student's: it is the student that learns.
@@ -340,6 +358,9 @@ class DSKDLoss(nn.Module):
         *,
         vocabulary_method: MapMethod = "bytes",
         cache_dir: str | Path | None = None,
+        student_tokens: Tensor | Sequence[int] | None = None,
+        teacher_tokens: Tensor | Sequence[int] | None = None,
+        other_tokens: Others | None = None,
     ) -> Self:
         """Build the loss for two Hugging Face causal models, and check that their logits are understood.
 
@@ -352,6 +373,10 @@ class DSKDLoss(nn.Module):
             vocabulary_method: how the teacher's own predictions become student tokens, where the spec wants that:
                 ``"bytes"``, by equal tokens alone, or ``"min_edit"``, other tokens by the nearest.
             cache_dir: a folder that keeps maps between vocabularies from run to run.
+            student_tokens: ids of the tokens that the student's head is narrowed to in the loss; None: all. The model
+                itself stays whole, and so do its gradients' shapes.
+            teacher_tokens: the same for the teacher's head.
+            other_tokens: what becomes of all others, see `Head.narrowed`; to be said where a head is narrowed.
 
         Returns:
             The loss, on the student's device. The models do not become part of it.
@@ -372,14 +397,22 @@ class DSKDLoss(nn.Module):
         )
         if isinstance(teacher, OfflineTeacher):
             vocabularies = vocabularies.with_offline(teacher)
+        heads: dict[Side, Head] = {}
+        asked: tuple[tuple[Side, Head, Tensor | Sequence[int] | None], ...] = (
+            ("student", student_head, student_tokens),
+            ("teacher", teacher_head, teacher_tokens),
+        )
+        for side, head, token_ids in asked:
+            whole = head.with_vocabulary(vocabularies.sizes[side])
+            heads[side] = whole.narrowed_to(subset_of(whole, token_ids, other_tokens, side))
         loss = cls(
             spec,
             student_hidden_size=student_head.hidden_size,
             teacher_hidden_size=teacher_head.hidden_size,
             student_embedding_size=input_embedding(student).shape[1],
             teacher_embedding_size=input_embedding(teacher).shape[1],
-            student_head=student_head.with_vocabulary(vocabularies.sizes["student"]),
-            teacher_head=teacher_head.with_vocabulary(vocabularies.sizes["teacher"]),
+            student_head=heads["student"],
+            teacher_head=heads["teacher"],
             teacher_to_student_ids=vocabularies.teacher_to_student_ids,
             same_token=vocabularies.same_token,
         )
@@ -416,6 +449,7 @@ class DSKDLoss(nn.Module):
             tensor([[0, 1]])
         """
         refuse_aligner(options, "aligner", f"{self.spec.aligner.name!r}")
+        options.setdefault("byte_positions", reads_byte_positions([self.spec]))
         made = DualTokenizerCollator(student_tokenizer, teacher_tokenizer, aligner=self.spec.aligner, **options)
         require_tokenizers(self.vocabularies.fingerprints, made.encoder.fingerprints)
         return made
@@ -435,6 +469,7 @@ class DSKDLoss(nn.Module):
             ConfigurationError: as there.
         """
         refuse_aligner(options, "aligner", f"{self.spec.aligner.name!r}")
+        options.setdefault("byte_positions", reads_byte_positions([self.spec]))
         made = DualTokenizerPreprocessor(student_tokenizer, teacher_tokenizer, aligner=self.spec.aligner, **options)
         require_tokenizers(self.vocabularies.fingerprints, made.encoder.fingerprints)
         return made
@@ -491,6 +526,7 @@ class DSKDLoss(nn.Module):
         side: Side,
         *,
         host_batch: Mapping[str, Tensor] | None = None,
+        reads_columns: Mapping[str, str] | None = None,
     ) -> LMStates:
         """Run one model on its columns of a batch, as `run` does with both.
 
@@ -499,6 +535,7 @@ class DSKDLoss(nn.Module):
             batch: as in `run`.
             side: which one it is. The teacher runs without gradients.
             host_batch: as in `run_model`.
+            reads_columns: as there; None: those that this loss's components read.
 
         Raises:
             InputError: a column is missing.
@@ -513,6 +550,8 @@ class DSKDLoss(nn.Module):
             valid_vocabulary_size=self.vocabularies.sizes[side],
             same_tokenizer=self.spec.aligner.same_tokenizer,
             reads_embeddings=self.spec.aligner.reads_embeddings,
+            subset=self.subsets[side],
+            reads_columns=reasons_for_columns([self.spec], side) if reads_columns is None else reads_columns,
             host_batch=host_batch,
         )
 
@@ -554,6 +593,9 @@ class DSKDLoss(nn.Module):
         *,
         accept: Collection[str] = (),
         cache_dir: str | Path | None = None,
+        student_tokens: Tensor | Sequence[int] | None = None,
+        teacher_tokens: Tensor | Sequence[int] | None = None,
+        other_tokens: Others | None = None,
     ) -> Self:
         """Build the loss that `save` has written, for the same pair of models.
 
@@ -565,6 +607,9 @@ class DSKDLoss(nn.Module):
             teacher_tokenizer: the teacher's tokenizer.
             accept: differences that are meant; see `restore`.
             cache_dir: a folder that keeps maps between vocabularies from run to run.
+            student_tokens: as in `from_models`.
+            teacher_tokens: as there.
+            other_tokens: as there.
 
         Raises:
             CheckpointError: as in `restore`, or a component of the saved spec is not installed.
@@ -579,6 +624,9 @@ class DSKDLoss(nn.Module):
             teacher_tokenizer,
             vocabulary_method=saved.description.vocabulary_method or "bytes",
             cache_dir=cache_dir,
+            student_tokens=student_tokens,
+            teacher_tokens=teacher_tokens,
+            other_tokens=other_tokens,
         )
         require_no_difference(saved.description, describe_loss(loss), accept, source=str(saved.file))
         saved.restore(loss)

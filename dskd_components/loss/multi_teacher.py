@@ -15,7 +15,13 @@ from dskd_components.engines.aligned_batch import read_together
 from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.loss.batch_origin import refuse_aligner, require_origin, require_tokenizers
+from dskd_components.loss.batch_origin import (
+    reads_byte_positions,
+    reasons_for_columns,
+    refuse_aligner,
+    require_origin,
+    require_tokenizers,
+)
 from dskd_components.loss.build import parameter_groups
 from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
@@ -34,13 +40,14 @@ from dskd_components.models.run_model import batch_on_host, groups_of_batch
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from typing import Self, Unpack
 
     from dskd_components.collation.multi_teacher import MultiTeacherKeywords
     from dskd_components.models.offline_teacher import OfflineTeacher
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
+    from dskd_components.models.vocabulary_subset import Others
     from dskd_components.models.wrappers import CausalLM
     from dskd_components.tokenization.vocabulary_map import MapMethod
 
@@ -174,6 +181,9 @@ class MultiTeacherLoss(nn.Module):
         *,
         vocabulary_method: MapMethod = "bytes",
         cache_dir: str | Path | None = None,
+        student_tokens: Tensor | Sequence[int] | None = None,
+        teacher_tokens: Mapping[str, Tensor | Sequence[int]] | None = None,
+        other_tokens: Others | None = None,
     ) -> Self:
         """Build the loss for Hugging Face causal models; see `DSKDLoss.from_models`.
 
@@ -185,6 +195,9 @@ class MultiTeacherLoss(nn.Module):
             teacher_tokenizers: by teacher, its tokenizer.
             vocabulary_method: as there.
             cache_dir: as there.
+            student_tokens: as there.
+            teacher_tokens: by teacher, as there; the heads of those that are not named stay whole.
+            other_tokens: as there.
 
         Raises:
             InputError: a model is missing, or as there; the message names the teacher.
@@ -195,6 +208,8 @@ class MultiTeacherLoss(nn.Module):
         _require_all(spec, "teachers", teachers, "a model")
         tokenizers = {} if teacher_tokenizers is None else teacher_tokenizers
         _require_known(spec, "teacher_tokenizers", tokenizers)
+        tokens = {} if teacher_tokens is None else teacher_tokens
+        _require_known(spec, "teacher_tokens", tokens)
         pairs = {}
         for name in spec.teachers:
             with naming_teacher(name):
@@ -206,6 +221,9 @@ class MultiTeacherLoss(nn.Module):
                     tokenizers.get(name),
                     vocabulary_method=vocabulary_method,
                     cache_dir=cache_dir,
+                    student_tokens=student_tokens,
+                    teacher_tokens=tokens.get(name),
+                    other_tokens=other_tokens,
                 )
         return cls(spec, pairs)
 
@@ -230,6 +248,7 @@ class MultiTeacherLoss(nn.Module):
         _require_all(self.spec, "teacher_tokenizers", teacher_tokenizers, "a tokenizer")
         aligners = {name: self.pair(name).spec.aligner for name in self.spec.teachers}
         refuse_aligner(options, "aligners", str({name: aligner.name for name, aligner in aligners.items()}))
+        options.setdefault("byte_positions", reads_byte_positions(self.spec.teachers.values()))
         made = MultiTeacherCollator(student_tokenizer, teacher_tokenizers, aligners=aligners, **options)
         for name, encoder in made.encoders.items():
             require_tokenizers(self.pair(name).vocabularies.fingerprints, encoder.fingerprints, teacher=name)
@@ -270,7 +289,10 @@ class MultiTeacherLoss(nn.Module):
                 require_origin(on_host[name], pair.vocabularies.fingerprints, pair.spec.aligner, teacher=name)
         # Any pair can run the student, but not every one reads its embedding.
         reader = max(names, key=lambda name: self.pair(name).spec.aligner.reads_embeddings)
-        student_states = self.pair(reader).states(student, columns[reader], "student", host_batch=on_host[reader])
+        wanted = reasons_for_columns(self.spec.teachers.values(), "student")
+        student_states = self.pair(reader).states(
+            student, columns[reader], "student", host_batch=on_host[reader], reads_columns=wanted
+        )
         teacher_states = {}
         for name in names:
             with naming_teacher(name):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from dskd_components.components.terms import OF_STUDENT
+from dskd_components.components.terms import OF_STUDENT, Tally
 from dskd_components.distributed.gathering import is_in_parts, local_part
+from dskd_components.engines.vocabulary_overlap import are_narrowed_alike
 from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
 from dskd_components.models.batch import naming_teacher
 from dskd_components.models.head import describe
@@ -106,6 +107,51 @@ def require_vocabulary_map(spec: DSKDSpec, teacher_to_student_ids: Tensor | None
         )
 
 
+def require_one_narrowing(spec: DSKDSpec, student: Head, teacher: Head) -> None:
+    """Refuse heads that give different outcomes where a space compares two models' own logits token by token.
+
+    Args:
+        spec: the choices.
+        student: the student's head.
+        teacher: the teacher's head.
+
+    Raises:
+        ConfigurationError: one is narrowed, and the other is not or to other tokens.
+    """
+    for space in spec.spaces:
+        if space.one_vocabulary and not are_narrowed_alike(student, teacher):
+            raise ConfigurationError(
+                f"The space {space.name!r} compares two models' own logits token by token, so their heads must be "
+                f"narrowed to the same tokens, but the student's has {student.subset or 'all'} and the teacher's "
+                f"{teacher.subset or 'all'}. Give the same ids as student_tokens and teacher_tokens."
+            )
+
+
+KEPT_MASS_ROWS: Final = 256
+"""Of how many positions the whole head's logits are looked at together."""
+
+
+def kept_masses(batch: AlignedBatch) -> dict[str, Tally]:
+    """Return the probability of the tokens that heads are narrowed to, over the scored positions of each side.
+
+    It takes the whole head, so it is looked at where no gradient is asked for, as in evaluations, and not in training.
+
+    Args:
+        batch: what was measured.
+    """
+    if torch.is_grad_enabled():
+        return {}
+    sides: tuple[tuple[Side, LMStates], ...] = (("student", batch.student), ("teacher", batch.teacher))
+    found = {}
+    for side, states in sides:
+        if states.head.subset is not None:
+            rows = batch.positions.scored[side].rows_of(states.hidden_states)
+            masses = [states.head.kept_mass(some).sum() for some in rows.split(KEPT_MASS_ROWS)]
+            count = states.scored.sum()
+            found[f"{side}_kept_mass"] = Tally(torch.stack([rows.new_zeros(()), *masses]).sum(), count)
+    return found
+
+
 def require_matching_states(student: LMStates, teacher: LMStates, hidden_sizes: Mapping[Side, int]) -> None:
     """Refuse states that do not fit the loss or one another.
 
@@ -174,6 +220,29 @@ def _samples_of_one_side(side: Side, states: LMStates, other: Side, others: LMSt
         )
 
     return [Check(missing.any(), complain)]
+
+
+def require_columns(spec: DSKDSpec, student: LMStates, teacher: LMStates) -> None:
+    """Refuse states without a column that a component of the spec reads.
+
+    Args:
+        spec: the choices.
+        student: the student's states.
+        teacher: the teacher's states.
+
+    Raises:
+        InputError: there is none of that name; the message says who reads it and how to fill it.
+    """
+    sides: tuple[tuple[Side, LMStates], ...] = (("student", student), ("teacher", teacher))
+    for side, states in sides:
+        for name, readers in spec.columns_read(side).items():
+            if name not in states.columns:
+                raise InputError(
+                    f"{side}.columns has no {name!r}, which {readers} reads; it has "
+                    f"{', '.join(map(repr, states.columns)) or 'none'}. Pass LMStates.from_labels(columns={{{name!r}: "
+                    "...}), an entry for each token [batch, length]; or LMStates(columns=...), for each position that "
+                    "of the token which it predicts."
+                )
 
 
 def require_parameters(loss: nn.Module, student: LMStates) -> None:
@@ -292,7 +361,7 @@ def _reason(batch: AlignedBatch) -> str:
 @torch.no_grad()
 def _logits(states: LMStates) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the logits and targets of a few scored positions at a time: there may be no memory for all."""
-    hidden_states, targets = states.hidden_states[states.scored], states.targets[states.scored]
+    hidden_states, targets = states.hidden_states[states.scored], states.outcomes[states.scored]
     for rows in torch.arange(len(targets), device=targets.device).split(ROWS):
         yield states.head.logits(hidden_states[rows]), targets[rows]
 

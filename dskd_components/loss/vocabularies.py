@@ -9,19 +9,22 @@ import torch
 
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.states import IGNORE_INDEX
+from dskd_components.models.vocabulary_subset import VocabularySubset
 from dskd_components.tokenization.fast_tokenizers import fingerprint_number
 from dskd_components.tokenization.shared_ids import shared_ids
 from dskd_components.tokenization.vocabulary_map import build_vocabulary_map
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from dskd_components.components.component import Component
+    from dskd_components.models.head import Head
     from dskd_components.models.offline_teacher import OfflineTeacher
     from dskd_components.models.states import LMStates, Side
+    from dskd_components.models.vocabulary_subset import Others
     from dskd_components.spec.dskd_spec import DSKDSpec
     from dskd_components.tokenization.shared_ids import SharedIds
     from dskd_components.tokenization.vocabulary_map import MapMethod
@@ -168,6 +171,35 @@ def _stand_in(teacher: Any, shared: SharedIds) -> int:
     found: list[Any] = [getattr(teacher, f"{role}_token_id", None) for role in ("unk", "eos")]
     known = set(shared.ids.tolist())
     return next((int(number) for number in found if number in known), min(known, default=0))
+
+
+def subset_of(
+    head: Head, token_ids: Tensor | Sequence[int] | None, others: Others | None, side: Side
+) -> VocabularySubset | None:
+    """Return the tokens that a head is to be narrowed to; None: all.
+
+    Args:
+        head: the whole head.
+        token_ids: the tokens; None: all.
+        others: what becomes of the others; None: nobody says.
+        side: whose head it is, for messages.
+
+    Raises:
+        ConfigurationError: nobody says what becomes of the others.
+        InputError: an id is none of the head's.
+    """
+    if token_ids is None:
+        return None
+    if others is None:
+        raise ConfigurationError(
+            f"{side}_tokens: say what becomes of all other tokens, other_tokens='one_outcome' (one more outcome, with "
+            "the probability of all of them; exact, and no faster) or other_tokens='left_out' (fast; labels among them "
+            "are refused)."
+        )
+    try:
+        return VocabularySubset(token_ids, head.token_count, others=others)
+    except InputError as error:
+        raise InputError(f"{side}_tokens: {str(error).removeprefix('token_ids: ')}") from error
 
 
 def with_stand_ins(batch: Mapping[str, Tensor], teacher_to_student_ids: Tensor, stand_in: int) -> Mapping[str, Tensor]:

@@ -15,9 +15,13 @@ from dskd_components.errors import InputError
 from dskd_components.models.head_recipe import read_head_recipe
 from dskd_components.models.precision import overflow_advice, upcast
 from dskd_components.models.verification import Probe, largest_difference, likely_cause, probe, tolerance_for
+from dskd_components.models.vocabulary_subset import VocabularySubset
 from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dskd_components.models.vocabulary_subset import Others
     from dskd_components.models.wrappers import CausalLM
 
 
@@ -35,6 +39,8 @@ class Head:
         softcap: with a value c, logits become ``c * tanh(logits / c)`` (Gemma 2); None leaves them.
         valid_vocabulary_size: how many leading rows are real tokens. Checkpoints pad the matrix (Qwen has
             151,936 rows for 151,665 tokens); rows past this number never take part. None: all are real.
+        subset: of a head that `narrowed` has made, the tokens that it is narrowed to.
+        whole: the head that was narrowed.
 
     Raises:
         InputError: a tensor has the wrong shape or dtype, or a number is out of range.
@@ -51,6 +57,8 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     valid_vocabulary_size: int | None = None
+    subset: VocabularySubset | None = None
+    whole: Head | None = None
 
     def __post_init__(self) -> None:
         require_whole("Head.weight", self.weight)
@@ -82,22 +90,125 @@ class Head:
         return self.weight.shape[1]
 
     @property
-    def vocabulary_size(self) -> int:
-        """Number of logits that this head gives: the real tokens, without padding rows."""
+    def token_count(self) -> int:
+        """Number of real tokens that have a row, without padding rows."""
         return self.valid_vocabulary_size or self.weight.shape[0]
 
     @property
+    def has_rest(self) -> bool:
+        """Whether the last logit is that of all tokens together which the head has been narrowed without."""
+        return self.subset is not None and self.subset.has_rest
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits that this head gives: `token_count`, and one more where it `has_rest`."""
+        return self.token_count + self.has_rest
+
+    @property
     def valid_weight(self) -> Tensor:
-        """``[vocabulary_size, d]``: the rows of real tokens."""
-        return self.weight[: self.vocabulary_size]
+        """``[token_count, d]``: the rows of real tokens."""
+        return self.weight[: self.token_count]
 
     def detach(self) -> Head:
         """Return the same head with its tensors cut from the graph: what passes through still has gradients."""
-        return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+        return replace(
+            self,
+            weight=self.weight.detach(),
+            bias=None if self.bias is None else self.bias.detach(),
+            whole=None if self.whole is None else self.whole.detach(),
+        )
 
     def with_vocabulary(self, size: int | None) -> Head:
-        """Return the same head with another number of real tokens; None: all rows."""
+        """Return the same head with another number of real tokens; None: all rows.
+
+        Raises:
+            InputError: it has been narrowed.
+        """
+        if self.subset is not None:
+            raise InputError("Head.with_vocabulary: this head has been narrowed. Set the number before: narrow after.")
         return replace(self, valid_vocabulary_size=size)
+
+    def narrowed(self, token_ids: Tensor | Sequence[int], *, others: Others) -> Head:
+        """Return this head cut to some of its tokens, the k-th logit being that of the k-th of them.
+
+        Their logits are the same as before. Targets keep the ids of the whole vocabulary. Gradients reach the whole
+        weight; of tokens that are left out, none do.
+
+        Args:
+            token_ids: ``[K]``, different ids of real tokens.
+            others: ``"one_outcome"``: all other tokens are one more outcome, the last, whose probability is the sum of
+                theirs, and targets among them are that outcome; it takes the products of the whole head still.
+                ``"left_out"``: the kept tokens' probabilities add up to 1, and a target among the others is refused.
+
+        Raises:
+            InputError: an id is none, or there twice; or the head has been narrowed already.
+            ConfigurationError: others has no such value.
+
+        Examples:
+            >>> import torch
+            >>> head, states = Head(torch.eye(4)), torch.tensor([[2.0, 1.0, 0.0, 0.0]])
+            >>> head.narrowed([1, 0], others="left_out").logits(states)
+            tensor([[1., 2.]])
+            >>> head.narrowed([1, 0], others="one_outcome").logits(states)
+            tensor([[1.0000, 2.0000, 0.6931]])
+        """
+        return self.narrowed_to(VocabularySubset(token_ids, self.token_count, others=others))
+
+    def narrowed_to(self, subset: VocabularySubset | None) -> Head:
+        """Return this head cut to a subset that is known to be one; a loop makes the subset once and cuts at each step.
+
+        Args:
+            subset: as `narrowed` makes it. None: the head stays whole.
+
+        Raises:
+            InputError: it is of another vocabulary; or the head has been narrowed already.
+        """
+        if subset is None:
+            return self
+        if self.subset is not None:
+            raise InputError("Head.narrowed: this head has been narrowed already. Narrow head.whole instead.")
+        if subset.vocabulary_size != self.token_count:
+            raise InputError(
+                f"Head.narrowed: the subset is of a vocabulary of {subset.vocabulary_size} tokens, this head has "
+                f"{self.token_count}."
+            )
+        ids = subset.on(self.weight.device).token_ids
+        return Head(
+            self.weight.index_select(0, ids),
+            bias=None if self.bias is None else self.bias.index_select(0, ids),
+            scale=self.scale,
+            softcap=self.softcap,
+            subset=subset,
+            whole=self,
+        )
+
+    @torch.no_grad()
+    def kept_mass(self, hidden_states: Tensor) -> Tensor:
+        """Return ``[...]``: the probability that the whole head gives to the tokens that this one is narrowed to.
+
+        Args:
+            hidden_states: ``[..., d]``.
+
+        Examples:
+            >>> import torch
+            >>> narrow = Head(torch.zeros(4, 2)).narrowed([0, 3], others="left_out")
+            >>> narrow.kept_mass(torch.ones(1, 2))
+            tensor([0.5000])
+        """
+        if self.whole is None or self.subset is None:
+            return upcast(hidden_states.new_ones(hidden_states.shape[:-1]))
+        logits = self.whole.logits(hidden_states)
+        kept = logits.index_select(-1, self.subset.on(logits.device).token_ids)
+        return (kept.logsumexp(-1) - logits.logsumexp(-1)).exp()
+
+    @property
+    def others(self) -> Head:
+        """The head of all tokens that this one is narrowed without; where it `has_rest`, they are one outcome."""
+        assert self.subset is not None, "a narrowed head"
+        assert self.whole is not None, "a narrowed head"
+        ids, whole = self.subset.on(self.weight.device).other_ids, self.whole
+        bias = None if whole.bias is None else whole.bias.index_select(0, ids)
+        return Head(whole.weight.index_select(0, ids), bias=bias, scale=whole.scale, softcap=whole.softcap)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Return the logits of hidden states, computed in at least float32.
@@ -118,9 +229,13 @@ class Head:
             )
         hidden_states = upcast(hidden_states)
         weight = _for_autograd(self.valid_weight.to(hidden_states.dtype))
-        bias = None if self.bias is None else self.bias[: self.vocabulary_size].to(hidden_states.dtype)
+        bias = None if self.bias is None else self.bias[: self.token_count].to(hidden_states.dtype)
         logits = F.linear(hidden_states, weight, bias) * self.scale
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        logits = logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        if not self.has_rest:
+            return logits
+        rest = self.others.logits(hidden_states).logsumexp(-1, keepdim=True)
+        return torch.cat([logits, rest], -1)
 
     @classmethod
     def from_model(cls, model: CausalLM, *, valid_vocabulary_size: int | None = None, verify: bool = True) -> Head:

@@ -82,7 +82,7 @@ def shared_count(heads: ProjectorHeads) -> int:
         heads: the heads.
     """
     if heads.source_ids is None:
-        return min(heads.source.vocabulary_size, heads.target.vocabulary_size)
+        return min(heads.source.token_count, heads.target.token_count)
     return len(heads.source_ids)
 
 
@@ -114,7 +114,7 @@ class SharedRows:
 
     def __len__(self) -> int:
         if self._source_ids is None or self._target_ids is None:
-            return min(self._source.vocabulary_size, self._target.vocabulary_size)
+            return min(self._source.token_count, self._target.token_count)
         return len(self._source_ids)
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.workspace import Scratch
     from dskd_components.models.head import Head
+
+
+OTHER_ROWS: Final = 1024
+"""Of how many other tokens logits are made together, where all that a head is narrowed without are one outcome."""
 
 
 def widened_bytes(head: Head, dtype: torch.dtype) -> int:
@@ -35,9 +40,12 @@ def numbers_beside(heads: Iterable[Head], products: Products) -> int:
         heads: that the rows pass through.
         products: how kernels are chosen; PyTorch's own takes none.
     """
+    heads = list(heads)
+    # A part of the other tokens' logits, their gradient, and their share of the states' gradient.
+    of_others = max(2 * OTHER_ROWS + head.hidden_size if head.has_rest else 0 for head in heads)
     if products == "torch":
-        return 0
-    return max(
+        return of_others
+    return of_others + max(
         _cached_rows(head.valid_weight) + max(_cached_rows(head.valid_weight), head.hidden_size)
         if head.weight.device.type == "cpu"
         else 0
@@ -65,7 +73,7 @@ class HeadProducts:
         self._head = head
         self._dtype = dtype
         self._weight = head.valid_weight.detach()
-        self._bias = None if head.bias is None else head.bias.detach()[: head.vocabulary_size].to(dtype)
+        self._bias = None if head.bias is None else head.bias.detach()[: head.token_count].to(dtype)
         self._cached_rows = _cached_rows(self._weight)
         fitting = max(1, part_bytes // (self._weight.shape[1] * dtype.itemsize))
         self._part_rows = len(self._weight) if self._weight.dtype == dtype else min(self._cached_rows, fitting)
@@ -73,6 +81,9 @@ class HeadProducts:
 
     def logits(self, states: Tensor, out: Tensor) -> None:
         """Write the logits of ``[n, d]`` states to ``[n, V]``."""
+        everything = out
+        if self._head.has_rest:
+            out = out[:, : self._head.token_count]
         for columns, part in self._parts(min(self._cached_rows, self._part_rows)):
             if by_onednn(self._products, "logits", states, part):
                 out[:, columns] = onednn(states, part, None if self._bias is None else self._bias[columns])
@@ -85,6 +96,51 @@ class HeadProducts:
             out.mul_(self._head.scale)
         if self._head.softcap is not None:
             out.div_(self._head.softcap).tanh_().mul_(self._head.softcap)
+        if self._head.has_rest:
+            everything[:, -1] = self._rest(states)
+
+    def _rest(self, states: Tensor) -> Tensor:
+        """Return ``[n]``: the logarithm of the sum over all other tokens."""
+        found = states.new_full((len(states),), -math.inf)
+        for _, _, logits in self._of_others(states):
+            torch.logaddexp(found, logits.logsumexp(1), out=found)
+        return found
+
+    def rest_gradients(self, states: Tensor, rest: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield for some other tokens at a time what comes to them from the gradient to the last logit.
+
+        Args:
+            states: ``[n, d]``.
+            rest: ``[n]``: the last logit.
+            gradient: ``[n]``: the gradient to it.
+
+        Yields:
+            Their ids ``[r]`` in the whole vocabulary, their rows of the weight ``[r, d]``, and the gradient ``[n, r]``
+            to the product of states and these, plus bias.
+        """
+        floor = rest.clamp_min(torch.finfo(rest.dtype).min)[:, None]  # where all others are ruled out
+        for ids, part, logits in self._of_others(states):
+            found = (logits - floor).exp_().mul_(gradient[:, None])
+            if self._head.softcap is not None:
+                found.mul_(logits.div_(self._head.softcap).square_().neg_().add_(1))
+            yield ids, part, found.mul_(self._head.scale) if self._head.scale != 1.0 else found
+
+    def _of_others(self, states: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield some other tokens at a time: their ids, their rows of the weight, and their logits ``[n, r]``."""
+        head = self._head
+        assert head.whole is not None, "a narrowed head"
+        assert head.subset is not None, "a narrowed head"
+        weight, bias = head.whole.weight.detach(), head.whole.bias
+        for ids in head.subset.on(weight.device).other_ids.split(OTHER_ROWS):
+            part = weight.index_select(0, ids).to(self._dtype)
+            logits = states @ part.T
+            if bias is not None:
+                logits.add_(bias.detach().index_select(0, ids).to(self._dtype))
+            if head.scale != 1.0:
+                logits.mul_(head.scale)
+            if head.softcap is not None:
+                logits.div_(head.softcap).tanh_().mul_(head.softcap)
+            yield ids, part, logits
 
     def states_gradient(self, gradient: Tensor) -> Tensor:
         """Return ``[n, d]``: the gradient to the states, from ``[n, V]``, that of their product with the weight."""
@@ -146,11 +202,17 @@ class HeadGradient:
         self._bias: Tensor | None = None
         if head.bias is not None and head.bias.requires_grad:
             self._bias = torch.zeros_like(head.bias, dtype=dtype)
+        whole = head.whole if head.has_rest else None
+        self._of_whole: list[tuple[Tensor, Tensor]] = [
+            (tensor, torch.zeros_like(tensor, dtype=dtype))
+            for tensor in (() if whole is None else (whole.weight, whole.bias))
+            if tensor is not None and tensor.requires_grad
+        ]
 
     @property
     def requires_grad(self) -> bool:
         """Whether any of the head's tensors learns."""
-        return self._weight is not None or self._bias is not None
+        return self._weight is not None or self._bias is not None or bool(self._of_whole)
 
     @property
     def gradients(self) -> list[tuple[Tensor, Tensor]]:
@@ -160,7 +222,18 @@ class HeadGradient:
             pairs.append((self._head.weight, self._weight.zero_() if self._is_empty else self._weight))
         if self._head.bias is not None and self._bias is not None:
             pairs.append((self._head.bias, self._bias))
-        return pairs
+        return pairs + self._of_whole
+
+    def add_others(self, ids: Tensor, gradient: Tensor, states: Tensor) -> None:
+        """Add what a tile gives to tokens that the head is narrowed without.
+
+        Args:
+            ids: ``[r]``, int64: the tokens.
+            gradient: ``[n, r]``: the gradient to the product of states and their rows, plus bias.
+            states: ``[n, d]``: the hidden states of the tile.
+        """
+        for tensor, total in self._of_whole:
+            total.index_add_(0, ids, gradient.T @ states if tensor.ndim == 2 else gradient.sum(0))
 
     def add(self, gradient: Tensor, states: Tensor, products: Products = "torch") -> None:
         """Add what a tile gives.
@@ -170,7 +243,8 @@ class HeadGradient:
             states: ``[n, d]``: the hidden states of the tile.
             products: how kernels are chosen.
         """
-        vocabulary = self._head.vocabulary_size
+        vocabulary = self._head.token_count
+        gradient = gradient[:, :vocabulary]
         if self._weight is not None:
             add_outer(products, self._weight[:vocabulary], gradient, states, is_empty=self._is_empty)
             if self._is_empty:

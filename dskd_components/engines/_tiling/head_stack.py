@@ -33,6 +33,8 @@ class HeadStack:
         self._kernels = plan.products
         self._dtype = dtype
         head = streams[0].head
+        self._rest: Tensor | None = None
+        self._has_rest = head.has_rest
         self._products = HeadProducts(head, dtype, plan.part_bytes, plan.products)
         self._forward_products = HeadProducts(streams[0].reading_head, dtype, plan.part_bytes, plan.products)
         self._buffer = scratch.matrix(
@@ -49,6 +51,8 @@ class HeadStack:
         tile = self._buffer[: sum(_lengths(rows))]
         if len(tile):
             self._forward_products.logits(self._states(rows), tile)
+        if self._has_rest:
+            self._rest = tile[:, -1].clone()  # the gradient is written over it
         return dict(zip(rows, tile.split(_lengths(rows)), strict=True))
 
     def backward(self, rows: Mapping[TiledStates, slice]) -> None:
@@ -61,15 +65,32 @@ class HeadStack:
         tile = self._buffer[: sum(_lengths(rows))]
         views = dict(zip(rows, tile.split(_lengths(rows)), strict=True))
         learning = [stream for stream in views if stream.states_learn]
+        of_rest = self._rest_backward(rows, tile) if self._has_rest else {}
         if learning and len(learning) == len(views):
             gradients = self._products.states_gradient(tile).split(_lengths(rows))
         else:
             gradients = tuple(self._products.states_gradient(views[stream]) for stream in learning)
         for stream, gradient in zip(learning, gradients, strict=True):
-            stream.set_gradient(rows[stream], gradient)
+            stream.set_gradient(rows[stream], gradient + of_rest[stream] if of_rest else gradient)
         for stream, gradient in views.items():
             if stream.head_gradient is not None and stream.head_learns:
                 stream.head_gradient.add(gradient, self._states({stream: rows[stream]}), self._kernels)
+
+    def _rest_backward(self, rows: Mapping[TiledStates, slice], tile: Tensor) -> dict[TiledStates, Tensor]:
+        """Return the gradient to each stream's states that comes from all other tokens, and add that to the heads."""
+        assert self._rest is not None, "logits come first"
+        found = {}
+        parts = zip(rows, self._rest.split(_lengths(rows)), tile[:, -1].split(_lengths(rows)), strict=True)
+        for stream, rest, of_rest in parts:
+            if not stream.requires_grad:
+                continue
+            states = self._states({stream: rows[stream]})
+            found[stream] = torch.zeros_like(states)
+            for ids, part, gradient in self._products.rest_gradients(states, rest, of_rest):
+                found[stream].addmm_(gradient, part)
+                if stream.head_gradient is not None and stream.head_learns:
+                    stream.head_gradient.add_others(ids, gradient, states)
+        return found
 
     def _own(self, rows: Mapping[TiledStates, slice]) -> dict[TiledStates, slice]:
         return {stream: rows[stream] for stream in self._streams if stream in rows}

@@ -149,7 +149,7 @@ class LogitBlock:
             if of_values is not None:
                 self._logits.scatter_add_(1, noted.targets[:, None], -of_values.where(noted.scored, 0.0)[:, None])
         if slope is not None:
-            self._logits.mul_(slope)
+            self._of_tokens.mul_(slope)
 
     def _parts(self, of_leaves: Mapping[int, Tensor | None]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``[n, V]`` and ``[n, 1]`` whose products make the gradient, but for what is at the targets."""
@@ -170,7 +170,12 @@ class LogitBlock:
         head = self._head
         if head.softcap is None:
             return None if head.scale == 1.0 else head.scale
-        return (self._logits / head.softcap).square_().neg_().add_(1).mul_(head.scale)
+        return (self._of_tokens / head.softcap).square_().neg_().add_(1).mul_(head.scale)
+
+    @property
+    def _of_tokens(self) -> Tensor:
+        """``[n, K]``: all logits but that of all other tokens together, which is no product."""
+        return self._logits[:, : self._head.token_count] if self._head.has_rest else self._logits
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -249,7 +249,7 @@ def _joint(affine_input: AffineInput, products: HeadProducts, head: Head, scratc
     matrix, bias = affine_input.affine
     column = torch.zeros_like(matrix[:, :1]) if bias is None else bias[:, None]
     joint = products.joined(_widened(torch.cat([matrix, column], 1)), scratch)
-    head_bias = None if head.bias is None else head.bias[: head.vocabulary_size]
+    head_bias = None if head.bias is None else head.bias[: head.token_count]
     return replace(head, weight=joint, bias=head_bias, valid_vocabulary_size=None)
 
 

@@ -107,11 +107,15 @@ def projected_stream(
     # What learns is known only once the states are aligned, which costs something, too.
     learners: tuple[Learner, ...] = ("nothing", "states", "projection")
     widens = shapes.source <= shapes.target
-    if space.projector and (widens or any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners)):
+    # The outcome of all other tokens is no product of states and a matrix.
+    joins = not here.head.has_rest
+    may_join = joins and any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners)
+    if space.projector and (widens or may_join):
         affine_input = batch.affine_input(space, positions=positions)
         if affine_input is not None:
             most_numbers = max(0, budget - affine_input.made_bytes) / 2 / source.hidden_states.itemsize
-            way, head = shapes.cheapest(_learner(affine_input), most_numbers), here.head.detach()
+            head = here.head.detach()
+            way: Way = shapes.cheapest(_learner(affine_input), most_numbers) if joins else "apart"
             if way != "apart":
                 joined = JoinedLogits if way == "logits" else JoinedThroughout
                 return joined(affine_input, head, budget // SHARE, scratch, all_finite=all_finite, products=products)

@@ -220,6 +220,10 @@ class SidePass:
                 teacher_argmax=choice[rows] if choice is not None and space.needs_teacher_argmax else None,
                 measure=batch.measure,
                 shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
+                columns={
+                    name: column.flatten(0, 1)[self._rows.coverage.positions[rows]]
+                    for name, column in batch.columns_for(space).items()
+                },
             )
             common = batch.common_ids if space.one_vocabulary else None
             return space.compare(compared if common is None else compared.restricted(common))

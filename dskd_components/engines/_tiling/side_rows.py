@@ -122,7 +122,7 @@ class SideRows:
                 all_finite=batches[0].positions.all_finite[side],
                 positions=positions,
             ),
-            targets=states.targets.flatten()[positions],
+            targets=states.outcomes.flatten()[positions],
             coverage=coverage,
             spaces=tuple(found),
             teacher_argmax=[None if choice is None else choice.flatten()[positions] for choice in choices],

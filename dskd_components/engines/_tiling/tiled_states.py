@@ -112,4 +112,5 @@ class TiledStates:
             and (ours.scale, ours.softcap) == (theirs.scale, theirs.softcap)
             and (None if ours.bias is None else ours.bias.data_ptr())
             == (None if theirs.bias is None else theirs.bias.data_ptr())
+            and ours.has_rest == theirs.has_rest
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from pydantic import Field
 
 from dskd_components._version import __version__
 from dskd_components.components.component import Component, FrozenModel
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from dskd_components.loss.vocabularies import Vocabularies
     from dskd_components.models.head import Head
+    from dskd_components.models.vocabulary_subset import VocabularySubset
     from dskd_components.models.wrappers import CausalLM
     from dskd_components.spec.dskd_spec import DSKDSpec
 
@@ -34,6 +38,7 @@ class SavedLoss(Protocol):
     hidden_sizes: dict[Side, int]
     vocabularies: Vocabularies
     head_fingerprints: dict[Side, HeadFingerprint | None]
+    subsets: dict[Side, VocabularySubset | None]
     teacher_to_student_ids: Tensor | None
     same_token: Tensor | None
 
@@ -55,6 +60,8 @@ class Description(FrozenModel):
     """Numbers of real tokens."""
     heads: dict[Side, HeadFingerprint | None]
     """What tells the models from others."""
+    kept_tokens: dict[Side, str | None] = Field(default_factory=lambda: dict.fromkeys(get_args(Side)))
+    """SHA-256 of the tokens that heads are narrowed to, and what becomes of the others; ``"all"`` for a whole head."""
     vocabulary_map: str | None
     """SHA-256 of the map from the teacher's tokens to the student's."""
     vocabulary_method: MapMethod | None
@@ -84,10 +91,20 @@ def describe_loss(loss: SavedLoss) -> Description:
         },
         vocabulary_sizes=dict(loss.vocabularies.sizes),
         heads=dict(loss.head_fingerprints),
+        kept_tokens={
+            side: _kept_tokens(loss.subsets[side]) if found is not None else None
+            for side, found in loss.head_fingerprints.items()
+        },
         vocabulary_map=digest_of(mapped) if mapped else None,
         vocabulary_method=loss.vocabularies.method,
         plugins=_plugins(loss.spec),
     )
+
+
+def _kept_tokens(subset: VocabularySubset | None) -> str:
+    if subset is None:
+        return "all"
+    return f"{digest_of({'token_ids': subset.token_ids})} {subset.others}"
 
 
 def _plugins(spec: DSKDSpec) -> dict[str, str]:
@@ -102,6 +119,8 @@ def _components(value: object) -> Iterator[Component]:
         yield value
     if isinstance(value, FrozenModel):
         value = tuple(field for _, field in value)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
     if isinstance(value, tuple | list):
         for part in value:
             yield from _components(part)
@@ -160,12 +179,13 @@ class HeadFingerprint(FrozenModel):
 
     @classmethod
     def of(cls, head: Head, *, frozen: bool) -> Self:
-        """Return the fingerprint of a head.
+        """Return the fingerprint of a head; of one that was narrowed, that of the whole one.
 
         Args:
             head: the head.
             frozen: whether its weights stay as they are.
         """
+        head = head.whole or head
         return cls(
             rows=len(head.weight),
             vocabulary_size=head.vocabulary_size,

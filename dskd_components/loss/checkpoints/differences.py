@@ -27,6 +27,7 @@ WHAT_TO_DO: Final = {
     "tokenizers": "Give the tokenizers that the projectors were trained with; their ids mean something else otherwise.",
     "vocabulary_sizes": "Give the tokenizers that the projectors were trained with.",
     "heads": "Give the models that the projectors were trained with.",
+    "kept_tokens": "Narrow the heads to the same tokens: student_tokens=..., teacher_tokens=..., other_tokens=....",
     "vocabulary_map": "Map the vocabularies as they were mapped in training.",
     "plugins": "Install the versions that the projectors were trained with.",
 }
@@ -133,4 +134,8 @@ def _require_paths(accept: Collection[str], leaves: Mapping[str, Any]) -> None:
 def _shown(path: str, leaves: Mapping[str, Any]) -> str:
     value = leaves.get(path, NOTHING)
     text = value if value is NOTHING else repr(value)
-    return f"{text[:13]}...'" if path.endswith((".weights", "vocabulary_map")) and len(text) > 20 else text
+    return (
+        f"{text[:13]}...'"
+        if (path.endswith((".weights", "vocabulary_map")) or "kept_tokens" in path) and len(text) > 20
+        else text
+    )
