@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dskd_components.components.aligner import ALIGNMENT_RULES, method_number, method_of_number
-from dskd_components.components.column_reader import BYTE_POSITIONS, how_to_fill
+from dskd_components.components.column_reader import how_to_fill
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.batch import METHOD_COLUMN
 
@@ -141,16 +141,6 @@ def refuse_aligner(options: Collection[str], argument: str, owned: object) -> No
             f"{argument}: what the loss makes has the loss's own, {owned}, so that the two cannot disagree. Leave the "
             "option out, or choose another aligner in the spec."
         )
-
-
-def reads_byte_positions(specs: Iterable[PairSpec]) -> bool:
-    """Return whether a component of some specs reads where tokens start or end in bytes.
-
-    Args:
-        specs: one for each teacher.
-    """
-    sides: tuple[Side, ...] = ("student", "teacher")
-    return any(name in BYTE_POSITIONS for spec in specs for side in sides for name in spec.columns_read(side))
 
 
 def reasons_for_columns(specs: Iterable[PairSpec], side: Side) -> dict[str, str]:

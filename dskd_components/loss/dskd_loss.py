@@ -15,7 +15,6 @@ from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import InputError
 from dskd_components.loss.batch_origin import (
-    reads_byte_positions,
     reasons_for_columns,
     refuse_aligner,
     require_origin,
@@ -449,7 +448,7 @@ class DSKDLoss(nn.Module):
             tensor([[0, 1]])
         """
         refuse_aligner(options, "aligner", f"{self.spec.aligner.name!r}")
-        options.setdefault("byte_positions", reads_byte_positions([self.spec]))
+        options.setdefault("byte_positions", self.spec.reads_byte_positions)
         made = DualTokenizerCollator(student_tokenizer, teacher_tokenizer, aligner=self.spec.aligner, **options)
         require_tokenizers(self.vocabularies.fingerprints, made.encoder.fingerprints)
         return made
@@ -469,7 +468,7 @@ class DSKDLoss(nn.Module):
             ConfigurationError: as there.
         """
         refuse_aligner(options, "aligner", f"{self.spec.aligner.name!r}")
-        options.setdefault("byte_positions", reads_byte_positions([self.spec]))
+        options.setdefault("byte_positions", self.spec.reads_byte_positions)
         made = DualTokenizerPreprocessor(student_tokenizer, teacher_tokenizer, aligner=self.spec.aligner, **options)
         require_tokenizers(self.vocabularies.fingerprints, made.encoder.fingerprints)
         return made

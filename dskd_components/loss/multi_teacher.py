@@ -16,7 +16,6 @@ from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.loss.batch_origin import (
-    reads_byte_positions,
     reasons_for_columns,
     refuse_aligner,
     require_origin,
@@ -248,7 +247,8 @@ class MultiTeacherLoss(nn.Module):
         _require_all(self.spec, "teacher_tokenizers", teacher_tokenizers, "a tokenizer")
         aligners = {name: self.pair(name).spec.aligner for name in self.spec.teachers}
         refuse_aligner(options, "aligners", str({name: aligner.name for name, aligner in aligners.items()}))
-        options.setdefault("byte_positions", reads_byte_positions(self.spec.teachers.values()))
+        reading = any(teacher.reads_byte_positions for teacher in self.spec.teachers.values())
+        options.setdefault("byte_positions", reading)
         made = MultiTeacherCollator(student_tokenizer, teacher_tokenizers, aligners=aligners, **options)
         for name, encoder in made.encoders.items():
             require_tokenizers(self.pair(name).vocabularies.fingerprints, encoder.fingerprints, teacher=name)

@@ -220,6 +220,7 @@ def _batch(pair: Pair, spec: DSKDSpec, tokens: int) -> Mapping[str, Tensor]:
         aligner=spec.aligner,
         student_max_length=limit,
         teacher_max_length=position_limit(pair.teacher),
+        byte_positions=spec.reads_byte_positions,
         columns=pair.columns,
         on_error="skip",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from dskd_components.collation.encoded import SIDES
 from dskd_components.errors import DSKDError
 from dskd_components.models.run_model import groups_of_batch
 from dskd_components.preflight.report import Finding, Start, spec_fields
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Direction
+    from dskd_components.models.states import Side
     from dskd_components.preflight.pair import Pair
 
     Collate = Callable[[DSKDSpec], Mapping[str, Tensor]]
@@ -92,7 +94,7 @@ def measure_starts(loss_type: Any, pair: Pair, collate: Collate, specs: Sequence
         DSKDError: not one choice can be measured.
     """
     aligners = ("identity",) if pair.one_tokenizer else OF_TWO_TOKENIZERS
-    found = _Measured(loss_type, pair, collate, DSKDSpec(aligner=aligners[-1]))
+    found = _Measured(loss_type, pair, collate, DSKDSpec(aligner=aligners[-1]), specs)
     starts = [start for spec in specs for start in found.of_spec(spec)]
     others = [start for aligner in aligners for start in found.of_aligner(aligner)]
     if not others:
@@ -103,13 +105,25 @@ def measure_starts(loss_type: Any, pair: Pair, collate: Collate, specs: Sequence
 class _Measured:
     """Both models' states of one batch, and the projectors that are tried on them."""
 
-    def __init__(self, loss_type: Any, pair: Pair, collate: Collate, spec: DSKDSpec) -> None:
+    def __init__(
+        self, loss_type: Any, pair: Pair, collate: Collate, spec: DSKDSpec, others: Sequence[DSKDSpec]
+    ) -> None:
         self._loss_type, self._collate = loss_type, collate
         models = (pair.student, pair.teacher, pair.student_tokenizer, pair.teacher_tokenizer)
         self._from_heads = loss_type.from_models(spec, *models)
-        batch = collate(spec)
-        self._student = self._from_heads.states(pair.student, batch, "student")
-        self._teacher = self._from_heads.states(pair.teacher, batch, "teacher")
+        # The tokens are the same whatever the aligner; what else some spec reads has to be there.
+        batch = collate(next((other for other in others if other.reads_byte_positions), spec))
+        wanted: dict[Side, dict[str, str]] = {
+            side: {
+                name: readers
+                for other in others
+                for name, readers in other.columns_read(side).items()
+                if f"{side}_{name}" in batch
+            }
+            for side in SIDES
+        }
+        self._student = self._from_heads.states(pair.student, batch, "student", reads_columns=wanted["student"])
+        self._teacher = self._from_heads.states(pair.teacher, batch, "teacher", reads_columns=wanted["teacher"])
         self._random = self._loss(spec.replace(t2s_projector=Linear(), s2t_projector=Linear()))
         self.refused: list[DSKDError] = []
 

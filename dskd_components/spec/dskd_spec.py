@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from dskd_components.aligners.identity import Identity
-from dskd_components.components.column_reader import columns_read
+from dskd_components.components.column_reader import BYTE_POSITIONS, columns_read
 from dskd_components.components.component import Frozen, FrozenModel
 from dskd_components.components.fields import (
     AnyAligner,
@@ -171,6 +171,12 @@ class PairSpec(FrozenModel):
             ConfigurationError: a component names one that is of neither side.
         """
         return columns_read((self.aligner, *self.spaces), side)
+
+    @property
+    def reads_byte_positions(self) -> bool:
+        """Whether a component reads where tokens start or end in bytes, which collators say on request."""
+        sides: tuple[Side, ...] = ("student", "teacher")
+        return any(name in BYTE_POSITIONS for side in sides for name in self.columns_read(side))
 
     def projector_for(self, direction: Direction) -> Projector:
         """Return the projector of one direction."""

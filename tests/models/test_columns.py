@@ -31,6 +31,7 @@ from dskd_components.testing.strategies.batches import with_example_columns
 from tests.aligners.test_variants import Nearby
 from tests.helpers import stores
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer
+from tests.helpers.pairs import look
 from tests.helpers.registered import build
 from tests.helpers.strategies import Batch, make_batch
 
@@ -215,6 +216,14 @@ def test_on_every_way_the_columns_come_along(tmp_path: Path) -> None:
     del multi_batch["two_byte_starts"]
     with pytest.raises(InputError, match=r"Teacher 'two': The batch has no column 'teacher_byte_starts'"):
         multi.run(learner, models, multi_batch)
+
+
+def test_preflight_has_what_a_spec_reads() -> None:
+    report = look(spec=DSKDSpec(aligner=Nearby()), tokens_per_step=16)
+    assert not [finding for finding in report.findings if finding.severity == "error"], report.to_text()
+    assert [start.aligner for start in report.starts if start.of_spec] == ["cma_nearby"]
+    unknown = look(spec=DSKDSpec(aligner="cma", spaces=(Worth(),)), tokens_per_step=16)
+    assert "no column 'student_worth', which the space 'worth' reads" in unknown.to_text()
 
 
 TEXT = "In naïve cafés  one 😀 obvious ½ way\n to do it."
