@@ -189,7 +189,16 @@ def narrowed_map(
         same_tokenizer: as in `VocabularyOverlap`.
 
     Returns:
-        Both, for the teacher's outcomes; that of all other tokens is no token of the student's.
+        Both, for the teacher's outcomes. A token that is one of all others on the student's side has their outcome; the
+        teacher's own outcome of all others has none.
+
+    Examples:
+        >>> from dskd_components import Head
+        >>> student = Head(torch.zeros(5, 1)).narrowed([3, 1], others="one_outcome")
+        >>> teacher = Head(torch.zeros(6, 1)).narrowed([0, 2, 4], others="one_outcome")
+        >>> ids = torch.tensor([1, -1, 3, 0, 4, 2])
+        >>> narrowed_map(student, teacher, ids, None, same_tokenizer=False)[0]
+        tensor([ 1,  0,  2, -1])
     """
     unknown = ids is None and not same_tokenizer
     if unknown or (student.subset is None and teacher.subset is None):
@@ -205,7 +214,6 @@ def narrowed_map(
     known = (ids >= 0) & (ids < student_size)
     if student.subset is not None:
         ids = student.subset.on(device).of_tokens[ids.where(known, 0)]
-        known = known & (ids >= 0) & (ids < len(student.subset))
     ids = ids.where(known, -1)
     if teacher.has_rest:
         ids = torch.cat([ids, ids.new_full((1,), -1)])

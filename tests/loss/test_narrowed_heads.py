@@ -18,6 +18,7 @@ from dskd_components import (
     MultiTeacherLoss,
     MultiTeacherSpec,
 )
+from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.models.vocabulary_subset import VocabularySubset
 from tests.helpers import stores
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer, tiny_model
@@ -221,6 +222,38 @@ def test_a_target_among_the_others_is_their_outcome_or_refused() -> None:
     wrong = replace(out, student=replace(out.student, targets=out.student.targets.where(~out.student.scored, 11)))
     with pytest.raises(InputError, match=r"student\.targets: expected ids from 0 to 10"):
         wrong.loss(built(spec, out, None))
+
+
+def test_maps_follow() -> None:
+    student, teacher = Head(torch.zeros(5, 1)), Head(torch.zeros(6, 1))
+    ids = torch.tensor([1, -1, 3, 0, 4, 2])
+    expected: dict[Any, tuple[list[int], list[int]]] = {
+        ("one_outcome", "one_outcome"): ([1, 0, 2, -1], [0, 1]),
+        ("one_outcome", "left_out"): ([1, 0, 2], [0, 1]),
+        ("left_out", "one_outcome"): ([1, 0, -1, -1], [0, 1]),
+        (None, "left_out"): ([1, 3, 4], [0, 1, 2]),
+        ("left_out", None): ([1, -1, 0, -1, -1, -1], [0, 2]),
+    }
+    for (ours, theirs), (mapped, shared) in expected.items():
+        narrow = student if ours is None else student.narrowed([3, 1], others=ours)
+        other = teacher if theirs is None else teacher.narrowed([0, 2, 4], others=theirs)
+        overlap = KnownOverlap().of(narrow, other, ids, None, same_tokenizer=False)
+        assert overlap.teacher_to_student_ids is not None
+        assert overlap.teacher_to_student_ids.tolist() == mapped
+        assert overlap.pairs is not None
+        assert overlap.pairs.teacher_ids.tolist() == shared
+        assert overlap.pairs.student_ids.tolist() == [mapped[token] for token in shared]
+        unknown = KnownOverlap().of(narrow, other, None, None, same_tokenizer=False)
+        assert unknown.pairs is not None
+        assert len(unknown.pairs.teacher_ids) == 0
+    alike = (head.narrowed([3, 1], others="one_outcome") for head in (student, Head(torch.zeros(5, 2))))
+    one = KnownOverlap().of(*alike, None, None, same_tokenizer=True)
+    assert one.teacher_to_student_ids is None
+    assert one.shared_tokens.student_ids.tolist() == [0, 1]
+    same = torch.tensor([False, True, True, True, True, True])
+    overlap = KnownOverlap().of(student, teacher.narrowed([0, 2], others="left_out"), ids, same, same_tokenizer=False)
+    assert overlap.pairs is not None
+    assert overlap.pairs.teacher_ids.tolist() == [1]
 
 
 def test_one_vocabulary_is_narrowed_alike() -> None:

@@ -199,6 +199,10 @@ def test_on_every_way_the_columns_come_along(tmp_path: Path) -> None:
     collate = loss_fn.collator(*tokenizers)
     batch = collate(samples)
     expected = stores.stepped(loss_fn, learner, stores.teacher(), batch)
+    for side, model in (("student", learner), ("teacher", stores.teacher())):
+        states = loss_fn.states(model, batch, side)  # type: ignore[arg-type]
+        of_next = batch[f"{side}_byte_starts"].roll(-1, 1)
+        assert torch.equal(states.columns["byte_starts"][states.scored], of_next[states.scored])
     preprocess = loss_fn.preprocessor(*tokenizers)
     assert all(torch.equal(batch[name], column) for name, column in collate(list(map(preprocess, samples))).items())
     packed = loss_fn.collator(*tokenizers, packing=True)(samples)
