@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from dskd_components.aligners.packed_rows import PackedAlignment, PackedRows
 from dskd_components.components.aligner import Aligner, AlignerModule
 from dskd_components.components.alignment import Alignment
 from dskd_components.components.terms import Tally
@@ -178,6 +179,16 @@ class CrossModelAttentionModule(AlignerModule):
             for ids in (states.input_ids, states.targets)
             if ids is not None
         ]
+        rows = PackedRows.of(student, teacher, together=self.std == "batch")
+        if rows is None:
+            return replace(self._aligned(student, teacher, given), checks=checks)
+        parts = [
+            self._aligned(bucket.student.states(student), bucket.teacher.states(teacher), rows.groups(bucket, given))
+            for bucket in rows.buckets
+        ]
+        return PackedAlignment.of(rows, student, teacher, parts, checks=checks)
+
+    def _aligned(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> AttentionAlignment:
         scores = self.scores(student, teacher)
         allowed = self.allowed(student, teacher)
         student_to_teacher = _attention(scores, allowed)
@@ -189,7 +200,6 @@ class CrossModelAttentionModule(AlignerModule):
             student_values=student.hidden_states,
             teacher_values=self.values(teacher),
             metrics=_metrics(student_to_teacher.detach(), allowed, given),
-            checks=checks,
         )
 
     def _check_widths(self, student: LMStates, teacher: LMStates) -> None:

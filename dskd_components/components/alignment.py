@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dskd_components.errors import InputError
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
-    from torch import Tensor
 
     from dskd_components.components.terms import Tally, TokenTerm
     from dskd_components.models.host_reads import Check
@@ -144,6 +144,12 @@ class Alignment(ABC):
 
         Discrete things, such as the teacher's choice of a token, travel along it.
         """
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors that are held until the backward pass; the tiled engine counts their memory."""
+        held = (getattr(self, each.name) for each in fields(self))
+        return [part for part in held if isinstance(part, Tensor)]
 
     @torch.no_grad()
     def weights(self, sample: int) -> Tensor:

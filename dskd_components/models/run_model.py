@@ -28,7 +28,7 @@ from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
 from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens
-from dskd_components.models.states import IGNORE_INDEX, LMStates, shifted_column
+from dskd_components.models.states import IGNORE_INDEX, UNSCORED_SAMPLE, LMStates, shifted_column
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
 
@@ -109,6 +109,7 @@ def run_model(
         )
     with torch.no_grad() if side == "teacher" else nullcontext():
         hidden_states, aux_loss = _on_the_batch_device(model, inputs, side)
+    samples_on_host = _samples_on_host(layout, host_columns["labels"])
     layout = layout.to(columns["labels"].device)
     # The head is read after the forward pass: FSDP2 then leaves the weights of its outermost group gathered, and takes
     # their gradients with the others.
@@ -121,6 +122,7 @@ def run_model(
         segment_ids=layout.segment_ids,
         samples_are_counted=layout.counted,
         aux_loss=aux_loss,
+        samples_on_host=samples_on_host,
         columns=_shifted_columns(columns, wanted, layout, side),
     )
 
@@ -154,6 +156,14 @@ def _layout(columns: Mapping[str, Tensor], host_columns: Mapping[str, Tensor], p
     if isinstance(mask, Tensor) and mask.ndim > 2:  # too large to be copied
         return RowLayout.of(columns["labels"], columns, prefix)
     return RowLayout.of(host_columns["labels"], host_columns, prefix)
+
+
+def _samples_on_host(layout: RowLayout, labels: Tensor) -> Tensor | None:
+    """Return `LMStates.scored_samples` of packed rows whose layout is known on the host."""
+    ids = layout.segment_ids
+    if ids is None or ids.device.type != "cpu":
+        return None
+    return ids.where(layout.shifted(labels, IGNORE_INDEX) != IGNORE_INDEX, UNSCORED_SAMPLE)
 
 
 def _states_read(

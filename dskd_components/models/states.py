@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 IGNORE_INDEX: Final = -100
 """The target of a position that is not scored."""
 
+UNSCORED_SAMPLE: Final = -(2**63)
+"""What stands in the place of a sample's number where a position is not scored."""
+
 Side = Literal["student", "teacher"]
 """One of the two models."""
 
@@ -48,6 +51,9 @@ class LMStates:
             Then both sides must have as many.
         aux_loss: of a student that is a mixture of experts, the loss of its router, which joins the loss with its
             weight. A teacher's is not used.
+        samples_on_host: ``[B, T]``, int64, on the host whatever the device: what `scored_samples` returns, so that an
+            aligner which looks at packed rows sample by sample need not wait for the device. It is an addition that
+            `DSKDLoss.run` makes; leave it out where targets or segment ids are replaced.
         columns: further columns that an aligner or a space reads, by name, each ``[B, T]`` or ``[B, T, ...]`` of any
             dtype: what belongs to the token that each position predicts. They are constants.
 
@@ -73,6 +79,7 @@ class LMStates:
     segment_ids: Tensor | None = None
     samples_are_counted: bool = False
     aux_loss: AuxLoss | None = None
+    samples_on_host: Tensor | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -186,6 +193,11 @@ class LMStates:
         """``[B, T]``, int64: `samples`, numbered anew from 0 on, so that all are below ``B * T``."""
         return small_numbers(self.samples)[0]
 
+    def scored_samples(self) -> Tensor:
+        """Return ``[B, T]``, int64: the segment id of each scored position, 0 without such ids; elsewhere -2**63."""
+        ids = torch.zeros_like(self.targets) if self.segment_ids is None else self.segment_ids.long()
+        return ids.where(self.scored, UNSCORED_SAMPLE)
+
     def rows(self, rows: slice | Tensor) -> Self:
         """Return the states of some rows of the batch.
 
@@ -198,6 +210,7 @@ class LMStates:
             targets=self.targets[rows],
             input_ids=None if self.input_ids is None else self.input_ids[rows],
             segment_ids=None if self.segment_ids is None else self.segment_ids[rows],
+            samples_on_host=None,
             columns={name: column[rows] for name, column in self.columns.items()},
         )
 

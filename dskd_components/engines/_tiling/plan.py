@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-from torch import Tensor
 
 from dskd_components.engines.engine import BLOCK_TENSORS
 
@@ -115,8 +113,7 @@ def alignment_bytes(batch: AlignedBatch) -> int:
     alignment = batch.alignment
     values = {alignment.student_values.data_ptr(), alignment.teacher_values.data_ptr()}
     given = {batch.student.hidden_states.data_ptr(), batch.teacher.hidden_states.data_ptr()}
-    held = (getattr(alignment, field.name) for field in fields(alignment))
-    made = [part for part in held if isinstance(part, Tensor) and part.data_ptr() not in given]
+    made = [part for part in alignment.tensors if part.data_ptr() not in given]
     # Beside its outcome an attention keeps what it was computed from, which is as large.
     return sum(part.nbytes * (1 if part.data_ptr() in values else 2) for part in made)
 
