@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, InputError
 from dskd_components.collation import SampleError, SkipReason
 from tests.helpers.collating import byte_level, metaspace
+from tests.helpers.processes import forkserver
 
 SAMPLES: list[dict[str, Any]] = [
     {"prompt": f"What is statement {number}?", "response": f" The value {number * 37} is new."} for number in range(7)
@@ -76,7 +77,7 @@ def test_workers_make_the_same_batches(packing: bool) -> None:
     collate = DualTokenizerCollator(byte_level(), metaspace(), packing=packing, on_error="skip")
     data = [*SAMPLES[:3], {"text": ""}, *CHATS[:2]]
     alone = list(DataLoader(data, batch_size=3, collate_fn=collate))
-    loader = DataLoader(data, batch_size=3, collate_fn=collate, num_workers=2, multiprocessing_context="spawn")
+    loader = DataLoader(data, batch_size=3, collate_fn=collate, num_workers=2, multiprocessing_context=forkserver())
     if packing:  # one start of worker processes is enough to know
         together = [pickle.loads(pickle.dumps(collate))(data[start : start + 3]) for start in (0, 3)]
     else:

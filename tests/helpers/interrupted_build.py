@@ -1,27 +1,29 @@
-"""Builds small stores in processes of their own, which may be killed; run by `tests.store.test_killed_build`."""
+"""Builds small stores in processes of their own, which may be killed."""
 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from tests.helpers.stores import build, collator, samples, teacher
 
-from tests.helpers.stores import build, samples
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 OPTIONS = {"batch_size": 2, "shard_bytes": 1500, "dtype": "int8"}
 COUNT = 24
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print("ready", flush=True)  # noqa: T201
-    for folder in sys.stdin:
-        # A fork starts at once, where a new interpreter would import for seconds.
+
+def build_what_is_asked_for(pipe: Connection) -> None:
+    """Build in each folder that is sent, in a child: its number is sent when it begins, a word when it has ended."""
+    teacher(), collator()  # made here, so that what is killed is the build
+    pipe.send("ready")
+    while True:
+        folder = pipe.recv()
         child = os.fork()
         if not child:
-            build(Path(folder.strip()), samples(COUNT), **OPTIONS)
+            build(folder, samples(COUNT), **OPTIONS)
             os._exit(0)
-        print(child, flush=True)  # noqa: T201
+        pipe.send(child)
         os.waitpid(child, 0)
-        print("ended", flush=True)  # noqa: T201
+        pipe.send("ended")

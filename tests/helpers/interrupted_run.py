@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator
 from tests.helpers.models import TEXTS, byte_level_tokenizer, metaspace_tokenizer, tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STEPS = 6
 CHECKPOINT_AFTER, KILLED_AFTER = 2, 3
@@ -74,11 +75,11 @@ class Run:
         torch.save(state, checkpoint / "rest.pt")
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def train_until_killed(folder: Path) -> None:
+    """Train a run of each spec, write its checkpoint and the losses after that, and leave no chance to tidy up."""
     for each in SPECS:
         run = Run(each)
         run.train(CHECKPOINT_AFTER)
-        run.save(Path(sys.argv[1], each))
-        Path(sys.argv[1], f"{each}.losses").write_text("\n".join(run.train(KILLED_AFTER)))
+        run.save(folder / each)
+        (folder / f"{each}.losses").write_text("\n".join(run.train(KILLED_AFTER)))
     os.kill(os.getpid(), signal.SIGKILL)

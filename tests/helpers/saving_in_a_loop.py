@@ -1,15 +1,17 @@
-"""Losses that tell the save that they are of; as a program it saves them until it is killed (`test_concurrent.py`)."""
+"""Losses that tell the save that they are of, and a process that saves them until it is killed."""
 
 from __future__ import annotations
 
-import sys
 from itertools import cycle
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from dskd_components import DSKDLoss, DSKDSpec, MultiTeacherLoss, MultiTeacherSpec
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+    from pathlib import Path
 
 RATES = (0.25, 0.75)
 Loss = TypeVar("Loss", DSKDLoss, MultiTeacherLoss)
@@ -35,13 +37,11 @@ def filled(loss: Loss, value: float) -> Loss:
     return loss
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    single, several = (Path(sys.argv[1], name) for name in ("single", "several"))
+def save_in_a_loop(folder: Path, begun: Event) -> None:
+    """Save losses of both rates in turn, one loss and one of several teachers; tell when both are there."""
     losses = [(loss_of(rate), multi_teacher_loss_of(rate)) for rate in RATES]
     for number, (one, both) in enumerate(cycle(losses)):
-        one.save(single)
-        both.save(several)
+        one.save(folder / "single")
+        both.save(folder / "several")
         if not number:
-            sys.stdout.write("begun\n")
-            sys.stdout.flush()
+            begun.set()

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from examples.tiny import tiny_pair
 from examples.trainer import new_trainer
+from tests.helpers.processes import exit_code
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Three checkpoints' worth of steps, and then no chance to tidy up.
-KILLED_AFTER_STEP_5 = """
-import os, signal, sys
-from transformers import TrainerCallback
-from examples.tiny import tiny_pair
-from examples.trainer import new_trainer
 
 class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
+    """After three checkpoints' worth of steps, and then no chance to tidy up."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-trainer = new_trainer(tiny_pair(), sys.argv[1], save_strategy="steps", save_steps=2, num_train_epochs=2)
-trainer.add_callback(Kill())
-trainer.train()
-"""
+
+def train_until_killed(folder: str) -> None:
+    trainer = new_trainer(tiny_pair(), folder, save_strategy="steps", save_steps=2, num_train_epochs=2)
+    trainer.add_callback(Kill())
+    trainer.train()
 
 
 def test_a_killed_run_resumes_to_the_same_curve(tmp_path: Path) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AFTER_STEP_5, str(tmp_path / "killed")], capture_output=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert exit_code(train_until_killed, str(tmp_path / "killed")) == -signal.SIGKILL
     checkpoint = get_last_checkpoint(str(tmp_path / "killed"))
     assert checkpoint is not None
     assert checkpoint.endswith("checkpoint-4")

@@ -13,16 +13,24 @@ from dskd_components import DSKDSpec, DualTokenizerCollator, InputError, scored_
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from examples import accelerate_loop, lightning_loop, on_policy, plain_loop, sft_trainer, trainer, two_processes
 from examples.tiny import Pair, tiny_pair
+from tests.helpers.process_groups import start_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def in_two_processes() -> list[float]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two_processes, "spawn", start_ranks)
+        return two_processes.train_in_two_processes()
+
 
 LOOPS: dict[str, Callable[[], list[float]]] = {
     "Trainer": lambda: trainer.train(tiny_pair()),
     "SFTTrainer": lambda: sft_trainer.train(tiny_pair()),
     "Accelerate": lambda: accelerate_loop.train(tiny_pair()),
     "Lightning": lambda: lightning_loop.train(tiny_pair()),
-    "two processes": two_processes.train_in_two_processes,
+    "two processes": in_two_processes,
 }
 
 

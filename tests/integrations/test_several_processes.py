@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning.pytorch.strategies import DDPStrategy
 
 from dskd_components import ConfigurationError
@@ -18,6 +16,7 @@ from dskd_components.integrations.student_with_projectors import StudentWithProj
 from examples import accelerate_loop, lightning_loop, plain_loop
 from examples.tiny import Pair, tiny_pair
 from examples.trainer import new_trainer
+from tests.helpers.process_groups import run_on_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,10 +70,8 @@ def one_at_a_time(samples: Any, *, batch_size: int, **options: Any) -> Any:
 
 
 def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29531", TORCHELASTIC_RUN_ID="tests", ACCELERATE_USE_CPU="1")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    os.environ.update(LOCAL_WORLD_SIZE="2", TORCHELASTIC_RUN_ID="tests", ACCELERATE_USE_CPU="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29531")
     results = trainers(rank, folder) | accelerated(rank)
     pair = pair_of_rank(rank)
     with pytest.MonkeyPatch.context() as patch:
@@ -84,14 +81,12 @@ def run_rank(rank: int, folder: str) -> None:
         strategy = DDPStrategy(process_group_backend="gloo")
         results["Lightning"] = lightning_loop.train(pair, devices=2, strategy=strategy, use_distributed_sampler=False)
     torch.save(results, f"{folder}/results-{rank}.pt")
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(run_rank, args=(str(folder),), nprocs=2)
+    run_on_ranks(run_rank, 2, folder)
     return [torch.load(folder / f"results-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

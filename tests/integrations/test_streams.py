@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate import Accelerator, DataLoaderConfiguration
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -20,6 +18,7 @@ from dskd_components.integrations.student_with_projectors import StudentWithProj
 from examples import plain_loop
 from examples.tiny import Pair, tiny_pair
 from examples.trainer import new_trainer
+from tests.helpers.process_groups import run_on_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,10 +141,8 @@ def test_accelerate_reads_streams(options: Any, listed: Any) -> None:
 
 
 def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29532", TORCHELASTIC_RUN_ID="tests", ACCELERATE_USE_CPU="1")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    os.environ.update(LOCAL_WORLD_SIZE="2", TORCHELASTIC_RUN_ID="tests", ACCELERATE_USE_CPU="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29532")
     results: dict[str, Any] = {stream: streamed(folder, stream, **TWO) for stream in IN_TWO}
     results["packed"] = streamed(folder, "without length", "packed", **TWO)
     del results["packed"]["evaluation"]  # samples that are repeated cannot be told apart in packed rows
@@ -154,7 +151,6 @@ def run_rank(rank: int, folder: str) -> None:
     results["list, split"] = of_list(folder, **(TWO | split))
     results["dispatched"] = dispatched()
     torch.save(results, f"{folder}/results-{rank}.pt")
-    dist.destroy_process_group()
 
 
 def of_list(folder: str, **options: Any) -> dict[str, Any]:
@@ -188,7 +184,7 @@ def dispatched() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(run_rank, args=(str(folder),), nprocs=2)
+    run_on_ranks(run_rank, 2, folder)
     return [torch.load(folder / f"results-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

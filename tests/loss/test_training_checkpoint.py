@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from dskd_components import (
     load_checkpoint,
     save_checkpoint,
 )
+from tests.helpers.processes import exit_code
 
-ROOT = Path(__file__).parents[2]
 SIZES = {"student_hidden_size": 4, "teacher_hidden_size": 6}
 
 
@@ -79,53 +78,51 @@ def test_all_comes_back(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["training.pt"]
 
 
-# Where a save is killed: while it writes, before and after the file is whole, and once it is in place.
-POINTS = ("torch.save", "half", "os.fsync", "torch.load", "Path.replace", "Path.replace, after")
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from tests.loss.test_training_checkpoint import POINTS, Run
-
-def die(*_, **__):
+def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
-def half(content, opened):
+
+def write_half(content: Any, opened: Any) -> None:
     opened.write(b"PK half of a file")
     opened.flush()
     die()
 
-def after(self, target, replace=Path.replace):
+
+def replace_and_die(self: Path, target: Path, replace: Any = Path.replace) -> None:
     replace(self, target)
     die()
 
-patches = {
-    "torch.save": lambda: setattr(torch, "save", die),
-    "half": lambda: setattr(torch, "save", half),
-    "os.fsync": lambda: setattr(os, "fsync", die),
-    "torch.load": lambda: setattr(torch, "load", die),
-    "Path.replace": lambda: setattr(Path, "replace", die),
-    "Path.replace, after": lambda: setattr(Path, "replace", after),
+
+# Where a save is killed: while it writes, before and after the file is whole, and once it is in place.
+KILLS: dict[str, tuple[Any, str, Any]] = {
+    "torch.save": (torch, "save", die),
+    "half": (torch, "save", write_half),
+    "os.fsync": (os, "fsync", die),
+    "torch.load": (torch, "load", die),
+    "Path.replace": (Path, "replace", die),
+    "Path.replace, after": (Path, "replace", replace_and_die),
 }
-old, new = Run(1.0), Run(2.0)
-for number, point in enumerate(POINTS):
-    path = Path(sys.argv[1], str(number), "training.pt")
-    old.save(path)
-    child = os.fork()
-    if not child:
-        patches[point]()
-        new.save(path)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, point
-"""
+
+
+def save_and_be_killed(folder: Path) -> None:
+    """Save once as a whole, and once more in a process that is killed at some point: for each point."""
+    old, new = Run(1.0), Run(2.0)
+    for number, point in enumerate(KILLS):
+        path = folder / str(number) / "training.pt"
+        old.save(path)
+        child = os.fork()
+        if not child:
+            setattr(*KILLS[point])
+            new.save(path)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, point
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each kill is one of a forked process")
 def test_wherever_it_is_killed_all_parts_are_of_one_step(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    for number, point in enumerate(POINTS):
+    assert exit_code(save_and_be_killed, tmp_path) == 0
+    for number, point in enumerate(KILLS):
         run = Run()
         expected = 2 if point == "Path.replace, after" else 1
         assert run.load(tmp_path / str(number) / "training.pt") == {"step": expected, "note": [expected]}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -14,7 +12,8 @@ import numpy as np
 import pytest
 
 from dskd_components import TeacherStore
-from tests.helpers.interrupted_build import COUNT, OPTIONS
+from tests.helpers.interrupted_build import COUNT, OPTIONS, build_what_is_asked_for
+from tests.helpers.processes import forkserver, started
 from tests.helpers.stores import build, contents, same, samples, teacher
 
 if TYPE_CHECKING:
@@ -29,31 +28,26 @@ class Builder:
     """A process that builds in children of its own."""
 
     def __init__(self) -> None:
-        program = [sys.executable, "-m", "tests.helpers.interrupted_build"]
-        self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        self._pipe, its_end = forkserver().Pipe()
+        self._process = started(build_what_is_asked_for, its_end)
+        its_end.close()
+        assert self._pipe.recv() == "ready"
 
     def build(self, folder: Path, *, killed_after: float | None = None) -> float:
         """Build, or begin to; return how long it took."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{folder}\n")
-        self._process.stdin.flush()
-        child, start = int(self._line()), time.monotonic()
+        self._pipe.send(folder)
+        child, start = self._pipe.recv(), time.monotonic()
         if killed_after is not None:
             time.sleep(killed_after)
             # It is the builder's own child, and until the builder has seen its end nobody else has its number.
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-        assert self._line() == "ended"
+        assert self._pipe.recv() == "ended"
         return time.monotonic() - start
 
     def end(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.join()
 
 
 def test_a_killed_build_resumes_to_the_same_store(tmp_path: Path) -> None:

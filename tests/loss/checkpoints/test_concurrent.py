@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 
 from dskd_components import CheckpointError
 from dskd_components.loss.checkpoints import files, read_checkpoint
-from tests.helpers import saving_in_a_loop
-from tests.helpers.saving_in_a_loop import RATES, loss_of, multi_teacher_loss_of
+from tests.helpers.processes import forkserver, started
+from tests.helpers.saving_in_a_loop import RATES, loss_of, multi_teacher_loss_of, save_in_a_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,23 +32,23 @@ def rate_in(folder: Path) -> float:
 
 
 def test_while_another_process_saves_all_is_of_one_save(tmp_path: Path) -> None:
-    command = [sys.executable, saving_in_a_loop.__file__, str(tmp_path)]
     found = multi_teacher_loss_of(0.0)
     seen: tuple[set[float], set[float]] = (set(), set())
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "begun\n"
-            end = time.monotonic() + SECONDS
-            while time.monotonic() < end:
-                seen[0].add(rate_in(tmp_path / "single"))
-                found.restore(tmp_path / "several")
-                values = {value for parameter in found.parameters() for value in parameter.flatten().tolist()}
-                assert len(values) == 1
-                seen[1].update(values)
-            assert process.poll() is None
-        finally:
-            process.kill()
+    begun = forkserver().Event()
+    process = started(save_in_a_loop, tmp_path, begun)
+    try:
+        assert begun.wait(timeout=60)
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            seen[0].add(rate_in(tmp_path / "single"))
+            found.restore(tmp_path / "several")
+            values = {value for parameter in found.parameters() for value in parameter.flatten().tolist()}
+            assert len(values) == 1
+            seen[1].update(values)
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
     assert seen == (set(RATES), set(RATES))
     # Wherever it was killed.
     assert rate_in(tmp_path / "single") in RATES

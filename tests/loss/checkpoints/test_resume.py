@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from tests.helpers import interrupted_run
-from tests.helpers.interrupted_run import CHECKPOINT_AFTER, KILLED_AFTER, SPECS, STEPS, Run
+from tests.helpers.interrupted_run import CHECKPOINT_AFTER, KILLED_AFTER, SPECS, STEPS, Run, train_until_killed
+from tests.helpers.processes import exit_code
 
-ROOT = Path(__file__).parents[3]
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, "-m", interrupted_run.__name__, str(path)]
-    killed = subprocess.run(command, cwd=ROOT, check=False, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert exit_code(train_until_killed, path) == -signal.SIGKILL
     return path
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from dskd_components import Head, MultiTeacherLoss, MultiTeacherSpec
+from tests.helpers.process_groups import run_on_ranks
 from tests.helpers.registered import build
 from tests.helpers.strategies import Batch, make_batch
 
@@ -57,8 +57,6 @@ def collected(loss_fn: MultiTeacherLoss, batches: dict[str, Batch]) -> dict[str,
 
 
 def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for silent in CASES:
         batches = global_batches(silent=silent)
         loss_fn = loss_of(batches, seed=rank)  # other initial parameters: wrapping must make them one
@@ -77,13 +75,12 @@ def run_rank(rank: int, folder: str) -> None:
         loss = out.loss.detach().clone()
         dist.all_reduce(loss)
         torch.save((loss, found), f"{folder}/{silent}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("two_processes_of_several")
-    mp.spawn(run_rank, args=(str(path),), nprocs=2)
+    run_on_ranks(run_rank, 2, path)
     return path
 
 
