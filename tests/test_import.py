@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from importlib.metadata import entry_points
 
 import dskd_components
+from tests.helpers.programs import run_program
 
 PROGRAM = """
 import json, sys
@@ -21,7 +20,8 @@ print(json.dumps([imported, without_look_up, sorted(sys.modules)]))
 
 
 def test_what_is_loaded() -> None:
-    found = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    found = run_program(PROGRAM)
+    assert found.returncode == 0, found.stderr
     imported, without_look_up, after_look_up = (set(modules) for modules in json.loads(found.stdout))
     heavy = {
         "transformers",

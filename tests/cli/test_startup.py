@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+
+from tests.helpers.programs import run_program
 
 PROGRAM = """
 import json, sys
@@ -20,7 +20,8 @@ except SystemExit:
 
 @pytest.mark.parametrize("command", [["list"], ["show", "kl"], ["schema"], ["--help"]], ids=" ".join)
 def test_nothing_heavy_is_loaded_besides_torch(command: list[str]) -> None:
-    found = subprocess.run([sys.executable, "-c", PROGRAM, *command], capture_output=True, text=True, check=True)
+    found = run_program(PROGRAM, *command)
+    assert found.returncode == 0, found.stderr
     loaded = {name.partition(".")[0] for name in json.loads(found.stdout.splitlines()[-1])}
     assert not loaded & {"transformers", "tokenizers", "hypothesis", "pytest", "matplotlib", "scipy", "pandas"}
 
@@ -35,8 +36,7 @@ main(["list"])
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_what_it_is_written_with_it_says_a_sentence(missing: str) -> None:
-    program = WITHOUT.format(missing=missing)
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    found = run_program(WITHOUT.format(missing=missing))
     assert (found.returncode, found.stdout) == (1, "")
     assert found.stderr.startswith(f"dskd: the command line needs '{missing}")
     assert found.stderr.count("\n") == 1

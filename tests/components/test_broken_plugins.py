@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -25,6 +23,7 @@ from dskd_components import (
 from dskd_components.components import default_registry
 from tests.helpers.broken_plugins import BROKEN
 from tests.helpers.fake_distributions import FakeDistribution, offering
+from tests.helpers.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,13 +166,8 @@ print(json.dumps({
     "spec": DSKDSpec(distance="healthy").distance.name,
 }))
 """
-    found = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    found = run_program(program, path=tmp_path)
+    assert found.returncode == 0, found.stderr
     result = json.loads(found.stdout)
     everyone = sorted(f"broken-{number}" for number in range(len(BROKEN)))
     assert result["names"] == ["kl", "tvd", "healthy"]
