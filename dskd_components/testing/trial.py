@@ -90,7 +90,7 @@ def _smallest_failure(
         deadline=None,
         print_blob=False,
         report_multiple_bugs=False,
-        phases=(Phase.generate, Phase.shrink),
+        phases=_phases(),
         suppress_health_check=list(HealthCheck),
     )
     @given(law.cases(component))
@@ -109,6 +109,13 @@ def _smallest_failure(
         case, smallest, inside = last[-1]
         return case, smallest.with_traceback(inside)
     return None
+
+
+def _phases() -> tuple[Phase, ...]:
+    """Return what is done with the cases: a failing one is made small unless the profile of Hypothesis leaves that out."""
+    profile = settings.default
+    shrinks = profile is None or Phase.shrink in profile.phases
+    return (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)
 
 
 def _inside_the_law(error: Exception) -> TracebackType | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 import torch
+from hypothesis import settings
 from pydantic import Field
 
 from dskd_components import Distance, PluginError
@@ -97,6 +98,31 @@ def test_one_cause_is_told_once() -> None:
         report.raise_if_failed()
     assert str(caught.value).count("no such thing") == 1
     assert f"The same is raised in {len(cause) - 1} more: " in str(caught.value)
+
+
+def test_a_failing_case_is_made_small_unless_the_profile_leaves_that_out() -> None:
+    """As for tests of one's own, so that what only asks for laws that fail asks no longer than it must."""
+    [law] = [law for law in laws_about("distance") if law.name == "non_negative"]
+
+    def negative_when_wide(student: Tensor, teacher: Tensor) -> Tensor:
+        sizes.append(student.shape[-1])
+        return KL()(student, teacher) - (1.0 if student.shape[-1] > 2 else 0.0)
+
+    found: list[list[int]] = []
+    before = settings.get_current_profile_name()
+    for profile in ("default", "mutation"):
+        sizes: list[int] = []
+        settings.load_profile(profile)
+        try:
+            with pytest.raises(LawViolationError):
+                require_law(law, negative_when_wide)
+        finally:
+            settings.load_profile(before)
+        found.append(sizes)
+    shrunk, first = found
+    assert min(size for size in shrunk if size > 2) == 3 == shrunk[-1]
+    assert first == shrunk[: len(first)]
+    assert len(first) < len(shrunk)
 
 
 def test_numbers_are_told_apart() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from dskd_components.testing import laws_about, registered_variants
 from dskd_components.testing.checks import kind_of
@@ -13,9 +14,20 @@ from tests.helpers.correct_components import CORRECT
 from tests.helpers.fault_table import FAULTS, laws_that_fail
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.helpers.fault import Fault
 
 SEEDS = (None, 1, 2, 3, 4)
+
+
+@pytest.fixture(autouse=True)
+def _first_failure() -> Iterator[None]:
+    """Which law fails is all that is asked here, not how small a case shows it."""
+    before = settings.get_current_profile_name()
+    settings.load_profile("mutation")
+    yield
+    settings.load_profile(before)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.what} ({fault.law})")
