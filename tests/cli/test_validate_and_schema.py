@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,13 +105,18 @@ def test_markup_in_a_file_is_text(dskd: Callable[..., Ran], tmp_path: Path) -> N
     assert "['[red]']: unknown field '[red]'" in ran.err
 
 
+@cache
+def validator() -> Draft202012Validator:
+    return Draft202012Validator(DSKDSpec.model_json_schema())
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=near_documents())
 def test_it_accepts_exactly_what_the_schema_accepts(dskd: Callable[..., Ran], tmp_path: Path, document: Any) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text(yaml.safe_dump(document))
     ran = dskd("validate", file)
-    assert (ran.code == 0) == Draft202012Validator(DSKDSpec.model_json_schema()).is_valid(document)
+    assert (ran.code == 0) == validator().is_valid(document)
     assert all(line.startswith(f"{file}:") for line in (ran.out + ran.err).splitlines())
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FIELDS = list(DSKDSpec.model_fields)
 SCHEMA = DSKDSpec.model_json_schema()
+VALIDATOR = Draft202012Validator(SCHEMA)
 KINDS = {"distance": "distance", "aligner": "aligner", "t2s_projector": "projector", "s2t_projector": "projector"}
 
 
@@ -61,7 +62,7 @@ def test_a_preset_goes_through_json_and_back(name: str) -> None:
     document = json.loads(spec.model_dump_json())
     assert DSKDSpec.model_validate(document) == spec
     assert set(document) == set(FIELDS)
-    Draft202012Validator(SCHEMA).validate(document)
+    VALIDATOR.validate(document)
 
 
 @pytest.mark.parametrize("info", list_components(), ids=label)
@@ -305,14 +306,14 @@ def test_both_schemas_describe_every_option(mode: Any) -> None:
 @settings(max_examples=200)
 @given(near_documents())
 def test_the_schema_accepts_exactly_what_is_read(document: Any) -> None:
-    described = Draft202012Validator(SCHEMA).is_valid(document)
+    described = VALIDATOR.is_valid(document)
     try:
         spec, refusal = DSKDSpec.model_validate_json(json.dumps(document)), ""
     except ValidationError as error:
         spec, refusal = None, str(error)
     assert described == (spec is not None), refusal
     if spec is not None:
-        assert Draft202012Validator(SCHEMA).is_valid(spec.model_dump(mode="json"))
+        assert VALIDATOR.is_valid(spec.model_dump(mode="json"))
 
 
 # A distance from another distribution
