@@ -33,9 +33,11 @@ pytestmark = [
 IDS = torch.arange(10, 24).reshape(2, 7)
 
 
-def adapted(name: str = "Llama", **options: Any) -> Any:
+def adapted(name: str = "Llama", *, layers: int = 2, **options: Any) -> Any:
     """A model with an adapter whose parameters are not zero."""
-    model = peft.get_peft_model(make(name), peft.LoraConfig(r=4, lora_alpha=8, **options)).eval()
+    model = peft.get_peft_model(
+        make(name, num_hidden_layers=layers), peft.LoraConfig(r=4, lora_alpha=8, **options)
+    ).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -160,7 +162,7 @@ class Plain(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = make("Llama")
+        self.inner = make("Llama", num_hidden_layers=1)
         self.config = self.inner.config
 
     def get_output_embeddings(self) -> nn.Module:
@@ -170,8 +172,9 @@ class Plain(nn.Module):
         return self.inner(input_ids=input_ids, output_hidden_states=output_hidden_states, use_cache=use_cache)
 
 
+# A compiler takes a second for each layer, and every one is compiled as the first.
 def test_compiled() -> None:
-    model: Any = torch.compile(make("Gemma2"), backend="eager")
+    model: Any = torch.compile(make("Gemma2", num_hidden_layers=1), backend="eager")
     require_equal_logits(model)
     without_option: Any = torch.compile(Plain().eval(), backend="eager")
     require_equal_logits(without_option)
@@ -181,7 +184,7 @@ def test_compiled() -> None:
 
 
 def test_data_parallel_and_nested(one_process: None) -> None:
-    inner = adapted(target_modules=["lm_head"])
+    inner = adapted(layers=1, target_modules=["lm_head"])
     nested: Any = DistributedDataParallel(torch.compile(inner, backend="eager"))
     chain = ["DistributedDataParallel", "OptimizedModule", "PeftModel", "LoraModel", "LlamaForCausalLM"]
     assert [type(layer).__name__ for layer in layers(nested)] == chain
