@@ -112,7 +112,7 @@ def _smallest_failure(
 
 
 def _phases() -> tuple[Phase, ...]:
-    """Return what is done with the cases: a failing one is made small unless the profile of Hypothesis leaves that out."""
+    """Return what is done with cases: a failing one is made small unless the profile of Hypothesis leaves that out."""
     profile = settings.default
     shrinks = profile is None or Phase.shrink in profile.phases
     return (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)

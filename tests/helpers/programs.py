@@ -72,7 +72,7 @@ def _exit_code(program: str) -> int:
         traceback.print_exc()
         code = 1
     if not isinstance(code, int | None):
-        print(code, file=sys.stderr)
+        sys.stderr.write(f"{code}\n")
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
