@@ -48,7 +48,12 @@ def wrap(backend: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
     """Return the backend as a tokenizer of `transformers`."""
     backend.no_padding()
     backend.no_truncation()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    # It would be copied by way of JSON, which takes as long as reading it; nobody else has it.
+    given: Any = backend
+    given.__deepcopy__ = lambda _: backend
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    del given.__deepcopy__
+    return tokenizer
 
 
 def bos_template(backend: Tokenizer, token: str) -> None:
