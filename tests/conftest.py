@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import re
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import Phase, settings
 
@@ -15,6 +18,12 @@ settings.register_profile("default", deadline=None, derandomize=True, print_blob
 settings.register_profile("mutation", settings.get_profile("default"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("default")
 
+# What takes seconds to prepare is kept for a whole process, so files that prepare the same go to one worker.
+PREPARE_THE_SAME = {
+    "real tokenizers": re.compile(r"examples\.offline\.tokenizers|tests\.helpers import texts"),
+    "processes that have imported": re.compile(r"tests\.helpers\.process"),
+}
+
 
 def pytest_collection_finish() -> None:
     """Leave out what is imported and collected by now, which stays to the end, when garbage is looked for.
@@ -23,3 +32,24 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute by files, as ``--dist loadfile`` does, but keep files together that prepare the same."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return units.get(file, file)
+
+    units = {
+        path.relative_to(config.rootpath).as_posix(): unit
+        for path in config.rootpath.glob("tests/**/test_*.py")
+        for unit, imported in PREPARE_THE_SAME.items()
+        if imported.search(path.read_text(encoding="utf-8"))
+    }
+    return Together(config, log)
