@@ -13,6 +13,12 @@ from hypothesis import Phase, settings
 # One thread: two workers share two cores, and results do not depend on how many there are.
 torch.set_num_threads(1)
 
+# Where there is none of these, `torch.manual_seed` notes the whole stack for each, for a seed to set once there is one:
+# a millisecond, thousands of times.
+if not torch.accelerator.is_available():
+    for accelerator in (torch.cuda, torch.xpu, torch.mtia):
+        accelerator.manual_seed_all = lambda seed: None
+
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True, max_examples=50)
 # Mutation asks only whether a test fails, not for the smallest case.
 settings.register_profile("mutation", settings.get_profile("default"), phases=(Phase.explicit, Phase.generate))
