@@ -193,7 +193,7 @@ def subset_of(
     if others is None:
         raise ConfigurationError(
             f"{side}_tokens: say what becomes of all other tokens, other_tokens='one_outcome' (one more outcome, with "
-            "the probability of all of them; exact, and no faster) or other_tokens='left_out' (fast; labels among them "
+            "the probability of all of them; exact, and slower) or other_tokens='left_out' (fast; labels among them "
             "are refused)."
         )
     try:
