@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.clock import seconds
-from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
-from dskd_components.models.vocabulary_subset import Others, VocabularySubset
+from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates, VocabularySubset
+from dskd_components.models.vocabulary_subset import Others
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -59,6 +59,7 @@ from dskd_components.models.aux_loss import AuxLoss
 from dskd_components.models.head import Head
 from dskd_components.models.states import LMStates, scored_tokens
 from dskd_components.models.token_groups import TokenGroups
+from dskd_components.models.vocabulary_subset import VocabularySubset
 from dskd_components.preflight import Finding, PreflightReport
 from dskd_components.spec import SpecFileError, load_multi_teacher_spec, load_spec
 from dskd_components.spec.dskd_spec import DSKDSpec
@@ -108,6 +109,7 @@ __all__ = [
     "TokenGroups",
     "TokenTerm",
     "UnknownComponentError",
+    "VocabularySubset",
     "__version__",
     "clip_grad_norms",
     "get_aligner",

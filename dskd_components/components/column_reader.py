@@ -39,6 +39,11 @@ class ColumnReader(Component, ABC):
     finds them in ``student.columns["byte_starts"]``, a space those of its own side in ``rows.columns["byte_starts"]``.
     A batch without one of them is refused."""
 
+    @property
+    def sides_read(self) -> tuple[Side, ...]:
+        """The sides whose positions it sees: an aligner those of both, a space those of its own side."""
+        return get_args(Side)
+
     @classmethod
     def example_column(cls, name: str, tokens: Tensor) -> Tensor:
         """Return a column that laws are tried with; to be overridden by whoever cannot read small integers.
@@ -62,14 +67,16 @@ def columns_read_by(component: ColumnReader, side: Side) -> tuple[str, ...]:
         side: whose.
 
     Raises:
-        ConfigurationError: it names one that is of neither side.
+        ConfigurationError: it names one that is of no side whose positions it sees.
     """
-    prefixes = tuple(f"{each}_" for each in get_args(Side))
+    sides = component.sides_read
+    prefixes = tuple(f"{each}_" for each in sides)
     for name in component.reads_columns:
         if not name.startswith(prefixes) or name in prefixes:
+            seen = f"positions of the {sides[0]} alone" if len(sides) == 1 else "positions of both sides"
             raise ConfigurationError(
-                f"{described(component)}: reads_columns has {name!r}; expected names as batches have them, "
-                f"'student_{name}' or 'teacher_{name}'."
+                f"{described(component)}: reads_columns has {name!r}, but it sees {seen}; expected names as batches "
+                f"have them, {' or '.join(repr(f'{each}_worth') for each in sides)} for example."
             )
     own = f"{side}_"
     return tuple(name.removeprefix(own) for name in component.reads_columns if name.startswith(own))

@@ -227,6 +227,11 @@ class Space(ColumnReader, ABC):
     `needs_shared_tokens`, these are the shared tokens, each with its probability among them. Laws hold them to it."""
 
     @property
+    def sides_read(self) -> tuple[Side, ...]:
+        """Its own side."""
+        return (self.side,)
+
+    @property
     def needs_teacher_argmax(self) -> bool:
         """Whether `compare` reads ``rows.teacher_argmax``."""
         return False

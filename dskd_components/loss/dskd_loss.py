@@ -143,6 +143,8 @@ class DSKDLoss(nn.Module):
             "teacher": None if teacher_head is None else teacher_head.subset,
         }
         require_vocabulary_map(spec, teacher_to_student_ids)
+        for side in self.hidden_sizes:
+            spec.columns_read(side)  # refuses misnamed ones
         self.head_fingerprints: dict[Side, HeadFingerprint | None] = {
             "student": None if student_head is None else HeadFingerprint.of(student_head, frozen=False),
             "teacher": None if teacher_head is None else HeadFingerprint.of(teacher_head, frozen=True),

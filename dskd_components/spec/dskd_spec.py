@@ -168,7 +168,7 @@ class PairSpec(FrozenModel):
             side: whose.
 
         Raises:
-            ConfigurationError: a component names one that is of neither side.
+            ConfigurationError: a component names one that is of no side whose positions it sees.
         """
         return columns_read((self.aligner, *self.spaces), side)
 

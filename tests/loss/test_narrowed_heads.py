@@ -17,9 +17,9 @@ from dskd_components import (
     InputError,
     MultiTeacherLoss,
     MultiTeacherSpec,
+    VocabularySubset,
 )
 from dskd_components.engines.vocabulary_overlap import KnownOverlap
-from dskd_components.models.vocabulary_subset import VocabularySubset
 from tests.helpers import stores
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer, tiny_model
 from tests.helpers.registered import vocabulary_map

@@ -182,12 +182,21 @@ def test_what_is_no_column_is_refused() -> None:
             columns={"worth": labels[0]},
         )
 
-    class Misnamed(Worth):
-        name: Literal["misnamed"] = "misnamed"  # type: ignore[assignment]
-        reads_columns: ClassVar[tuple[str, ...]] = ("worth",)
+    for wrong in ("worth", "teacher_worth", "student_"):
 
-    with pytest.raises(ConfigurationError, match=r"the space 'misnamed'.*reads_columns has 'worth'.*'student_worth'"):
-        batch.loss(build(DSKDSpec(spaces=(Misnamed(),)), batch))
+        class Misnamed(Worth):
+            name: Literal["misnamed"] = "misnamed"  # type: ignore[assignment]
+            reads_columns: ClassVar[tuple[str, ...]] = (wrong,)
+
+        with pytest.raises(ConfigurationError, match=rf"'misnamed'.* has '{wrong}'.*'student_worth' for example"):
+            build(DSKDSpec(spaces=(Misnamed(),)), batch)
+
+    class Neither(Nearby):
+        name: Literal["neither"] = "neither"  # type: ignore[assignment]
+        reads_columns: ClassVar[tuple[str, ...]] = ("byte_starts",)
+
+    with pytest.raises(ConfigurationError, match=r"'neither'.*both sides; .*'student_worth' or 'teacher_worth'"):
+        build(DSKDSpec(aligner=Neither()), make_batch(0, same_tokenizer=False))
 
 
 def test_on_every_way_the_columns_come_along(tmp_path: Path) -> None:

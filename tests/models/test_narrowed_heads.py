@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dskd_components import ConfigurationError, Head, InputError
-from dskd_components.models.vocabulary_subset import VocabularySubset
+from dskd_components import ConfigurationError, Head, InputError, VocabularySubset
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
