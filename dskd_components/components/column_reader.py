@@ -25,13 +25,11 @@ class ColumnReader(Component, ABC):
     targets are. Columns are constants, and follow padding, packing, micro-batches and tiles.
 
     Examples:
-        >>> from typing import Literal
-        >>> from dskd_components.aligners import AttentionAligner
-        >>> class Nearby(AttentionAligner):
-        ...     reads_columns = ("student_byte_starts", "teacher_byte_starts")
-        ...     name: Literal["nearby"] = "nearby"
-        >>> columns_read_by(Nearby(), "student")
-        ('byte_starts',)
+        An aligner that reads where tokens start, in ``student.columns["byte_starts"]`` and the teacher's::
+
+            class Nearby(AttentionAligner):
+                name: Literal["nearby"] = "nearby"
+                reads_columns = ("student_byte_starts", "teacher_byte_starts")
     """
 
     reads_columns: ClassVar[tuple[str, ...]] = ()

@@ -22,23 +22,10 @@ class Schedule(Component, ABC):
     """Options of a schedule, and the number that they give at a step. It has no state: the loop counts the steps.
 
     Examples:
-        >>> from typing import Literal
-        >>> class HalvedSchedule(Schedule):
-        ...     name: Literal["halved"] = "halved"
-        ...     steps: int = 100
-        ...
-        ...     def at(self, step):
-        ...         return 0.5 if step >= self.steps else 1.0
-        ...
-        ...     @property
-        ...     def turning_points(self):
-        ...         return 0.5, 1.0
-        ...
-        ...     @property
-        ...     def final_step(self):
-        ...         return self.steps
-        >>> HalvedSchedule(steps=10).number_at(9)
-        1.0
+        >>> from dskd_components.spec import LinearSchedule
+        >>> warm_up = LinearSchedule(start=0, end=1, steps=100)
+        >>> warm_up.number_at(25), list(warm_up.turning_points), warm_up.final_step
+        (0.25, [0.0, 1.0], 100)
     """
 
     kind: ClassVar[str] = "schedule"

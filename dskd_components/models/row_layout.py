@@ -100,6 +100,36 @@ class RowLayout:
         return of_tokens.gather(1, index).masked_fill(following < 0, fill)
 
 
+def shifted_column(name: str, column: Tensor, layout: RowLayout) -> Tensor:
+    """Return a column by position: what belongs to the token that each position predicts, `fill_of` it where none.
+
+    Args:
+        name: what the message calls it.
+        column: ``[B, T]`` or ``[B, T, ...]``, an entry for each token.
+        layout: how samples lie in the rows.
+
+    Raises:
+        InputError: it has not an entry for each token.
+    """
+    expected = list(layout.following.shape)
+    if not isinstance(column, Tensor) or list(column.shape[:2]) != expected:
+        found = describe(column) if isinstance(column, Tensor) else type(column).__name__
+        raise InputError(f"The column {name!r}: expected a tensor {expected}, an entry for each token, got {found}.")
+    return layout.shifted(column, fill_of(column))
+
+
+def fill_of(column: Tensor) -> float | bool:
+    """Return what a column holds where there is no token: -1, or 0 if it holds no integers with a sign, or False.
+
+    Examples:
+        >>> fill_of(torch.ones(1, dtype=torch.int64)), fill_of(torch.ones(1)), fill_of(torch.ones(1, dtype=torch.bool))
+        (-1, 0, False)
+    """
+    if column.dtype == torch.bool:
+        return False
+    return 0 if column.is_floating_point() or column.dtype == torch.uint8 else -1
+
+
 def following_tokens(of_tokens: Tensor, attention_mask: object) -> RowLayout:
     """Return a layout that knows of padding alone.
 

@@ -27,8 +27,8 @@ from dskd_components.models.loading import head_is_here, require_loaded
 from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
-from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens
-from dskd_components.models.states import IGNORE_INDEX, UNSCORED_SAMPLE, LMStates, shifted_column
+from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens, shifted_column
+from dskd_components.models.states import IGNORE_INDEX, UNSCORED_SAMPLE, LMStates
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
 

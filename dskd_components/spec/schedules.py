@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 
 from dskd_components.components.fields import ComponentField
 from dskd_components.components.schedule import Schedule, final_step_of, range_of
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, UnknownComponentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -212,7 +212,10 @@ class WeightField:
 
     def _schedule(self, value: object, number: core_schema.ValidatorFunctionWrapHandler) -> float | Schedule:
         if isinstance(value, Mapping | Schedule) or (isinstance(value, str) and not _spells_a_number(value)):
-            found = ANY_SCHEDULE.read(value)
+            try:
+                found = ANY_SCHEDULE.read(value)
+            except UnknownComponentError as error:
+                raise ValueError(f"expected a number or a schedule: {error}") from error
             assert isinstance(found, Schedule), "the registry has schedules under this kind"
             return found
         return float(number(value))

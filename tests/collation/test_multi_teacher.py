@@ -69,6 +69,7 @@ OPTIONS: dict[str, Any] = {
     "packing": True,
     "append_eos": False,
     "train_on_prompt": True,
+    "byte_positions": True,
     "columns": Columns(prompt="question", response="answer"),
 }
 """For each option that is for all models, a value that is not the default."""
