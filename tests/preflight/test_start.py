@@ -217,7 +217,7 @@ def test_models_run_once_and_projectors_are_built_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(PinvProjection, "__init__", counted)
     ran = []
     states = DSKDLoss.states
-    monkeypatch.setattr(DSKDLoss, "states", lambda self, *args: (ran.append(args[-1]), states(self, *args))[1])
+    monkeypatch.setattr(DSKDLoss, "states", lambda self, *a, **k: (ran.append(a[-1]), states(self, *a, **k))[1])
     pair = Pair(**sound_pair(), samples=TEXTS)
     found = measure_starts(DSKDLoss, pair, lambda spec: _batch(pair, spec, STARTED_TOKENS))
     assert len(found) >= 6
