@@ -85,7 +85,7 @@ def batch_for(spec: DSKDSpec, seed: int = 0) -> Batch:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_layouts_and_engines_make_no_difference(spec: DSKDSpec) -> None:
+def test_layouts_and_engines_make_no_difference(spec: DSKDSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = batch_for(spec)
     loss_fn = build(spec, batch)
     plain, gradient = outcome(loss_fn, batch)
@@ -100,7 +100,9 @@ def test_layouts_and_engines_make_no_difference(spec: DSKDSpec) -> None:
     parts = [outcome(loss_fn, batch.rows(rows), num_items_in_batch=count) for rows in (slice(1), slice(1, 3))]
     torch.testing.assert_close(torch.stack([part.loss for part, _ in parts]).sum(), plain.loss)
     torch.testing.assert_close(torch.cat([each for _, each in parts]), gradient)
-    torch.testing.assert_close(outcome(loss_fn, batch.packed())[0].loss, plain.loss)
+    for worthwhile in (2**20, 0):  # packed rows as they are, and attention sample by sample
+        monkeypatch.setattr("dskd_components.aligners.packed_rows.WORTHWHILE", worthwhile)
+        torch.testing.assert_close(outcome(loss_fn, batch.packed())[0].loss, plain.loss)
     changed = {
         side: replace(getattr(batch, side), columns={k: v * 3 for k, v in getattr(batch, side).columns.items()})
         for side in ("student", "teacher")
