@@ -1,20 +1,17 @@
 """`Distance`: how far the student's next-token distribution is from the teacher's."""
 
-from __future__ import annotations
-
 from abc import ABC
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from dskd_components.components.component import Component, stay_abstract
+from dskd_components.components.distribution import Distribution
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from dskd_components.components.distribution import Distribution
     from dskd_components.components.projector import ProjectorHeads
     from dskd_components.components.vocabulary import ComparedTokens
 
@@ -101,7 +98,7 @@ class Distance(Component, ABC):
         """The least upper bound, in nats, reached where the two have nothing in common; None if there is none."""
         return None
 
-    def build(self, *, tokens: ComparedTokens | None, heads: ProjectorHeads | None) -> nn.Module | None:  # noqa: ARG002
+    def build(self, *, tokens: "ComparedTokens | None", heads: "ProjectorHeads | None") -> nn.Module | None:  # noqa: ARG002
         """Return a module with parameters and buffers that is called in place of the distance, with the same arguments.
 
         None, as it stands: there are none, and the distance itself is called. A module becomes part of the loss: it is

@@ -1,13 +1,11 @@
 """`GroupSpace`: where what two models say of the same stretch of text meets, whatever tokens they cut it into."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor  # noqa: TC002  # plugins read these annotations
+from torch import Tensor
 
 from dskd_components.components.component import stay_abstract
 from dskd_components.components.space import ComparedRows, Measure, Space, SpaceResult, token_cross_entropy
@@ -139,6 +137,6 @@ class GroupSpace(Space):
         """
         raise ConfigurationError(f"The space {self.name!r} combines groups, it does not compare rows.")
 
-    def distances(self, default: Distance) -> tuple[Distance, ...]:  # noqa: ARG002
+    def distances(self, default: "Distance") -> "tuple[Distance, ...]":  # noqa: ARG002
         """Return nothing: sums are not distributions over tokens, so no distance is built for them."""
         return ()
