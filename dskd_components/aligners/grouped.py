@@ -55,6 +55,10 @@ class GroupedAlignment(Alignment):
         first = first.scatter_reduce(0, self._slots(self.teacher_group), positions.flatten(), "amin")
         return first[self.student_group.clamp_min(0)].where(self.student_covered, -1)
 
+    def groups_of_positions(self) -> tuple[Tensor, Tensor]:
+        """Return the groups of both sides."""
+        return self.student_group, self.teacher_group
+
     def _pool(self, values: Tensor, group: Tensor) -> Tensor:
         """Return ``[groups, d]``; rows of numbers that no group has say nothing."""
         member = (group >= 0).flatten()

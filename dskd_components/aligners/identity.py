@@ -35,6 +35,12 @@ class IdentityAlignment(Alignment):
         positions = torch.arange(covered.shape[1], device=covered.device).expand_as(covered)
         return positions.where(covered, -1)
 
+    def groups_of_positions(self) -> tuple[Tensor, Tensor]:
+        """Return groups of one position each."""
+        covered = self.student_covered
+        own = torch.arange(covered.numel(), device=covered.device).view_as(covered).where(covered, -1)
+        return own, own
+
 
 class IdentityModule(AlignerModule):
     """Checks that both sides are of one length and one text, then maps positions to themselves."""

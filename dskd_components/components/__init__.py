@@ -1,9 +1,10 @@
 """What a component is, and how it is found: the contract of every kind, the hooks, and the registry of plugins.
 
 What a plugin author reads, one file for each contract: `component`, `distance` (with `distribution`), `aligner` (with
-`alignment`), `projector`, `space` (with `terms`), `column_reader` for both of these, `schedule`, and `hookspecs`. How
-components are found by name: `registry` with `loading` and `policy`, `lookup` for the registry of the process, `fields`
-for specs. Plugins import the names below, most of them from `dskd_components` itself.
+`alignment`), `projector` (with `vocabulary`), `space` (with `terms`, `group_space`), `column_reader` for both of these,
+`schedule`, and `hookspecs`. `space_modules` calls what was built for a space. How components are found by name:
+`registry` with `loading` and `policy`, `lookup` for the registry of the process, `fields` for specs. Plugins import the
+names below, most of them from `dskd_components` itself.
 """
 
 from dskd_components.components.aligner import Aligner, AlignerModule
@@ -12,6 +13,7 @@ from dskd_components.components.component import Component
 from dskd_components.components.distance import Distance, DistanceGradients
 from dskd_components.components.distribution import Distribution
 from dskd_components.components.fields import AnyAligner, AnyDistance, AnyProjector, AnySpace, AnySpaces
+from dskd_components.components.group_space import ComparedGroups, GroupRows, GroupSpace
 from dskd_components.components.hookspecs import hookimpl
 from dskd_components.components.lookup import (
     default_registry,
@@ -29,6 +31,7 @@ from dskd_components.components.registry import BrokenPlugin, ComponentInfo, Dis
 from dskd_components.components.schedule import Schedule
 from dskd_components.components.space import ComparedRows, Direction, Measure, SharedTokens, Space, SpaceResult
 from dskd_components.components.terms import Denominator, Tally, TokenTerm
+from dskd_components.components.vocabulary import ComparedTokens, Vocabulary
 from dskd_components.models.states import Side
 
 __all__ = [
@@ -42,7 +45,9 @@ __all__ = [
     "AnySpace",
     "AnySpaces",
     "BrokenPlugin",
+    "ComparedGroups",
     "ComparedRows",
+    "ComparedTokens",
     "Component",
     "ComponentInfo",
     "Denominator",
@@ -51,6 +56,8 @@ __all__ = [
     "Distance",
     "DistanceGradients",
     "Distribution",
+    "GroupRows",
+    "GroupSpace",
     "Measure",
     "PluginPolicy",
     "Projection",
@@ -64,6 +71,7 @@ __all__ = [
     "SpaceResult",
     "Tally",
     "TokenTerm",
+    "Vocabulary",
     "default_registry",
     "get_aligner",
     "get_distance",

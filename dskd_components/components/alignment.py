@@ -151,6 +151,14 @@ class Alignment(ABC):
         held = (getattr(self, each.name) for each in fields(self))
         return [part for part in held if isinstance(part, Tensor)]
 
+    def groups_of_positions(self) -> tuple[Tensor, Tensor] | None:
+        """Return ``[B, Ts]`` and ``[B, Tt]``, int64: a number that the positions of one group share, -1 for none.
+
+        Numbers are those of one batch: two samples have none in common. None, as it stands, for alignments that have no
+        groups, such as attention, where each position belongs to all of the other side in some degree.
+        """
+        return None
+
     @torch.no_grad()
     def weights(self, sample: int) -> Tensor:
         """Return ``[Ts, Tt]``: how much each teacher position weighs for each student position of one sample.

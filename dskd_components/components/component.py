@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+from torch import Tensor, nn
 
-from dskd_components.errors import did_you_mean
+from dskd_components.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
 
 Value = TypeVar("Value", covariant=True)
+Given = TypeVar("Given")
 
 
 class FrozenMapping(Mapping[str, Value]):
@@ -114,7 +117,12 @@ class FrozenModel(BaseModel):
 class Component(FrozenModel, ABC):
     """Base of every plugin class. The pydantic model is the component's typed spec.
 
-    A concrete component has a field ``name: Literal["my_name"] = "my_name"``; its other fields are its options.
+    A concrete component has a field ``name: Literal["my_name"] = "my_name"``; its other fields are its options. It
+    holds no tensor, parameter or module, in whatever attribute: these belong to the module that its ``build`` returns,
+    which is trained, saved and moved with the loss.
+
+    Raises:
+        ConfigurationError: an attribute holds one; the message names it.
     """
 
     kind: ClassVar[str]
@@ -138,6 +146,38 @@ class Component(FrozenModel, ABC):
                 f'{cls.__name__}.name: expected `name: Literal["my_name"] = "my_name"`, one string that is also the '
                 f"default, got annotation {field.annotation!r} and default {field.default!r}."
             )
+        for attribute, value in vars(cls).items():
+            if not attribute.startswith("__"):
+                _refuse_tensor(f"The {cls.kind} {field.default!r}", attribute, value)
+
+    @model_validator(mode="after")
+    def _hold_no_tensor(self) -> Self:
+        """Refuse what would be neither trained nor saved nor moved, and would make equal specs unequal."""
+        for attribute, value in {**vars(self), **(self.__pydantic_private__ or {})}.items():
+            _refuse_tensor(f"The {self.kind} {self.name!r}", attribute, value)
+        return self
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        """Set a private attribute, which may not hold a tensor either."""
+        _refuse_tensor(f"The {self.kind} {type(self).component_name()!r}", attribute, value)
+        super().__setattr__(attribute, value)
+
+    def required(self, heads: Given | None) -> Given:
+        """Return the heads, for a ``build`` that cannot do without.
+
+        Args:
+            heads: what ``build`` was given.
+
+        Raises:
+            ConfigurationError: there are none.
+        """
+        if heads is None:
+            raise ConfigurationError(
+                f"The {self.kind} {self.name!r} is made from the models' heads: build it with "
+                "heads=ProjectorHeads(...), and a loss of it with student_head=Head(...) and teacher_head=Head(...), "
+                "or by DSKDLoss.from_models."
+            )
+        return heads
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
@@ -158,6 +198,49 @@ class Component(FrozenModel, ABC):
         if field.is_required():
             raise TypeError(f'{cls.__name__} has no name: add `name: Literal["my_name"] = "my_name"`.')
         return str(field.default)
+
+
+def stay_abstract(cls: type[Component], base: type[Any], method: str) -> None:
+    """Leave a class abstract that has neither a method nor a ``build`` of its own: what is built may have the method.
+
+    Args:
+        cls: the class.
+        base: the class of its kind, which has both as they stand.
+        method: the method's name.
+    """
+    if all(getattr(cls, name) is getattr(base, name) for name in (method, "build")):
+        cls.__abstractmethods__ = cls.__abstractmethods__ | {method}
+
+
+def tensor_held_by(value: object, *, depth: int = 3) -> str | None:
+    """Return the type of the first tensor, parameter or module that a value holds, or None.
+
+    Args:
+        value: anything; containers and plain objects are looked into.
+        depth: how many of them within one another.
+    """
+    if isinstance(value, Tensor | nn.Module):
+        return type(value).__name__
+    if depth == 0 or isinstance(value, str | bytes | type | FunctionType | ModuleType):
+        return None
+    if isinstance(value, Mapping):
+        parts: Collection[object] = [*value.keys(), *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = value
+    else:
+        parts = list(getattr(value, "__dict__", {}).values())
+    return next((found for part in parts if (found := tensor_held_by(part, depth=depth - 1))), None)
+
+
+def _refuse_tensor(component: str, attribute: str, value: object) -> None:
+    found = tensor_held_by(value)
+    if found is not None:
+        raise ConfigurationError(
+            f"{component} holds a {found} in {attribute!r}. A component is a frozen set of options: it is compared, "
+            "written to JSON and copied, and a tensor in it is neither trained nor saved nor moved to the models' "
+            "device. Return an nn.Module from its method build(...), with an nn.Parameter for what is learned and "
+            "register_buffer(...) for what is constant."
+        )
 
 
 Choice = TypeVar("Choice", bound=FrozenModel)

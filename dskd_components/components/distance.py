@@ -1,14 +1,19 @@
 """`Distance`: how far the student's next-token distribution is from the teacher's."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dskd_components.components.component import Component
+from dskd_components.components.component import Component, stay_abstract
 from dskd_components.components.distribution import Distribution
+from dskd_components.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dskd_components.components.projector import ProjectorHeads
+    from dskd_components.components.vocabulary import ComparedTokens
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,13 +80,39 @@ class Distance(Component, ABC):
     """Whether the value is differentiable everywhere in the logits, also where two tokens are equally likely. Where it
     may not be, as in a distance that sorts or takes absolute values, gradients are compared away from ties alone."""
 
+    treats_tokens_alike: ClassVar[bool] = True
+    """Whether a common reordering of the vocabulary changes nothing. False for a distance that knows something of each
+    token, such as weights of its own."""
+
+    learning_rate_factor: ClassVar[float] = 1.0
+    """What the learning rate of what `build` makes is multiplied with in `DSKDLoss.param_groups`."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the class when it is made; one without ``__call__`` and `build` is abstract."""
+        super().__pydantic_init_subclass__(**kwargs)
+        stay_abstract(cls, Distance, "__call__")
+
     @property
     def upper_bound(self) -> float | None:
         """The least upper bound, in nats, reached where the two have nothing in common; None if there is none."""
         return None
 
-    @abstractmethod
-    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    def build(self, *, tokens: "ComparedTokens | None", heads: "ProjectorHeads | None") -> nn.Module | None:  # noqa: ARG002
+        """Return a module with parameters and buffers that is called in place of the distance, with the same arguments.
+
+        None, as it stands: there are none, and the distance itself is called. A module becomes part of the loss: it is
+        trained, saved and moved with it. Each space that measures with the distance builds one of its own. In a call
+        its parameters and floating buffers have the precision of the log-probabilities, whatever they are kept in. It
+        is called a few rows at a time, and differentiated by autograd.
+
+        Args:
+            tokens: the tokens that the columns stand for. None where the loss is built without heads.
+            heads: both models' heads and vocabularies, from teacher to student; None likewise.
+        """
+        return None
+
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:  # noqa: ARG002
         """Return the distance of each row.
 
         Args:
@@ -90,7 +121,15 @@ class Distance(Component, ABC):
 
         Returns:
             ``[N]``, nats, same dtype.
+
+        Raises:
+            ConfigurationError: the distance has parameters, which are in what `build` returns.
         """
+        raise ConfigurationError(
+            f"The distance {self.name!r} has parameters, so it cannot be called itself: build(...) returns what can. "
+            "In a space, rows.divergence(distance) and rows.function_of(distance) find what was built for one of its "
+            "`distances`."
+        )
 
     def value_and_gradients(
         self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool

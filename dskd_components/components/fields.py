@@ -115,7 +115,7 @@ class TrainedTarget:
 
 @dataclass(frozen=True)
 class DifferentComponents:
-    """Tells pydantic that a field holds some components of one kind, each name once at most."""
+    """Tells pydantic that a field holds components of one kind, each name once at most."""
 
     kind: str
 
@@ -130,16 +130,27 @@ class DifferentComponents:
         described = handler(schema)
         names = sorted({info.name for info in list_components(self.kind)})
         once = [{"contains": _named(name), "minContains": 0, "maxContains": 1} for name in names]
-        return described | {"minItems": 1, "allOf": once}
+        return described | {"allOf": once}
 
     def _checked(self, components: tuple[Component, ...]) -> tuple[Component, ...]:
-        if not components:
-            raise ValueError(f"expected at least one {self.kind}")
         names = [component.name for component in components]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"expected different {self.kind}s, got {twice[0]!r} twice; their terms would share a name")
         return components
+
+
+def require_terms_in_schema(schema: dict[str, Any]) -> None:
+    """Have a JSON Schema of a spec ask for a space, unless the aligner is one that has terms.
+
+    Args:
+        schema: changed in place.
+    """
+    aligners: list[Any] = [info.component for info in list_components("aligner")]
+    with_terms = [_named(aligner.component_name()) for aligner in aligners if aligner.terms]
+    some_space: dict[str, Any] = {"properties": {"spaces": {"minItems": 1}}}
+    of_aligner = {"required": ["aligner"], "properties": {"aligner": {"anyOf": with_terms}}}
+    schema["anyOf"] = [some_space, of_aligner] if with_terms else [some_space]
 
 
 def _made(component: type[Component], options: Mapping[Any, Any]) -> Component:

@@ -11,18 +11,22 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import is_parametrized
 
 from dskd_components.components.component import Component
-from dskd_components.errors import ConfigurationError
+from dskd_components.components.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dskd_components.models.head import Head
     from dskd_components.models.host_reads import Check
+    from dskd_components.models.states import Side
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ProjectorHeads:
     """The heads at both ends of a projection, and which of their rows are the same tokens.
+
+    What is built for both models alike, as spaces and distances are, is given those from teacher to student, and finds
+    each model's by `side`.
 
     Args:
         source: head of the model whose hidden states come in.
@@ -31,6 +35,8 @@ class ProjectorHeads:
             vocabularies are one.
         target_ids: ``[K]``, int64: the same tokens in the target's vocabulary.
         are_checked: whether somebody sees to `Projection.checks` of these heads. Otherwise a projection looks itself.
+        source_side: whose head the source is.
+        vocabularies: by side, what is known of the tokens, where something is built; see `vocabulary`.
     """
 
     source: Head
@@ -38,6 +44,21 @@ class ProjectorHeads:
     source_ids: Tensor | None = None
     target_ids: Tensor | None = None
     are_checked: bool = False
+    source_side: Side = "student"
+    vocabularies: Mapping[Side, Vocabulary] | None = None
+
+    def side(self, side: Side) -> Head:
+        """Return the head of one model."""
+        return self.source if side == self.source_side else self.target
+
+    def shared_ids(self, side: Side) -> Tensor | None:
+        """Return ``[K]``, int64: one model's ids of the tokens that both have. None: the two vocabularies are one."""
+        return self.source_ids if side == self.source_side else self.target_ids
+
+    def vocabulary(self, side: Side) -> Vocabulary:
+        """Return one model's tokens: how many there are, and what they stand for where a tokenizer is known."""
+        known = (self.vocabularies or {}).get(side)
+        return Vocabulary(size=self.side(side).vocabulary_size) if known is None else known
 
     def shared_weights(self) -> tuple[Tensor, Tensor]:
         """Return ``[K, d_source]`` and ``[K, d_target]``: the head rows of the tokens that both sides have."""
@@ -170,18 +191,3 @@ class Projector(Component, ABC):
             heads: the heads at both ends, always given if ``needs_heads``; with no shared ids at all where it is not
                 known which tokens two vocabularies share.
         """
-
-    def required(self, heads: ProjectorHeads | None) -> ProjectorHeads:
-        """Return the heads, for a `build` that cannot do without.
-
-        Args:
-            heads: what `build` was given.
-
-        Raises:
-            ConfigurationError: there are none.
-        """
-        if heads is None:
-            raise ConfigurationError(
-                f"The projector {self.name!r} is made from the models' heads: build it with heads=ProjectorHeads(...)."
-            )
-        return heads

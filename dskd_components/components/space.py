@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch.nn import functional as F
 
 from dskd_components.components.column_reader import ColumnReader
+from dskd_components.components.component import stay_abstract
+from dskd_components.components.distance import Distance
+from dskd_components.components.vocabulary import ComparedTokens
+from dskd_components.errors import ConfigurationError
 from dskd_components.models.states import Side
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from dskd_components.components.distance import Distance
+    from dskd_components.components.projector import ProjectorHeads
     from dskd_components.components.terms import Tally, TokenTerm
 
 
@@ -78,6 +83,9 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 Direction = Literal["t2s", "s2t"]
 """Of a projection: from the teacher's space to the student's, or back."""
 
+DistanceFunction = Callable[["Tensor", "Tensor"], "Tensor"]
+"""Maps log-probabilities ``[N, V]`` of student and teacher to distances ``[N]``."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Measure:
@@ -114,6 +122,7 @@ class ComparedRows:
         shared_tokens: the tokens that both vocabularies have, or None; only for spaces with ``needs_shared_tokens``.
         columns: by name without the side, ``[N, ...]``: those columns of the batch that the space `reads_columns` of,
             each row's entry being that of the token which is right there.
+        built: what was built for those of the space's distances that have parameters; see `function_of`.
     """
 
     student_logits: Tensor
@@ -123,6 +132,7 @@ class ComparedRows:
     measure: Measure
     shared_tokens: SharedTokens | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    built: Sequence[tuple[Distance, DistanceFunction]] = ()
 
     @cached_property
     def log_probs(self) -> tuple[Tensor, Tensor]:
@@ -155,7 +165,20 @@ class ComparedRows:
             teacher_argmax=places[1],
             measure=self.measure,
             columns=self.columns,
+            built=self.built,
         )
+
+    def function_of(self, distance: Distance | None) -> DistanceFunction:
+        """Return what maps log-probabilities ``[N, V]`` of student and teacher to distances ``[N]``.
+
+        It is the distance itself, or what was built for it if it has parameters. For comparisons that `divergence`
+        does not make; `log_probs` are at the spec's temperatures, and ``measure.scale`` is left to the caller.
+
+        Args:
+            distance: the space's own choice, or None for the spec's.
+        """
+        distance = self.measure.distance if distance is None else distance
+        return next((function for known, function in self.built if known == distance), distance)
 
     def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
         """Return ``[N]``: the distance of each row at the spec's temperatures, in nats.
@@ -168,7 +191,7 @@ class ComparedRows:
         teacher_logits = self.teacher_logits.detach() if detach_teacher else self.teacher_logits
         student_log_probs = (self.student_logits / measure.temperature).log_softmax(-1)
         teacher_log_probs = (teacher_logits / measure.teacher_temperature).log_softmax(-1)
-        return measure.scale * (distance or measure.distance)(student_log_probs, teacher_log_probs)
+        return measure.scale * self.function_of(distance)(student_log_probs, teacher_log_probs)
 
     def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
         """Return ``[N]``: the cross entropy of one side's logits at temperature 1, in nats; 0 where there is no target.
@@ -241,6 +264,83 @@ class Space(ColumnReader, ABC):
         """Whether `compare` reads ``rows.shared_tokens``. With two tokenizers it needs a map between vocabularies."""
         return False
 
-    @abstractmethod
-    def compare(self, rows: ComparedRows) -> SpaceResult:
-        """Return the loss terms of the rows. Each row's values may depend on that row alone."""
+    treats_tokens_alike: ClassVar[bool] = True
+    """Whether numbering the tokens otherwise changes nothing. False for a space that knows something of each token."""
+
+    learning_rate_factor: ClassVar[float] = 1.0
+    """What the learning rate of what `build` makes is multiplied with in `DSKDLoss.param_groups`."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the class when it is made; one without `compare` and `build` is abstract."""
+        super().__pydantic_init_subclass__(**kwargs)
+        stay_abstract(cls, Space, "compare")
+
+    def build(self, *, heads: ProjectorHeads | None) -> nn.Module | None:  # noqa: ARG002
+        """Return a module with parameters and buffers, whose method ``compare`` is called in place of the space's.
+
+        None, as it stands: there are none. A module becomes part of the loss: it is trained, saved and moved with it.
+        Its parameters and floating buffers have the precision of the logits in each call, whatever they are kept in.
+
+        Args:
+            heads: both models' heads and vocabularies, from teacher to student. None where the loss is built without;
+                `required` refuses that in words.
+        """
+        return None
+
+    def distances(self, default: Distance) -> tuple[Distance, ...]:
+        """Return the distances that `compare` measures with. Those that have parameters are built for the space.
+
+        As it stands: those in its fields, or the spec's where there are none.
+
+        Args:
+            default: the spec's.
+        """
+        return tuple(_distances_in([value for _, value in self])) or (default,)
+
+    def compared_tokens(self, heads: ProjectorHeads) -> ComparedTokens:
+        """Return the tokens that distributions are over where `compare` measures them, for distances that are built.
+
+        As it stands: the tokens that both models have, where the space `needs_shared_tokens` or is of
+        ``one_vocabulary``; else all of its own side.
+
+        Args:
+            heads: both models' heads and vocabularies.
+        """
+        vocabulary, device = heads.vocabulary(self.side), heads.source.weight.device
+        student, teacher = heads.shared_ids("student"), heads.shared_ids("teacher")
+        ids = torch.arange(heads.side(self.side).vocabulary_size, device=device)
+        if self.needs_shared_tokens or self.one_vocabulary:
+            if student is None or teacher is None:
+                ids = ids[: min(heads.source.vocabulary_size, heads.target.vocabulary_size)]
+            elif self.one_vocabulary:
+                ids = student
+            else:
+                shared = SharedTokens.one_to_one(student, teacher)
+                ids = shared.student_ids if self.side == "student" else shared.teacher_ids
+        return ComparedTokens(side=self.side, ids=ids, vocabulary=vocabulary)
+
+    def compare(self, rows: ComparedRows) -> SpaceResult:  # noqa: ARG002
+        """Return the loss terms of the rows. Each row's values may depend on that row alone.
+
+        Args:
+            rows: the positions at which the space compares, all of a batch or a few of it.
+
+        Raises:
+            ConfigurationError: the space has parameters, and what `build` returned is to be called instead.
+        """
+        raise ConfigurationError(
+            f"The space {self.name!r} has parameters, so it cannot compare itself: build(...) returns what can."
+        )
+
+
+def _distances_in(value: object) -> Iterator[Distance]:
+    """Yield the distances that a value holds; those within a distance are its own affair."""
+    if isinstance(value, Distance):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _distances_in(part)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _distances_in(part)

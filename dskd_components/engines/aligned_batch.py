@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components.components.column_reader import columns_read_by
+from dskd_components.components.group_space import GroupSpace
+from dskd_components.engines.group_sums import numbered_groups, require_groups
 from dskd_components.models.batch import naming_teacher
 from dskd_components.models.host_reads import Check, MaskedPositions, masked_positions
 from dskd_components.models.states import IGNORE_INDEX
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from dskd_components.components.alignment import Alignment
     from dskd_components.components.projector import Affine, Projection, ProjectorHeads
     from dskd_components.components.space import Direction, Measure, SharedTokens, Space
+    from dskd_components.components.space_modules import SpaceModules
     from dskd_components.engines.reduction import LossWeights
     from dskd_components.engines.vocabulary_overlap import VocabularyOverlap
     from dskd_components.models.head import Head
@@ -67,12 +70,14 @@ class BatchPositions(NamedTuple):
         covered: by side, the scored positions that something on the other side belongs to.
         argmax: the teacher positions whose prediction `AlignedBatch.teacher_argmax` looks at; empty if no space asks.
         all_finite: by side, whether the bias of the head leaves every token possible: no logit can be ``-inf``.
+        groups: how many groups have covered positions on both sides; 0 if no space asks.
     """
 
     scored: Mapping[Side, MaskedPositions]
     covered: Mapping[Side, MaskedPositions]
     argmax: MaskedPositions
     all_finite: Mapping[Side, bool]
+    groups: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,6 +97,7 @@ class AlignedBatch:
         heads: by direction, the heads at both ends of a projection.
         teacher_to_student_ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
         overlap: what the vocabularies of the two heads have in common.
+        modules: by name of a space, what was built for it; others have nothing.
         teacher_name: which of several teachers it is, for messages.
         checks: what must hold for the values in all of this; nothing may be made of them before `positions` are read.
     """
@@ -106,6 +112,7 @@ class AlignedBatch:
     heads: Mapping[Direction, ProjectorHeads]
     teacher_to_student_ids: Tensor | None
     overlap: VocabularyOverlap
+    modules: Mapping[str, SpaceModules] = field(default_factory=dict)
     teacher_name: str | None = None
     checks: Sequence[Check] = ()
 
@@ -151,6 +158,24 @@ class AlignedBatch:
         """
         asked = any(space.one_vocabulary for space in self.spaces)
         return self.overlap.common_ids if asked else None
+
+    @property
+    def group_numbers(self) -> Mapping[Side, Tensor]:
+        """By side ``[B, T]``, int64: the group of each covered position, numbered from 0 on; -1 for none."""
+        return self._groups[0]
+
+    @cached_property
+    def _groups(self) -> tuple[dict[Side, Tensor], Tensor]:
+        [space, *_] = (space for space in self.spaces if isinstance(space, GroupSpace))
+        covered: dict[Side, Tensor] = {"student": self.covered("student"), "teacher": self.covered("teacher")}
+        with naming_teacher(self.teacher_name):
+            return numbered_groups(require_groups(self.alignment, space), covered)
+
+    @property
+    def first_of_groups(self) -> Tensor | None:
+        """``[B, Ts]``, bool: true at one position of each group; None if no space asks for groups."""
+        asked = any(isinstance(space, GroupSpace) for space in self.spaces)
+        return self._groups[1] if asked else None
 
     def projected(self, space: Space, *, recompute: bool = False, positions: Tensor | None = None) -> ProjectedStates:
         """Return the other model's states, projected and aligned, and the head that reads them.
@@ -264,18 +289,21 @@ def read_together(batches: Sequence[AlignedBatch]) -> None:
     found = iter(masked_positions(masks, checks))
     for batch in batches:
         student, teacher, student_covered, teacher_covered, argmax, ruled_out = (next(found) for _ in range(6))
+        groups = 0 if batch.first_of_groups is None else len(next(found).indices)
         of_student, of_teacher = ruled_out.mask.tolist()
         vars(batch)["positions"] = BatchPositions(  # where a cached property keeps what it has
             scored={"student": student, "teacher": teacher},
             covered={"student": student_covered, "teacher": teacher_covered},
             argmax=argmax,
             all_finite={"student": not of_student, "teacher": not of_teacher},
+            groups=groups,
         )
 
 
 def _masks(batch: AlignedBatch) -> list[Tensor]:
     nothing = torch.zeros_like(batch.teacher.scored)
     asked = any(space.needs_teacher_argmax for space in batch.spaces)
+    first_of_groups = batch.first_of_groups
     return [
         batch.student.scored,
         batch.teacher.scored,
@@ -283,6 +311,7 @@ def _masks(batch: AlignedBatch) -> list[Tensor]:
         batch.covered("teacher"),
         batch.argmax_positions if asked else nothing,
         torch.stack([_rules_out_a_token(states.head) for states in (batch.student, batch.teacher)]),
+        *([] if first_of_groups is None else [first_of_groups]),
     ]
 
 

@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from dskd_components.components.group_space import GroupRows, GroupSpace
 from dskd_components.components.space import ComparedRows, token_cross_entropy
 from dskd_components.components.terms import TokenTerm
+from dskd_components.engines.built_spaces import BuiltSpace
 from dskd_components.engines.engine import Engine, Measurement
+from dskd_components.engines.group_sums import (
+    SIDES,
+    GroupSums,
+    checked_values,
+    compared_groups,
+    positions_of,
+    temperature_of,
+)
 from dskd_components.engines.reduction import weighted_sum, with_zero_gradients
 from dskd_components.models.batch import naming_teacher
 
@@ -18,11 +28,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd_components.components.group_space import ComparedGroups
     from dskd_components.components.space import Space
     from dskd_components.components.terms import Tally
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.reduction import Reduction
     from dskd_components.engines.workspace import Workspace
+    from dskd_components.models.states import Side
 
 
 class Eager(Engine):
@@ -59,7 +71,8 @@ class Eager(Engine):
             terms["ce"] = TokenTerm(values=token_cross_entropy(logits.student, scored.rows_of(student.outcomes)))
         metrics: dict[str, Tally] = {}
         for space in batch.spaces:
-            found = space.compare(logits.rows(space))
+            compared = logits.groups(space) if isinstance(space, GroupSpace) else logits.rows(space)
+            found = BuiltSpace(batch, space, student.hidden_states.dtype).found(compared)
             terms |= found.terms
             metrics |= found.metrics
         values, counts = reduction.values(terms)
@@ -70,7 +83,8 @@ class Eager(Engine):
         if 0 in in_loss.values():
             loss = student.hidden_states.new_zeros(()) if loss is None else loss
             loss = with_zero_gradients(loss, _learning(batch))
-        assert loss is not None, "a spec has a space, and its term a weight"
+        if loss is None:  # no space, and the cross entropy is another call's
+            loss = student.hidden_states.new_zeros(())
         return Measurement(loss=loss, values=values, counts=counts, metrics=metrics)
 
 
@@ -79,6 +93,8 @@ def _learning(batch: AlignedBatch) -> Iterator[Tensor | None]:
     yield from (batch.student.hidden_states, batch.student.head.weight, batch.student.head.bias)
     for projection in batch.projections.values():
         yield from projection.parameters()
+    for modules in batch.modules.values():
+        yield from modules.parameters()
 
 
 class AllLogits:
@@ -113,10 +129,7 @@ class AllLogits:
 
     def rows(self, space: Space) -> ComparedRows:
         """Return what a space compares: the covered positions of its side, with logits from both models."""
-        batch = self._batch
-        covered, scored = batch.positions.covered[space.side], batch.positions.scored[space.side]
-        own = self.student if space.side == "student" else self.teacher
-        own = own if len(covered) == len(scored) else own.index_select(0, covered.among(scored))
+        batch, covered, own = self._batch, self._batch.positions.covered[space.side], self._own(space.side)
         states, head = batch.projected(space)
         projected = head.logits(states)
         rows = ComparedRows(
@@ -130,3 +143,31 @@ class AllLogits:
         )
         common = batch.common_ids if space.one_vocabulary else None
         return rows if common is None else rows.restricted(common)
+
+    def groups(self, space: GroupSpace) -> ComparedGroups:
+        """Return what a space combines: the sums of what it makes of each side's rows."""
+        batch, sums = self._batch, {}
+        for side in SIDES:
+            at = positions_of(space, side)
+            covered = batch.positions.covered[at]
+            if at == side:
+                logits = self._own(side)
+            else:
+                states, head = batch.projected(space)
+                logits = head.logits(states)
+            rows = GroupRows(
+                side=side,
+                logits=logits,
+                targets=covered.rows_of(batch.side(at).targets),
+                temperature=temperature_of(batch, side),
+            )
+            values = checked_values(space, space.row_values(rows), len(covered))
+            numbers = covered.rows_of(batch.group_numbers[at])
+            sums[side] = GroupSums(batch.positions.groups, values[:0]).add(values, numbers).total
+        return compared_groups(batch, space, sums["student"], sums["teacher"])
+
+    def _own(self, side: Side) -> Tensor:
+        """Return ``[N, V]``: the logits of one side's own states at its covered positions."""
+        covered, scored = self._batch.positions.covered[side], self._batch.positions.scored[side]
+        own = self.student if side == "student" else self.teacher
+        return own if len(covered) == len(scored) else own.index_select(0, covered.among(scored))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import torch
 from pydantic import Field
 
+from dskd_components.components.group_space import GroupSpace
+from dskd_components.engines._tiling.group_passes import teacher_group_sums
 from dskd_components.engines._tiling.head_products import numbers_beside, widened_bytes
 from dskd_components.engines._tiling.plan import Plan, alignment_bytes, projected_bytes
 from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
@@ -78,6 +80,7 @@ def _measure(
     held = sum(alignment_bytes(batch) + projected_bytes(batch, recompute=recompute) for batch in batches)
     of_teachers: list[SideResult | None] = []
     choices: list[Tensor | None] = []
+    group_sums: list[Mapping[str, Tensor]] = []
     for batch in batches:
         needs_argmax = any(space.needs_teacher_argmax for space in batch.spaces)
         result, choice = None, None
@@ -94,6 +97,11 @@ def _measure(
             with workspace.lend() as scratch:
                 predicted = teacher_predictions(batch, result, scratch, _left(budget, held), products)
             choice = batch.teacher_argmax(predicted)
+        of_own_groups: Mapping[str, Tensor] = {}
+        if any(isinstance(space, GroupSpace) and space.projector is None for space in batch.spaces):
+            with workspace.lend() as scratch:
+                of_own_groups = teacher_group_sums(batch, scratch, _left(budget, held), products)
+        group_sums.append(of_own_groups)
         of_teachers.append(result)
         choices.append(choice)
     of_student = None
@@ -108,11 +116,13 @@ def _measure(
                 products=products,
                 recompute=recompute,
                 teacher_argmax=choices,
+                group_sums=group_sums,
             )
             of_student = _run_side(rows, reduction, scratch, _left(budget, held + rows.row_bytes), products)
             del rows
+    nothing = batches[0].student.hidden_states.new_zeros(())
     first, *others = [
-        _measurement([(of_student, number), (of_teacher, 0)]) for number, of_teacher in enumerate(of_teachers)
+        _measurement([(of_student, number), (of_teacher, 0)], nothing) for number, of_teacher in enumerate(of_teachers)
     ]
     # All gradients come with one loss: each place where they do costs a look at what comes from above.
     passes = [result for result in (of_student, *of_teachers) if result is not None]
@@ -124,15 +134,16 @@ def _has_student_rows(batch: AlignedBatch) -> bool:
     return batch.weights.cross_entropy is not None or any(space.side == "student" for space in batch.spaces)
 
 
-def _measurement(parts: Iterable[tuple[SideResult | None, int]]) -> Measurement:
+def _measurement(parts: Iterable[tuple[SideResult | None, int]], nothing: Tensor) -> Measurement:
     """Return what passes have found of one teacher.
 
     Args:
         parts: the passes, each with the number that the teacher has there.
+        nothing: the loss where there are none.
     """
     found = [(result.losses[number], result.totals[number]) for result, number in parts if result is not None]
     return Measurement(
-        loss=torch.stack([loss for loss, _ in found]).sum(),
+        loss=torch.stack([loss for loss, _ in found]).sum() if found else nothing,
         values=_merged(totals.values for _, totals in found),
         counts=_merged(totals.counts for _, totals in found),
         metrics=_merged(totals.metrics for _, totals in found),
@@ -155,7 +166,7 @@ def _run_side(
         itemsize=rows.dtype.itemsize,
         widened=max(widened_bytes(stream.head, rows.dtype) for stream in rows.streams),
         has_cache=rows.targets.device.type == "cpu",
-        teachers=max(1, len({entry.number for entry in rows.spaces})),
+        teachers=max(1, rows.teachers),
         products=products,
         beside=numbers_beside(
             [head for stream in rows.streams for head in (stream.head, stream.reading_head)], products

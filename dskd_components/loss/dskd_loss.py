@@ -20,7 +20,14 @@ from dskd_components.loss.batch_origin import (
     require_origin,
     require_tokenizers,
 )
-from dskd_components.loss.build import build_projectors, parameter_groups, projector_heads
+from dskd_components.loss.build import (
+    build_projectors,
+    build_spaces,
+    learning_rate_factors,
+    parameter_groups,
+    projector_heads,
+    space_modules,
+)
 from dskd_components.loss.checkpoints import (
     HeadFingerprint,
     checkpoint_tensors,
@@ -78,7 +85,7 @@ if TYPE_CHECKING:
 
 
 class DSKDLoss(nn.Module):
-    """Dual-space knowledge distillation loss. It owns the projectors and the aligner, never the models.
+    """Dual-space knowledge distillation loss. It owns what the components of its spec build, never the models.
 
     Args:
         spec: what is computed.
@@ -93,6 +100,8 @@ class DSKDLoss(nn.Module):
             for two tokenizers by ``pinv``, ``live_pinv`` and everything that looks at the teacher's own predictions.
         same_token: ``[Vt]``, bool: which entries of that map are the very same token; projectors made from heads keep
             to these. None: all that are mapped.
+        student_tokenizer: the student's tokenizer, for components that ask what tokens stand for when they are built.
+        teacher_tokenizer: the teacher's, likewise. Neither is kept.
 
     Raises:
         ConfigurationError: the spec needs a head or a vocabulary map that is not given; the message names the field.
@@ -126,6 +135,8 @@ class DSKDLoss(nn.Module):
         teacher_head: Head | None = None,
         teacher_to_student_ids: Tensor | None = None,
         same_token: Tensor | None = None,
+        student_tokenizer: Any = None,
+        teacher_tokenizer: Any = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -155,8 +166,11 @@ class DSKDLoss(nn.Module):
         )
         heads = None
         if student_head is not None and teacher_head is not None:
-            heads = projector_heads(student_head, teacher_head, self._overlap_of(student_head, teacher_head))
+            tokenizers: dict[Side, Any] = {"student": student_tokenizer, "teacher": teacher_tokenizer}
+            overlap = self._overlap_of(student_head, teacher_head)
+            heads = projector_heads(student_head, teacher_head, overlap, tokenizers=tokenizers)
         self.projectors = build_projectors(spec, self.hidden_sizes, heads)
+        self.spaces = build_spaces(spec, heads)
         self._workspace = Workspace()
 
     def _overlap_of(self, student: Head, teacher: Head) -> VocabularyOverlap:
@@ -249,6 +263,7 @@ class DSKDLoss(nn.Module):
             heads=heads,
             teacher_to_student_ids=overlap.teacher_to_student_ids,
             overlap=overlap,
+            modules=space_modules(self.spec, self.spaces),
             teacher_name=teacher_name,
             checks=[*checks, *of_groups, *aligned.checks, *of_projections],
         )
@@ -273,6 +288,9 @@ class DSKDLoss(nn.Module):
         loss = measured.loss if of_aligner is None else measured.loss + of_aligner
         if 0 in in_loss.values() or weights.distillation == 0:
             loss = with_zero_gradients(loss, self.aligner.parameters())
+        if len(self.spaces):
+            # A space may measure without the spec's distance, which is built for it all the same.
+            loss = with_zero_gradients(loss, self.spaces.parameters())
         values, counts = {**measured.values, **values}, {**measured.counts, **counts}
         aux_loss = batch.student.aux_loss
         if aux_loss is not None and weights.cross_entropy is not None:
@@ -331,17 +349,17 @@ class DSKDLoss(nn.Module):
         return student, teacher.detached(), checks
 
     def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Return optimizer parameter groups of the projectors and the aligner, to append to the student's.
+        """Return optimizer parameter groups of all that the loss owns, to append to the student's.
 
         Args:
             lr: learning rate; the papers use a larger one here than for the student.
             weight_decay: weight decay.
 
         Returns:
-            One group, or several if parts of the aligner learn at rates of their own, or none if the spec has no
-            parameters.
+            One group, or several if parts of the aligner, or spaces and distances, learn at rates of their own, or
+            none if the spec has no parameters.
         """
-        factors = {f"aligner.{name}": factor for name, factor in self.aligner.learning_rate_factors().items()}
+        factors = learning_rate_factors(self.aligner, space_modules(self.spec, self.spaces))
         return parameter_groups(self, factors, lr=lr, weight_decay=weight_decay)
 
     def extra_repr(self) -> str:
@@ -416,6 +434,8 @@ class DSKDLoss(nn.Module):
             teacher_head=heads["teacher"],
             teacher_to_student_ids=vocabularies.teacher_to_student_ids,
             same_token=vocabularies.same_token,
+            student_tokenizer=student_tokenizer,
+            teacher_tokenizer=teacher_tokenizer,
         )
         loss.vocabularies = vocabularies
         models: dict[Side, CausalLM | OfflineTeacher] = {"student": student, "teacher": teacher}
@@ -557,7 +577,7 @@ class DSKDLoss(nn.Module):
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the projectors and the aligner, with what they have learned for: spec, tokenizers, heads, plugins.
+        """Write all that the loss owns, with what it has learned for: spec, tokenizers, heads, plugins.
 
         Args:
             folder: made if it is not there. It gets ``projectors.safetensors`` and, to be read, ``projectors.json``.

@@ -21,7 +21,7 @@ from dskd_components.loss.batch_origin import (
     require_origin,
     require_tokenizers,
 )
-from dskd_components.loss.build import parameter_groups
+from dskd_components.loss.build import learning_rate_factors, parameter_groups, space_modules
 from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
     describe_loss,
@@ -353,11 +353,11 @@ class MultiTeacherLoss(nn.Module):
             lr: learning rate.
             weight_decay: weight decay.
         """
-        factors = {
-            f"pairs.{name}.aligner.{part}": factor
-            for name in self.spec.teachers
-            for part, factor in self.pair(name).aligner.learning_rate_factors().items()
-        }
+        factors: dict[str, float] = {}
+        for name in self.spec.teachers:
+            pair = self.pair(name)
+            of_pair = learning_rate_factors(pair.aligner, space_modules(pair.spec, pair.spaces))
+            factors |= {f"pairs.{name}.{part}": factor for part, factor in of_pair.items()}
         return parameter_groups(self, factors, lr=lr, weight_decay=weight_decay)
 
 

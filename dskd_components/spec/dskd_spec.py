@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from dskd_components.aligners.identity import Identity
 from dskd_components.components.column_reader import BYTE_POSITIONS, columns_read
@@ -18,6 +18,7 @@ from dskd_components.components.fields import (
     ByTermName,
     TrainedTargetProjector,
     require_term_names,
+    require_terms_in_schema,
 )
 from dskd_components.components.space import Direction, Measure
 from dskd_components.distances.kl import KL
@@ -42,11 +43,14 @@ if TYPE_CHECKING:
 
     from dskd_components.components.projector import Projector
     from dskd_components.components.schedule import Schedule
+    from dskd_components.components.space import Space
     from dskd_components.models.states import Side
 
 
 class PairSpec(FrozenModel):
     """What a student and one teacher have to do with one another: the fields that every teacher has for itself."""
+
+    model_config = ConfigDict(json_schema_extra=require_terms_in_schema)
 
     distance: AnyDistance = KL()
     """Distance of every space that does not name its own."""
@@ -59,7 +63,8 @@ class PairSpec(FrozenModel):
     s2t_projector: AnyProjector = Pinv(bias=True, otherwise="linear")
     """Maps the student's hidden states into the teacher's space; it starts likewise."""
     spaces: AnySpaces = (StudentSpace(), TeacherSpace())
-    """Where distributions meet; each ablation of the paper is a shorter or other list."""
+    """Where distributions meet; each ablation of the paper is a shorter or other list. There may be none if the aligner
+    has terms of its own."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """T: what student logits are divided by in every distance. Cross entropies have none."""
     teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -83,6 +88,17 @@ class PairSpec(FrozenModel):
             pydantic.ValidationError: a field is unknown or out of range.
         """
         return cls(**(preset_fields(name) | overrides))
+
+    @field_validator("spaces")
+    @classmethod
+    def _with_terms(cls, spaces: tuple[Space, ...], info: ValidationInfo) -> tuple[Space, ...]:
+        aligner = info.data.get("aligner")  # None: it is wrong itself
+        if not spaces and aligner is not None and not aligner.terms:
+            raise ValueError(
+                f"expected at least one space: there is nothing else to learn from, since the aligner {aligner.name!r} "
+                "has no terms"
+            )
+        return spaces
 
     @field_validator("weights")
     @classmethod

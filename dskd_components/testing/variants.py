@@ -60,7 +60,7 @@ def other_values(component: Component) -> Iterator[tuple[str, Component]]:
         >>> [(option, other.beta) for option, other in other_values(JS())]
         [('beta', 0.25), ('beta', 0.75)]
     """
-    given = dict(component)
+    given = {name: getattr(component, name) for name in type(component).model_fields}
     for name, field in type(component).model_fields.items():
         for other in _different(type(component), [given | {name: value} for value in _values(field)]):
             if name != "name" and other != component:
@@ -76,10 +76,11 @@ def label(component: Component) -> str:
         ('js', 'js(beta=0.25)')
     """
     fields = type(component).model_fields
+    values = {name: getattr(component, name) for name in fields if name != "name"}
     shown = [
         f"{name}={value!r}"
-        for name, value in component
-        if name != "name" and (fields[name].is_required() or value != fields[name].default)
+        for name, value in values.items()
+        if fields[name].is_required() or value != fields[name].default
     ]
     return f"{component.name}({', '.join(shown)})" if shown else component.name
 

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from dskd_components import (
     Alignment,
+    ComparedGroups,
     ComparedRows,
     Distance,
+    GroupRows,
+    GroupSpace,
     InputError,
     LMStates,
     Projection,
@@ -32,6 +35,7 @@ from dskd_components.aligners.grouped import GroupedModule
 from dskd_components.components import Affine
 
 if TYPE_CHECKING:
+    from dskd_components.components import Direction
     from dskd_components.components.aligner import AlignerModule
     from dskd_components.models.states import Side
 
@@ -458,3 +462,153 @@ class Decay(Schedule):
     @property
     def final_step(self) -> int:
         return self.steps
+
+
+@correct
+class LearnedWeights(Distance):
+    """A weight for each token and a scale, learned; and a constant that is kept in a buffer."""
+
+    treats_tokens_alike: ClassVar[bool] = False
+
+    name: Literal["learned_weights"] = "learned_weights"
+
+    def build(self, *, tokens: Any, heads: Any) -> nn.Module:
+        del heads
+        return WeightsOfTokens(len(self.required(tokens)))
+
+
+class WeightsOfTokens(nn.Module):
+    factor: Tensor
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(tokens))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.register_buffer("factor", torch.tensor(0.5))
+
+    def forward(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        gap = (student_log_probs.exp() - teacher_log_probs.exp()).square()
+        return self.factor * self.log_scale.exp() * (gap * self.logits.exp()).sum(-1)
+
+
+@correct
+class LearnedScale(Distance):
+    """A scale that does not know the tokens, and a linear layer that would not stand another dtype."""
+
+    name: Literal["learned_scale"] = "learned_scale"
+
+    def build(self, *, tokens: Any, heads: Any) -> nn.Module:
+        del tokens, heads
+        return ScaleOfSquares()
+
+
+class ScaleOfSquares(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed = nn.Linear(2, 1)
+
+    def forward(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        gap = student_log_probs.exp() - teacher_log_probs.exp()
+        both = torch.stack([gap.square().sum(-1), gap.pow(4).sum(-1)], -1)
+        return nn.functional.linear(both, self.mixed.weight.exp()).squeeze(-1) * self.mixed.bias.exp()
+
+
+@correct
+class SpaceWithModule(Space):
+    """Shared tokens of two vocabularies, a learned distance over them, and a temperature of its own that is learned."""
+
+    side: ClassVar[Side] = "student"
+    terms: ClassVar[tuple[str, ...]] = ("shared_kd",)
+    treats_tokens_alike: ClassVar[bool] = False
+
+    name: Literal["space_with_module"] = "space_with_module"
+    inner: ClassVar[Distance] = LearnedWeights()
+
+    def distances(self, default: Distance) -> tuple[Distance, ...]:
+        del default
+        return (self.inner,)
+
+    @property
+    def needs_shared_tokens(self) -> bool:
+        return True
+
+    def build(self, *, heads: ProjectorHeads | None) -> nn.Module:
+        del heads
+        return SharpenedSharedTokens(self.inner)
+
+
+class SharpenedSharedTokens(nn.Module):
+    def __init__(self, inner: Distance) -> None:
+        super().__init__()
+        self.inner = inner
+        self.log_power = nn.Parameter(torch.zeros(1))
+
+    def compare(self, rows: ComparedRows) -> SpaceResult:
+        ids = rows.shared_tokens
+        assert ids is not None
+        power = self.log_power.exp()
+        student, teacher = rows.log_probs
+        student, teacher = student[:, ids.student_ids] * power, teacher[:, ids.teacher_ids] * power
+        values = rows.function_of(self.inner)(student.log_softmax(-1), teacher.log_softmax(-1))
+        return SpaceResult(terms={"shared_kd": TokenTerm(values=rows.measure.scale * values)})
+
+
+@correct
+class SpanLikelihood(GroupSpace):
+    """Likelihoods of stretches of text, each under a model's own head."""
+
+    terms: ClassVar[tuple[str, ...]] = ("spans",)
+    distance_terms: ClassVar[tuple[str, ...]] = ("spans",)
+
+    name: Literal["span_likelihood"] = "span_likelihood"
+    denominator: Literal["scored", "kept"] = "kept"
+
+    def row_values(self, rows: GroupRows) -> Tensor:
+        return rows.target_log_probs()
+
+    def combine(self, groups: ComparedGroups) -> SpaceResult:
+        values = groups.measure.scale * (groups.student - groups.teacher).square()
+        return SpaceResult(terms={self.terms[0]: TokenTerm(values=values, denominator=self.denominator)})
+
+
+@correct
+class ProjectedSpans(SpanLikelihood):
+    """The same of the projected student in the teacher's space."""
+
+    side: ClassVar[Side] = "teacher"
+    projector: ClassVar[Direction | None] = "s2t"
+    terms: ClassVar[tuple[str, ...]] = ("projected_spans",)
+    distance_terms: ClassVar[tuple[str, ...]] = ("projected_spans",)
+
+    name: Literal["projected_spans"] = "projected_spans"
+
+
+@correct
+class LearnedSpans(GroupSpace):
+    """Two numbers a row in the student's space, weighted by what is learned; only large groups count."""
+
+    projector: ClassVar[Direction | None] = "t2s"
+    terms: ClassVar[tuple[str, ...]] = ("learned_spans",)
+
+    name: Literal["learned_spans"] = "learned_spans"
+
+    def row_values(self, rows: GroupRows) -> Tensor:
+        return torch.stack([rows.target_log_probs(), rows.log_probs.exp().square().sum(-1)], -1)
+
+    def build(self, *, heads: ProjectorHeads | None) -> nn.Module:
+        del heads
+        return WeightedSums()
+
+
+class WeightedSums(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_weights = nn.Parameter(torch.zeros(2))
+
+    def combine(self, groups: ComparedGroups) -> SpaceResult:
+        values = ((groups.student - groups.teacher).square() * self.log_weights.exp()).sum(-1)
+        large = groups.student_sizes + groups.teacher_sizes > 2
+        return SpaceResult(
+            terms={"learned_spans": TokenTerm(values=values, keep=large)},
+            metrics={"large": Tally(large.sum(), torch.ones_like(large).sum())},
+        )

@@ -19,6 +19,7 @@ from dskd_components.testing.trial import component_label, result_of
 from tests.helpers.correct_components import CORRECT
 from tests.helpers.faulty_aligners import ALIGNER_FAULTS
 from tests.helpers.faulty_distances import DISTANCE_FAULTS
+from tests.helpers.faulty_modules import MODULE_FAULTS
 from tests.helpers.faulty_projectors import PROJECTOR_FAULTS
 from tests.helpers.faulty_schedules import SCHEDULE_FAULTS
 from tests.helpers.faulty_spaces import SPACE_FAULTS
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
     from tests.helpers.fault import Fault
 
 KINDS = ("distance", "aligner", "projector", "space", "schedule")
-FAULTS: list[Fault] = [*DISTANCE_FAULTS, *ALIGNER_FAULTS, *PROJECTOR_FAULTS, *SPACE_FAULTS, *SCHEDULE_FAULTS]
+FAULTS: list[Fault] = [
+    *DISTANCE_FAULTS,
+    *ALIGNER_FAULTS,
+    *PROJECTOR_FAULTS,
+    *SPACE_FAULTS,
+    *SCHEDULE_FAULTS,
+    *MODULE_FAULTS,
+]
 
 
 def laws_that_fail(component: Any, *, max_examples: int, seed: int | None = None) -> Iterable[str]:

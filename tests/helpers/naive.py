@@ -109,3 +109,21 @@ def dskd_cma(loss_fn: DSKDLoss, batch: Batch, spec: DSKDSpec) -> dict[str, Tenso
                 "kl", log_softmax(projected / temperature), log_softmax(logits / teacher_temperature)
             )
     return terms
+
+
+def naive_span_term(batch: Batch, temperature: float) -> tuple[Tensor, int]:
+    """The sum over groups of squared differences of log-likelihoods, and the number of groups."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for sample in range(len(batch.student.targets)):
+        sums: list[dict[int, Tensor]] = []
+        for states, groups in ((batch.student, batch.groups.student), (batch.teacher, batch.groups.teacher)):
+            found: dict[int, Tensor] = {}
+            for position, target in enumerate(states.targets[sample].tolist()):
+                group = int(groups[sample, position])
+                if group >= 0 and target >= 0:
+                    logits = states.head.weight @ states.hidden_states[sample, position]
+                    found[group] = found.get(group, 0.0) + log_softmax(logits / temperature)[target]
+            sums.append(found)
+        for group in sums[0].keys() & sums[1].keys():
+            total, count = total + (sums[0][group] - sums[1][group]) ** 2, count + 1
+    return total, count

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 
 from dskd_components.components.distribution import Distribution
+from dskd_components.components.group_space import GroupRows
 from dskd_components.components.space import ComparedRows
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ def blocked_argmax(logits: Tensor) -> Tensor:
 
 
 class CrossEntropyGradient(NamedTuple):
-    """The gradient of a cross entropy, not yet written out: probabilities minus one at the target."""
+    """The gradient of a cross entropy, not yet written out: probabilities minus one at the target, times a factor."""
 
     values: Tensor
     probs: Tensor
     targets: Tensor
     scored: Tensor
+    factor: float
 
 
 class DenseGradient(NamedTuple):
@@ -101,13 +103,15 @@ class LogitBlock:
         """Return ``[n]``, int64: the most likely token of each row."""
         return blocked_argmax(self._logits)
 
-    def cross_entropy(self, targets: Tensor) -> Tensor:
-        """Return ``[n]``: the cross entropy of each row at temperature 1, a leaf; 0 where the target is -100."""
-        distribution = self.distribution(1.0)
+    def cross_entropy(self, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return ``[n]``: the cross entropy of each row at a temperature, a leaf; 0 where the target is -100."""
+        distribution = self.distribution(temperature)
         scored, targets = targets >= 0, targets.clamp_min(0)
         values = distribution.log_probs_of(targets).neg().where(scored, 0.0).requires_grad_(self.requires_grad)
         if self.requires_grad:
-            self._cross_entropies.append(CrossEntropyGradient(values, distribution.probs, targets, scored))
+            self._cross_entropies.append(
+                CrossEntropyGradient(values, distribution.probs, targets, scored, 1 / temperature)
+            )
         return values
 
     def contribute(self, values: Tensor, gradient: Tensor | None, factor: float) -> None:
@@ -147,7 +151,8 @@ class LogitBlock:
         for noted in self._cross_entropies:
             of_values = of_leaves.get(id(noted.values))
             if of_values is not None:
-                self._logits.scatter_add_(1, noted.targets[:, None], -of_values.where(noted.scored, 0.0)[:, None])
+                at_target = of_values.where(noted.scored, 0.0) * -noted.factor
+                self._logits.scatter_add_(1, noted.targets[:, None], at_target[:, None])
         if slope is not None:
             self._of_tokens.mul_(slope)
 
@@ -160,7 +165,7 @@ class LogitBlock:
         for entry in self._cross_entropies:
             of_values = of_leaves.get(id(entry.values))
             if of_values is not None:
-                yield entry.probs, of_values.where(entry.scored, 0.0)[:, None]
+                yield entry.probs, of_values.where(entry.scored, 0.0)[:, None] * entry.factor
         direct = of_leaves.get(id(self.leaf))
         if direct is not None:
             yield direct, torch.ones_like(direct[:, :1])
@@ -193,6 +198,8 @@ class TiledRows(ComparedRows):
     def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
         """Return ``[N]``: the distance of each row at the spec's temperatures, in nats."""
         measure = self.measure
+        if self.built and self.function_of(distance) is not (measure.distance if distance is None else distance):
+            return super().divergence(distance, detach_teacher=detach_teacher)
         with torch.no_grad():
             found = (distance or measure.distance).value_and_gradients(
                 self.student.distribution(measure.temperature),
@@ -216,3 +223,18 @@ class TiledRows(ComparedRows):
 
     def _block(self, side: Side) -> LogitBlock:
         return self.student if side == "student" else self.teacher
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TiledGroupRows(GroupRows):
+    """Rows of one side whose values come from a block of logits, which keeps their gradients.
+
+    Args:
+        block: the block of ``logits``.
+    """
+
+    block: LogitBlock
+
+    def target_log_probs(self) -> Tensor:
+        """Return ``[N]``: the log-probability of each row's target at the temperature, in nats."""
+        return -self.block.cross_entropy(self.targets, self.temperature)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dskd_components.components.terms import TokenTerm
+from dskd_components.engines._tiling.group_passes import GroupPasses
 from dskd_components.engines._tiling.head_stack import HeadStack
 from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
-from dskd_components.engines.reduction import TermCounts
+from dskd_components.engines.reduction import TermCounts, weighted_sum
 from dskd_components.engines.workspace import keep_freed_memory
 from dskd_components.models.batch import naming_teacher
 
@@ -105,6 +106,8 @@ class SidePass:
         self._plan = plan
         self._stacks = [HeadStack(streams, plan, rows.dtype, scratch) for streams in rows.streams_by_head()]
         self._counted: Mapping[tuple[int, str], TermCounts] = {}
+        self._reduction = reduction
+        self._groups = [GroupPasses(rows, entry) for entry in rows.groups]
         self._totals = [Totals(reduction) for _ in rows.batches]
         self._losses = [torch.zeros((), dtype=rows.dtype, device=rows.targets.device) for _ in rows.batches]
         self._predicted = torch.empty_like(rows.targets) if predicts else None
@@ -113,6 +116,7 @@ class SidePass:
         """Go through all tiles, and return what they came to."""
         self._run()
         gradients = [pair for stream in self._rows.streams for pair in stream.gradients]
+        gradients += [pair for space in self._rows.built for pair in space.gradients]
         return SideResult(self._losses, gradients, self._totals, self._rows.coverage, self._predicted)
 
     @torch.no_grad()
@@ -124,6 +128,8 @@ class SidePass:
             self._measure(nothing, nothing, self._logits(nothing))
         if self._looks_at_the_whole_batch(nothing):
             self._counted = self._count_pass()
+        if self._groups:
+            self._combine_groups()
         for tile in self._tiles():
             logits = self._logits(tile)
             for rows in self._blocks_of(tile):
@@ -159,16 +165,23 @@ class SidePass:
             self._predicted[rows] = blocks[self._rows.own].predicted()
         with torch.enable_grad():
             parts = [self._loss_of(number, rows, blocks) for number in range(len(self._losses))]
-            loss = sum(parts[1:], parts[0])
+            # What groups come to is known already; their rows only hand gradients on.
+            of_groups = [part for group in self._groups for part in group.surrogates(rows, blocks)]
+            loss = sum([*parts[1:], *of_groups], parts[0])
         for total, part in zip(self._losses, parts, strict=True):
             total.add_(part.detach())
         if self._rows.learns and rows.start < rows.stop:
-            leaves = list({id(leaf): leaf for part in blocks.values() for leaf in part.leaves}.values())
+            built = self._rows.built
+            of_blocks = [leaf for block in blocks.values() for leaf in block.leaves]
+            of_spaces = [leaf for space in built for leaf in space.leaves]
+            leaves = list({id(leaf): leaf for leaf in (*of_blocks, *of_spaces)}.values())
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else []
             of_leaves = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=bool(gradients))}
             for block in blocks.values():
                 if block.requires_grad:
                     block.write_gradient(of_leaves)
+            for space in built:
+                space.add_gradients([of_leaves.get(id(leaf)) for leaf in space.leaves])
 
     def _loss_of(self, number: int, rows: slice, blocks: Blocks) -> Tensor:
         """Return one teacher's part of the loss that some rows make, with a graph down to the blocks' leaves."""
@@ -206,7 +219,8 @@ class SidePass:
         return [entry for entry in self._rows.spaces if entry.projected in blocks]
 
     def _compare(self, entry: SideSpace, rows: slice, blocks: Blocks) -> SpaceResult:
-        number, space, projected = entry
+        number, built, projected = entry
+        space = built.space
         batch, choice = self._rows.batches[number], self._rows.teacher_argmax[number]
         own, other = blocks[self._rows.own], blocks[projected]
         student, teacher = (own, other) if self._rows.side == "student" else (other, own)
@@ -226,7 +240,7 @@ class SidePass:
                 },
             )
             common = batch.common_ids if space.one_vocabulary else None
-            return space.compare(compared if common is None else compared.restricted(common))
+            return built.found(compared if common is None else compared.restricted(common))
 
     def _kept(self, number: int, name: str, term: TokenTerm) -> TermCounts:
         """Return how many rows of the batch count in a term."""
@@ -252,6 +266,33 @@ class SidePass:
                     if term.needs_counts:
                         counts[key] = counts[key] + TermCounts.of(term) if key in counts else TermCounts.of(term)
         return counts
+
+    def _combine_groups(self) -> None:
+        """Add up what rows are worth in each group, in a pass of its own, and take what the spaces make of that."""
+        nothing = slice(0, 0)
+        empty = self._blocks(nothing, nothing, self._logits(nothing), requires_grad=False)
+        for group in self._groups:
+            group.begin(empty)
+        for tile in self._covered_tiles():
+            logits = self._logits(tile)
+            for rows in self._blocks_of(tile):
+                blocks = self._blocks(tile, rows, logits, requires_grad=False)
+                for group in self._groups:
+                    group.add(rows, blocks)
+        for group in self._groups:
+            number = group.number
+            weights, totals = self._rows.batches[number].weights, self._totals[number]
+            with torch.enable_grad():
+                found = group.combined()
+                values, counts = self._reduction.values(found.terms)
+                in_loss = {name: weights.in_loss(name, term.weight) for name, term in found.terms.items()}
+                loss = weighted_sum(values, in_loss)
+            totals.values |= {name: value.detach() for name, value in values.items()}
+            totals.counts |= counts
+            totals.add_metrics(found)
+            if loss is not None:
+                self._losses[number].add_(loss.detach())
+            group.take_gradient(loss)
 
     def _terms(self, rows: slice, blocks: Blocks) -> Iterator[tuple[tuple[int, str], TokenTerm]]:
         for entry in self._spaces_in(blocks):

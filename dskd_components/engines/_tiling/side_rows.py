@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from dskd_components.components.group_space import GroupSpace
 from dskd_components.engines._tiling.coverage import Coverage
 from dskd_components.engines._tiling.reassociation import projected_stream
 from dskd_components.engines._tiling.tiled_states import TiledStates
+from dskd_components.engines.built_spaces import BuiltSpace
 from dskd_components.models.batch import naming_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from dskd_components.components.space import Space
     from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.workspace import Scratch
@@ -35,8 +36,26 @@ class SideSpace(NamedTuple):
     """
 
     number: int
-    space: Space
+    space: BuiltSpace
     projected: TiledStates
+
+
+class SideGroups(NamedTuple):
+    """A space that combines groups, some of whose numbers are made on a side.
+
+    Args:
+        number: of the teacher, among those of the side.
+        space: the space.
+        projected: the states that come to it; None where the other side's numbers are made at its own positions.
+        numbers: ``[N]``, int64: the group of each row, -1 for none.
+        other: ``[G]`` or ``[G, C]``: the sums of the other side's rows, where these are not among those of this side.
+    """
+
+    number: int
+    space: BuiltSpace
+    projected: TiledStates | None
+    numbers: Tensor
+    other: Tensor | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,6 +71,7 @@ class SideRows:
             compare these.
         spaces: the spaces that work on this side, each with the states that come to it.
         teacher_argmax: for each teacher, ``[N]``, int64: its choices, where a space needs them.
+        groups: the spaces that combine groups of this side's positions.
     """
 
     side: Side
@@ -61,6 +81,7 @@ class SideRows:
     coverage: Coverage
     spaces: tuple[SideSpace, ...]
     teacher_argmax: Sequence[Tensor | None]
+    groups: tuple[SideGroups, ...] = ()
 
     @classmethod
     def of(
@@ -73,6 +94,7 @@ class SideRows:
         products: Products,
         recompute: bool,
         teacher_argmax: Sequence[Tensor | None] | None = None,
+        group_sums: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> SideRows:
         """Gather the rows of a side.
 
@@ -84,6 +106,7 @@ class SideRows:
             products: how kernels are chosen.
             recompute: as in `AlignedBatch.projected`.
             teacher_argmax: for each teacher, ``[B, T]``: as in `AlignedBatch.teacher_argmax`.
+            group_sums: for each teacher, by name of a space, the sums of its own rows.
         """
         states, scored = batches[0].side(side), batches[0].positions.scored[side].mask
         comparing = [[space for space in batch.spaces if space.side == side] for batch in batches]
@@ -98,20 +121,32 @@ class SideRows:
         coverage = Coverage.of(wanted, masks, states.targets.device)
         positions = coverage.positions
         share = budget // max(1, sum(len(spaces) for spaces in comparing))
-        found = []
+        found, groups = [], []
         for number, (batch, spaces) in enumerate(zip(batches, comparing, strict=True)):
             with naming_teacher(batch.teacher_name):
                 for space in spaces:
-                    projected = projected_stream(
-                        batch,
-                        space,
-                        scratch,
-                        share,
-                        products=products,
-                        recompute=recompute,
-                        positions=coverage.reordered[number],
+                    built = BuiltSpace(batch, space, states.hidden_states.dtype, as_leaves=True)
+                    own_alone = isinstance(space, GroupSpace) and space.projector is None
+                    projected = (
+                        None
+                        if own_alone
+                        else projected_stream(
+                            batch,
+                            space,
+                            scratch,
+                            share,
+                            products=products,
+                            recompute=recompute,
+                            positions=coverage.reordered[number],
+                        )
                     )
-                    found.append(SideSpace(number, space, projected))
+                    if isinstance(space, GroupSpace):
+                        numbers = batch.group_numbers[side].flatten()[positions]
+                        other = group_sums[number][space.name] if own_alone and group_sums is not None else None
+                        groups.append(SideGroups(number, built, projected, numbers, other))
+                    else:
+                        assert projected is not None
+                        found.append(SideSpace(number, built, projected))
         choices = [None] * len(batches) if teacher_argmax is None else teacher_argmax
         return cls(
             side=side,
@@ -126,6 +161,7 @@ class SideRows:
             coverage=coverage,
             spaces=tuple(found),
             teacher_argmax=[None if choice is None else choice.flatten()[positions] for choice in choices],
+            groups=tuple(groups),
         )
 
     def of_streams(self, rows: slice) -> dict[TiledStates, slice]:
@@ -135,7 +171,7 @@ class SideRows:
             rows: the rows. None at all: every stream has none of them.
         """
         nothing = rows.start == rows.stop
-        projected = {entry.projected: self.coverage.covered_by(entry.number, rows) for entry in self.spaces}
+        projected = {stream: self.coverage.covered_by(number, rows) for number, stream in self._projected}
         return {self.own: rows} | {
             stream: some for stream, some in projected.items() if nothing or some.start < some.stop
         }
@@ -158,7 +194,23 @@ class SideRows:
     @property
     def streams(self) -> list[TiledStates]:
         """All streams, the side's own first."""
-        return [self.own, *(entry.projected for entry in self.spaces)]
+        return [self.own, *(stream for _, stream in self._projected)]
+
+    @cached_property
+    def _projected(self) -> list[tuple[int, TiledStates]]:
+        """The streams of projected states, each with the number of its teacher."""
+        of_groups = [(entry.number, entry.projected) for entry in self.groups if entry.projected is not None]
+        return [*((entry.number, entry.projected) for entry in self.spaces), *of_groups]
+
+    @property
+    def built(self) -> list[BuiltSpace]:
+        """The spaces that work on this side."""
+        return [*(entry.space for entry in self.spaces), *(entry.space for entry in self.groups)]
+
+    @property
+    def teachers(self) -> int:
+        """How many teachers are compared with."""
+        return len({entry.number for entry in self.spaces} | {entry.number for entry in self.groups})
 
     def streams_by_head(self) -> list[list[TiledStates]]:
         """Return the streams, those together that one product can serve."""
@@ -179,12 +231,12 @@ class SideRows:
     @property
     def row_bytes(self) -> int:
         """Memory of the projected states and of their gradients; the side's own are the caller's."""
-        return sum(entry.projected.row_bytes for entry in self.spaces)
+        return sum(stream.row_bytes for _, stream in self._projected)
 
     @property
     def gradient_bytes(self) -> int:
         """Memory of the gradients to the projected states, which wait for the backward pass."""
-        return sum(entry.projected.gradient_bytes for entry in self.spaces)
+        return sum(stream.gradient_bytes for _, stream in self._projected)
 
     @property
     def scores(self) -> bool:
@@ -194,7 +246,7 @@ class SideRows:
     @cached_property
     def learns(self) -> bool:
         """Whether a gradient is wanted for anything."""
-        return any(stream.requires_grad for stream in self.streams)
+        return any(stream.requires_grad for stream in self.streams) or any(space.leaves for space in self.built)
 
     @cached_property
     def dtype(self) -> torch.dtype:

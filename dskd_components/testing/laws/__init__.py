@@ -1,9 +1,9 @@
 """The catalogue of laws, by kind of component. Each law is a function that can be called on its own."""
 
 from dskd_components.testing.law import Law, entered_laws
-from dskd_components.testing.laws import aligner, component, distance, projector, schedule, space
+from dskd_components.testing.laws import aligner, component, distance, projector, schedule, space, training
 
-__all__ = ["Law", "aligner", "component", "distance", "laws_about", "projector", "schedule", "space"]
+__all__ = ["Law", "aligner", "component", "distance", "laws_about", "projector", "schedule", "space", "training"]
 
 
 def laws_about(kind: str) -> tuple[Law, ...]:

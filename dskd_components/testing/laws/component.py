@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dskd_components.components.component import Component
+from dskd_components.components.component import Component, tensor_held_by
 from dskd_components.testing.expectation import expect
 from dskd_components.testing.law import law
 from dskd_components.testing.strategies.logits import normal
@@ -67,6 +68,23 @@ def it_cannot_be_changed(component: Component) -> None:
         except (ValidationError, AttributeError, TypeError):
             continue
         expect(False, f"expected an error when {option!r} is assigned to, found none.")
+
+
+@law("component", cases=one_case, claimed_by=is_component, at_most=1)
+def it_holds_no_tensor(component: Component) -> None:
+    """A component holds no tensor, parameter or module, also in what it works out once and keeps.
+
+    It would be neither trained nor saved nor moved. What `build` returns is.
+    """
+    kept = {
+        name
+        for base in type(component).__mro__
+        for name, member in vars(base).items()
+        if isinstance(member, cached_property)
+    }
+    for name in sorted({*kept, *vars(component), *(component.__pydantic_private__ or {})}):
+        found = tensor_held_by(getattr(component, name))
+        expect(found is None, f"expected {name!r} to hold options, found a {found}; build(...) returns what has those.")
 
 
 def expect_effects(component: Component, observe: Callable[[Any], list[Any]]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from dskd_components.testing.expectation import expect, expect_close, expect_equal
 from dskd_components.testing.law import law
+from dskd_components.testing.laws.building import function_of
 from dskd_components.testing.laws.distance.evaluation import (
     DistanceFunction,
     apart,
@@ -48,7 +49,7 @@ def arguments_are_not_changed(distance: DistanceFunction, student_logits: Tensor
     student, teacher = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
     before = student.clone(), teacher.clone()
     with torch.no_grad():
-        distance(student, teacher)
+        function_of(distance)(student, teacher)
     expect_equal(student, before[0], "student_log_probs after the call")
     expect_equal(teacher, before[1], "teacher_log_probs after the call")
 
@@ -80,7 +81,8 @@ def float32_is_near_float64(distance: DistanceFunction, student_logits: Tensor, 
     # The same rounded log-probabilities on both sides: what is compared is the arithmetic, not the rounding before it.
     student, teacher = (side.float().log_softmax(-1) for side in (student_logits, teacher_logits))
     with torch.no_grad():
-        found, exact = distance(student, teacher), distance(student.double(), teacher.double())
+        found = function_of(distance)(student, teacher)
+        exact = function_of(distance)(student.double(), teacher.double())
     largest = student_logits.abs().max().clamp_min(1).log()
     expect_close(
         found,

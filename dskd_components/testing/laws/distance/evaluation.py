@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dskd_components.testing.laws.building import function_of
 from dskd_components.testing.strategies.logits import SEEDS, normal, pairs_of_logits
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 DistanceFunction = Callable[[Tensor, Tensor], Tensor]
 """What a distance is to its laws: student and teacher log-probabilities ``[N, V]`` in, ``[N]`` out. A `Distance` is
-one, and so is any function of that shape."""
+one, and so is any function of that shape. One with parameters builds what is called, for the columns that come."""
 
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 """What a distance is called with."""
@@ -25,7 +26,7 @@ DTYPES = st.sampled_from([torch.float64, torch.float32])
 def values_at(distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Return ``[N]``: the distances of rows given by their logits, without graph."""
     with torch.no_grad():
-        return distance(student_logits.log_softmax(-1), teacher_logits.log_softmax(-1))
+        return function_of(distance)(student_logits.log_softmax(-1), teacher_logits.log_softmax(-1))
 
 
 def values_and_gradients(
@@ -36,7 +37,7 @@ def values_and_gradients(
     A side that no gradient reaches has zeros.
     """
     student, teacher = (side.detach().clone().requires_grad_() for side in (student_logits, teacher_logits))
-    values = distance(student.log_softmax(-1), teacher.log_softmax(-1))
+    values = function_of(distance)(student.log_softmax(-1), teacher.log_softmax(-1))
     if not values.requires_grad:
         return values, torch.zeros_like(student), torch.zeros_like(teacher)
     of_student, of_teacher = torch.autograd.grad(

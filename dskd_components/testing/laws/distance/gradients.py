@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dskd_components.testing.expectation import expect, expect_close, expect_finite
 from dskd_components.testing.law import law
+from dskd_components.testing.laws.building import function_of
 from dskd_components.testing.laws.distance.evaluation import (
     DTYPES,
     DistanceFunction,
@@ -92,6 +93,6 @@ def _measured_gradient(distance: DistanceFunction, student_logits: Tensor, teach
     moved[side] = moved[side] + moves
     flat = (moved[name].reshape(-1, vocabulary).log_softmax(-1) for name in ("student", "teacher"))
     with torch.no_grad():
-        ahead, behind = distance(*flat).reshape(2, vocabulary, rows)
+        ahead, behind = function_of(distance)(*flat).reshape(2, vocabulary, rows)
     measured: Tensor = ((ahead - behind) / (2 * STEP)).T
     return measured

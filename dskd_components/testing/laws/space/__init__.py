@@ -1,4 +1,4 @@
-"""Laws of spaces. Each takes a `Space` and `ComparedRows`, or a batch for the loss around it."""
+"""Laws of spaces. Each takes a `Space` and `ComparedRows`, or a batch for the loss around it; some a `GroupSpace`."""
 
 from dskd_components.testing.laws.space.claims import (
     everything_is_made_where_the_rows_are,
@@ -20,6 +20,18 @@ from dskd_components.testing.laws.space.comparing import (
     the_same_rows_give_the_same_terms,
     the_student_learns_in_the_loss,
 )
+from dskd_components.testing.laws.space.groups import (
+    group_rows,
+    group_terms_are_one_finite_number_a_group,
+    groups_are_independent,
+    options_of_groups_have_an_effect,
+    row_values_are_independent,
+    sums_and_logits_are_not_changed,
+    temperatures_divide_logits_of_rows,
+    the_layout_of_a_batch_changes_no_group,
+    the_scale_of_groups_is_applied_once,
+    zero_where_both_sides_add_up_to_the_same,
+)
 from dskd_components.testing.laws.space.rows import compared_rows
 
 __all__ = [
@@ -27,17 +39,27 @@ __all__ = [
     "compared_rows",
     "everything_is_made_where_the_rows_are",
     "finite_gradients",
+    "group_rows",
+    "group_terms_are_one_finite_number_a_group",
+    "groups_are_independent",
     "metrics_add_up_over_rows",
     "no_rows_no_values",
     "options_have_an_effect",
+    "options_of_groups_have_an_effect",
+    "row_values_are_independent",
     "rows_are_independent",
     "rows_are_not_changed",
+    "sums_and_logits_are_not_changed",
     "temperatures_divide_logits",
+    "temperatures_divide_logits_of_rows",
     "terms_are_one_finite_number_a_row",
+    "the_layout_of_a_batch_changes_no_group",
     "the_same_rows_give_the_same_terms",
     "the_scale_is_applied_once",
+    "the_scale_of_groups_is_applied_once",
     "the_student_learns_in_the_loss",
     "token_numbers_do_not_matter",
     "tokens_that_cannot_occur_count_for_nothing",
     "zero_at_equality",
+    "zero_where_both_sides_add_up_to_the_same",
 ]

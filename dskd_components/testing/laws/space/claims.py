@@ -13,7 +13,14 @@ from dskd_components.distances.kl import KL
 from dskd_components.testing.expectation import expect, expect_close
 from dskd_components.testing.law import law
 from dskd_components.testing.laws.component import expect_effects, one_case
-from dskd_components.testing.laws.space.rows import compared_with_leaves, generic_rows, row_cases, some_rows
+from dskd_components.testing.laws.space.rows import (
+    compared,
+    compared_with_leaves,
+    compares_rows,
+    generic_rows,
+    row_cases,
+    some_rows,
+)
 from dskd_components.testing.strategies.logits import SEEDS, normal
 
 if TYPE_CHECKING:
@@ -24,7 +31,16 @@ if TYPE_CHECKING:
 
 
 def _has_distances(space: Space) -> bool:
-    return bool(space.distance_terms)
+    return compares_rows(space) and bool(space.distance_terms)
+
+
+def _treats_tokens_alike(space: Space) -> bool:
+    alike = [space.treats_tokens_alike, *(distance.treats_tokens_alike for distance in space.distances(KL()))]
+    return compares_rows(space) and all(alike)
+
+
+def _has_distances_that_treat_tokens_alike(space: Space) -> bool:
+    return _has_distances(space) and _treats_tokens_alike(space)
 
 
 @law("space", cases=lambda _: st.fixed_dictionaries({"seed": SEEDS}), claimed_by=_has_distances)
@@ -85,11 +101,16 @@ def the_scale_is_applied_once(space: Space, rows: ComparedRows) -> None:
         expect_close(values, 3.0 * plain[name], f"the term {name!r} at a scale of 3", atol=1e-7)
 
 
-@law("space", cases=row_cases(columns=st.integers(1, 3)), claimed_by=_has_distances, at_most=20)
+@law(
+    "space",
+    cases=row_cases(columns=st.integers(1, 3)),
+    claimed_by=_has_distances_that_treat_tokens_alike,
+    at_most=20,
+)
 def tokens_that_cannot_occur_count_for_nothing(space: Space, rows: ComparedRows, columns: int) -> None:
     """Tokens that neither side can say change no distance.
 
-    Claimed by ``distance_terms``. A mean over the vocabulary breaks this.
+    Claimed by ``distance_terms`` and ``treats_tokens_alike``. A mean over the vocabulary breaks this.
     """
     # Far below any logit that is drawn, and finite, so that differences of logits stay numbers.
     never = torch.full((len(rows.targets), columns), -1e6, dtype=rows.student_logits.dtype)
@@ -111,11 +132,12 @@ def tokens_that_cannot_occur_count_for_nothing(space: Space, rows: ComparedRows,
         expect_close(values, expected[name], f"the term {name!r} with tokens that cannot occur", rtol=1e-6, atol=1e-7)
 
 
-@law("space", cases=row_cases(tempers=("ordinary", "generic", "peaked")))
+@law("space", cases=row_cases(tempers=("ordinary", "generic", "peaked")), claimed_by=_treats_tokens_alike)
 def token_numbers_do_not_matter(space: Space, rows: ComparedRows) -> None:
     """Numbering the tokens otherwise, alike wherever they are named, changes no term.
 
-    Token ids are names. One that takes columns by their place breaks this; so does one that pairs shared tokens by it.
+    Claimed by ``treats_tokens_alike``. Token ids are names. One that takes columns by their place breaks this; so does
+    one that pairs shared tokens by it.
     """
     sizes = rows.student_logits.shape[1], rows.teacher_logits.shape[1]
     student, teacher = (torch.arange(size).roll(1) for size in sizes)
@@ -134,18 +156,18 @@ def token_numbers_do_not_matter(space: Space, rows: ComparedRows) -> None:
         shared_tokens=ids,
     )
     _expect_same_terms(
-        space.compare(renumbered), space.compare(rows), "with the tokens numbered otherwise", _untied(rows)
+        compared(space, renumbered), compared(space, rows), "with the tokens numbered otherwise", _untied(rows)
     )
 
 
-@law("space", cases=row_cases(), at_most=20)
+@law("space", cases=row_cases(), claimed_by=compares_rows, at_most=20)
 def metrics_add_up_over_rows(space: Space, rows: ComparedRows) -> None:
     """The sums and counts of the metrics of all rows are those of single rows, added up.
 
     So a log over micro-batches and ranks is that of the whole. A mean in place of a sum breaks this.
     """
-    together = space.compare(rows).metrics
-    singles = [space.compare(some_rows(rows, slice(row, row + 1))).metrics for row in range(len(rows.targets))]
+    together = compared(space, rows).metrics
+    singles = [compared(space, some_rows(rows, slice(row, row + 1))).metrics for row in range(len(rows.targets))]
     for name, tally in together.items():
         of_rows: list[Tally] = [single[name] for single in singles]
         for part in ("total", "count"):
@@ -153,7 +175,7 @@ def metrics_add_up_over_rows(space: Space, rows: ComparedRows) -> None:
             expect_close(found, getattr(tally, part).double(), f"the {part} of the metric {name!r}, row by row")
 
 
-@law("space", cases=row_cases(), at_most=5)
+@law("space", cases=row_cases(), claimed_by=compares_rows, at_most=5)
 def everything_is_made_where_the_rows_are(space: Space, rows: ComparedRows) -> None:
     """Tensors that a space makes are on the device of the rows, whatever the default device is.
 
@@ -161,7 +183,7 @@ def everything_is_made_where_the_rows_are(space: Space, rows: ComparedRows) -> N
     """
     try:
         with torch.device("meta"):
-            found = space.compare(rows)
+            found = compared(space, rows)
     except (RuntimeError, NotImplementedError) as error:
         raise AssertionError(f"with another default device than that of the rows: {error}") from error
     made = {f"{part} of the term {name!r}": getattr(term, part) for name, term in found.terms.items() for part in PARTS}
@@ -176,7 +198,7 @@ PARTS = ("values", "keep", "eligible")
 """The parts of a term that are tensors."""
 
 
-@law("space", cases=one_case, at_most=1)
+@law("space", cases=one_case, claimed_by=compares_rows, at_most=1)
 def options_have_an_effect(space: Space) -> None:
     """Another value of an option gives other terms, or asks for something else.
 
@@ -211,7 +233,7 @@ def options_have_an_effect(space: Space) -> None:
 
 
 def _distances(space: Space, rows: ComparedRows) -> dict[str, Tensor]:
-    terms = space.compare(rows).terms
+    terms = compared(space, rows).terms
     for name in space.distance_terms:
         expect(name in terms, f"distance_terms: expected a term {name!r}, found {list(terms)}.")
     return {name: terms[name].values.detach() for name in space.distance_terms}

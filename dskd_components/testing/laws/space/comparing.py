@@ -13,7 +13,14 @@ from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.testing.expectation import expect, expect_close, expect_equal, expect_finite
 from dskd_components.testing.law import law
-from dskd_components.testing.laws.space.rows import compared_with_leaves, generic_rows, row_cases, some_rows
+from dskd_components.testing.laws.space.rows import (
+    compared,
+    compared_with_leaves,
+    compares_rows,
+    generic_rows,
+    row_cases,
+    some_rows,
+)
 from dskd_components.testing.strategies.batches import make_batch, with_example_columns
 from dskd_components.testing.strategies.logits import SEEDS
 
@@ -29,13 +36,13 @@ PER_ROW: Final = ("values", "keep", "eligible")
 """The parts of a term that have an entry for each row."""
 
 
-@law("space", cases=row_cases())
+@law("space", cases=row_cases(), claimed_by=compares_rows)
 def terms_are_one_finite_number_a_row(space: Space, rows: ComparedRows) -> None:
     """Each term has a finite number for each row, none of them negative, and flags for each row if it has any.
 
     Masking, weighting and dividing come after it.
     """
-    result = space.compare(rows)
+    result = compared(space, rows)
     count = len(rows.targets)
     expect(bool(result.terms), "terms: expected at least one, found none.")
     declared = sorted(space.terms) in ([], sorted(result.terms))
@@ -57,15 +64,15 @@ def terms_are_one_finite_number_a_row(space: Space, rows: ComparedRows) -> None:
             expect(right, f"the term {name!r}: expected {part} to be None or bool [{count}].")
 
 
-@law("space", cases=row_cases())
+@law("space", cases=row_cases(), claimed_by=compares_rows)
 def rows_are_independent(space: Space, rows: ComparedRows) -> None:
     """A row's numbers are the same whichever rows are beside it.
 
     The loss may hand a space a few rows at a time; a batch equals its micro-batches.
     """
-    together = space.compare(rows)
+    together = compared(space, rows)
     for row in range(len(rows.targets)):
-        alone = space.compare(some_rows(rows, slice(row, row + 1)))
+        alone = compared(space, some_rows(rows, slice(row, row + 1)))
         expect(
             alone.terms.keys() == together.terms.keys(), f"terms: expected {list(together.terms)} for one row as well."
         )
@@ -76,17 +83,17 @@ def rows_are_independent(space: Space, rows: ComparedRows) -> None:
                     expect_close(found[0], expected[row], f"{part} of the term {name!r} for row {row} alone")
 
 
-@law("space", cases=row_cases(), at_most=5)
+@law("space", cases=row_cases(), claimed_by=compares_rows, at_most=5)
 def no_rows_no_values(space: Space, rows: ComparedRows) -> None:
     """No rows give terms without values, and no error.
 
     A batch in which nothing is covered is an ordinary one.
     """
-    for name, term in space.compare(some_rows(rows, slice(0, 0))).terms.items():
+    for name, term in compared(space, some_rows(rows, slice(0, 0))).terms.items():
         expect(term.values.shape == (0,), f"the term {name!r}: expected shape [0], found {list(term.values.shape)}.")
 
 
-@law("space", cases=row_cases())
+@law("space", cases=row_cases(), claimed_by=compares_rows)
 def finite_gradients(space: Space, rows: ComparedRows) -> None:
     """Gradients of both logits are finite.
 
@@ -102,7 +109,7 @@ TRIES: Final = 10
 """How many batches are looked at before a gradient counts as missing: a filter may leave out all of one batch."""
 
 
-@law("space", cases=lambda _: st.fixed_dictionaries({"seed": SEEDS}), at_most=5)
+@law("space", cases=lambda _: st.fixed_dictionaries({"seed": SEEDS}), claimed_by=compares_rows, at_most=5)
 def a_gradient_reaches_a_model(space: Space, seed: int) -> None:
     """Where both sides differ, some term has a gradient for the logits of a side.
 
@@ -116,7 +123,7 @@ def a_gradient_reaches_a_model(space: Space, seed: int) -> None:
     expect(False, "gradients: expected some, found zeros in every term of several batches.")
 
 
-@law("space", cases=row_cases())
+@law("space", cases=row_cases(), claimed_by=compares_rows)
 def rows_are_not_changed(space: Space, rows: ComparedRows) -> None:
     """The logits, targets and choices that a space is given are as they were.
 
@@ -124,18 +131,18 @@ def rows_are_not_changed(space: Space, rows: ComparedRows) -> None:
     """
     tensors = {name: tensor for name, tensor in vars(rows).items() if isinstance(tensor, torch.Tensor)}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
-    space.compare(rows)
+    compared(space, rows)
     for name, tensor in tensors.items():
         expect_equal(tensor, before[name], f"rows.{name} after comparing")
 
 
-@law("space", cases=row_cases())
+@law("space", cases=row_cases(), claimed_by=compares_rows)
 def the_same_rows_give_the_same_terms(space: Space, rows: ComparedRows) -> None:
     """Compared twice, the same rows give the same terms and metrics.
 
     Randomness inside would make runs that nobody can repeat.
     """
-    first, second = space.compare(rows), space.compare(rows)
+    first, second = compared(space, rows), compared(space, rows)
     for name, term in first.terms.items():
         expect_equal(second.terms[name].values, term.values, f"the term {name!r} at the second call")
     for name, tally in first.metrics.items():
@@ -155,11 +162,13 @@ def _gradients(values: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
 def the_student_learns_in_the_loss(space: Space, seed: int) -> None:
     """In a loss of this space alone, the student's hidden states have finite gradients, some of them not zero.
 
-    With one tokenizer and the default distance.
+    With one tokenizer, or with groups of tokens for one that combines them, and the default distance.
     """
     for number in range(TRIES):
-        batch = with_example_columns(make_batch(seed + number, same_tokenizer=True, student_vocabulary=4), [space])
-        out, hidden_states = _loss(space, batch)
+        same_tokenizer = compares_rows(space)
+        drawn = make_batch(seed + number, same_tokenizer=same_tokenizer, student_vocabulary=4)
+        batch = with_example_columns(drawn, [space])
+        out, hidden_states = _loss(space, batch, "identity" if same_tokenizer else "span")
         (gradient,) = torch.autograd.grad(out.loss, hidden_states)
         expect_finite(gradient, "the gradient of the student's hidden states")
         if gradient.any():
@@ -167,10 +176,10 @@ def the_student_learns_in_the_loss(space: Space, seed: int) -> None:
     expect(False, "the gradient of the student's hidden states: expected some, found zeros in several batches.")
 
 
-def _loss(space: Space, batch: Batch) -> tuple[DSKDOutput, Tensor]:
+def _loss(space: Space, batch: Batch, aligner: str) -> tuple[DSKDOutput, Tensor]:
     student, teacher = batch.student, batch.teacher
     # All of the loss comes from the space: the student's own cross entropy weighs nothing.
-    spec = DSKDSpec(spaces=(space,), kd_rate=1.0)
+    spec = DSKDSpec(spaces=(space,), kd_rate=1.0, aligner=aligner)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         loss_fn = DSKDLoss(

@@ -9,9 +9,11 @@ import torch
 from hypothesis import strategies as st
 
 from dskd_components.components.column_reader import columns_read_by
+from dskd_components.components.group_space import GroupSpace
 from dskd_components.components.space import ComparedRows, Measure, SharedTokens
 from dskd_components.distances.kl import KL
 from dskd_components.models.states import IGNORE_INDEX
+from dskd_components.testing.laws.building import built_space, found_by, heads_of
 from dskd_components.testing.strategies.logits import FINITE, Temper, logits, normal, pairs_of_logits
 
 if TYPE_CHECKING:
@@ -116,13 +118,26 @@ def some_rows(rows: ComparedRows, which: slice) -> ComparedRows:
     )
 
 
+def compares_rows(space: Space) -> bool:
+    """Return whether a space compares rows, rather than groups."""
+    return not isinstance(space, GroupSpace)
+
+
+def compared(space: Space, rows: ComparedRows) -> SpaceResult:
+    """Return what a space finds, with what it builds for such rows, if that is anything."""
+    with torch.device(rows.student_logits.device):  # as a loss is moved to where the models are
+        heads = heads_of(rows.student_logits.shape[1], rows.teacher_logits.shape[1], rows.shared_tokens)
+        modules = built_space(space, heads, rows.measure.distance)
+    return found_by(space, rows, modules)
+
+
 def compared_with_leaves(space: Space, rows: ComparedRows) -> tuple[SpaceResult, dict[str, torch.Tensor]]:
     """Return what a space finds, with both logits as leaves of the graph."""
     leaves = {
         side: getattr(rows, f"{side}_logits").detach().clone().requires_grad_() for side in ("student", "teacher")
     }
     with_leaves = replace(rows, student_logits=leaves["student"], teacher_logits=leaves["teacher"])
-    return space.compare(with_leaves), leaves
+    return compared(space, with_leaves), leaves
 
 
 def generic_rows(space: Space, seed: int) -> ComparedRows:

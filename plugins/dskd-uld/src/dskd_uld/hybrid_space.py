@@ -75,7 +75,7 @@ class HybridSpace(Space):
         student, teacher = rows.log_probs
         student, teacher = student[:, shared.student_ids], teacher[:, shared.teacher_ids]
         probability = teacher.detach().logsumexp(-1).exp()
-        distance = self.distance or rows.measure.distance
+        distance = rows.function_of(self.distance)
         return probability * distance(student.log_softmax(-1), teacher.log_softmax(-1))
 
 
