@@ -22,6 +22,7 @@ from tests.helpers.faulty_distances import DISTANCE_FAULTS
 from tests.helpers.faulty_projectors import PROJECTOR_FAULTS
 from tests.helpers.faulty_schedules import SCHEDULE_FAULTS
 from tests.helpers.faulty_spaces import SPACE_FAULTS
+from tests.helpers.faulty_text_aligners import TEXT_ALIGNER_FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
     from tests.helpers.fault import Fault
 
 KINDS = ("distance", "aligner", "projector", "space", "schedule")
-FAULTS: list[Fault] = [*DISTANCE_FAULTS, *ALIGNER_FAULTS, *PROJECTOR_FAULTS, *SPACE_FAULTS, *SCHEDULE_FAULTS]
+FAULTS: list[Fault] = [
+    *DISTANCE_FAULTS,
+    *ALIGNER_FAULTS,
+    *TEXT_ALIGNER_FAULTS,
+    *PROJECTOR_FAULTS,
+    *SPACE_FAULTS,
+    *SCHEDULE_FAULTS,
+]
 
 
 def laws_that_fail(component: Any, *, max_examples: int, seed: int | None = None) -> Iterable[str]:
