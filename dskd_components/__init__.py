@@ -14,6 +14,7 @@ lives there. A module or name that begins with an underscore is private to its r
 """
 
 from dskd_components._version import __version__
+from dskd_components.aligners import TextAligner, align_text
 from dskd_components.collation import DualTokenizerCollator, DualTokenizerPreprocessor, MultiTeacherCollator
 from dskd_components.components import (
     Aligner,
@@ -69,6 +70,7 @@ from dskd_components.spec import SpecFileError, load_multi_teacher_spec, load_sp
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
 from dskd_components.store import ReadAheadCollator, TeacherCache, TeacherStore
+from dskd_components.tokenization import TokenizedText, VocabularyMap, build_vocabulary_map
 
 __all__ = [
     "Aligner",
@@ -114,11 +116,16 @@ __all__ = [
     "TeacherCache",
     "TeacherSpec",
     "TeacherStore",
+    "TextAligner",
     "TokenGroups",
     "TokenTerm",
+    "TokenizedText",
     "UnknownComponentError",
+    "VocabularyMap",
     "VocabularySubset",
     "__version__",
+    "align_text",
+    "build_vocabulary_map",
     "clip_grad_norms",
     "get_aligner",
     "get_distance",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
+    from dskd_components.components.projector import ProjectorHeads
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups
 
@@ -329,7 +330,13 @@ class AttentionAligner(Aligner):
         """Whether the standard deviations run over single samples."""
         return self.std == "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self,
+        *,
+        student_embedding_size: int,
+        teacher_embedding_size: int,
+        heads: ProjectorHeads | None = None,  # noqa: ARG002
+    ) -> AlignerModule:
         """Return the attention with its query projection, randomly initialised."""
         return self.module_class(student_embedding_size, teacher_embedding_size, self.std)
 

@@ -1,22 +1,30 @@
-"""Aligners whose groups are found beforehand from the texts: exact match, spans, minimum edits."""
+"""Aligners that read texts, whose groups are found beforehand: exact match, spans, minimum edits, and their base."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dskd_components.components.aligner import Aligner, AlignerModule, TextMethod
+from dskd_components.components.aligner import Aligner, AlignerModule
 from dskd_components.components.alignment import Alignment
 from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
 from dskd_components.models.states import small_numbers
+from dskd_components.tokenization.min_edit import warped_groups
+from dskd_components.tokenization.span_groups import exact_match_pairs, single_groups, span_groups
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dskd_components.components.projector import ProjectorHeads
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
+    from dskd_components.tokenization.arrays import IntArray
+    from dskd_components.tokenization.byte_spans import TokenizedText
 
 
 Pooling = Literal["mean", "last"]
@@ -160,24 +168,67 @@ def _keys(given: TokenGroups, student: LMStates, teacher: LMStates) -> tuple[Ten
     return keys[0], keys[1]
 
 
-class ExactMatch(Aligner):
+class TextAligner(Aligner):
+    """Base of an aligner that reads texts: its groups of tokens become an alignment of positions.
+
+    A subclass needs a name and a `groups_of_text`. The states of several positions are brought over as their mean; one
+    with other wishes overrides `build`.
+
+    Examples:
+        Tokens of the same bytes, and only those that are longer than some:
+
+        >>> import numpy as np
+        >>> from typing import Literal
+        >>> from dskd_components.tokenization import exact_match_pairs, single_groups
+        >>> class LongTokens(TextAligner):
+        ...     name: Literal["long_tokens"] = "long_tokens"
+        ...     shortest: int = 3
+        ...     def groups_of_text(self, student, teacher):
+        ...         pairs = exact_match_pairs(student, teacher)
+        ...         lengths = (student.ends - student.cores)[pairs[:, 0]]
+        ...         return single_groups(pairs[lengths >= self.shortest])
+        >>> LongTokens().text_method
+        'long_tokens'
+    """
+
+    reads_embeddings: ClassVar[bool] = False
+
+    @abstractmethod
+    def groups_of_text(self, student: TokenizedText, teacher: TokenizedText) -> IntArray:
+        """Bring together the tokens of two tokenizations of one text; see `Aligner.groups_of_text`."""
+
+    def build(
+        self,
+        *,
+        student_embedding_size: int,  # noqa: ARG002
+        teacher_embedding_size: int,  # noqa: ARG002
+        heads: ProjectorHeads | None = None,  # noqa: ARG002
+    ) -> AlignerModule:
+        """Return the module that applies the groups; it has no parameters."""
+        return GroupedModule(self.name, one_to_one=self.one_to_one, pooling="mean")
+
+
+class ExactMatch(TextAligner):
     """One-to-one pairs of tokens that stand for the same bytes of the text; all other tokens are left out.
 
     Both models have then read the same text and are asked for the same next piece of it.
     """
 
     source: ClassVar[str] = "Zhang et al. 2025 (DSKD v2), arXiv 2504.11426, exact token alignment"
-    reads_embeddings: ClassVar[bool] = False
-    text_method: ClassVar[TextMethod | None] = "exact_match"
 
     name: Literal["exact_match"] = "exact_match"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
-        """Return the module that applies given groups; it has no parameters."""
-        return GroupedModule(self.name, one_to_one=True, pooling="mean")
+    @property
+    def one_to_one(self) -> bool:
+        """Always: its groups have no more."""
+        return True
+
+    def groups_of_text(self, student: TokenizedText, teacher: TokenizedText) -> IntArray:
+        """Return the pairs of tokens that stand for the same bytes, leading spaces set aside."""
+        return single_groups(exact_match_pairs(student, teacher))
 
 
-class Span(Aligner):
+class Span(TextAligner):
     """Groups of several tokens to several, closed at each border that both sides share.
 
     Every scored token that stands for text takes part. What stands for several tokens of the other side is their mean
@@ -185,19 +236,29 @@ class Span(Aligner):
     """
 
     source: ClassVar[str] = "dskd_components, docs/explanation/alignment.md"
-    reads_embeddings: ClassVar[bool] = False
-    text_method: ClassVar[TextMethod | None] = "span"
+    covers_text: ClassVar[bool] = True
+    groups_options: ClassVar[tuple[str, ...] | None] = ()
 
     name: Literal["span"] = "span"
     pooling: Pooling = "mean"
     """What stands for several tokens of the other side."""
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
+    def groups_of_text(self, student: TokenizedText, teacher: TokenizedText) -> IntArray:
+        """Return the smallest stretches of tokens that both sides cut out."""
+        return span_groups(student, teacher)
+
+    def build(
+        self,
+        *,
+        student_embedding_size: int,  # noqa: ARG002
+        teacher_embedding_size: int,  # noqa: ARG002
+        heads: ProjectorHeads | None = None,  # noqa: ARG002
+    ) -> AlignerModule:
         """Return the module that applies given groups; it has no parameters."""
         return GroupedModule(self.name, one_to_one=False, pooling=self.pooling)
 
 
-class MinEdit(Aligner):
+class MinEdit(TextAligner):
     """Tokens that the cheapest warping path joins; it needs no knowledge of the text, and may be wrong.
 
     As released, only one-to-one joints count. Pooled, all tokens that the path joins, directly or through others, form
@@ -205,8 +266,9 @@ class MinEdit(Aligner):
     """
 
     source: ClassVar[str] = "Wan et al. 2024 (FuseLLM), arXiv 2401.10491, and the code of arXiv 2406.17328"
-    reads_embeddings: ClassVar[bool] = False
-    text_method: ClassVar[TextMethod | None] = "min_edit"
+    follows_text: ClassVar[bool] = False
+    covers_text: ClassVar[bool] = True
+    groups_options: ClassVar[tuple[str, ...] | None] = ()
 
     name: Literal["min_edit"] = "min_edit"
     many_to_one: Literal["drop", "pool"] = "drop"
@@ -214,6 +276,25 @@ class MinEdit(Aligner):
     pooling: Pooling = "mean"
     """With ``pool``: what stands for several tokens of the other side."""
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
+    @property
+    def one_to_one(self) -> bool:
+        """Whether joints of several are left out."""
+        return self.many_to_one == "drop"
+
+    def groups_of_text(self, student: TokenizedText, teacher: TokenizedText) -> IntArray:
+        """Return the tokens that the path joins."""
+        return self.groups_of_texts([student], [teacher])[0]
+
+    def groups_of_texts(self, students: Sequence[TokenizedText], teachers: Sequence[TokenizedText]) -> list[IntArray]:
+        """Return the tokens that the path joins, of several texts in much less time than one after the other."""
+        return warped_groups(students, teachers)
+
+    def build(
+        self,
+        *,
+        student_embedding_size: int,  # noqa: ARG002
+        teacher_embedding_size: int,  # noqa: ARG002
+        heads: ProjectorHeads | None = None,  # noqa: ARG002
+    ) -> AlignerModule:
         """Return the module that applies given groups; it has no parameters."""
-        return GroupedModule(self.name, one_to_one=self.many_to_one == "drop", pooling=self.pooling)
+        return GroupedModule(self.name, one_to_one=self.one_to_one, pooling=self.pooling)

@@ -14,6 +14,7 @@ from dskd_components.models.host_reads import Check
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components.components.projector import ProjectorHeads
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
 
@@ -73,7 +74,13 @@ class Identity(Aligner):
 
     name: Literal["identity"] = "identity"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
+    def build(
+        self,
+        *,
+        student_embedding_size: int,  # noqa: ARG002
+        teacher_embedding_size: int,  # noqa: ARG002
+        heads: ProjectorHeads | None = None,  # noqa: ARG002
+    ) -> AlignerModule:
         """Return the module that pairs equal positions; it has no parameters."""
         return IdentityModule()
 

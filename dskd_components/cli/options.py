@@ -60,8 +60,7 @@ def claims_of(component: type[Component]) -> list[str]:
             }
             return [need for need, is_so in needs.items() if is_so]
         case Space():
-            projected = [instance.projector] if instance.projector else []
-            return [f"{instance.side} rows", *projected, *_columns(instance)]
+            return _of_space(instance)
     return []
 
 
@@ -90,6 +89,7 @@ def _of_aligner(aligner: Aligner) -> list[str]:
     claims = {
         "one tokenizer": aligner.same_tokenizer,
         "two tokenizers": not aligner.same_tokenizer,
+        "reads texts": aligner.makes_groups,
         "depends on the batch": not aligner.split_invariant,
     }
     return [*(claim for claim, made in claims.items() if made), *_columns(aligner)]
@@ -99,6 +99,15 @@ def _columns(reader: ColumnReader) -> list[str]:
     """Name what a component reads of batches beside tokens, each column once for both sides."""
     names = dict.fromkeys(name for side in SIDES for name in columns_read_by(reader, side))
     return [f"reads {', '.join(names)}"] if names else []
+
+
+def _of_space(space: Space) -> list[str]:
+    demands = {
+        "needs a hard alignment": space.needs_hard_alignment,
+        f"needs shared tokens, {space.min_shared_tokens} or more": space.min_shared_tokens > 0,
+    }
+    projector = [space.projector] if space.projector else []
+    return [f"{space.side} rows", *projector, *(demand for demand, made in demands.items() if made), *_columns(space)]
 
 
 BOUNDS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}

@@ -25,7 +25,8 @@ from dskd_components.collation.problems import (
 from dskd_components.collation.sample_view import SampleView
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.viewing import view_of_preprocessed, view_of_raw
-from dskd_components.components.aligner import Aligner, method_number
+from dskd_components.components.aligner import Aligner
+from dskd_components.components.text_methods import method_number
 from dskd_components.errors import InputError
 from dskd_components.models.batch import METHOD_COLUMN
 
@@ -53,8 +54,8 @@ class DualTokenizerCollator:
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
         teacher_tokenizer: The teacher's, of either kind.
-        aligner: The loss's aligner, or its name; its ``text_method`` says how tokens are brought together. None, or an
-            aligner that is told nothing: no groups.
+        aligner: The loss's aligner, or its name; one that reads texts brings their tokens together. None, or one that
+            is told nothing: no groups.
         student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
         teacher_max_length: The most tokens that the teacher may have. Both sides are cut at one border of the text.
         padding_side: Where rows are padded.
@@ -205,7 +206,8 @@ class DualTokenizerCollator:
                 (rows,), self._encoder.fingerprints[side], dtype=torch.int64, device="cpu"
             )
         # Of a row each, as are the fingerprints: so it goes along wherever rows are cut, joined or sent.
-        batch[METHOD_COLUMN] = torch.full((rows,), method_number(self._encoder.method), dtype=torch.int64, device="cpu")
+        number = method_number(self._encoder.group_maker)
+        batch[METHOD_COLUMN] = torch.full((rows,), number, dtype=torch.int64, device="cpu")
         return batch
 
     def teacher_sides(self, samples: Sequence[Any]) -> list[EncodedSide]:
@@ -227,7 +229,7 @@ class DualTokenizerCollator:
             sample.teacher
             for sample in self._policy.usable(
                 [
-                    from_columns(sample, encoder.fingerprints, encoder.method)
+                    from_columns(sample, encoder.fingerprints, encoder.group_maker)
                     if is_preprocessed(sample)
                     else next(raws)
                     for sample in samples
@@ -250,7 +252,7 @@ class DualTokenizerCollator:
         for index, sample in enumerate(samples):
             if index not in outcomes:
                 with names.naming(index):
-                    read = from_columns(sample, encoder.fingerprints, encoder.method, encoder.further)
+                    read = from_columns(sample, encoder.fingerprints, encoder.group_maker, encoder.further)
                     outcomes[index] = self._within_limits(read)
         return [outcomes[index] for index in range(len(samples))]
 

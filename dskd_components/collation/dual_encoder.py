@@ -14,9 +14,9 @@ from dskd_components.collation.problems import (
     SampleError,
     SampleNames,
     aligner_name,
+    group_maker,
     needs_same_tokens,
     positive_or_none,
-    text_method,
 )
 from dskd_components.collation.samples import ChatSample, Columns, Sample
 from dskd_components.collation.side_encoder import SideEncoder
@@ -28,7 +28,6 @@ from dskd_components.components.column_reader import BYTE_POSITIONS
 from dskd_components.errors import InputError
 from dskd_components.models.states import Side
 from dskd_components.tokenization.arrays import IntArray
-from dskd_components.tokenization.min_edit import SPACE_MARKERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ class EncodingOptions:
     columns: Columns | None = None
 
     def __post_init__(self) -> None:
-        text_method(self.aligner)
+        group_maker(self.aligner)
         for side, limit in self.max_lengths.items():
             positive_or_none(f"{side}_max_length", limit)
 
@@ -97,7 +96,7 @@ class DualEncoder:
 
     def __init__(self, student_tokenizer: Any, teacher_tokenizer: Any, options: EncodingOptions) -> None:
         self.options = options
-        self.method = text_method(options.aligner)
+        self.group_maker = group_maker(options.aligner)
         self.needs_same_tokens = needs_same_tokens(options.aligner)
         self.aligner_name = aligner_name(options.aligner)
         self.max_lengths = options.max_lengths
@@ -109,11 +108,6 @@ class DualEncoder:
             ChatRenderer(teacher_tokenizer, "teacher"),
             train_on_prompt=options.train_on_prompt,
         )
-
-    @property
-    def markers(self) -> tuple[str, str]:
-        """What marks a space in the student's and in the teacher's tokens."""
-        return SPACE_MARKERS[self.student.family], SPACE_MARKERS[self.teacher.family]
 
     @property
     def fingerprints(self) -> dict[Side, int]:
@@ -231,20 +225,20 @@ class DualEncoder:
 
     def _cut(self, student: SideTokens, teacher: SideTokens, student_limit: int | None) -> Prepared:
         kept = keep_within(student, teacher, student_limit, self.max_lengths["teacher"])
-        stretches = [] if self.method is None else stretches_of(student, teacher, kept)
+        stretches = [] if self.group_maker is None else stretches_of(student, teacher, kept)
         return Prepared(student, teacher, kept, stretches)
 
     def align(self, samples: Sequence[Prepared]) -> list[EncodedSample]:
         """Align all samples together, then put each one's columns together."""
         stretches = [stretch for sample in samples for stretch in sample.stretches]
-        aligned = iter(() if self.method is None else align_stretches(stretches, self.method, self.markers))
+        aligned = iter(() if self.group_maker is None else align_stretches(stretches, self.group_maker))
         return [self._columns(sample, [next(aligned) for _ in sample.stretches]) for sample in samples]
 
     def _columns(self, sample: Prepared, aligned: Sequence[IntArray]) -> EncodedSample:
         student, teacher, kept = sample.student, sample.teacher, sample.kept
         groups: tuple[IntArray, IntArray] | tuple[None, None] = (None, None)
-        if self.method is not None:
-            groups = number_tokens(student, teacher, kept, aligned, self.method)
+        if self.group_maker is not None:
+            groups = number_tokens(student, teacher, kept, aligned)
         sides = []
         for side, length, numbers in zip((student, teacher), (kept.student, kept.teacher), groups, strict=True):
             ids = side.input_ids[:length]

@@ -7,7 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 from dskd_components.collation.plain_values import integer, integers
-from dskd_components.components.aligner import ALIGNMENT_RULES, TextMethod, method_number, method_of_number
+from dskd_components.components.aligner import Aligner
+from dskd_components.components.text_methods import ALIGNMENT_RULES, method_label, method_number, method_of_number
 from dskd_components.errors import InputError
 from dskd_components.models.batch import METHOD_COLUMN
 from dskd_components.models.states import IGNORE_INDEX, Side
@@ -53,15 +54,21 @@ def labels_of(input_ids: IntArray, scored: BoolArray) -> IntArray:
     return np.where(scored, input_ids, IGNORE_INDEX)
 
 
-def column_names(method: TextMethod | None, further: Iterable[str] = ()) -> list[str]:
+def column_names(*, has_groups: bool, further: Iterable[str] = ()) -> list[str]:
     """The columns of a preprocessed sample."""
-    groups = ("groups",) if method else ()
+    groups = ("groups",) if has_groups else ()
     per_side = ("input_ids", "labels", *groups, *further, "fingerprint")
     return [f"{side}_{name}" for side in SIDES for name in per_side] + [METHOD_COLUMN]
 
 
-def to_columns(sample: EncodedSample, fingerprints: Mapping[Side, int], method: TextMethod | None) -> dict[str, Any]:
-    """A sample as plain lists of integers and integers, by column name."""
+def to_columns(sample: EncodedSample, fingerprints: Mapping[Side, int], aligner: Aligner | None) -> dict[str, Any]:
+    """A sample as plain lists of integers and integers, by column name.
+
+    Args:
+        sample: The sample.
+        fingerprints: Those of the tokenizers.
+        aligner: What has made its groups; None: it has none.
+    """
     columns: dict[str, Any] = {}
     for side in SIDES:
         encoded = sample.side(side)
@@ -71,7 +78,7 @@ def to_columns(sample: EncodedSample, fingerprints: Mapping[Side, int], method: 
             columns[f"{side}_groups"] = encoded.groups.tolist()
         columns |= {f"{side}_{name}": column.tolist() for name, column in encoded.further.items()}
         columns[f"{side}_fingerprint"] = fingerprints[side]
-    return columns | {METHOD_COLUMN: method_number(method)}
+    return columns | {METHOD_COLUMN: method_number(aligner)}
 
 
 def is_preprocessed(raw: Any) -> bool:
@@ -82,7 +89,7 @@ def is_preprocessed(raw: Any) -> bool:
 def from_columns(
     columns: Mapping[str, Any],
     fingerprints: Mapping[Side, int],
-    method: TextMethod | None,
+    aligner: Aligner | None,
     further: Iterable[str] = (),
 ) -> EncodedSample:
     """A preprocessed sample, once it is known to belong to these tokenizers.
@@ -90,13 +97,13 @@ def from_columns(
     Args:
         columns: The columns that `to_columns` made.
         fingerprints: Those of the tokenizers at hand.
-        method: How tokens are to have been brought together.
+        aligner: What is to have made the groups; None: there are to be none.
         further: Further columns that are read, without the side.
 
     Raises:
         InputError: A column is missing or does not fit, or other tokenizers or another alignment made them.
     """
-    missing = [name for name in column_names(None) if columns.get(name) is None]
+    missing = [name for name in column_names(has_groups=False) if columns.get(name) is None]
     if missing:
         raise InputError(f"A preprocessed sample lacks {', '.join(map(repr, missing))}; it has {sorted(columns)}.")
     for side in SIDES:
@@ -105,26 +112,27 @@ def from_columns(
                 f"The samples were preprocessed with another tokenizer for the {side} than this collator has. "
                 "Preprocess them again, or give the collator the tokenizers that were used."
             )
-    _require_method(integer(METHOD_COLUMN, columns[METHOD_COLUMN]), method)
+    _require_method(integer(METHOD_COLUMN, columns[METHOD_COLUMN]), aligner)
     further = tuple(further)
-    return EncodedSample(*(_side_from_columns(columns, side, method is not None, further) for side in SIDES))
+    return EncodedSample(*(_side_from_columns(columns, side, aligner is not None, further) for side in SIDES))
 
 
-def _require_method(number: int, method: TextMethod | None) -> None:
+def _require_method(number: int, aligner: Aligner | None) -> None:
     """Refuse samples of another alignment, or of other rules."""
-    made = method_of_number(number)
+    if number == method_number(aligner):
+        return
+    made, wanted = method_of_number(number, aligner), None if aligner is None else method_label(aligner)
     if made is None:
         raise InputError(f"Expected {METHOD_COLUMN!r} to be as DualTokenizerPreprocessor makes it, but got {number}.")
-    if made[0] != method:
+    if made.is_known and made.label == wanted:
         raise InputError(
-            f"The samples were aligned by {made[0]!r}, but this collator is for {method!r}. Give the preprocessor and "
-            "the collator the same aligner: loss_fn.preprocessor(...) and loss_fn.collator(...) have the loss's."
+            f"The samples were preprocessed by version {made.version} of the rules for labels and groups, and this "
+            f"library has version {ALIGNMENT_RULES}. Preprocess them again."
         )
-    if made[1] != ALIGNMENT_RULES:
-        raise InputError(
-            f"The samples were preprocessed by version {made[1]} of the rules for labels and groups, and this library "
-            f"has version {ALIGNMENT_RULES}. Preprocess them again."
-        )
+    raise InputError(
+        f"The samples were aligned by {made}, but this collator is for {wanted!r}. Give the preprocessor and the "
+        "collator the same aligner: loss_fn.preprocessor(...) and loss_fn.collator(...) have the loss's."
+    )
 
 
 def _side_from_columns(

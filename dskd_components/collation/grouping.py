@@ -7,11 +7,11 @@ import numpy as np
 
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.truncation import TruncatedLengths, common_cuts
-from dskd_components.components.aligner import TextMethod
-from dskd_components.tokenization.align_text import warped_groups
+from dskd_components.components.aligner import Aligner
+from dskd_components.components.text_methods import groups_of_texts
 from dskd_components.tokenization.arrays import BoolArray, IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText
-from dskd_components.tokenization.span_groups import exact_match_pairs, span_groups
+from dskd_components.tokenization.span_groups import single_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +22,13 @@ class Stretch:
         student: The student's tokens of it.
         teacher: The teacher's tokens of it.
         first: Which token of its text is the first, on either side.
+        in_tokens: Whether it came in tokens, the same for both sides, of which no text is known.
     """
 
     student: TokenizedText
     teacher: TokenizedText
     first: tuple[int, int]
+    in_tokens: bool = False
 
 
 def stretches_of(student: SideTokens, teacher: SideTokens, kept: TruncatedLengths) -> list[Stretch]:
@@ -43,32 +45,37 @@ def stretches_of(student: SideTokens, teacher: SideTokens, kept: TruncatedLength
     return [stretch for stretch in found if stretch is not None]
 
 
-def align_stretches(stretches: Sequence[Stretch], method: TextMethod, markers: tuple[str, str]) -> list[IntArray]:
+def align_stretches(stretches: Sequence[Stretch], aligner: Aligner) -> list[IntArray]:
     """Bring together the tokens of stretches of many samples at once, which is quicker than one by one.
+
+    Tokens of which no text is known belong to themselves: both sides have the same.
 
     Args:
         stretches: What to align.
-        method: How tokens are brought together.
-        markers: What marks a space in the student's and in the teacher's tokens.
+        aligner: What makes the groups.
 
     Returns:
         For each stretch, rows ``student start, student stop, teacher start, teacher stop`` in tokens of its text
         ``[G, 4]``.
+
+    Raises:
+        PluginError: The aligner fails, or does not give groups.
     """
-    if method == "min_edit":
-        found = warped_groups([part.student for part in stretches], [part.teacher for part in stretches], *markers)
-    elif method == "span":
-        found = [span_groups(part.student, part.teacher) for part in stretches]
-    else:
-        found = [
-            exact_match_pairs(part.student, part.teacher)[:, [0, 0, 1, 1]] + np.array([0, 1, 0, 1])
-            for part in stretches
-        ]
-    return [groups + np.repeat(part.first, 2) for groups, part in zip(found, stretches, strict=True)]
+    texts = [part for part in stretches if not part.in_tokens]
+    found = iter(groups_of_texts(aligner, [part.student for part in texts], [part.teacher for part in texts]))
+    return [
+        (_of_themselves(len(part.student)) if part.in_tokens else next(found)) + np.repeat(part.first, 2)
+        for part in stretches
+    ]
+
+
+def _of_themselves(length: int) -> IntArray:
+    """Each token with the same one of the other side."""
+    return single_groups(np.arange(length)[:, None].repeat(2, axis=1))
 
 
 def number_tokens(
-    student: SideTokens, teacher: SideTokens, kept: TruncatedLengths, aligned: Sequence[IntArray], method: TextMethod
+    student: SideTokens, teacher: SideTokens, kept: TruncatedLengths, aligned: Sequence[IntArray]
 ) -> tuple[IntArray, IntArray]:
     """Number the tokens of a sample that belong together.
 
@@ -80,7 +87,6 @@ def number_tokens(
         teacher: The teacher's tokens.
         kept: How many of them are kept.
         aligned: The groups of each of its stretches.
-        method: How they were made.
 
     Returns:
         The group of each kept token, -1 for none, ``[Ts]`` and ``[Tt]``.
@@ -96,7 +102,7 @@ def number_tokens(
     if closings:
         groups = np.concatenate([groups, np.array(closings, dtype=np.int64)])
     numbered = _numbers(student, groups[:, :2], kept.student), _numbers(teacher, groups[:, 2:], kept.teacher)
-    if method == "exact_match":
+    if (groups[:, 1::2] - groups[:, ::2] == 1).all():  # a token cannot be scored in part
         return numbered
     partial = _is_partial(student, numbered[0], len(groups)) | _is_partial(teacher, numbered[1], len(groups))
     if partial.any():
@@ -118,7 +124,8 @@ def _stretch(student: SideTokens, teacher: SideTokens, number: int, kept: Trunca
             return None
         # Between the first and the last common cut, both sides have the very same bytes.
         first, last = (int(students[0]), int(teachers[0])), (int(students[-1]), int(teachers[-1]))
-    return Stretch(student.view(number, first[0], last[0]), teacher.view(number, first[1], last[1]), first)
+    parts = student.view(number, first[0], last[0]), teacher.view(number, first[1], last[1])
+    return Stretch(*parts, first, in_tokens=student is teacher)
 
 
 def _numbers(side: SideTokens, groups: IntArray, length: int) -> IntArray:

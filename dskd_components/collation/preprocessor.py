@@ -32,8 +32,8 @@ class DualTokenizerPreprocessor:
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer, or a ``tokenizers.Tokenizer`` where there are no chats.
         teacher_tokenizer: The teacher's, of either kind.
-        aligner: The loss's aligner, or its name; its ``text_method`` says how tokens are brought together. None, or an
-            aligner that is told nothing: no groups.
+        aligner: The loss's aligner, or its name; one that reads texts brings their tokens together. None, or one that
+            is told nothing: no groups.
         student_max_length: The most tokens that the student may have, BOS and EOS included; None: any number.
         teacher_max_length: The most tokens that the teacher may have. Both sides are cut at one border of the text.
         append_eos: Whether texts and responses end with each tokenizer's EOS, if it has one.
@@ -121,11 +121,12 @@ class DualTokenizerPreprocessor:
                         f'{outcome} It cannot be skipped one by one; call map(..., batched=True), or on_error="raise".'
                     )
                 raise outcome
-            return to_columns(outcome, encoder.fingerprints, encoder.method)
+            return to_columns(outcome, encoder.fingerprints, encoder.group_maker)
         raws = self._rows(batch)
         samples = self._policy.usable(encoder.encode(raws, _names(raws, indices)))
-        rows = [to_columns(sample, encoder.fingerprints, encoder.method) for sample in samples]
-        return {name: [row[name] for row in rows] for name in column_names(encoder.method, encoder.further)}
+        rows = [to_columns(sample, encoder.fingerprints, encoder.group_maker) for sample in samples]
+        names = column_names(has_groups=encoder.group_maker is not None, further=encoder.further)
+        return {name: [row[name] for row in rows] for name in names}
 
     def _has_chats(self, name: str, value: Any) -> bool:
         """Whether a column has chats, so that those beside it have no single messages."""

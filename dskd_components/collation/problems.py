@@ -10,8 +10,9 @@ from enum import StrEnum
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
-from dskd_components.components.aligner import Aligner, TextMethod
+from dskd_components.components.aligner import Aligner
 from dskd_components.components.lookup import get_aligner
+from dskd_components.components.text_methods import maker_of
 from dskd_components.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -149,15 +150,16 @@ OnError = Literal["raise", "skip"]
 PaddingSide = Literal["right", "left"]
 
 
-def text_method(aligner: str | Aligner | None) -> TextMethod | None:
-    """How the tokens of a text must be brought together for an aligner.
+def group_maker(aligner: str | Aligner | None) -> Aligner | None:
+    """What makes the groups that an aligner is told, which may be another aligner; None: it is told nothing.
 
     Raises:
-        UnknownComponentError: No installed plugin has an aligner of this name.
-        ConfigurationError: It is no aligner.
+        UnknownComponentError: No installed plugin has an aligner of this name, or of that which it is told the groups
+            of.
+        ConfigurationError: It is no aligner, or is told the groups of one that makes none.
     """
     found = _aligner(aligner)
-    return None if found is None else found.text_method
+    return None if found is None else maker_of(found)
 
 
 def needs_same_tokens(aligner: str | Aligner | None) -> bool:

@@ -164,7 +164,7 @@ def _of_message(sample: ChatSample, number: int) -> UnscoredReason:
 
 
 def unpaired_reasons(
-    prepared: Prepared, aligned: Sequence[IntArray], sample: Sample, *, warped: bool
+    prepared: Prepared, aligned: Sequence[IntArray], sample: Sample
 ) -> tuple[list[Unpaired], list[Unpaired]]:
     """Why the tokens of both sides have no group, if they have none ``[Ts]`` and ``[Tt]``.
 
@@ -172,7 +172,6 @@ def unpaired_reasons(
         prepared: The sample's tokens.
         aligned: The groups of each of its stretches.
         sample: The sample.
-        warped: Whether tokens were warped onto each other.
     """
     sides = prepared.student, prepared.teacher
     reasons = tuple(SideReasons(side, sample).unpaired() for side in sides)
@@ -180,12 +179,12 @@ def unpaired_reasons(
         for number, side in enumerate(sides):
             first = len(side.before) + stretch.first[number]
             rows = groups[:, 2 * number : 2 * number + 2] - stretch.first[number]
-            for index, reason in _of_stretch(stretch, number, rows, warped=warped):
+            for index, reason in _of_stretch(stretch, number, rows):
                 reasons[number][first + index] = reason
     return reasons[0], reasons[1]
 
 
-def _of_stretch(stretch: Stretch, number: int, rows: IntArray, *, warped: bool) -> list[tuple[int, Unpaired]]:
+def _of_stretch(stretch: Stretch, number: int, rows: IntArray) -> list[tuple[int, Unpaired]]:
     """The tokens of one side of a stretch; those in a group lack it only if the group was left out."""
     side, other = (stretch.student, stretch.teacher) if number == 0 else (stretch.teacher, stretch.student)
     member = np.zeros(len(side), dtype=np.bool_)
@@ -194,4 +193,4 @@ def _of_stretch(stretch: Stretch, number: int, rows: IntArray, *, warped: bool) 
     left_out: list[tuple[int, Unpaired]] = [
         (index, UnpairedReason.PARTLY_SCORED) for index in np.flatnonzero(member).tolist()
     ]
-    return [*left_out, *unaligned_reasons(side, other, member, warped=warped and len(other) > 0)]
+    return [*left_out, *unaligned_reasons(side, other, member)]

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from dskd_components.collation.chat_templates import Place
 from dskd_components.collation.documents import Content
 from dskd_components.tokenization.arrays import BoolArray, IntArray
-from dskd_components.tokenization.byte_spans import TokenizedText, core_starts
+from dskd_components.tokenization.byte_spans import TokenizedText, TokenStrings, core_starts
 from dskd_components.tokenization.token_bytes import VocabularyBytes
 
 
@@ -210,18 +209,6 @@ class SideTokens:
             np.where(cores < 0, -1, np.maximum(cores, place.start) + shift),
             0,
             0,
-            _Strings(self.text, first, last),
+            TokenStrings(self.text, slice(first, last)),
+            space_marker=self.text.space_marker,
         )
-
-
-@dataclass(frozen=True)
-class _Strings:
-    """The token strings of a part of a text, made when asked for."""
-
-    text: TokenizedText
-    first: int
-    last: int
-
-    @property
-    def tokens(self) -> Sequence[Any]:
-        return self.text.tokens[self.first : self.last]

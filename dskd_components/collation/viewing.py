@@ -58,8 +58,8 @@ def view_of_raw(
         prepared: Its tokens.
         teacher: What the teacher is called.
     """
-    aligned = [] if encoder.method is None else align_stretches(prepared.stretches, encoder.method, encoder.markers)
-    unpaired = unpaired_reasons(prepared, aligned, sample, warped=encoder.method == "min_edit")
+    aligned = [] if encoder.group_maker is None else align_stretches(prepared.stretches, encoder.group_maker)
+    unpaired = unpaired_reasons(prepared, aligned, sample)
     sides = (("student", encoder.student, prepared.student), (teacher, encoder.teacher, prepared.teacher))
     students, teachers = (
         _side(
@@ -171,7 +171,7 @@ def _cuts(prepared: Prepared) -> tuple[tuple[int, int], ...]:
 def _alignment(encoder: DualEncoder) -> str:
     """How tokens are brought together, or why they are not."""
     name = encoder.aligner_name
-    if encoder.method is not None:
+    if encoder.group_maker is not None:
         return f"aligned by {name!r}"
     if name is None:
         return "No tokens are paired: the collator was given no aligner."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
@@ -12,52 +12,14 @@ from dskd_components.models.host_reads import require
 from dskd_components.models.states import with_small_segment_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dskd_components.components.alignment import Alignment
+    from dskd_components.components.projector import ProjectorHeads
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
-
-
-TextMethod = Literal["exact_match", "span", "min_edit"]
-"""How the tokens of two tokenizations of one text are brought together beforehand."""
-
-TEXT_METHODS: Final[tuple[TextMethod | None, ...]] = (None, *get_args(TextMethod))
-"""All methods; a number in a column of a batch or a data set holds the place in this row."""
-
-ALIGNMENT_RULES: Final = 1
-"""The version of the rules by which samples become tokens, labels and groups. It goes up with each change of what they
-come to, so that what was made by older rules is not taken for what these make."""
-
-PER_VERSION: Final = 100
-"""By how much the number of a method goes up from one version of the rules to the next."""
-
-
-def method_number(method: TextMethod | None) -> int:
-    """Return the number that says how tokens were brought together, by these rules.
-
-    Args:
-        method: how; None: they were not.
-
-    Examples:
-        >>> method_number("span") - method_number(None)
-        2
-    """
-    return PER_VERSION * ALIGNMENT_RULES + TEXT_METHODS.index(method)
-
-
-def method_of_number(number: int) -> tuple[TextMethod | None, int] | None:
-    """Return the method that a number stands for, and the version of the rules; None if it stands for none.
-
-    Args:
-        number: of `method_number`, of any version.
-
-    Examples:
-        >>> method_of_number(302), method_of_number(99)
-        (('span', 3), None)
-    """
-    version, place = divmod(number, PER_VERSION)
-    return (TEXT_METHODS[place], version) if version >= 0 and place < len(TEXT_METHODS) else None
+    from dskd_components.tokenization.arrays import IntArray
+    from dskd_components.tokenization.byte_spans import TokenizedText
 
 
 class AlignerModule(nn.Module, ABC):
@@ -119,9 +81,33 @@ class Aligner(ColumnReader, ABC):
     reads_embeddings: ClassVar[bool] = True
     """Whether the aligner looks at the models' input embeddings. Those of sharded models are not gathered otherwise."""
 
-    text_method: ClassVar[TextMethod | None] = None
-    """How a collator must align two tokenizations of a text for this aligner, which is told the outcome as groups.
-    None: it is told nothing."""
+    text_method: ClassVar[str | None] = None
+    """Whose groups the aligner is told: the name of an aligner that makes them of the texts. One that has a
+    `groups_of_text` makes its own, which it need not say. None: it is told nothing."""
+
+    makes_groups: ClassVar[bool] = False
+    """Whether it has a `groups_of_text`; this is found out, not declared."""
+
+    groups_options: ClassVar[tuple[str, ...] | None] = None
+    """The options that `groups_of_text` depends on. They are recorded with the groups, so that a batch or a data set
+    that was made with others is refused. None: all of them."""
+
+    groups_version: ClassVar[int] = 1
+    """To be raised with each change of what `groups_of_text` comes to, so that older data sets are refused."""
+
+    follows_text: ClassVar[bool] = True
+    """Whether both sides of each group of `groups_of_text` stand for the same bytes of the text, leading spaces set
+    aside. False for one that guesses."""
+
+    covers_text: ClassVar[bool] = False
+    """Whether `groups_of_text` brings every token that stands for text into a group, if the other side has tokens."""
+
+    needs_heads: ClassVar[bool] = False
+    """Whether `build` needs the two heads and the tokens that they share (a query that starts from shared tokens)."""
+
+    uses_shared_tokens: ClassVar[bool] = False
+    """Whether `build` makes use of the tokens that two vocabularies share where they are known, and can do without.
+    `DSKDLoss.from_models` then looks for them; one that ``needs_heads`` need not say so."""
 
     terms: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that its alignments bring along, for aligners that learn by a loss of their own."""
@@ -138,6 +124,90 @@ class Aligner(ColumnReader, ABC):
         """Whether each sample is aligned as if it were alone, so that micro-batches add up to the batch."""
         return True
 
+    @property
+    def is_hard(self) -> bool:
+        """Whether it is settled before training which positions belong together: neither states nor parameters decide.
+
+        Spaces may ask for it (``needs_hard_alignment``).
+        """
+        return self.same_tokenizer or self.text_method is not None
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether of the groups that it is told only those of one token on each side count."""
+        return False
+
+    @property
+    def recorded_options(self) -> tuple[str, ...]:
+        """The names of the options that are recorded with its groups."""
+        everything = tuple(name for name in type(self).model_fields if name != "name")
+        return everything if self.groups_options is None else self.groups_options
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Find out, when a class is made, whether it makes groups, and refuse what contradicts itself."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.makes_groups = cls.groups_of_text is not Aligner.groups_of_text
+        unknown = [option for option in cls.groups_options or () if option not in cls.model_fields]
+        if unknown:
+            raise TypeError(f"{cls.__name__}.groups_options: there is no option {unknown[0]!r}.")
+        if cls.groups_of_texts is not Aligner.groups_of_texts and not cls.makes_groups:
+            raise TypeError(f"{cls.__name__} has a groups_of_texts, but no groups_of_text; add it, for single texts.")
+        if cls.model_fields["name"].is_required():
+            return
+        name = cls.component_name()
+        if "text_method" not in vars(cls):
+            if cls.makes_groups:
+                cls.text_method = name
+            return
+        if cls.text_method == name and not cls.makes_groups:
+            raise TypeError(f"{cls.__name__}.text_method is its own name, {name!r}, but it has no groups_of_text.")
+        if cls.text_method != name and "groups_of_text" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} has a groups_of_text, but its text_method is {cls.text_method!r}, so that it would "
+                "not be called. Leave one of the two out."
+            )
+
+    def groups_of_text(self, student: TokenizedText, teacher: TokenizedText) -> IntArray:
+        """Bring together the tokens of two tokenizations of one text, for an aligner that reads texts.
+
+        It is called ahead of training, by collators and preprocessors, also in their worker processes, and must depend
+        on the two arguments and the options alone. The module is told the outcome by position, as ``given``.
+
+        Args:
+            student: the student's tokens, those of templates left out. ``starts``, ``ends`` and ``cores`` say which
+                bytes of ``data`` each one stands for, ``tokens`` what it is called.
+            teacher: the teacher's tokens of the same text.
+
+        Returns:
+            Groups, ``[G, 4]``, integers: rows ``student start, student stop, teacher start, teacher stop`` in token
+            indices, stops exclusive. Each group has one token or more on each side, and stands behind the one before on
+            both sides. A token may be in none.
+
+        Raises:
+            NotImplementedError: the aligner reads no texts.
+        """
+        raise NotImplementedError(f"the aligner {self.name!r} makes no groups of texts")
+
+    def groups_of_texts(self, students: Sequence[TokenizedText], teachers: Sequence[TokenizedText]) -> list[IntArray]:
+        """Return the `groups_of_text` of several texts, for an aligner that is quicker with many at once.
+
+        Args:
+            students: the student's tokens of each text.
+            teachers: the teacher's tokens of each text.
+        """
+        return [self.groups_of_text(student, teacher) for student, teacher in zip(students, teachers, strict=True)]
+
     @abstractmethod
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
-        """Return the module for models with input embeddings of these widths."""
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
+        """Return the module for models with input embeddings of these widths.
+
+        Args:
+            student_embedding_size: width of the student's input embedding.
+            teacher_embedding_size: width of the teacher's.
+            heads: what the projection from the teacher to the student is built with: ``source`` is the teacher's head,
+                ``target`` the student's, each with its input embedding where that is known, and the tokens that both
+                vocabularies have. Always given if ``needs_heads``.
+        """

@@ -34,6 +34,9 @@ class ProjectorHeads:
         source_ids: ``[K]``, int64: tokens of the source vocabulary that the target has too. None: the two
             vocabularies are one.
         target_ids: ``[K]``, int64: the same tokens in the target's vocabulary.
+        source_embedding: ``[V, width]``: the input embedding of the model at the source, where `build` is given it and
+            it is known; else None.
+        target_embedding: ``[V, width]``: the same of the model at the target.
         are_checked: whether somebody sees to `Projection.checks` of these heads. Otherwise a projection looks itself.
         source_side: whose head the source is.
         vocabularies: by side, what is known of the tokens, where something is built; see `vocabulary`.
@@ -43,6 +46,8 @@ class ProjectorHeads:
     target: Head
     source_ids: Tensor | None = None
     target_ids: Tensor | None = None
+    source_embedding: Tensor | None = None
+    target_embedding: Tensor | None = None
     are_checked: bool = False
     source_side: Side = "student"
     vocabularies: Mapping[Side, Vocabulary] | None = None
@@ -62,7 +67,21 @@ class ProjectorHeads:
 
     def shared_weights(self) -> tuple[Tensor, Tensor]:
         """Return ``[K, d_source]`` and ``[K, d_target]``: the head rows of the tokens that both sides have."""
-        source, target = self.source.valid_weight, self.target.valid_weight
+        return self._shared(self.source.valid_weight, self.target.valid_weight)
+
+    def shared_embeddings(self) -> tuple[Tensor, Tensor] | None:
+        """Return ``[K, source width]`` and ``[K, target width]``: the input embeddings of the tokens that both have.
+
+        None: an embedding is not known.
+        """
+        if self.source_embedding is None or self.target_embedding is None:
+            return None
+        return self._shared(
+            self.source_embedding[: self.source.vocabulary_size], self.target_embedding[: self.target.vocabulary_size]
+        )
+
+    def _shared(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of the tokens that both sides have."""
         if self.source_ids is None or self.target_ids is None:
             size = min(len(source), len(target))
             return source[:size], target[:size]

@@ -123,6 +123,9 @@ class ComparedRows:
         columns: by name without the side, ``[N, ...]``: those columns of the batch that the space `reads_columns` of,
             each row's entry being that of the token which is right there.
         built: what was built for those of the space's distances that have parameters; see `function_of`.
+        teacher_to_student: ``[Vt]``, int64, or None: the student's token for each of the teacher's, -1 where it has
+            none; only for spaces with ``needs_vocabulary_map``. Unlike `shared_tokens`, several may have one partner,
+            and with ``vocabulary_method="min_edit"`` a partner may be the nearest token and not the same.
     """
 
     student_logits: Tensor
@@ -133,6 +136,7 @@ class ComparedRows:
     shared_tokens: SharedTokens | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     built: Sequence[tuple[Distance, DistanceFunction]] = ()
+    teacher_to_student: Tensor | None = None
 
     @cached_property
     def log_probs(self) -> tuple[Tensor, Tensor]:
@@ -166,6 +170,7 @@ class ComparedRows:
             measure=self.measure,
             columns=self.columns,
             built=self.built,
+            teacher_to_student=None if self.teacher_to_student is None else torch.arange(len(ids), device=ids.device),
         )
 
     def function_of(self, distance: Distance | None) -> DistanceFunction:
@@ -263,6 +268,30 @@ class Space(ColumnReader, ABC):
     def needs_shared_tokens(self) -> bool:
         """Whether `compare` reads ``rows.shared_tokens``. With two tokenizers it needs a map between vocabularies."""
         return False
+
+    @property
+    def needs_vocabulary_map(self) -> bool:
+        """Whether `compare` reads ``rows.teacher_to_student``. With two tokenizers a map between them is needed."""
+        return False
+
+    @property
+    def min_shared_tokens(self) -> int:
+        """How many tokens both vocabularies must have in common. A loss for models that have fewer is refused."""
+        return 0
+
+    @property
+    def needs_hard_alignment(self) -> bool:
+        """Whether it must be settled before training which positions belong together (`Aligner.is_hard`).
+
+        A loss with an aligner that weighs positions anew in each step, such as ``cma``, is refused.
+        """
+        return False
+
+    @property
+    def compares_vocabularies(self) -> bool:
+        """Whether it must be known which tokens of two vocabularies are the same."""
+        needs = (self.needs_teacher_argmax, self.needs_shared_tokens, self.needs_vocabulary_map)
+        return any(needs) or self.min_shared_tokens > 0
 
     treats_tokens_alike: ClassVar[bool] = True
     """Whether numbering the tokens otherwise changes nothing. False for a space that knows something of each token."""

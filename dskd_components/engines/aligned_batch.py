@@ -151,6 +151,12 @@ class AlignedBatch:
         return self.overlap.shared_tokens if asked else None
 
     @property
+    def teacher_to_student(self) -> Tensor | None:
+        """``[Vt]``, int64: the student's token for each of the teacher's or -1; None if no space asks for it."""
+        asked = any(space.needs_vocabulary_map for space in self.spaces)
+        return self.overlap.teacher_to_student if asked else None
+
+    @property
     def common_ids(self) -> Tensor | None:
         """``[K]``, int64: the ids that both vocabularies have, where each is one but for tokens that only one side has.
 

@@ -140,6 +140,7 @@ class AllLogits:
             measure=batch.measure,
             shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
             columns={name: covered.rows_of(column) for name, column in batch.columns_for(space).items()},
+            teacher_to_student=batch.teacher_to_student if space.needs_vocabulary_map else None,
         )
         common = batch.common_ids if space.one_vocabulary else None
         return rows if common is None else rows.restricted(common)

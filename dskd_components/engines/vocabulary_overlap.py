@@ -92,6 +92,15 @@ class VocabularyOverlap:
 
     @cached_property
     @torch.inference_mode(mode=False)
+    def teacher_to_student(self) -> Tensor:
+        """``[Vt]``, int64: the student's token for each of the teacher's, the nearest ones included; -1 for none."""
+        student_size, teacher_size = self._sizes
+        ids = torch.arange(teacher_size, device=self._device) if self._ids is None else self._ids
+        known = (ids >= 0) & (ids < student_size)
+        return ids.where(known & (self._same_tokenizer or self._ids is not None), -1)
+
+    @cached_property
+    @torch.inference_mode(mode=False)
     def common_ids(self) -> Tensor | None:
         """``[K]``, int64: the ids that both vocabularies have, where each is one but for tokens that only one side has.
 

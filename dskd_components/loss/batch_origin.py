@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dskd_components.components.aligner import ALIGNMENT_RULES, method_number, method_of_number
 from dskd_components.components.column_reader import how_to_fill
+from dskd_components.components.text_methods import (
+    ALIGNMENT_RULES,
+    maker_of,
+    method_label,
+    method_number,
+    method_of_number,
+)
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.batch import METHOD_COLUMN
 
@@ -42,7 +48,8 @@ def require_origin(
         InputError: they differ; the message names the side, or both aligners.
     """
     own = {f"{side}_fingerprint": number for side, number in fingerprints.items()}
-    own[METHOD_COLUMN] = None if aligner.text_method is None else method_number(aligner.text_method)
+    maker = maker_of(aligner)
+    own[METHOD_COLUMN] = None if maker is None else method_number(maker)
     given = {
         name: (batch[name], number)
         for name, number in own.items()
@@ -76,24 +83,27 @@ def _differing(given: Mapping[str, tuple[Tensor | int, int]]) -> list[str]:
 def _misaligned(column: Tensor | int, aligner: Aligner, teacher: str | None) -> str:
     """Return how a batch was aligned, how it should be, and what to do."""
     numbers = torch.unique(column).tolist() if isinstance(column, Tensor) else [column]
-    wanted = aligner.text_method
+    maker = maker_of(aligner)
+    wanted = None if maker is None else method_label(maker)
     needs = "" if wanted == aligner.name else f", which needs groups of {wanted!r}"
-    made = [method_of_number(int(number)) for number in numbers]
+    made = [method_of_number(int(number), maker) for number in numbers]
     if None in made:
         number = numbers[made.index(None)]
         return (
             f"The column {METHOD_COLUMN!r} of the batch has {number}, which stands for no alignment. The collators and "
             "the preprocessor make it; leave it out of batches of your own."
         )
-    methods = list(dict.fromkeys(method for method, _ in filter(None, made)))
-    if methods == [wanted]:
-        versions = ", ".join(str(version) for _, version in filter(None, made))
+    recorded = [each for each in made if each is not None]
+    # What differs comes first.
+    methods = sorted(dict.fromkeys(map(str, recorded)), key=lambda method: method == repr(wanted))
+    if methods == [repr(wanted)]:
+        versions = ", ".join(str(each.version) for each in recorded)
         return (
             f"The batch was aligned by version {versions} of the rules, and this library has version "
             f"{ALIGNMENT_RULES}. Collate or preprocess its samples again."
         )
-    described = " and ".join("no groups" if method is None else repr(method) for method in methods)
-    default = " (a collator without aligner= has 'exact_match')" if methods == ["exact_match"] else ""
+    described = " and ".join(methods)
+    default = " (a collator without aligner= has 'exact_match')" if methods == ["'exact_match'"] else ""
     option = f'aligner="{aligner.name}"' if teacher is None else f'aligners={{"{teacher}": "{aligner.name}"}}'
     return (
         f"The batch was collated for {described}{default}, but the loss has the aligner {aligner.name!r}{needs}. Make "

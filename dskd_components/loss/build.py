@@ -8,11 +8,14 @@ from torch import nn
 
 from dskd_components.components.projector import ProjectorHeads
 from dskd_components.components.space_modules import SpaceModules, module_key
+from dskd_components.components.text_methods import text_aligner_names
 from dskd_components.components.vocabulary import Vocabulary
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
     from dskd_components.components.aligner import AlignerModule
     from dskd_components.components.space import Direction
@@ -26,11 +29,54 @@ ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "studen
 """The source and the target of each projection."""
 
 
+def require_demands(spec: DSKDSpec, shared: int | None) -> None:
+    """Refuse spaces whose demands the rest of a loss does not meet.
+
+    Args:
+        spec: the choices.
+        shared: how many tokens the two vocabularies have in common; None: not known.
+
+    Raises:
+        ConfigurationError: a space needs a hard alignment, or more shared tokens; the message names it.
+    """
+    for space in spec.spaces:
+        if space.needs_hard_alignment and not spec.aligner.is_hard:
+            hard = [name for name in text_aligner_names() if name != spec.aligner.name]
+            raise ConfigurationError(
+                f"The space {space.name!r} needs a hard alignment, in which it is settled before training what belongs "
+                f"together, but the aligner {spec.aligner.name!r} weighs positions anew in each step. Use an aligner "
+                f"such as {', '.join(map(repr, hard))} for two tokenizers, 'identity' for one, or leave it out."
+            )
+        if shared is not None and shared < space.min_shared_tokens:
+            raise ConfigurationError(
+                f"The space {space.name!r} needs {space.min_shared_tokens} or more tokens that both vocabularies have, "
+                f"but these have {shared} in common. Check that the tokenizers (or teacher_to_student_ids, same_token "
+                "or vocabulary_map) are those of the two models, or leave the space out."
+            )
+
+
+def count_shared(overlap: VocabularyOverlap | None, ids: Tensor | None, same: Tensor | None) -> int | None:
+    """Return how many tokens two vocabularies have in common, as far as can be told; None: it cannot be told.
+
+    Args:
+        overlap: of two heads, if both are known.
+        ids: ``[Vt]``, the student's id of each teacher token or -1; None: one vocabulary.
+        same: ``[Vt]``, which of them are the very same token; None: all.
+    """
+    if overlap is not None:
+        return len(overlap.shared_tokens.student_ids)
+    if ids is None:
+        return None
+    shared = ids >= 0 if same is None else (ids >= 0) & same
+    return len(ids[shared].unique())
+
+
 def projector_heads(
     student: Head,
     teacher: Head,
     overlap: VocabularyOverlap,
     *,
+    embeddings: Mapping[Side, Tensor | None] | None = None,
     are_checked: bool = False,
     tokenizers: Mapping[Side, Any] | None = None,
 ) -> dict[Direction, ProjectorHeads]:
@@ -40,6 +86,7 @@ def projector_heads(
         student: the student's head.
         teacher: the teacher's head.
         overlap: what their vocabularies have in common.
+        embeddings: by side, the model's input embedding, if known.
         are_checked: as in `ProjectorHeads`.
         tokenizers: by side, for what is built; None: nothing is.
     """
@@ -48,12 +95,16 @@ def projector_heads(
     vocabularies = tokenizers and {
         side: Vocabulary(size=head.vocabulary_size, tokenizer=tokenizers[side]) for side, head in sides.items()
     }
+    known = embeddings or {}
+    own, theirs = _rows_of(student, known.get("student")), _rows_of(teacher, known.get("teacher"))
     return {
         "t2s": ProjectorHeads(
             source=teacher,
             target=student,
             source_ids=teacher_ids,
             target_ids=student_ids,
+            source_embedding=theirs,
+            target_embedding=own,
             are_checked=are_checked,
             source_side="teacher",
             vocabularies=vocabularies,
@@ -63,10 +114,19 @@ def projector_heads(
             target=teacher,
             source_ids=student_ids,
             target_ids=teacher_ids,
+            source_embedding=own,
+            target_embedding=theirs,
             are_checked=are_checked,
             vocabularies=vocabularies,
         ),
     }
+
+
+def _rows_of(head: Head, embedding: Tensor | None) -> Tensor | None:
+    """Return the rows of an input embedding that are the tokens of a head, which may be narrowed to some."""
+    if embedding is None or head.subset is None:
+        return embedding
+    return embedding.index_select(0, head.subset.on(embedding.device).token_ids)
 
 
 def build_projectors(
@@ -136,6 +196,31 @@ def learning_rate_factors(aligner: AlignerModule, modules: Mapping[str, SpaceMod
     for name, built in modules.items():
         factors |= {f"spaces.{module_key(name)}.{part}": factor for part, factor in built.factors.items()}
     return factors
+
+
+def build_aligner(
+    spec: DSKDSpec, embedding_sizes: Mapping[Side, int], heads: Mapping[Direction, ProjectorHeads] | None
+) -> AlignerModule:
+    """Build the spec's aligner.
+
+    Args:
+        spec: the choices.
+        embedding_sizes: width of each side's input embedding.
+        heads: as in `build_projectors`.
+
+    Raises:
+        ConfigurationError: the aligner is made from heads that are not given.
+    """
+    if spec.aligner.needs_heads and heads is None:
+        raise ConfigurationError(
+            f"The aligner {spec.aligner.name!r} is made from the models' heads. Pass student_head=Head(...) and "
+            "teacher_head=Head(...) to DSKDLoss, or use DSKDLoss.from_models."
+        )
+    return spec.aligner.build(
+        student_embedding_size=embedding_sizes["student"],
+        teacher_embedding_size=embedding_sizes["teacher"],
+        heads=None if heads is None else heads["t2s"],
+    )
 
 
 def parameter_groups(

@@ -21,11 +21,14 @@ from dskd_components.loss.batch_origin import (
     require_tokenizers,
 )
 from dskd_components.loss.build import (
+    build_aligner,
     build_projectors,
     build_spaces,
+    count_shared,
     learning_rate_factors,
     parameter_groups,
     projector_heads,
+    require_demands,
     space_modules,
 )
 from dskd_components.loss.checkpoints import (
@@ -81,7 +84,7 @@ if TYPE_CHECKING:
     from dskd_components.models.wrappers import CausalLM
     from dskd_components.preflight import PreflightReport
     from dskd_components.spec.dskd_spec import DSKDSpec
-    from dskd_components.tokenization.vocabulary_map import MapMethod
+    from dskd_components.tokenization.vocabulary_map import MapMethod, VocabularyMap
 
 
 class DSKDLoss(nn.Module):
@@ -96,6 +99,9 @@ class DSKDLoss(nn.Module):
         student_head: the student's head, for projectors that start from it (``pinv``, ``live_pinv``). Others, those of
             a plain spec among them, start better if both heads are given, and can do without.
         teacher_head: the teacher's head, for the same projectors.
+        student_embedding: ``[V, width]``: the student's input embedding, for aligners that start from it. It is not
+            kept.
+        teacher_embedding: the teacher's, likewise.
         teacher_to_student_ids: ``[Vt]``, int64: the student's id of each teacher token, -1 where it has none. Needed
             for two tokenizers by ``pinv``, ``live_pinv`` and everything that looks at the teacher's own predictions.
         same_token: ``[Vt]``, bool: which entries of that map are the very same token; projectors made from heads keep
@@ -133,6 +139,8 @@ class DSKDLoss(nn.Module):
         teacher_embedding_size: int | None = None,
         student_head: Head | None = None,
         teacher_head: Head | None = None,
+        student_embedding: Tensor | None = None,
+        teacher_embedding: Tensor | None = None,
         teacher_to_student_ids: Tensor | None = None,
         same_token: Tensor | None = None,
         student_tokenizer: Any = None,
@@ -160,15 +168,19 @@ class DSKDLoss(nn.Module):
             "student": None if student_head is None else HeadFingerprint.of(student_head, frozen=False),
             "teacher": None if teacher_head is None else HeadFingerprint.of(teacher_head, frozen=True),
         }
-        self.aligner = spec.aligner.build(
-            student_embedding_size=student_embedding_size or student_hidden_size,
-            teacher_embedding_size=teacher_embedding_size or teacher_hidden_size,
-        )
-        heads = None
+        heads, overlap = None, None
         if student_head is not None and teacher_head is not None:
             tokenizers: dict[Side, Any] = {"student": student_tokenizer, "teacher": teacher_tokenizer}
+            embeddings: dict[Side, Tensor | None] = {"student": student_embedding, "teacher": teacher_embedding}
             overlap = self._overlap_of(student_head, teacher_head)
-            heads = projector_heads(student_head, teacher_head, overlap, tokenizers=tokenizers)
+            heads = projector_heads(student_head, teacher_head, overlap, embeddings=embeddings, tokenizers=tokenizers)
+        if any(space.min_shared_tokens or space.needs_hard_alignment for space in spec.spaces):
+            require_demands(spec, count_shared(overlap, teacher_to_student_ids, same_token))
+        widths: dict[Side, int] = {
+            "student": student_embedding_size or _width(student_embedding) or student_hidden_size,
+            "teacher": teacher_embedding_size or _width(teacher_embedding) or teacher_hidden_size,
+        }
+        self.aligner = build_aligner(spec, widths, heads)
         self.projectors = build_projectors(spec, self.hidden_sizes, heads)
         self.spaces = build_spaces(spec, heads)
         self._workspace = Workspace()
@@ -375,6 +387,7 @@ class DSKDLoss(nn.Module):
         student_tokenizer: Any = None,
         teacher_tokenizer: Any = None,
         *,
+        vocabulary_map: VocabularyMap | None = None,
         vocabulary_method: MapMethod = "bytes",
         cache_dir: str | Path | None = None,
         student_tokens: Tensor | Sequence[int] | None = None,
@@ -389,6 +402,8 @@ class DSKDLoss(nn.Module):
             teacher: the teacher, or a `TeacherStore` of it.
             student_tokenizer: tells which rows of the student's head are real tokens, and which tokens both have.
             teacher_tokenizer: tells the same of the teacher's.
+            vocabulary_map: which tokens are the same, as `build_vocabulary_map` finds it or of one's own; None: it is
+                found from the tokenizers, if the spec makes use of it.
             vocabulary_method: how the teacher's own predictions become student tokens, where the spec wants that:
                 ``"bytes"``, by equal tokens alone, or ``"min_edit"``, other tokens by the nearest.
             cache_dir: a folder that keeps maps between vocabularies from run to run.
@@ -411,6 +426,7 @@ class DSKDLoss(nn.Module):
             spec,
             {"student": student_tokenizer, "teacher": teacher_tokenizer},
             {"student": len(student_head.weight), "teacher": len(teacher_head.weight)},
+            vocabulary_map=vocabulary_map,
             method=vocabulary_method,
             cache_dir=cache_dir,
         )
@@ -428,8 +444,8 @@ class DSKDLoss(nn.Module):
             spec,
             student_hidden_size=student_head.hidden_size,
             teacher_hidden_size=teacher_head.hidden_size,
-            student_embedding_size=input_embedding(student).shape[1],
-            teacher_embedding_size=input_embedding(teacher).shape[1],
+            student_embedding=input_embedding(student).detach(),
+            teacher_embedding=input_embedding(teacher).detach(),
             student_head=heads["student"],
             teacher_head=heads["teacher"],
             teacher_to_student_ids=vocabularies.teacher_to_student_ids,
@@ -613,6 +629,7 @@ class DSKDLoss(nn.Module):
         teacher_tokenizer: Any = None,
         *,
         accept: Collection[str] = (),
+        vocabulary_map: VocabularyMap | None = None,
         cache_dir: str | Path | None = None,
         student_tokens: Tensor | Sequence[int] | None = None,
         teacher_tokens: Tensor | Sequence[int] | None = None,
@@ -627,6 +644,7 @@ class DSKDLoss(nn.Module):
             student_tokenizer: its tokenizer; see `from_models`.
             teacher_tokenizer: the teacher's tokenizer.
             accept: differences that are meant; see `restore`.
+            vocabulary_map: the map that the loss was built with, if it was given one.
             cache_dir: a folder that keeps maps between vocabularies from run to run.
             student_tokens: as in `from_models`.
             teacher_tokens: as there.
@@ -643,6 +661,7 @@ class DSKDLoss(nn.Module):
             teacher,
             student_tokenizer,
             teacher_tokenizer,
+            vocabulary_map=vocabulary_map,
             vocabulary_method=saved.description.vocabulary_method or "bytes",
             cache_dir=cache_dir,
             student_tokens=student_tokens,
@@ -708,6 +727,11 @@ class DSKDLoss(nn.Module):
             batch=batch,
         )
         return examine(cls, pair, tokens_per_step=tokens_per_step)
+
+
+def _width(embedding: Tensor | None) -> int | None:
+    """Return the width of an input embedding, if it is known."""
+    return None if embedding is None else embedding.shape[1]
 
 
 def _teacher_head(teacher: CausalLM | OfflineTeacher, tokenizer: Any) -> Head:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from dskd_components.models.token_groups import TokenGroups
     from dskd_components.models.vocabulary_subset import Others
     from dskd_components.models.wrappers import CausalLM
-    from dskd_components.tokenization.vocabulary_map import MapMethod
+    from dskd_components.tokenization.vocabulary_map import MapMethod, VocabularyMap
 
 
 class MultiTeacherLoss(nn.Module):
@@ -178,6 +178,7 @@ class MultiTeacherLoss(nn.Module):
         student_tokenizer: Any = None,
         teacher_tokenizers: Mapping[str, Any] | None = None,
         *,
+        vocabulary_maps: Mapping[str, VocabularyMap] | None = None,
         vocabulary_method: MapMethod = "bytes",
         cache_dir: str | Path | None = None,
         student_tokens: Tensor | Sequence[int] | None = None,
@@ -192,6 +193,7 @@ class MultiTeacherLoss(nn.Module):
             teachers: a model, or a `TeacherStore`, for each teacher of the spec; one may stand under several names.
             student_tokenizer: the student's tokenizer.
             teacher_tokenizers: by teacher, its tokenizer.
+            vocabulary_maps: by teacher, the map between its vocabulary and the student's, if it is known already.
             vocabulary_method: as there.
             cache_dir: as there.
             student_tokens: as there.
@@ -209,6 +211,8 @@ class MultiTeacherLoss(nn.Module):
         _require_known(spec, "teacher_tokenizers", tokenizers)
         tokens = {} if teacher_tokens is None else teacher_tokens
         _require_known(spec, "teacher_tokens", tokens)
+        maps = {} if vocabulary_maps is None else vocabulary_maps
+        _require_known(spec, "vocabulary_maps", maps)
         pairs = {}
         for name in spec.teachers:
             with naming_teacher(name):
@@ -218,6 +222,7 @@ class MultiTeacherLoss(nn.Module):
                     teachers[name],
                     student_tokenizer,
                     tokenizers.get(name),
+                    vocabulary_map=maps.get(name),
                     vocabulary_method=vocabulary_method,
                     cache_dir=cache_dir,
                     student_tokens=student_tokens,

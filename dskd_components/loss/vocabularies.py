@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.states import IGNORE_INDEX
 from dskd_components.models.vocabulary_subset import VocabularySubset
-from dskd_components.tokenization.fast_tokenizers import fingerprint_number
+from dskd_components.tokenization.fast_tokenizers import fingerprint_number, fingerprint_number_of
 from dskd_components.tokenization.shared_ids import shared_ids
-from dskd_components.tokenization.vocabulary_map import build_vocabulary_map
+from dskd_components.tokenization.vocabulary_map import VocabularyMap, build_vocabulary_map
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,6 +59,7 @@ class Vocabularies:
         tokenizers: Mapping[Side, Any],
         head_rows: Mapping[Side, int],
         *,
+        vocabulary_map: VocabularyMap | None = None,
         method: MapMethod = "bytes",
         cache_dir: str | Path | None = None,
     ) -> Vocabularies:
@@ -68,16 +70,25 @@ class Vocabularies:
                 tokenizers that cannot be mapped, slow ones, are no error.
             tokenizers: by side, a tokenizer or None.
             head_rows: by side, how many rows the model's head has.
+            vocabulary_map: the map between the vocabularies, if it is known already.
             method: how tokens are mapped, by equal bytes or to the nearest by edit distance as well.
             cache_dir: a folder that keeps maps from run to run.
 
         Raises:
-            InputError: a tokenizer does not fit its model.
-            ConfigurationError: a component of the spec presumes one tokenizer, and these are two.
+            InputError: a tokenizer does not fit its model, or the map does not fit the tokenizers or models.
+            ConfigurationError: a component of the spec presumes one tokenizer, and these are two, or a map is given.
         """
         sizes = {side: _size(tokenizer, head_rows[side], side) for side, tokenizer in tokenizers.items()}
         fingerprints = {side: _fingerprint(tokenizer) for side, tokenizer in tokenizers.items()}
         student, teacher = tokenizers["student"], tokenizers["teacher"]
+        if vocabulary_map is not None:
+            _require_fitting_map(vocabulary_map, tokenizers, head_rows, _presuming_one_vocabulary(spec))
+            return cls(
+                sizes=sizes,
+                fingerprints=fingerprints,
+                teacher_to_student_ids=torch.from_numpy(vocabulary_map.teacher_to_student),
+                same_token=torch.from_numpy(vocabulary_map.same_bytes),
+            )
         if student is None or teacher is None:
             return cls(sizes=sizes, fingerprints=fingerprints)
         presuming = _presuming_one_vocabulary(spec)
@@ -143,6 +154,47 @@ def _fingerprint(tokenizer: Any) -> int | None:
         return None if tokenizer is None else fingerprint_number(tokenizer)
     except InputError:
         return None
+
+
+def _require_fitting_map(
+    found: VocabularyMap, tokenizers: Mapping[Side, Any], head_rows: Mapping[Side, int], presuming: list[Component]
+) -> None:
+    """Refuse a map that is no map, or one of other tokenizers or for other models.
+
+    Raises:
+        InputError: it is not one, or of others; the message says which.
+        ConfigurationError: a component presumes that there is one vocabulary.
+    """
+    if not isinstance(found, VocabularyMap):
+        raise InputError(
+            "vocabulary_map: expected a VocabularyMap, as build_vocabulary_map(student_tokenizer, teacher_tokenizer) "
+            f"makes it, got {type(found).__name__}. Ids alone are teacher_to_student_ids of DSKDLoss(...)."
+        )
+    if presuming:
+        raise ConfigurationError(
+            f"vocabulary_map: the {presuming[0].kind} {presuming[0].name!r} is for models that share a tokenizer, "
+            "whose ids need no map. Leave vocabulary_map out, or choose another component."
+        )
+    prints: dict[Side, str] = {"student": found.student_fingerprint, "teacher": found.teacher_fingerprint}
+    for side, recorded in prints.items():
+        number = _fingerprint(tokenizers[side])
+        if recorded and number is not None and fingerprint_number_of(recorded) != number:
+            raise InputError(
+                f"vocabulary_map: it was made with another {side} tokenizer than the one given. Build it from the "
+                "tokenizers of these two models."
+            )
+    ids, same = found.teacher_to_student, found.same_bytes
+    if ids.ndim != 1 or ids.dtype != np.int64 or same.shape != ids.shape or same.dtype != np.bool_:
+        raise InputError(
+            "vocabulary_map: expected teacher_to_student int64 [teacher ids] and same_bytes bool of that length, got "
+            f"{ids.dtype} {list(ids.shape)} and {same.dtype} {list(same.shape)}."
+        )
+    highest = int(ids.max(initial=-1))
+    if highest >= head_rows["student"] or int(ids.min(initial=-1)) < -1:
+        raise InputError(
+            f"vocabulary_map: expected the student's ids from 0 to {head_rows['student'] - 1}, or -1, got "
+            f"{highest if highest >= head_rows['student'] else int(ids.min())}."
+        )
 
 
 def _presuming_one_vocabulary(spec: DSKDSpec) -> list[Component]:

@@ -27,7 +27,7 @@ from dskd_components.models.loading import head_is_here, require_loaded
 from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
-from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, following_tokens, shifted_column
+from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, shifted_column
 from dskd_components.models.states import IGNORE_INDEX, UNSCORED_SAMPLE, LMStates
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
@@ -240,14 +240,11 @@ def groups_of_batch(batch: Mapping[str, Tensor]) -> Tensor | TokenGroups | None:
         raise InputError(f"The batch has {columns[0]!r} alone; groups are needed on both sides.")
     if not columns:
         return batch.get("alignment")
-    return TokenGroups(*(_shifted(batch, side) for side in ("student", "teacher")))
-
-
-def _shifted(batch: Mapping[str, Tensor], side: str) -> Tensor:
-    """Return the group of the token that each position predicts."""
-    groups = batch[f"{side}_groups"]
-    mask = batch.get(f"{side}_attention_mask", batch.get("attention_mask"))
-    return following_tokens(groups, mask).shifted(groups, -1)
+    student_mask, teacher_mask = (
+        batch.get(f"{side}_attention_mask", batch.get("attention_mask")) for side in ("student", "teacher")
+    )
+    groups = TokenGroups(batch["student_groups"], batch["teacher_groups"])
+    return groups.shifted(student_attention_mask=student_mask, teacher_attention_mask=teacher_mask)
 
 
 def input_embedding(model: CausalLM | OfflineTeacher) -> Tensor:

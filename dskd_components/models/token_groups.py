@@ -11,6 +11,7 @@ from torch import Tensor
 from dskd_components.errors import InputError
 from dskd_components.models.head import describe
 from dskd_components.models.host_reads import Check, require
+from dskd_components.models.row_layout import following_tokens
 from dskd_components.models.states import IGNORE_INDEX, small_numbers
 
 if TYPE_CHECKING:
@@ -98,6 +99,27 @@ class TokenGroups:
 
         sides = (self.student, self.teacher)
         return Check(torch.stack([(side == IGNORE_INDEX).any() for side in sides]).any(), complain)
+
+    def shifted(
+        self, *, student_attention_mask: Tensor | None = None, teacher_attention_mask: Tensor | None = None
+    ) -> Self:
+        """Return groups of tokens as groups of positions: each position has that of the token which it predicts.
+
+        So a collator's columns ``student_groups`` and ``teacher_groups``, which are by token as labels are, become what
+        a loss takes as ``alignment``. The last token of a row predicts nothing.
+
+        Args:
+            student_attention_mask: ``[B, Ts]``, 0 at padding, which neither predicts nor is predicted. None: the rows
+                are not padded, or on the right alone.
+            teacher_attention_mask: ``[B, Tt]``, likewise.
+
+        Examples:
+            >>> groups = TokenGroups(torch.tensor([[-1, 0, 1]]), torch.tensor([[0, 1, 1]])).shifted()
+            >>> groups.student, groups.teacher
+            (tensor([[ 0,  1, -1]]), tensor([[ 1,  1, -1]]))
+        """
+        sides = ((self.student, student_attention_mask), (self.teacher, teacher_attention_mask))
+        return type(self)(*(following_tokens(groups, mask).shifted(groups, -1) for groups, mask in sides))
 
     def with_small_numbers(self) -> Self:
         """Return the same groups with numbers from 0 to 2**31 - 1, as aligners are given them; -1 for none."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dskd_components.errors import InputError
+from dskd_components.aligners.align_text import align_texts
+from dskd_components.components.text_methods import installed_text_aligners, maker_of, method_label
+from dskd_components.errors import InputError, PluginError
 from dskd_components.preflight.report import Finding
-from dskd_components.tokenization.align_text import align_texts
-from dskd_components.tokenization.text_alignment import Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dskd_components.components.aligner import Aligner
     from dskd_components.preflight.pair import Pair
     from dskd_components.tokenization.text_alignment import TextAlignment
 
@@ -40,20 +41,26 @@ def check_alignment(pair: Pair) -> Iterator[Finding]:
     if pair.one_tokenizer:
         yield _one_tokenizer(pair)
         return
-    wanted = pair.spec.aligner.text_method if pair.spec else None
-    for method in get_args(Method):
+    wanted = maker_of(pair.spec.aligner) if pair.spec else None
+    # The spec's own has its options; of the others, each has its defaults.
+    others = [each for each in installed_text_aligners() if wanted is None or each.name != wanted.name]
+    for aligner in sorted([*others, *([wanted] if wanted else [])], key=lambda each: each.name):
+        method = method_label(aligner)
         try:
-            aligned = _aligned(pair, method)
+            aligned = _aligned(pair, aligner)
         except InputError as error:
             yield Finding("error", f"alignment {method}", str(error).rstrip("."))
             return
+        except PluginError as error:
+            yield Finding("error" if aligner is wanted else "warning", f"alignment {method}", str(error).rstrip("."))
+            continue
         found = coverage(aligned)
         text = (
             f"{found.student:.1%} of the student's and {found.teacher:.1%} of the teacher's tokens have a partner "
             f"({sum(len(each.student) for each in aligned)} and {sum(len(each.teacher) for each in aligned)} tokens of "
             f"{len(aligned)} texts){_reasons(aligned)}"
         )
-        little = method == wanted and min(found) < LITTLE
+        little = aligner is wanted and min(found) < LITTLE
         advice = "use the aligner 'span' or 'cma', which leave fewer tokens out" if little else ""
         yield Finding("warning" if little else "ok", f"alignment {method}", text, advice)
 
@@ -72,8 +79,8 @@ def coverage(aligned: list[TextAlignment]) -> Coverage:
     )
 
 
-def _aligned(pair: Pair, method: Method) -> list[TextAlignment]:
-    return align_texts(pair.student_tokenizer, pair.teacher_tokenizer, pair.texts, method, add_special_tokens=True)
+def _aligned(pair: Pair, aligner: Aligner) -> list[TextAlignment]:
+    return align_texts(pair.student_tokenizer, pair.teacher_tokenizer, pair.texts, aligner, add_special_tokens=True)
 
 
 def _reasons(aligned: list[TextAlignment]) -> str:

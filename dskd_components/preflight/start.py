@@ -160,6 +160,8 @@ class _Measured:
             teacher_embedding_size=None if teacher.embedding is None else teacher.embedding.shape[1],
             student_head=student.head if reads_heads else None,
             teacher_head=teacher.head if reads_heads else None,
+            student_embedding=student.embedding if reads_heads else None,
+            teacher_embedding=teacher.embedding if reads_heads else None,
             teacher_to_student_ids=known.teacher_to_student_ids,
             same_token=known.same_token,
         ).to(student.hidden_states.device)

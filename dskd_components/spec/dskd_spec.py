@@ -159,23 +159,20 @@ class PairSpec(FrozenModel):
     def uses_vocabulary_map(self) -> bool:
         """Whether some choice makes use of a map between two vocabularies, whether or not it can do without."""
         projectors = [self.projector_for(direction) for direction in self.directions]
-        of_projectors = any(projector.uses_shared_tokens for projector in projectors)
-        return self.needs_vocabulary_map or (not self.aligner.same_tokenizer and of_projectors)
+        used = self.aligner.uses_shared_tokens or any(projector.uses_shared_tokens for projector in projectors)
+        return self.needs_vocabulary_map or (not self.aligner.same_tokenizer and used)
 
     @property
     def comparing_vocabularies(self) -> tuple[str, ...]:
         """What looks at tokens across vocabularies, in words."""
-        spaces = [
-            f"the space {space.name!r}"
-            for space in self.spaces
-            if space.needs_teacher_argmax or space.needs_shared_tokens
-        ]
+        spaces = [f"the space {space.name!r}" for space in self.spaces if space.compares_vocabularies]
         projectors = [
             f"{direction}_projector {self.projector_for(direction).name!r}"
             for direction in self.directions
             if self.projector_for(direction).needs_heads
         ]
-        return (*spaces, *projectors)
+        aligners = [f"the aligner {self.aligner.name!r}"] if self.aligner.needs_heads else []
+        return (*spaces, *projectors, *aligners)
 
     def columns_read(self, side: Side) -> dict[str, str]:
         """Return the columns of one side of a batch that components read, without the side, each with who reads it.

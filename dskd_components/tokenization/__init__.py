@@ -6,7 +6,6 @@ its part of a text; `span_groups` and `min_edit` (with `warping` and `warping_ba
 vocabularies. Import the names below.
 """
 
-from dskd_components.tokenization.align_text import align_text, align_texts, warped_groups
 from dskd_components.tokenization.byte_spans import (
     TokenizedText,
     spans_of_encoding,
@@ -14,8 +13,8 @@ from dskd_components.tokenization.byte_spans import (
     tokenize_with_spans,
 )
 from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
-from dskd_components.tokenization.min_edit import min_edit_path, min_edit_paths, path_groups
-from dskd_components.tokenization.span_groups import exact_match_pairs, span_groups
+from dskd_components.tokenization.min_edit import min_edit_path, min_edit_paths, path_groups, warped_groups
+from dskd_components.tokenization.span_groups import exact_match_pairs, single_groups, span_groups
 from dskd_components.tokenization.text_alignment import TextAlignment, UnalignedReason
 from dskd_components.tokenization.token_bytes import vocabulary_bytes
 from dskd_components.tokenization.vocabulary_map import VocabularyMap, build_vocabulary_map
@@ -25,13 +24,12 @@ __all__ = [
     "TokenizedText",
     "UnalignedReason",
     "VocabularyMap",
-    "align_text",
-    "align_texts",
     "build_vocabulary_map",
     "exact_match_pairs",
     "min_edit_path",
     "min_edit_paths",
     "path_groups",
+    "single_groups",
     "span_groups",
     "spans_of_encoding",
     "tokenize_batch_with_spans",

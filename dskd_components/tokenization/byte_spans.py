@@ -19,7 +19,7 @@ measured with. The rules, for every kind of tokenizer:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,12 @@ import numpy as np
 
 from dskd_components.tokenization.fast_tokenizers import backend_of, encode_batch
 from dskd_components.tokenization.offset_spans import spans_from_offsets, untrimmed
-from dskd_components.tokenization.token_bytes import VocabularyBytes, vocabulary_bytes_as_read, vocabulary_bytes_for
+from dskd_components.tokenization.token_bytes import (
+    SPACE_MARKERS,
+    VocabularyBytes,
+    vocabulary_bytes_as_read,
+    vocabulary_bytes_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +90,7 @@ class TokenizedText:
         bos_count: How many tokens at the start a template added.
         eos_count: How many tokens at the end a template added.
         is_spelled: Whether the tokens' bytes, one after the other, are those of the text.
+        space_marker: What marks a space, or the lack of one, in the token strings: ``Ġ``, ``▁``, ``##`` or a space.
         tokens: The token strings, as the vocabulary writes them.
     """
 
@@ -97,6 +103,7 @@ class TokenizedText:
     eos_count: int
     _encoding: Any
     is_spelled: bool = False
+    space_marker: str = " "
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -116,6 +123,22 @@ class TokenizedText:
         """The tokens that the text itself gave, without those that a template added."""
         return slice(self.bos_count, len(self) - self.eos_count)
 
+    def without_template(self) -> TokenizedText:
+        """Return the same text without the tokens that a template added; the object itself if there are none."""
+        if not (self.bos_count or self.eos_count):
+            return self
+        own = self.text_tokens
+        return replace(
+            self,
+            token_ids=self.token_ids[own],
+            starts=self.starts[own],
+            ends=self.ends[own],
+            cores=self.cores[own],
+            bos_count=0,
+            eos_count=0,
+            _encoding=TokenStrings(self, own),
+        )
+
     @property
     def spans(self) -> list[tuple[int, int] | None]:
         """One ``(start, end)`` per token, None for tokens that a template added."""
@@ -128,6 +151,24 @@ class TokenizedText:
             token if span is None else self.data[span[0] : span[1]].decode(errors="backslashreplace")
             for token, span in zip(self.tokens, self.spans, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class TokenStrings:
+    """The token strings of a part of a text, made when asked for.
+
+    Attributes:
+        text: The text.
+        part: Which of its tokens.
+    """
+
+    text: TokenizedText
+    part: slice
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        """The strings."""
+        return self.text.tokens[self.part]
 
 
 def tokenize_with_spans(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> TokenizedText:
@@ -219,7 +260,8 @@ def spans_of_encoding(
         starts, ends, cores = (np.pad(side, (bos_count, eos_count), constant_values=-1) for side in spans)
     else:
         starts, ends, cores = spans
-    return TokenizedText(text, token_ids, starts, ends, cores, bos_count, eos_count, encoding, is_spelled)
+    marker = SPACE_MARKERS[vocabulary.family]
+    return TokenizedText(text, token_ids, starts, ends, cores, bos_count, eos_count, encoding, is_spelled, marker)
 
 
 def _spelled_spans(

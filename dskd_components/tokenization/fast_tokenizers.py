@@ -123,4 +123,17 @@ def fingerprint_number(tokenizer: Any) -> int:
     Raises:
         InputError: The tokenizer is not a fast one.
     """
-    return int(tokenizer_fingerprint(tokenizer)[:16], 16) >> 1
+    return fingerprint_number_of(tokenizer_fingerprint(tokenizer))
+
+
+def fingerprint_number_of(fingerprint: str) -> int:
+    """The first 63 bits of a `tokenizer_fingerprint`.
+
+    Args:
+        fingerprint: In hexadecimal.
+
+    Examples:
+        >>> fingerprint_number_of("00000000000000ff" + 48 * "0")
+        127
+    """
+    return int(fingerprint[:16], 16) >> 1

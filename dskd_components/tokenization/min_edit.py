@@ -1,23 +1,15 @@
 """Minimum-edit alignment: dynamic time warping over the edit distances of tokens."""
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
 from dskd_components.errors import InputError
 from dskd_components.tokenization.arrays import IntArray
-from dskd_components.tokenization.token_bytes import Family
+from dskd_components.tokenization.byte_spans import TokenizedText
+from dskd_components.tokenization.span_groups import role_pairs, single_groups
 from dskd_components.tokenization.warping import warping_paths
 from dskd_components.tokenization.warping_band import numbered_tokens
-
-SPACE_MARKERS: Final[dict[Family, str]] = {
-    "byte-level": "Ġ",
-    "metaspace": "▁",
-    "wordpiece": "##",
-    "plain": " ",
-}
-"""What marks a space, or the lack of one, in a vocabulary's token strings."""
 
 
 def min_edit_path(
@@ -85,11 +77,21 @@ def min_edit_paths(
         raise InputError(
             f"Expected as many texts on both sides, but got {len(student_token_lists)} and {len(teacher_token_lists)}."
         )
-    paths: list[list[list[int]]] = [[[] for _ in tokens] for tokens in student_token_lists]
+    return _paths(
+        [(tokens, student_marker) for tokens in student_token_lists],
+        [(tokens, teacher_marker) for tokens in teacher_token_lists],
+    )
+
+
+def _paths(
+    students: Sequence[tuple[Sequence[str], str]], teachers: Sequence[tuple[Sequence[str], str]]
+) -> list[list[list[int]]]:
+    """The path of each text, from both sides' token strings and what marks a space in them."""
+    paths: list[list[list[int]]] = [[[] for _ in tokens] for tokens, _ in students]
     pairs = {
-        number: (numbered_tokens(student, student_marker), numbered_tokens(teacher, teacher_marker))
-        for number, (student, teacher) in enumerate(zip(student_token_lists, teacher_token_lists, strict=True))
-        if len(student) and len(teacher)
+        number: (numbered_tokens(*student), numbered_tokens(*teacher))
+        for number, (student, teacher) in enumerate(zip(students, teachers, strict=True))
+        if len(student[0]) and len(teacher[0])
     }
     for number, path in zip(pairs, warping_paths(list(pairs.values())), strict=True):
         paths[number] = path
@@ -112,3 +114,33 @@ def path_groups(path: list[list[int]]) -> IntArray:
         else:
             rows.append([student, student + 1, joined[0], joined[-1] + 1])
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+
+def warped_groups(students: Sequence[TokenizedText], teachers: Sequence[TokenizedText]) -> list[IntArray]:
+    """For each text the groups that warping makes of its tokens, those of templates paired by role.
+
+    Args:
+        students: The student's tokens of each text.
+        teachers: The teacher's tokens of each text.
+
+    Returns:
+        For each text, rows ``student start, student stop, teacher start, teacher stop`` ``[G, 4]``, ascending.
+
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from dskd_components.tokenization import tokenize_batch_with_spans
+        >>> tokenizer = Tokenizer(models.WordLevel({"new": 0, "found": 1}, unk_token="new"))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> texts = tokenize_batch_with_spans(tokenizer, ["new found", "found"])
+        >>> [groups.tolist() for groups in warped_groups(texts, texts)]
+        [[[0, 1, 0, 1], [1, 2, 1, 2]], [[0, 1, 0, 1]]]
+    """
+    student_tokens, teacher_tokens = (
+        [(side.tokens[side.text_tokens], side.space_marker) for side in sides] for sides in (students, teachers)
+    )
+    groups = []
+    for student, teacher, path in zip(students, teachers, _paths(student_tokens, teacher_tokens), strict=True):
+        first = student.text_tokens.start, teacher.text_tokens.start
+        bos, eos = map(single_groups, role_pairs(student, teacher))
+        groups.append(np.concatenate([bos, path_groups(path) + np.repeat(first, 2), eos]))
+    return groups

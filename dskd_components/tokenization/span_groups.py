@@ -63,10 +63,11 @@ def span_groups(student: TokenizedText, teacher: TokenizedText) -> IntArray:
         ascending.
     """
     bos, eos = role_pairs(student, teacher)
-    return np.concatenate([_single_groups(bos), _text_groups(student, teacher), _single_groups(eos)])
+    return np.concatenate([single_groups(bos), _text_groups(student, teacher), single_groups(eos)])
 
 
-def _single_groups(pairs: IntArray) -> IntArray:
+def single_groups(pairs: IntArray) -> IntArray:
+    """Return pairs of student and teacher index ``[P, 2]`` as groups of one token on each side ``[P, 4]``."""
     student, teacher = pairs[:, 0], pairs[:, 1]
     return np.stack([student, student + 1, teacher, teacher + 1], axis=1)
 

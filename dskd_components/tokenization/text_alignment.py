@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,11 +33,12 @@ class UnalignedReason(StrEnum):
     MERGED = "part of a longer token on the other side"
     CROSSING = "its boundaries cross those of the other side"
     UNCOVERED = "the other side has no token here"
-    WARPED = "warped onto several tokens"
+    SEVERAL = "belongs to several tokens, of which single ones alone count"
+    LEFT_OUT = "left out by the aligner"
 
 
 def unaligned_reasons(
-    side: TokenizedText, other: TokenizedText, aligned: BoolArray, *, warped: bool = False
+    side: TokenizedText, other: TokenizedText, aligned: BoolArray, several: BoolArray | None = None
 ) -> list[tuple[int, UnalignedReason]]:
     """The index of every token without a partner, and the reason.
 
@@ -45,7 +46,7 @@ def unaligned_reasons(
         side: The tokens to account for.
         other: The other side's tokens of the same text.
         aligned: Which tokens of `side` have a partner ``[T]``.
-        warped: Whether tokens were warped onto each other, so that every text token has counterparts.
+        several: Which of them are in a group that does not count, because it has several tokens ``[T]``; None: none.
     """
     missing = np.flatnonzero(~aligned)
     if len(missing) == 0:
@@ -59,8 +60,8 @@ def unaligned_reasons(
         token = index - side.bos_count
         if not 0 <= token < len(starts):
             reason = UnalignedReason.TEMPLATE
-        elif warped:
-            reason = UnalignedReason.WARPED
+        elif several is not None and several[index]:
+            reason = UnalignedReason.SEVERAL
         elif starts[token] == ends[token]:
             reason = UnalignedReason.NO_TEXT
         elif shared[token]:
@@ -88,14 +89,13 @@ class _Cover:
             only_spaces = len(self._ends) > 0 and not self._data[start:end].strip(b" ")
             return UnalignedReason.SPACES if only_spaces else UnalignedReason.UNCOVERED
         left, right = int(self._starts[first]), int(self._ends[stop - 1])
+        if stop - first == 1 and left == start and end == right:
+            return UnalignedReason.LEFT_OUT
         if stop - first == 1 and left <= start and end <= right:
             return UnalignedReason.MERGED
         if start <= left and right <= end:
             return UnalignedReason.SPLIT
         return UnalignedReason.CROSSING
-
-
-Method = Literal["exact_match", "span", "min_edit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,17 +105,24 @@ class TextAlignment:
     Attributes:
         student: The student's tokens and their spans.
         teacher: The teacher's tokens and their spans.
-        method: How the tokens were aligned.
-        pair_indices: One-to-one pairs of student and teacher index ``[P, 2]``, ascending.
+        method: The name of the aligner that brought them together, with its options.
         group_indices: Rows ``student start, student stop, teacher start, teacher stop`` ``[G, 4]``,
             ascending.
+        one_to_one: Whether of the groups only those of one token on each side count as partners.
     """
 
     student: TokenizedText
     teacher: TokenizedText
-    method: Method
-    pair_indices: IntArray
+    method: str
     group_indices: IntArray
+    one_to_one: bool = False
+
+    @cached_property
+    def pair_indices(self) -> IntArray:
+        """One-to-one pairs of student and teacher index ``[P, 2]``, ascending: the groups of one token on each side."""
+        single = (np.diff(self.group_indices)[:, [0, 2]] == 1).all(1)
+        pairs: IntArray = self.group_indices[single][:, [0, 2]]
+        return pairs
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
@@ -163,13 +170,12 @@ class TextAlignment:
         return 1.0 - len(self.unaligned_teacher) / max(len(self.teacher), 1)
 
     def _unaligned(self, side: TokenizedText, other: TokenizedText, column: int) -> list[tuple[int, UnalignedReason]]:
-        aligned = np.zeros(len(side), dtype=np.bool_)
-        if self.method == "span":
-            for start, stop in self.group_indices[:, 2 * column : 2 * column + 2].tolist():
-                aligned[start:stop] = True
-        else:
-            aligned[self.pair_indices[:, column]] = True
-        return unaligned_reasons(side, other, aligned, warped=self.method == "min_edit" and len(other) > 0)
+        member, paired = np.zeros(len(side), dtype=np.bool_), np.zeros(len(side), dtype=np.bool_)
+        for start, stop in self.group_indices[:, 2 * column : 2 * column + 2].tolist():
+            member[start:stop] = True
+        paired[self.pair_indices[:, column]] = True
+        aligned = paired if self.one_to_one else member
+        return unaligned_reasons(side, other, aligned, member & ~aligned)
 
     @property
     def _drawing(self) -> Drawing:

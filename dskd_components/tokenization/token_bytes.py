@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +21,14 @@ from dskd_components.tokenization.tokenizer_snapshot import FEW_ADDED, Tokenizer
 
 Family = Literal["byte-level", "metaspace", "wordpiece", "plain"]
 """How a vocabulary writes text: GPT-2 byte letters, ``▁`` for a space, ``##`` inside words, or as it is."""
+
+SPACE_MARKERS: Final[dict[Family, str]] = {
+    "byte-level": "Ġ",
+    "metaspace": "▁",
+    "wordpiece": "##",
+    "plain": " ",
+}
+"""What marks a space, or the lack of one, in a vocabulary's token strings."""
 
 SPACE_LETTER = "▁"
 NO_IDS = np.zeros(0, dtype=np.int64)

@@ -45,16 +45,16 @@ class VocabularyMap:
     Attributes:
         teacher_to_student: The student's id for each teacher id, -1 for none ``[teacher ids]``.
         same_bytes: Which teacher ids stand for the same bytes, or have the same role, as their student's id.
-        method: How the map was made.
-        student_fingerprint: The `tokenizer_fingerprint` of the student's tokenizer.
-        teacher_fingerprint: The `tokenizer_fingerprint` of the teacher's tokenizer.
+        method: How the map was made; None: by somebody else.
+        student_fingerprint: The `tokenizer_fingerprint` of the student's tokenizer; empty: not known.
+        teacher_fingerprint: The `tokenizer_fingerprint` of the teacher's tokenizer; empty: not known.
     """
 
     teacher_to_student: IntArray
     same_bytes: BoolArray
-    method: MapMethod
-    student_fingerprint: str
-    teacher_fingerprint: str
+    method: MapMethod | None = None
+    student_fingerprint: str = ""
+    teacher_fingerprint: str = ""
 
     @cached_property
     def shared(self) -> IntArray:

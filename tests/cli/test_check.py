@@ -48,6 +48,29 @@ def test_a_distribution(dskd: Callable[..., Ran], install: Callable[..., None]) 
         assert line in ran.out
 
 
+def test_an_aligner_that_reads_texts(dskd: Callable[..., Ran], install: Callable[..., None], tmp_path: Path) -> None:
+    install(FakeDistribution("whole-words", "", value="tests.helpers.whole_words"))
+    ran = dskd("check", "whole-words", "-n", 1)
+    assert (ran.code, ran.err) == (0, "")
+    for law in ("groups_of_tokens_are_in_order", "every_token_has_a_group", "a_copy_in_a_worker_makes_the_same_groups"):
+        assert law in ran.out
+    file = tmp_path / "my_aligner.py"
+    file.write_text(
+        """
+from typing import Literal
+from tests.helpers.whole_words import WholeWords
+
+class Backwards(WholeWords):
+    name: Literal["backwards"] = "backwards"
+    def groups_of_text(self, student, teacher):
+        return super().groups_of_text(student, teacher)[::-1]
+"""
+    )
+    ran = dskd("check", file, "-n", 1)
+    assert ran.code == 1
+    assert "breaks the law 'groups_of_tokens_are_in_order'" in ran.words
+
+
 def test_a_distribution_whose_plugin_is_broken(dskd: Callable[..., Ran], install: Callable[..., None]) -> None:
     install(FakeDistribution("broken-plugin", "raise RuntimeError('boom')"))
     ran = dskd("check", "broken-plugin")

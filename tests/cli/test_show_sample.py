@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dskd_components import DualTokenizerCollator, MultiTeacherCollator
 from tests.helpers.collating import byte_level, metaspace, unigram
+from tests.helpers.fake_distributions import FakeDistribution
 from tests.helpers.sample_kinds import OF_TWO_TOKENIZERS
 
 if TYPE_CHECKING:
@@ -144,3 +145,21 @@ def test_a_terminal_gets_colour_and_its_width(show: Callable[..., Ran], monkeypa
     monkeypatch.setattr("dskd_components.cli.show_sample.console", lambda: Console(width=60, force_terminal=True))
     ran = show("--aligner", "span", "-n", 1)
     assert "\x1b[1;32m" in ran.out
+
+
+def test_the_aligner_of_a_plugin_is_used_by_its_name(
+    show: Callable[..., Ran], install: Callable[..., None], tmp_path: Path
+) -> None:
+    install(FakeDistribution("whole-words", "", value="tests.helpers.whole_words"))
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"text": "xyzzy xyzzyx is new"}), encoding="utf-8")
+    ran = show("--aligner", "whole_words", "--format", "json", samples=str(samples))
+    assert ran.code == 0, ran.err
+    shown = json.loads(ran.out)
+    assert "whole_words" in shown["alignment"]
+    words = ["".join(shown["student"]["tokens"][place]["text"] for place in student) for student, _ in shown["groups"]]
+    # Nothing predicts the first token, so that the first word is scored in part only.
+    assert [word.strip() for word in words if word.strip()] == ["xyzzyx", "is", "new"]
+    unknown = show("--aligner", "whole_word", samples=str(samples))
+    assert unknown.code != 0
+    assert "did you mean 'whole_words'" in unknown.err

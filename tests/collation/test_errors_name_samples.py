@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, InputError, MultiTeacherCollator
+from dskd_components import (
+    DualTokenizerCollator,
+    DualTokenizerPreprocessor,
+    InputError,
+    MultiTeacherCollator,
+    get_aligner,
+)
 from dskd_components.collation import Columns, SampleError
 from dskd_components.collation.problems import excerpt
+from dskd_components.components.text_methods import method_number
 from tests.helpers.collating import ANYTHING, byte_level, metaspace
 from tests.helpers.sample_kinds import OF_TWO_TOKENIZERS, preprocessed
 
@@ -60,7 +67,7 @@ def test_collators_give_the_place_in_the_batch_and_an_excerpt(taker: str, kind: 
         ({"student_fingerprint": 3}, "another tokenizer for the student"),
         ({"teacher_labels": None}, "lacks 'teacher_labels'"),
         ({"student_groups": [0]}, "all of one length"),
-        ({"groups_method": 2}, "aligned by 'span'"),
+        ({"groups_method": method_number(get_aligner("span"))}, "aligned by 'span'"),
         (
             {"student_input_ids": [1] * 50, "student_labels": [1] * 50, "student_groups": [-1] * 50},
             "student_max_length",

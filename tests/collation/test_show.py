@@ -201,7 +201,7 @@ def test_every_kind_of_sample_is_shown_with_every_aligner(kind: str, aligner: st
     view = collate.show(sample)
     require_same(view, collate([sample]))
     require_drawable(view)
-    told = collate.encoder.method is not None
+    told = collate.encoder.group_maker is not None
     assert view.has_groups == told
     assert ("No tokens are paired" in view.alignment) != told
     if not told:

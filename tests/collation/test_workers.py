@@ -13,6 +13,7 @@ from dskd_components import DualTokenizerCollator, DualTokenizerPreprocessor, In
 from dskd_components.collation import SampleError, SkipReason
 from tests.helpers.collating import byte_level, metaspace
 from tests.helpers.processes import forkserver
+from tests.helpers.whole_words import WholeWords
 
 SAMPLES: list[dict[str, Any]] = [
     {"prompt": f"What is statement {number}?", "response": f" The value {number * 37} is new."} for number in range(7)
@@ -74,7 +75,9 @@ def test_skipped_rows_are_dropped_and_counted() -> None:
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_workers_make_the_same_batches(packing: bool) -> None:
-    collate = DualTokenizerCollator(byte_level(), metaspace(), packing=packing, on_error="skip")
+    # An aligner of somebody else's: its class is imported where the batches are made.
+    aligner = WholeWords(separator="\n") if packing else WholeWords()
+    collate = DualTokenizerCollator(byte_level(), metaspace(), aligner=aligner, packing=packing, on_error="skip")
     data = [*SAMPLES[:3], {"text": ""}, *CHATS[:2]]
     alone = list(DataLoader(data, batch_size=3, collate_fn=collate))
     loader = DataLoader(data, batch_size=3, collate_fn=collate, num_workers=2, multiprocessing_context=forkserver())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, Space, SpaceResult, TokenTerm
 from dskd_components.components import ComparedRows, SharedTokens, Side
@@ -32,16 +33,23 @@ class Looking(Space):
 
     side: ClassVar[Side] = "student"
     seen: ClassVar[list[SharedTokens | None]] = []
+    maps: ClassVar[list[Tensor | None]] = []
 
     name: Literal["looking"] = "looking"
     asks: bool = True
+    asks_for_the_map: bool = False
 
     @property
     def needs_shared_tokens(self) -> bool:
         return self.asks
 
+    @property
+    def needs_vocabulary_map(self) -> bool:
+        return self.asks_for_the_map
+
     def compare(self, rows: ComparedRows) -> SpaceResult:
         self.seen.append(rows.shared_tokens)
+        self.maps.append(rows.teacher_to_student)
         return SpaceResult(terms={"looked": TokenTerm(values=rows.student_logits.sum(-1) * 0)})
 
 
@@ -53,8 +61,9 @@ def test_a_space_that_asks_gets_the_tokens_that_both_heads_read(engine: Any, see
     mapping = torch.randint(-1, 14, (13,), generator=generator)  # the student's head has 11 tokens
     same = torch.randint(0, 2, (13,), generator=generator).bool()
     Looking.seen.clear()
+    Looking.maps.clear()
     loss_fn = DSKDLoss(
-        DSKDSpec(spaces=[Looking(asks=asks)], aligner="cma", engine=engine),
+        DSKDSpec(spaces=[Looking(asks=asks, asks_for_the_map=not asks)], aligner="cma", engine=engine),
         student_hidden_size=5,
         teacher_hidden_size=7,
         teacher_to_student_ids=mapping,
@@ -68,14 +77,22 @@ def test_a_space_that_asks_gets_the_tokens_that_both_heads_read(engine: Any, see
             assert shared.student_ids.tolist() == sorted(expected)
             assert torch.equal(mapping[shared.teacher_ids], shared.student_ids)
             assert same[shared.teacher_ids].all()
+    for found in Looking.maps:
+        assert (found is not None) != asks
+        # Also of tokens that are not the very same.
+        assert found is None or torch.equal(found, mapping.where(mapping < 11, -1))
 
 
 def test_with_one_vocabulary_all_tokens_are_shared() -> None:
     batch = make_batch(0, same_tokenizer=True)
     Looking.seen.clear()
     wider = Head(torch.cat([batch.teacher.head.weight, torch.zeros(2, 7)]))
-    loss_fn = DSKDLoss(DSKDSpec(spaces=[Looking()]), student_hidden_size=5, teacher_hidden_size=7)
+    Looking.maps.clear()
+    spec = DSKDSpec(spaces=[Looking(asks_for_the_map=True)])
+    loss_fn = DSKDLoss(spec, student_hidden_size=5, teacher_hidden_size=7)
     loss_fn(batch.student, replace(batch.teacher, head=wider))
+    assert Looking.maps[0] is not None
+    assert Looking.maps[0].tolist() == [*range(11), -1, -1]
     shared = Looking.seen[0]
     assert shared is not None
     assert shared.student_ids.tolist() == shared.teacher_ids.tolist() == list(range(11))

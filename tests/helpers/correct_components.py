@@ -26,6 +26,7 @@ from dskd_components import (
     Space,
     SpaceResult,
     Tally,
+    TextAligner,
     TokenGroups,
     TokenTerm,
 )
@@ -33,11 +34,15 @@ from dskd_components.aligners import CrossModelAttention, Identity, Span
 from dskd_components.aligners.cross_model_attention import CrossModelAttentionModule
 from dskd_components.aligners.grouped import GroupedModule
 from dskd_components.components import Affine
+from dskd_components.tokenization import span_groups
+from tests.helpers.whole_words import WholeWords
 
 if TYPE_CHECKING:
+    from dskd_components import TokenizedText
     from dskd_components.components import Direction
     from dskd_components.components.aligner import AlignerModule
     from dskd_components.models.states import Side
+    from dskd_components.tokenization.arrays import IntArray
 
 CORRECT: list[Any] = []
 
@@ -272,7 +277,9 @@ class AttentionWithScalar(CrossModelAttention):
     name: Literal["attention_with_scalar"] = "attention_with_scalar"
     std: Literal["sample"] = "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return ScaledModule(student_embedding_size, teacher_embedding_size)
 
 
@@ -285,7 +292,9 @@ class EvenWidths(CrossModelAttention):
     name: Literal["even_widths"] = "even_widths"
     std: Literal["sample"] = "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         if student_embedding_size % 2 or teacher_embedding_size % 2:
             raise InputError("expected even widths.")
         return CrossModelAttentionModule(student_embedding_size, teacher_embedding_size, "sample")
@@ -321,8 +330,25 @@ class WithLikelihood(Span):
     name: Literal["with_likelihood"] = "with_likelihood"
     pooling: Literal["mean"] = "mean"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return TermModule(student_embedding_size)
+
+
+correct(WholeWords)
+
+
+@correct
+class ShortGroups(TextAligner):
+    """Leaves out groups of many tokens."""
+
+    name: Literal["short_groups"] = "short_groups"
+    longest: Literal[1, 4, 64] = 64
+
+    def groups_of_text(self, student: TokenizedText, teacher: TokenizedText) -> IntArray:
+        groups = span_groups(student, teacher)
+        return groups[groups[:, 1] - groups[:, 0] <= self.longest]
 
 
 @correct

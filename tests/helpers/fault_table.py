@@ -23,6 +23,7 @@ from tests.helpers.faulty_modules import MODULE_FAULTS
 from tests.helpers.faulty_projectors import PROJECTOR_FAULTS
 from tests.helpers.faulty_schedules import SCHEDULE_FAULTS
 from tests.helpers.faulty_spaces import SPACE_FAULTS
+from tests.helpers.faulty_text_aligners import TEXT_ALIGNER_FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +34,7 @@ KINDS = ("distance", "aligner", "projector", "space", "schedule")
 FAULTS: list[Fault] = [
     *DISTANCE_FAULTS,
     *ALIGNER_FAULTS,
+    *TEXT_ALIGNER_FAULTS,
     *PROJECTOR_FAULTS,
     *SPACE_FAULTS,
     *SCHEDULE_FAULTS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dskd_components import Alignment, LMStates, Tally, TokenGroups, TokenTerm
+from dskd_components import Alignment, LMStates, ProjectorHeads, Tally, TokenGroups, TokenTerm
 from dskd_components.aligners import CrossModelAttention, Identity, Span
 from dskd_components.aligners.cross_model_attention import AttentionAlignment, CrossModelAttentionModule
 from dskd_components.aligners.grouped import GroupedAlignment, GroupedModule
@@ -42,7 +42,9 @@ class SpanModule(GroupedModule):
 class ChangedSpan(Span):
     name: Literal["changed_span"] = "changed_span"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return SpanModule(self)
 
     def given(self, student: LMStates, teacher: LMStates, given: TokenGroups) -> tuple[LMStates, LMStates, TokenGroups]:
@@ -205,7 +207,9 @@ class NextPositionModule(IdentityModule):
 class NextOne(Identity):
     name: Literal["next_one"] = "next_one"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return NextPositionModule()
 
 
@@ -227,7 +231,9 @@ class ChangedAttention(CrossModelAttention):
     name: Literal["changed_attention"] = "changed_attention"
     std: Literal["sample"] = "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return AttentionModule(self, student_embedding_size, teacher_embedding_size)
 
     def found(self, found: AttentionAlignment, student: LMStates, teacher: LMStates) -> Alignment:
@@ -310,7 +316,9 @@ class Uncast(CrossModelAttention):
     name: Literal["uncast"] = "uncast"
     std: Literal["sample"] = "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return UncastModule(student_embedding_size, teacher_embedding_size)
 
 
@@ -339,7 +347,9 @@ class Forgetful(CrossModelAttention):
     name: Literal["forgetful"] = "forgetful"
     std: Literal["sample"] = "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return ForgetfulModule(student_embedding_size, teacher_embedding_size)
 
 
@@ -415,7 +425,9 @@ class Gated(CrossModelAttention):
     name: Literal["gated"] = "gated"
     std: Literal["sample"] = "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return GatedModule(student_embedding_size, teacher_embedding_size)
 
 
@@ -436,7 +448,9 @@ class Rooted(CrossModelAttention):
     name: Literal["rooted"] = "rooted"
     std: Literal["sample"] = "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self, *, student_embedding_size: int, teacher_embedding_size: int, heads: ProjectorHeads | None = None
+    ) -> AlignerModule:
         return RootedModule(student_embedding_size, teacher_embedding_size)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dskd_components.tokenization.align_text import align_text
+from dskd_components.aligners.align_text import align_text
 from dskd_components.tokenization.byte_spans import tokenize_batch_with_spans, tokenize_with_spans
 from examples.offline.tokenizers import byte_glyphs
 from tests.helpers.spelling_oracle import Spelled, Splits, right_spans

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dskd_components.tokenization.align_text import align_text
+from dskd_components.aligners.align_text import align_text
 from dskd_components.tokenization.byte_spans import core_starts
 from examples.offline.tokenizers import LOADERS
 from tests.helpers import texts

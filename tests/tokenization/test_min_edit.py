@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
+from dskd_components.aligners.align_text import align_text, align_texts
 from dskd_components.errors import InputError
 from dskd_components.tokenization import warping, warping_band
-from dskd_components.tokenization.align_text import align_text, align_texts
-from dskd_components.tokenization.min_edit import SPACE_MARKERS, min_edit_path, min_edit_paths, path_groups
-from dskd_components.tokenization.token_bytes import vocabulary_bytes
+from dskd_components.tokenization.min_edit import min_edit_path, min_edit_paths, path_groups
+from dskd_components.tokenization.token_bytes import SPACE_MARKERS, vocabulary_bytes
 from examples.offline.tokenizers import LOADERS
 from tests.helpers import texts
 

@@ -4,7 +4,7 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from dskd_components.tokenization.align_text import align_text
+from dskd_components.aligners.align_text import align_text
 from dskd_components.tokenization.drawing import display_width
 from examples.offline.tokenizers import LOADERS
 from tests.helpers import texts

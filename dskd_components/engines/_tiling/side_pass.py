@@ -238,6 +238,7 @@ class SidePass:
                     name: column.flatten(0, 1)[self._rows.coverage.positions[rows]]
                     for name, column in batch.columns_for(space).items()
                 },
+                teacher_to_student=batch.teacher_to_student if space.needs_vocabulary_map else None,
             )
             common = batch.common_ids if space.one_vocabulary else None
             return built.found(compared if common is None else compared.restricted(common))

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: logits of every temper, targets, ragged batches, two tokenizations of one text."""
+"""Hypothesis strategies: logits of every temper, targets, ragged batches, two tokenizations of a text."""
 
 from dskd_components.testing.strategies.batches import Batch, batches, make_batch
 from dskd_components.testing.strategies.logits import (
@@ -23,12 +23,23 @@ from dskd_components.testing.strategies.states import (
     targets,
 )
 from dskd_components.testing.strategies.tokenizations import TwoTokenizations, two_tokenizations
+from dskd_components.testing.strategies.tokenized_texts import (
+    SMALL_TOKENIZERS,
+    TRICKY_TEXTS,
+    TextPair,
+    pairs_of,
+    small_tokenizer,
+    text_pairs,
+)
 
 __all__ = [
     "FINITE",
     "SEEDS",
+    "SMALL_TOKENIZERS",
+    "TRICKY_TEXTS",
     "Batch",
     "Temper",
+    "TextPair",
     "TwoTokenizations",
     "batches",
     "log_probabilities",
@@ -39,12 +50,15 @@ __all__ = [
     "one_hot",
     "packed",
     "padded",
+    "pairs_of",
     "pairs_of_log_probabilities",
     "pairs_of_logits",
     "ragged_targets",
     "random_groups",
     "sets_of_logits",
+    "small_tokenizer",
     "spoilt",
     "targets",
+    "text_pairs",
     "two_tokenizations",
 ]

@@ -12,7 +12,7 @@ from dskd_uld import HybridSpace, Positional, sorted_difference
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, Head, InputError, LMStates
+from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, Head, LMStates
 from dskd_components.distances import KL
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -106,7 +106,7 @@ def test_released_weights_are_the_shares_of_the_teachers_vocabulary() -> None:
 
 def test_a_map_without_shared_tokens_and_a_missing_map_are_refused() -> None:
     spec = DSKDSpec(spaces=["uld_hybrid"], aligner="positional")
-    with pytest.raises(InputError, match="none in common"):
+    with pytest.raises(ConfigurationError, match=r"'uld_hybrid' needs 1 or more tokens .* have 0 in common"):
         loss_of(spec, logits(0, 5), logits(1, 6), torch.full((6,), -1))
     with pytest.raises(ConfigurationError, match="space 'uld_hybrid' must know which tokens"):
         loss_of(spec, logits(0, 5), logits(1, 6))

@@ -8,6 +8,8 @@ Examples:
 """
 
 from dskd_components.testing.laws.aligner.coverage import (
+    a_hard_alignment_is_settled,
+    groups_of_several_do_not_count,
     only_scored_positions_are_covered,
     pairs_of_single_positions_are_covered,
 )
@@ -31,6 +33,17 @@ from dskd_components.testing.laws.aligner.module import (
     the_same_seed_gives_the_same_alignment,
     values_fit_the_states,
 )
+from dskd_components.testing.laws.aligner.texts import (
+    a_copy_in_a_worker_makes_the_same_groups,
+    every_token_has_a_group,
+    groups_of_tokens_are_in_order,
+    groups_stand_for_the_same_text,
+    one_tokenization_belongs_to_itself,
+    some_text_is_aligned,
+    texts_are_not_changed,
+    texts_know_nothing_of_one_another,
+    what_is_recorded_tells_groups_apart,
+)
 from dskd_components.testing.laws.aligner.weights import (
     a_constant_is_brought_over_unchanged,
     bringing_over_is_linear,
@@ -44,13 +57,20 @@ from dskd_components.testing.laws.aligner.weights import (
 __all__ = [
     "a_checkpoint_restores_it",
     "a_constant_is_brought_over_unchanged",
+    "a_copy_in_a_worker_makes_the_same_groups",
+    "a_hard_alignment_is_settled",
     "arguments_are_not_changed",
     "bringing_over_is_linear",
     "every_parameter_learns",
     "every_term_teaches",
+    "every_token_has_a_group",
     "everything_is_made_where_the_states_are",
     "finite_gradients",
     "groups_are_followed",
+    "groups_of_several_do_not_count",
+    "groups_of_tokens_are_in_order",
+    "groups_stand_for_the_same_text",
+    "one_tokenization_belongs_to_itself",
     "only_scored_positions_are_covered",
     "options_have_an_effect",
     "packed_rows_equal_separate_samples",
@@ -60,11 +80,15 @@ __all__ = [
     "parameters_of_another_dtype_will_do",
     "positions_belong_to_themselves",
     "samples_know_nothing_of_one_another",
+    "some_text_is_aligned",
     "terms_are_finite_numbers",
+    "texts_are_not_changed",
+    "texts_know_nothing_of_one_another",
     "the_dtype_is_kept",
     "the_index_stays_within_the_sample",
     "the_same_seed_gives_the_same_alignment",
     "unscored_positions_do_not_matter",
     "values_fit_the_states",
     "weights_stay_within_the_sample",
+    "what_is_recorded_tells_groups_apart",
 ]

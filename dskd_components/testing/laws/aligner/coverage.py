@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.testing.expectation import expect
+from dskd_components.testing.expectation import expect, expect_close
 from dskd_components.testing.law import law
-from dskd_components.testing.laws.aligner.evaluation import aligned, batch_cases, is_told
+from dskd_components.testing.laws.aligner.evaluation import aligned, batch_cases, is_told, weights
+from dskd_components.testing.strategies.logits import normal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.aligner import Aligner
+    from dskd_components.models.states import LMStates
     from dskd_components.testing.strategies.batches import Batch
 
 
@@ -56,6 +59,53 @@ def pairs_of_single_positions_are_covered(aligner: Aligner, batch: Batch, seed: 
             expect(
                 False, f"{side}_covered: expected {missing.nonzero()[0].tolist()} to be covered, found that it is not."
             )
+
+
+@law(
+    "aligner",
+    cases=batch_cases(at_least=1),
+    claimed_by=lambda aligner: aligner.text_method is not None and aligner.one_to_one,
+)
+def groups_of_several_do_not_count(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """A position is covered only where its group has one scored position on each side.
+
+    Claimed by `one_to_one`. Preflight and drawings take aligners at their word.
+    """
+    found = aligned(aligner, batch, seed)
+    for side, covered, alone in zip(
+        ("student", "teacher"), (found.student_covered, found.teacher_covered), single_pairs(batch), strict=True
+    ):
+        wrong = covered & ~alone
+        if wrong.any():
+            place = wrong.nonzero()[0].tolist()
+            expect(False, f"{side}_covered: expected single positions of a group alone, found {place}.")
+
+
+@law("aligner", cases=batch_cases(at_least=1), claimed_by=lambda aligner: aligner.is_hard)
+def a_hard_alignment_is_settled(aligner: Aligner, batch: Batch, seed: int) -> None:
+    """Other states, embeddings and parameters leave what belongs together as it is, and how much it weighs.
+
+    Claimed by `is_hard`, on which spaces may insist.
+    """
+    other = replace(batch, student=_other_states(batch.student, seed), teacher=_other_states(batch.teacher, seed + 1))
+    settled, found = aligned(aligner, batch, seed), aligned(aligner, other, seed + 1)
+    names = ("the student's coverage", "the teacher's coverage", "the student's weights", "the teacher's weights")
+    parts = [
+        (alignment.student_covered, alignment.teacher_covered, *weights(alignment)) for alignment in (found, settled)
+    ]
+    for name, now, before in zip(names, *parts, strict=True):
+        expect_close(now, before, f"{name}, with other states, embeddings and parameters")
+
+
+def _other_states(states: LMStates, seed: int) -> LMStates:
+    """The same tokens with other hidden states and another embedding."""
+    assert states.embedding is not None
+    hidden_states, embedding = states.hidden_states, states.embedding
+    return replace(
+        states,
+        hidden_states=normal(seed, *hidden_states.shape).to(hidden_states.dtype),
+        embedding=normal(seed, *embedding.shape).to(embedding.dtype),
+    )
 
 
 def single_pairs(batch: Batch) -> tuple[Tensor, Tensor]:

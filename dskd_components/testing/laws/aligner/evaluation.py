@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from hypothesis import strategies as st
 
+from dskd_components.components.projector import ProjectorHeads
 from dskd_components.testing.expectation import expect_close
 from dskd_components.testing.laws.component import trained
 from dskd_components.testing.strategies.batches import Batch, batches, make_batch, with_example_columns
@@ -71,6 +72,8 @@ def built(aligner: Aligner, batch: Batch, seed: int, *, fresh: bool = False) -> 
         batch: of the models.
         seed: the same seed gives the same module.
         fresh: leave the parameters as they are at first; else they are moved, as if they had been trained.
+
+    Half of the modules are built without heads, where the aligner can do without.
     """
     assert batch.student.embedding is not None
     assert batch.teacher.embedding is not None
@@ -79,11 +82,31 @@ def built(aligner: Aligner, batch: Batch, seed: int, *, fresh: bool = False) -> 
         module = aligner.build(
             student_embedding_size=batch.student.embedding.shape[1],
             teacher_embedding_size=batch.teacher.embedding.shape[1],
+            heads=heads_of(batch, same_tokenizer=aligner.same_tokenizer) if aligner.needs_heads or seed % 2 else None,
         )
     module = module.to(batch.student.hidden_states.dtype)
     if not fresh:
         trained(module, seed)
     return module
+
+
+def heads_of(batch: Batch, *, same_tokenizer: bool) -> ProjectorHeads:
+    """Return what an aligner is built with for a batch's models: both heads, embeddings, and some shared tokens.
+
+    Args:
+        batch: of the models.
+        same_tokenizer: whether the vocabularies are one.
+    """
+    student, teacher = batch.student, batch.teacher
+    shared = torch.arange(3) if not same_tokenizer else None
+    return ProjectorHeads(
+        source=teacher.head,
+        target=student.head,
+        source_ids=None if shared is None else shared + 1,
+        target_ids=shared,
+        source_embedding=teacher.embedding,
+        target_embedding=student.embedding,
+    )
 
 
 def aligned(aligner: Aligner, batch: Batch, seed: int) -> Alignment:

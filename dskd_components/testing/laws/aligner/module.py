@@ -22,6 +22,7 @@ from dskd_components.testing.laws.aligner.evaluation import (
     seed_cases,
     some_batch,
 )
+from dskd_components.testing.laws.aligner.texts import fixed_texts, rows_of
 from dskd_components.testing.laws.component import expect_effects, one_case
 from dskd_components.testing.strategies.batches import batches, with_example_columns
 from dskd_components.testing.strategies.logits import SEEDS, normal
@@ -131,6 +132,7 @@ def options_have_an_effect(aligner: Aligner) -> None:
     def observed(other: Aligner) -> list[Any]:
         seen: list[Any] = [other.text_method, other.same_tokenizer, other.split_invariant, other.reads_embeddings]
         seen.append(other.reads_columns)
+        seen += rows_of(other, fixed_texts()) if other.makes_groups else []
         for seed in range(3):
             batch = some_batch(other, seed)
             module = built(other, batch, seed)

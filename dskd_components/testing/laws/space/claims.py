@@ -121,11 +121,15 @@ def tokens_that_cannot_occur_count_for_nothing(space: Space, rows: ComparedRows,
             student_ids=torch.cat([ids.student_ids, sizes[0] + new]),
             teacher_ids=torch.cat([ids.teacher_ids, sizes[1] + new]),
         )
+    mapped = rows.teacher_to_student
+    if mapped is not None:
+        mapped = torch.cat([mapped, rows.student_logits.shape[1] + torch.arange(columns)])
     wide = replace(
         rows,
         student_logits=torch.cat([rows.student_logits, never], 1),
         teacher_logits=torch.cat([rows.teacher_logits, never], 1),
         shared_tokens=ids,
+        teacher_to_student=mapped,
     )
     expected = _distances(space, rows)
     for name, values in _distances(space, wide).items():
@@ -146,6 +150,9 @@ def token_numbers_do_not_matter(space: Space, rows: ComparedRows) -> None:
     if ids is not None:
         order = torch.arange(len(ids.student_ids)).roll(1)
         ids = SharedTokens(student_ids=own[ids.student_ids][order], teacher_ids=other[ids.teacher_ids][order])
+    mapped = rows.teacher_to_student
+    if mapped is not None:
+        mapped = own[mapped.clamp_min(0)].where(mapped >= 0, -1)[teacher]
     of_side = own if space.side == "student" else other
     renumbered = replace(
         rows,
@@ -154,6 +161,7 @@ def token_numbers_do_not_matter(space: Space, rows: ComparedRows) -> None:
         targets=_renumbered(rows.targets, of_side),
         teacher_argmax=None if rows.teacher_argmax is None else _renumbered(rows.teacher_argmax, of_side),
         shared_tokens=ids,
+        teacher_to_student=mapped,
     )
     _expect_same_terms(
         compared(space, renumbered), compared(space, rows), "with the tokens numbered otherwise", _untied(rows)
@@ -207,7 +215,8 @@ def options_have_an_effect(space: Space) -> None:
 
     def observed(other: Space) -> list[Any]:
         seen: list[Any] = [other.side, other.projector, other.one_vocabulary]
-        seen += [other.needs_teacher_argmax, other.needs_shared_tokens]
+        seen += [other.needs_teacher_argmax, other.needs_shared_tokens, other.needs_vocabulary_map]
+        seen += [other.min_shared_tokens, other.needs_hard_alignment]
         for seed in range(3):
             result, leaves = compared_with_leaves(other, generic_rows(other, 10 * seed))
             for name, term in result.terms.items():

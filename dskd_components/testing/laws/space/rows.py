@@ -51,15 +51,21 @@ def compared_rows(draw: st.DrawFn, *, teacher_argmax: bool, tempers: tuple[Tempe
 
 
 @st.composite
-def rows_of_two_vocabularies(draw: st.DrawFn, *, tempers: tuple[Temper, ...] = FINITE) -> ComparedRows:
+def rows_of_two_vocabularies(
+    draw: st.DrawFn, *, space: Space | None = None, tempers: tuple[Temper, ...] = FINITE
+) -> ComparedRows:
     """Rows with logits over two vocabularies that share some tokens, one at least; temperatures as in `compared_rows`.
 
     Args:
         draw: given by hypothesis.
+        space: what they are for; it is given what it asks for, and as many shared tokens as it needs. None: the shared
+            tokens alone.
         tempers: as in `logits`.
     """
-    rows, student_size, teacher_size = draw(st.integers(1, 3)), draw(st.integers(3, 6)), draw(st.integers(3, 6))
-    shared = draw(st.integers(1, min(student_size, teacher_size)))
+    least = 1 if space is None else max(space.min_shared_tokens, 1)
+    sizes = st.integers(max(3, least), max(6, least))
+    rows, student_size, teacher_size = draw(st.integers(1, 3)), draw(sizes), draw(sizes)
+    shared = draw(st.integers(least, min(student_size, teacher_size)))
     student_ids, teacher_ids = (
         torch.tensor(draw(st.permutations(range(size)))[:shared]) for size in (student_size, teacher_size)
     )
@@ -75,8 +81,21 @@ def rows_of_two_vocabularies(draw: st.DrawFn, *, tempers: tuple[Temper, ...] = F
             teacher_temperature=draw(st.sampled_from([1.0, 2.0])),
             scale=draw(st.sampled_from([1.0, 4.0])),
         ),
-        shared_tokens=SharedTokens(student_ids=student_ids, teacher_ids=teacher_ids),
+        **_of_vocabularies(space, student_ids, teacher_ids, teacher_size),
     )
+
+
+def _of_vocabularies(
+    space: Space | None, student_ids: torch.Tensor, teacher_ids: torch.Tensor, teacher_size: int
+) -> dict[str, Any]:
+    """What a space is told of two vocabularies that share some tokens."""
+    mapped = torch.full((teacher_size,), -1).index_copy(0, teacher_ids, student_ids)
+    return {
+        "shared_tokens": SharedTokens(student_ids=student_ids, teacher_ids=teacher_ids)
+        if space is None or space.needs_shared_tokens
+        else None,
+        "teacher_to_student": mapped if space is not None and space.needs_vocabulary_map else None,
+    }
 
 
 def row_cases(*, tempers: tuple[Temper, ...] = FINITE, **others: st.SearchStrategy[Any]) -> Cases:
@@ -89,8 +108,8 @@ def row_cases(*, tempers: tuple[Temper, ...] = FINITE, **others: st.SearchStrate
 
     def of(space: Space) -> st.SearchStrategy[Mapping[str, Any]]:
         rows = (
-            rows_of_two_vocabularies(tempers=tempers)
-            if space.needs_shared_tokens
+            rows_of_two_vocabularies(space=space, tempers=tempers)
+            if space.needs_shared_tokens or space.needs_vocabulary_map
             else compared_rows(teacher_argmax=space.needs_teacher_argmax, tempers=tempers)
         )
         return st.fixed_dictionaries({"rows": rows.map(lambda drawn: with_columns(drawn, space)), **others})
@@ -145,7 +164,8 @@ def generic_rows(space: Space, seed: int) -> ComparedRows:
 
     Two vocabularies share four tokens, in an order of their own; the teacher's own choice is always given.
     """
-    two, shared = space.needs_shared_tokens, torch.tensor([[4, 0, 5, 2], [1, 6, 3, 0]])
+    two = space.needs_shared_tokens or space.needs_vocabulary_map
+    shared = torch.tensor([[4, 0, 5, 2], [1, 6, 3, 0]])
     student, teacher = normal(seed, 8, 7), normal(seed + 1, 8, 8 if two else 7)
     rows = ComparedRows(
         student_logits=2 * student,
@@ -154,6 +174,6 @@ def generic_rows(space: Space, seed: int) -> ComparedRows:
         targets=torch.where(torch.arange(8) % 2 == 0, student.argmax(-1), teacher[:, :7].argmax(-1)),
         teacher_argmax=torch.where(torch.arange(8) % 3 == 0, IGNORE_INDEX, teacher[:, :7].argmax(-1)),
         measure=Measure(distance=KL()),
-        shared_tokens=SharedTokens(student_ids=shared[0], teacher_ids=shared[1]) if two else None,
+        **(_of_vocabularies(space, shared[0], shared[1], 8) if two else {}),
     )
     return with_columns(rows, space)

@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dskd_components import Aligner, AlignerModule, Alignment, LMStates, Tally, TokenGroups, TokenTerm
+from dskd_components import (
+    Aligner,
+    AlignerModule,
+    Alignment,
+    LMStates,
+    ProjectorHeads,
+    Tally,
+    TokenGroups,
+    TokenTerm,
+)
 from dskd_components.aligners import CrossModelAttentionModule
 from dskd_components.aligners.cross_model_attention import Scope, batch_chunks
 from dskd_components.models.states import small_numbers
@@ -57,7 +66,13 @@ class KeyQueryMatching(Aligner):
         """Whether the standard deviations run over single samples."""
         return self.std == "sample"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self,
+        *,
+        student_embedding_size: int,
+        teacher_embedding_size: int,
+        heads: ProjectorHeads | None = None,  # noqa: ARG002
+    ) -> AlignerModule:
         """Return the module."""
         return KeyQueryModule(student_embedding_size, teacher_embedding_size, self)
 

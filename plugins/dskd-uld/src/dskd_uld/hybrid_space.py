@@ -48,6 +48,11 @@ class HybridSpace(Space):
         """Always: it treats these tokens apart."""
         return True
 
+    @property
+    def min_shared_tokens(self) -> int:
+        """One: without any, ``uld_matched`` compares nothing."""
+        return 1
+
     def compare(self, rows: ComparedRows) -> SpaceResult:
         """Return ``uld_matched`` and ``uld_unmatched``.
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dskd_components import Aligner, AlignerModule, Alignment, LMStates, TokenGroups
+from dskd_components import Aligner, AlignerModule, Alignment, LMStates, ProjectorHeads, TokenGroups
 from dskd_components.aligners import GroupedModule
 from dskd_components.models.states import small_numbers
 
@@ -34,7 +34,18 @@ class Positional(Aligner):
 
     name: Literal["positional"] = "positional"
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:  # noqa: ARG002
+    @property
+    def is_hard(self) -> bool:
+        """Always: places are known before anything is trained."""
+        return True
+
+    def build(
+        self,
+        *,
+        student_embedding_size: int,  # noqa: ARG002
+        teacher_embedding_size: int,  # noqa: ARG002
+        heads: ProjectorHeads | None = None,  # noqa: ARG002
+    ) -> AlignerModule:
         """Return the module."""
         return PositionalModule()
 

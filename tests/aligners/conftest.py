@@ -1,0 +1,5 @@
+"""Fake distributions can be installed here."""
+
+from tests.helpers.installing import install
+
+__all__ = ["install"]
