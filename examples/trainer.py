@@ -47,6 +47,7 @@ def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
         TrainingArguments(output_dir=str(folder), **(defaults | options)),
         data_collator=pair.collate,
         train_dataset=pair.samples,
+        eval_dataset=pair.samples[:5],
         loss_fn=pair.loss_fn,
         teacher=pair.teacher,
         projector_lr=2e-2,

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
+from peft import LoraConfig, get_peft_model
+
+from examples.tiny import Pair, tiny_pair
+from examples.trainer import new_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from dskd_components.integrations.transformers import DSKDTrainer
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
@@ -37,6 +46,9 @@ def engine_on_cpu(engine: str) -> Iterator[None]:
     kind = DistributedType.MULTI_GPU if engine == "FSDP2" else DistributedType.MULTI_CPU
     with pytest.MonkeyPatch.context() as patch:
         AcceleratorState._reset_state(reset_partial_state=True)
+        # What an engine before has left.
+        for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+            patch.delenv(name, raising=False)
         if engine == "DDP":
             patch.setenv("ACCELERATE_USE_CPU", "1")
         else:
@@ -48,3 +60,29 @@ def engine_on_cpu(engine: str) -> Iterator[None]:
             start_deepspeed()
         yield
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def pair_of_rank(rank: int, *, lora: bool) -> Pair:
+    """Models and loss; projectors differ between ranks at first: something must make them one."""
+    pair = tiny_pair()
+    with torch.no_grad():
+        for parameter in pair.loss_fn.parameters():
+            parameter.mul_(1 + rank)
+    if not lora:
+        return pair
+    torch.manual_seed(0)
+    adapters = LoraConfig(r=4, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+    return replace(pair, student=get_peft_model(pair.student, adapters))
+
+
+def trainer_of(engine: str | None, pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
+    """A trainer under an engine, with half of the samples of a step on each rank; None: one process with all."""
+    own = {"use_cpu": True} if engine is None else {"per_device_train_batch_size": 1} | options_of(engine)
+    schedule = {"lr_scheduler_type": "linear", "log_level": "error"}
+    return new_trainer(pair, folder, **schedule | own | options)
+
+
+def curve_of(trainer: DSKDTrainer) -> list[dict[str, float]]:
+    """What it has logged of each step."""
+    names = "loss", "ce", "t2s_kd", "grad_norm", "projector_grad_norm", "learning_rate"
+    return [{name: entry[name] for name in names} for entry in trainer.state.log_history if "loss" in entry]
