@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
+def new_trainer(
+    pair: Pair, folder: str | Path, *, shard_teacher: bool | None = None, **options: Any
+) -> DSKDTrainer:
     """Return a trainer for one epoch.
 
     Args:
         pair: models, loss and data.
         folder: for checkpoints.
+        shard_teacher: as in `DSKDTrainer`.
         **options: further training arguments.
     """
     defaults: dict[str, Any] = {
@@ -51,6 +54,7 @@ def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
         loss_fn=pair.loss_fn,
         teacher=pair.teacher,
         projector_lr=2e-2,
+        shard_teacher=shard_teacher,
     )
 
 

@@ -62,7 +62,7 @@ def engine_on_cpu(engine: str) -> Iterator[None]:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def pair_of_rank(rank: int, *, lora: bool) -> Pair:
+def pair_of_rank(rank: int, *, lora: bool = False) -> Pair:
     """Models and loss; projectors differ between ranks at first: something must make them one."""
     pair = tiny_pair()
     with torch.no_grad():
@@ -75,14 +75,14 @@ def pair_of_rank(rank: int, *, lora: bool) -> Pair:
     return replace(pair, student=get_peft_model(pair.student, adapters))
 
 
-def trainer_of(engine: str | None, pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
-    """A trainer under an engine, with half of the samples of a step on each rank; None: one process with all."""
-    own = {"use_cpu": True} if engine is None else {"per_device_train_batch_size": 1} | options_of(engine)
+def trainer_of(engine: str, pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
+    """A trainer under an engine, with half of the samples of a step on each rank; without one, one process with all."""
+    own = {"per_device_train_batch_size": 1} | options_of(engine) if engine else {"use_cpu": True}
     schedule = {"lr_scheduler_type": "linear", "log_level": "error"}
     return new_trainer(pair, folder, **schedule | own | options)
 
 
 def curve_of(trainer: DSKDTrainer) -> list[dict[str, float]]:
     """What it has logged of each step."""
-    names = "loss", "ce", "t2s_kd", "grad_norm", "projector_grad_norm", "learning_rate"
+    names = "loss", "ce", "t2s_kd", "grad_norm", "projector_grad_norm"
     return [{name: entry[name] for name in names} for entry in trainer.state.log_history if "loss" in entry]
