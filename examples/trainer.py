@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def new_trainer(
-    pair: Pair, folder: str | Path, *, shard_teacher: bool | None = None, **options: Any
-) -> DSKDTrainer:
+def new_trainer(pair: Pair, folder: str | Path, *, shard_teacher: bool | None = None, **options: Any) -> DSKDTrainer:
     """Return a trainer for one epoch.
 
     Args:

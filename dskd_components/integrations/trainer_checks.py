@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.distributed import world_size
 from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, DSKDWarning, InputError
 from dskd_components.integrations.trainer_data import has_labels
+from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +81,28 @@ def require_plain_set_up(trainer: Trainer) -> None:
     sizes = {"tensor": trainer.get_tp_size(), "context": trainer.get_cp_size(), "sequence": trainer.get_sp_size()}
     for name, size in sizes.items():
         if size > 1:
+            head = whole_head(trainer.model) if name == "tensor" else ""
             raise ConfigurationError(
                 f"{name} parallelism of size {size}: the loss needs whole texts and a whole student on each rank of a "
-                f"Trainer. {LOOP_OF_YOUR_OWN}"
+                f"Trainer.{head} {LOOP_OF_YOUR_OWN}"
             )
+
+
+def whole_head(student: Any) -> str:
+    """Return a sentence about the head of a tensor-parallel student that each rank has whole; of a sharded one nothing.
+
+    Args:
+        student: the student.
+    """
+    head = unwrapped(student).get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if weight is None or is_in_parts(weight):
+        return ""
+    shape = " x ".join(map(str, weight.shape))
+    return (
+        f" Its head, {shape}, is whole on each rank all the same: the tensor-parallel plan leaves it out, and nothing "
+        "but layers is saved. Put it into the plan (lm_head: ColwiseParallel with replicated outputs)."
+    )
 
 
 def _require_known_engine(trainer: Trainer) -> None:
@@ -116,13 +135,13 @@ def _require_known_engine(trainer: Trainer) -> None:
 def _require_plain_deepspeed(trainer: Trainer) -> None:
     if trainer.optimizer is not None or trainer.lr_scheduler is not None:
         raise ConfigurationError(
-            "optimizers: under DeepSpeed the trainer makes its own, by `optim` and `lr_scheduler_type` or by DeepSpeed's "
-            "configuration, and would leave these out. Leave the argument out, or override create_optimizer."
+            "optimizers: under DeepSpeed the trainer makes its own, by `optim` and `lr_scheduler_type`, or by what is "
+            "in DeepSpeed's file, and would leave these out. Leave the argument out, or override create_optimizer."
         )
     clipping = trainer.accelerator.state.deepspeed_plugin.hf_ds_config.get_value("gradient_clipping")
     if trainer.args.max_grad_norm and not clipping:
         warnings.warn(
-            f"DeepSpeed's configuration has no gradient_clipping, so the student's gradient is not clipped; that of the "
+            "DeepSpeed's configuration has no gradient_clipping, so the student's gradient is not clipped; that of the "
             f'projectors is, to max_grad_norm={trainer.args.max_grad_norm:g}. Set "gradient_clipping": "auto" for '
             "both, or max_grad_norm=0 for neither.",
             DSKDWarning,
@@ -142,7 +161,7 @@ def require_whole_projectors(loss_fn: nn.Module) -> None:
     name = next((name for name, parameter in loss_fn.named_parameters() if is_in_parts(parameter)), None)
     if name is not None:
         raise ConfigurationError(
-            f"{name!r} of the loss is in parts on several ranks, as inside of a ZeRO-3 engine or deepspeed.zero.Init(). "
+            f"{name!r} of the loss is in parts on several ranks, as in a ZeRO-3 engine or deepspeed.zero.Init(). "
             "How often a projector is read depends on the tokens of a rank, so ranks would wait for one another. Build "
             "the loss outside of zero.Init() and leave it out of every engine: the trainer optimises it beside the "
             "student's, and averages its gradients."

@@ -41,20 +41,30 @@ def options_of(engine: str) -> dict[str, Any]:
 
 
 @contextmanager
-def engine_on_cpu(engine: str) -> Iterator[None]:
-    """Tell Accelerate, which looks for accelerators before it sets up FSDP2 or DeepSpeed, that gloo connects two."""
+def engine_on_cpu(engine: str, *, launched: bool = False) -> Iterator[None]:
+    """Tell Accelerate, which looks for accelerators before it sets up FSDP2 or DeepSpeed, that gloo connects two.
+
+    Nothing else is done for it: files, plugins, engines and wrappers are its own.
+
+    Args:
+        engine: of `ENGINES`.
+        launched: whether a launcher has started this process, and has put what it wants into the environment.
+    """
     kind = DistributedType.MULTI_GPU if engine == "FSDP2" else DistributedType.MULTI_CPU
     with pytest.MonkeyPatch.context() as patch:
         AcceleratorState._reset_state(reset_partial_state=True)
         # What an engine before has left.
         for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
-            patch.delenv(name, raising=False)
+            if not launched:
+                patch.delenv(name, raising=False)
         if engine == "DDP":
             patch.setenv("ACCELERATE_USE_CPU", "1")
         else:
             patch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
             patch.setattr(PartialState, "_prepare_backend", lambda *_, **__: ("gloo", kind))
         if engine.startswith("ZeRO"):
+            if launched:
+                torch.distributed.init_process_group("gloo")
             from tests.helpers.engines_of_deepspeed import start_deepspeed
 
             start_deepspeed()
@@ -86,3 +96,18 @@ def curve_of(trainer: DSKDTrainer) -> list[dict[str, float]]:
     """What it has logged of each step."""
     names = "loss", "ce", "t2s_kd", "grad_norm", "projector_grad_norm"
     return [{name: entry[name] for name in names} for entry in trainer.state.log_history if "loss" in entry]
+
+
+def environment_of(file: Path) -> dict[str, str]:
+    """What `accelerate launch` puts into the environment of the processes that it starts by a file."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    arguments = launch_command_parser().parse_args(["--config_file", str(file), "train.py"])
+    arguments, defaults, _ = _validate_launch_command(arguments)
+    if arguments.use_deepspeed:
+        arguments.deepspeed_fields_from_accelerate_config = list(defaults.deepspeed_config)
+        _, environment = prepare_deepspeed_cmd_env(arguments)
+    else:
+        environment = prepare_multi_gpu_env(arguments)
+    return {name: value for name, value in environment.items() if os.environ.get(name) != value}

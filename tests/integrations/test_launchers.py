@@ -12,14 +12,23 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, TeacherStore
+from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, DSKDWarning, TeacherStore
+from examples.launchers.train import main
 from examples.tiny import tiny_pair
 from tests.helpers.process_groups import run_on_ranks
-from tests.helpers.trainers_of_ranks import curve_of, engine_on_cpu, options_of, pair_of_rank, trainer_of
+from tests.helpers.trainers_of_ranks import (
+    curve_of,
+    engine_on_cpu,
+    environment_of,
+    options_of,
+    pair_of_rank,
+    trainer_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dskd_components.integrations.transformers import DSKDTrainer
     from examples.tiny import Pair
 
 pytest.importorskip("deepspeed")
@@ -35,6 +44,7 @@ BEST: dict[str, Any] = {
     "metric_for_best_model": "eval_ce",
     "greater_is_better": True,
 }
+LAUNCHERS = Path(__file__).parents[2] / "examples/launchers"
 
 
 def loss_of(pair: Pair) -> Any:
@@ -53,7 +63,22 @@ def whole_run(engine: str, pair: Pair, folder: str, **options: Any) -> dict[str,
     """A run with evaluations, checkpoints, the best model and what is saved of it."""
     trainer = trainer_of(engine, pair, folder, **BEST | options)
     trainer.train()
-    trainer.save_model(f"{folder}/model")
+    trainer.save_model()
+    return results_of(trainer)
+
+
+def example(folder: str, file: str | None) -> dict[str, Any]:
+    """The same by the example, with adapters, in the environment that a launcher makes of a file; None: one process."""
+    own = {"use_cpu": True, "per_device_train_batch_size": 2} if file is None else {}
+    options = BEST | own | {"train_sampling_strategy": "sequential", "log_level": "error", "output_dir": folder}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ({} if file is None else environment_of(LAUNCHERS / file)).items():
+            patch.setenv(name, value)
+        return results_of(main(["--lora", *(f"--{name}={value}" for name, value in options.items())]))
+
+
+def results_of(trainer: DSKDTrainer) -> dict[str, Any]:
+    """What is compared with one process."""
     evaluations = [entry["eval_ce"] for entry in trainer.state.log_history if "eval_ce" in entry]
     return {
         "curve": curve_of(trainer),
@@ -78,7 +103,8 @@ def fsdp2(rank: int, folder: str) -> Iterator[tuple[str, Any]]:
         if rank:  # as from_pretrained leaves them with cpu_ram_efficient_loading
             again.student.to("meta"), again.teacher.to("meta")
         yield "FSDP2 resumed", resumed("FSDP2", replace(again, loss_fn=loss_of(again)), f"{folder}/FSDP2")
-        yield "FSDP2 LoRA", whole_run("FSDP2", pair_of_rank(rank, lora=True), f"{folder}/FSDP2-lora")
+    with engine_on_cpu("FSDP2"):
+        yield "FSDP2 LoRA", example(f"{folder}/FSDP2-LoRA", "fsdp2.yaml")
 
 
 def zero1(rank: int, folder: str) -> Iterator[tuple[str, Any]]:
@@ -103,7 +129,6 @@ def zero2(rank: int, folder: str) -> Iterator[tuple[str, Any]]:
 def zero3(rank: int, folder: str) -> Iterator[tuple[str, Any]]:
     with engine_on_cpu("ZeRO-3"):
         yield "ZeRO-3", whole_run("ZeRO-3", pair_of_rank(rank), f"{folder}/ZeRO-3")
-        yield "ZeRO-3 LoRA", whole_run("ZeRO-3", pair_of_rank(rank, lora=True), f"{folder}/ZeRO-3-lora")
         # While arguments with its configuration live, models are loaded into parts.
         pair = pair_of_rank(rank)
         arguments = trainer_of("ZeRO-3", pair, folder).args
@@ -113,13 +138,15 @@ def zero3(rank: int, folder: str) -> Iterator[tuple[str, Any]]:
         loaded = replace(loaded, loss_fn=loss_of(loaded)(loaded.student))
         del arguments
         yield "ZeRO-3 resumed", resumed("ZeRO-3", loaded, f"{folder}/ZeRO-3")
+    with engine_on_cpu("ZeRO-3"):
+        yield "ZeRO-3 LoRA", example(f"{folder}/ZeRO-3-LoRA", "deepspeed.yaml")
 
 
 def refused(rank: int, folder: str) -> Iterator[tuple[str, Any]]:
     with engine_on_cpu("DDP"):
         pair = pair_of_rank(rank)
+        spec = DSKDSpec.preset("dskd-cma", aligner={"name": "cma", "std": "sample"}, kd_rate=0.5 + 0.25 * rank)
         with pytest.raises(ConfigurationError) as other_spec:
-            spec = DSKDSpec.preset("dskd-cma", aligner={"name": "cma", "std": "sample"}, kd_rate=0.5 + 0.25 * rank)
             trainer_of("DDP", tiny_pair(spec=spec), folder)
         yield "other spec", str(other_spec.value)
         for name, stores in {"other store": ["store", "small store"], "no store": ["store", None]}.items():
@@ -130,10 +157,20 @@ def refused(rank: int, folder: str) -> Iterator[tuple[str, Any]]:
         with pytest.raises(ConfigurationError) as nothing_shards:
             trainer_of("DDP", pair, folder, shard_teacher=True)
         yield "nothing shards", str(nothing_shards.value)
-        yield "DDP LoRA", whole_run("DDP", pair_of_rank(rank, lora=True), f"{folder}/DDP-lora")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ACCELERATE_USE_FSDP", "true")
+            with pytest.warns(DSKDWarning) as not_sharded:
+                trainer_of("DDP", pair, folder)
+        yield "FSDP2 without accelerators", str(not_sharded[0].message)
+    with engine_on_cpu("DDP"):
+        os.environ.pop("ACCELERATE_USE_CPU")
+        with pytest.raises(ConfigurationError) as alone:
+            trainer_of("ZeRO-2", pair, folder)
+    yield "DeepSpeed without accelerators", str(alone.value)
 
 
 def run_rank(rank: int, folder: str) -> None:
+    os.chdir(LAUNCHERS.parents[1])  # the paths in their files begin there
     os.environ.update(LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29535", TORCHELASTIC_RUN_ID="tests")
     results = {}
     for part in (fsdp2, zero1, zero2, zero3, refused):
@@ -163,12 +200,12 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The runs of one process."""
     path = tmp_path_factory.mktemp("one")
     return {
-        "": whole_run("", pair_of_rank(0), f"{path}/full") | {"saved": path / "full/model"},
-        " LoRA": whole_run("", pair_of_rank(0, lora=True), f"{path}/lora") | {"saved": path / "lora/model"},
+        "": whole_run("", pair_of_rank(0), f"{path}/full") | {"saved": path / "full"},
+        " LoRA": example(f"{path}/lora", None) | {"saved": path / "lora"},
     }
 
 
-RUNS = ["FSDP2", "FSDP2 LoRA", "ZeRO-1", "ZeRO-2", "ZeRO-3", "ZeRO-3 LoRA", "DDP LoRA"]
+RUNS = ["FSDP2", "FSDP2 LoRA", "ZeRO-1", "ZeRO-2", "ZeRO-3", "ZeRO-3 LoRA"]
 
 
 def of_one_process(run: str, expected: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +231,7 @@ def test_evaluations_and_the_best_model_are_those_of_one_process(run: str, resul
 @pytest.mark.parametrize("run", RUNS)
 def test_the_student_is_saved_alone(run: str, folder: Path, expected: Any) -> None:
     whole = of_one_process(run, expected)
-    own = folder / run.replace(" LoRA", "-lora") / "model"
+    own = folder / run.replace(" ", "-")
     name = "adapter_model.safetensors" if run.endswith("LoRA") else "model.safetensors"
     found, wanted = load_file(own / name), load_file(whole["saved"] / name)
     assert found.keys() == wanted.keys()
@@ -233,9 +270,13 @@ def test_ranks_share_a_teacher_where_they_share_the_student(results: Any) -> Non
         ("other store", ["Rank 1 reads another store", "samples: rank 0 16, rank 1 3"]),
         ("no store", ["rank 0 reads its teacher from a store"]),
         ("nothing shards", ["shard_teacher=True", "FSDP2", "ZeRO-3"]),
+        ("FSDP2 without accelerators", ["FSDP was asked for", "does not shard on 'cpu'", "whole student"]),
+        ("DeepSpeed without accelerators", ["2 processes were started", "DeepSpeed on accelerators alone"]),
     ],
 )
-def test_ranks_that_do_not_agree_are_refused(what: str, parts: list[str], results: Any) -> None:
+def test_ranks_that_do_not_agree_and_engines_that_are_not_there_are_named(
+    what: str, parts: list[str], results: Any
+) -> None:
     for found in results:
         for part in parts:
             assert part in found[what]
