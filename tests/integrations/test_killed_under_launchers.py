@@ -12,8 +12,9 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 from transformers import TrainerCallback
 
+from examples import sft_trainer
 from tests.helpers.process_groups import run_on_ranks
-from tests.helpers.trainers_of_ranks import ENGINES, curve_of, engine_on_cpu, pair_of_rank, trainer_of
+from tests.helpers.trainers_of_ranks import ENGINES, curve_of, engine_on_cpu, options_of, pair_of_rank, trainer_of
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
@@ -55,6 +56,9 @@ def go_on(rank: int, folder: str) -> None:
                 trainer.train(resume_from_checkpoint=True)
                 assert trainer.state.log_history[2]["step"] == 3
                 curves[engine, student] = curve_of(trainer)
+        with engine_on_cpu(engine):
+            options = {"per_device_train_batch_size": 1, "log_level": "error"} | options_of(engine)
+            curves[engine, "TRL"] = sft_trainer.train(pair_of_rank(rank), **options)
     torch.save(curves, f"{folder}/curves-{rank}.pt")
 
 
@@ -72,6 +76,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], An
             with pytest.raises(ProcessExitedException, match="SIGKILL"):
                 run_on_ranks(run_until_killed, RANKS, own)
             assert (own / "checkpoint-2/trainer_state.json").is_file()
+    found["", "TRL"] = sft_trainer.train(pair_of_rank(0), use_cpu=True)
     run_on_ranks(go_on, RANKS, folder)
     return found | torch.load(folder / "curves-0.pt", weights_only=False)
 
@@ -83,3 +88,8 @@ def test_a_killed_run_ends_as_one_process_does(engine: str, student: str, curves
     assert len(found) == len(whole) == 4
     for own, other in zip(found, whole, strict=True):
         assert own == pytest.approx(other, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_trls_trainer_gives_the_curve_of_one_process(engine: str, curves: dict[tuple[str, str], Any]) -> None:
+    assert curves[engine, "TRL"] == pytest.approx(curves["", "TRL"], rel=1e-5)
