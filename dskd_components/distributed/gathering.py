@@ -135,9 +135,10 @@ def gathered_when_called(model: Any) -> Iterator[None]:
     taken: dict[int, list[Any]] = {}
 
     def gather(module: nn.Module, _: object) -> None:
-        missing = [p for p in module.parameters(recurse=False) if is_partitioned(p) and not _is_available(p)]
+        own: list[Any] = list(module.parameters(recurse=False))
+        missing = [parameter for parameter in own if is_partitioned(parameter) and not _is_available(parameter)]
         if missing:
-            missing[0].all_gather(missing)  # type: ignore[operator]  # ZeRO-3's method
+            missing[0].all_gather(missing)
             taken[id(module)] = missing
 
     def put_away(module: nn.Module, *_: object) -> None:

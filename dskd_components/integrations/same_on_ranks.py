@@ -60,9 +60,10 @@ def _store(teacher: nn.Module) -> dict[str, Any] | None:
 
 
 def _require_equal(first: Mapping[str, Any], theirs: Mapping[str, Any], rank: int) -> None:
-    losses = [Description.model_validate(each["loss"]) for each in (first, theirs)]
     try:
-        require_no_difference(*losses, source=f"rank {rank}")
+        require_no_difference(
+            Description.model_validate(first["loss"]), Description.model_validate(theirs["loss"]), source=f"rank {rank}"
+        )
     except CheckpointError as error:
         lines = [
             line.replace(": saved ", ": rank 0 ").replace(", here ", f", rank {rank} ")

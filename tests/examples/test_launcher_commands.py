@@ -20,12 +20,19 @@ ROOT = Path(__file__).parents[2]
 MODULE = "tests.helpers.launched_on_cpu"
 ORDER = ["--train_sampling_strategy=sequential"]
 CPU = ["--use_cpu=true", "--ddp_backend=gloo"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def accelerate(file: str) -> list[str]:
     command = "from accelerate.commands.accelerate_cli import main; main()"
-    return [sys.executable, "-c", command, "launch", f"--config_file=examples/launchers/{file}.yaml"]
+    return [
+        sys.executable,
+        "-c",
+        command,
+        "launch",
+        f"--config_file=examples/launchers/{file}.yaml",
+        "--main_process_port=0",
+    ]
 
 
 COMMANDS = {
@@ -38,7 +45,7 @@ COMMANDS = {
     ],
     "torchrun, ZeRO-2": [*TORCHRUN, "-m", MODULE, "ZeRO-2", "--deepspeed=examples/launchers/zero2.json"],
     "deepspeed, ZeRO-1": [
-        sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus=2", "--no_local_rank", "--module", MODULE,
+        sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus=2", "--master_port=29617", "--no_local_rank", "--module", MODULE,
         "ZeRO-1", "--deepspeed=examples/launchers/zero1.json",
     ],
 }  # fmt: skip

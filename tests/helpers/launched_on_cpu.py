@@ -16,6 +16,6 @@ if __name__ == "__main__":
     engine, *arguments = sys.argv[1:]
     with engine_on_cpu(engine, launched=True):
         trainer = main(arguments)
-    if trainer.args.process_index == 0:
-        Path(trainer.args.output_dir, "curve.json").write_text(json.dumps(curve_of(trainer)))
+        if trainer.is_world_process_zero():
+            Path(trainer.args.output_dir, "curve.json").write_text(json.dumps(curve_of(trainer)))
     torch.distributed.destroy_process_group()
