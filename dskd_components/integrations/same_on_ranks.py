@@ -79,7 +79,7 @@ def _require_equal(first: Mapping[str, Any], theirs: Mapping[str, Any], rank: in
     if ours is None or other is None:
         alone = f"rank {rank}" if ours is None else "rank 0"
         raise ConfigurationError(
-            f"Only {alone} reads its teacher from a store, rank 0 and rank {rank} differ. {WHAT_TO_DO}"
+            f"Of rank 0 and rank {rank}, only {alone} reads its teacher from a store. {WHAT_TO_DO}"
         )
     lines = [
         f"  {name}: rank 0 {ours[name]!r}, rank {rank} {other[name]!r}" for name in ours if ours[name] != other[name]

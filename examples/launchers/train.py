@@ -3,7 +3,7 @@
     accelerate launch --config_file examples/launchers/ddp.yaml -m examples.launchers.train --output_dir output
     accelerate launch --config_file examples/launchers/fsdp2.yaml -m examples.launchers.train --output_dir output
     accelerate launch --config_file examples/launchers/deepspeed.yaml -m examples.launchers.train --output_dir output
-    torchrun --nproc-per-node 2 -m examples.launchers.train --output_dir output --fsdp true \
+    torchrun --nproc-per-node 2 -m examples.launchers.train --output_dir output --fsdp \
         --fsdp_config examples/launchers/fsdp2.json
     deepspeed --num_gpus 2 --no_local_rank --module examples.launchers.train --output_dir output \
         --deepspeed examples/launchers/zero3.json

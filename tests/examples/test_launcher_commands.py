@@ -41,12 +41,12 @@ COMMANDS = {
     "accelerate, ZeRO-3": [*accelerate("deepspeed"), "-m", MODULE, "ZeRO-3"],
     "torchrun, DDP": [*TORCHRUN, "-m", MODULE, "DDP", *CPU],
     "torchrun, FSDP2": [
-        *TORCHRUN, "-m", MODULE, "FSDP2", "--fsdp=true", "--fsdp_config=examples/launchers/fsdp2.json"
+        *TORCHRUN, "-m", MODULE, "FSDP2", "--fsdp", "--fsdp_config=examples/launchers/fsdp2.json"
     ],
     "torchrun, ZeRO-2": [*TORCHRUN, "-m", MODULE, "ZeRO-2", "--deepspeed=examples/launchers/zero2.json"],
     "deepspeed, ZeRO-1": [
-        sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus=2", "--master_port=29617", "--no_local_rank", "--module", MODULE,
-        "ZeRO-1", "--deepspeed=examples/launchers/zero1.json",
+        sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus=2", "--master_port=29617", "--no_local_rank",
+        "--module", MODULE, "ZeRO-1", "--deepspeed=examples/launchers/zero1.json",
     ],
 }  # fmt: skip
 
