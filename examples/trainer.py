@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
+def new_trainer(pair: Pair, folder: str | Path, *, shard_teacher: bool | None = None, **options: Any) -> DSKDTrainer:
     """Return a trainer for one epoch.
 
     Args:
         pair: models, loss and data.
         folder: for checkpoints.
+        shard_teacher: as in `DSKDTrainer`.
         **options: further training arguments.
     """
     defaults: dict[str, Any] = {
@@ -47,9 +48,11 @@ def new_trainer(pair: Pair, folder: str | Path, **options: Any) -> DSKDTrainer:
         TrainingArguments(output_dir=str(folder), **(defaults | options)),
         data_collator=pair.collate,
         train_dataset=pair.samples,
+        eval_dataset=pair.samples[:5],
         loss_fn=pair.loss_fn,
         teacher=pair.teacher,
         projector_lr=2e-2,
+        shard_teacher=shard_teacher,
     )
 
 

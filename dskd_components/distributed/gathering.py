@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch.autograd import Function
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from torch import nn
@@ -113,6 +114,43 @@ def _put_away_after_accumulation(parameter: Any) -> None:
             parameter.partition()
 
     handle = parameter.register_post_accumulate_grad_hook(put_away)
+
+
+@contextmanager
+def gathered_when_called(model: Any) -> Iterator[None]:
+    """Gather what ZeRO-3 has of a model, module by module as each is called, for as long as the context lasts.
+
+    An engine does so by hooks of its own. A model that was loaded into parts, as `from_pretrained` does under ZeRO-3,
+    has none until it is in an engine. All ranks must call the model together.
+
+    Args:
+        model: any; nothing happens to one that has no such parameter, or whose engine has gathered it.
+
+    Examples:
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> with gathered_when_called(layer):
+        ...     tuple(layer(torch.zeros(1, 2)).shape)
+        (1, 2)
+    """
+    taken: dict[int, list[Any]] = {}
+
+    def gather(module: nn.Module, _: object) -> None:
+        own: list[Any] = list(module.parameters(recurse=False))
+        missing = [parameter for parameter in own if is_partitioned(parameter) and not _is_available(parameter)]
+        if missing:
+            missing[0].all_gather(missing)
+            taken[id(module)] = missing
+
+    def put_away(module: nn.Module, *_: object) -> None:
+        for parameter in taken.pop(id(module), []):
+            parameter.partition()
+
+    with ExitStack() as hooks:
+        for module in model.modules() if hasattr(model, "modules") else ():
+            if any(map(is_partitioned, module.parameters(recurse=False))):
+                hooks.callback(module.register_forward_pre_hook(gather).remove)
+                hooks.callback(module.register_forward_hook(put_away, always_call=True).remove)
+        yield
 
 
 def gathered(parameter: Tensor) -> Tensor:

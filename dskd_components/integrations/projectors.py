@@ -83,6 +83,9 @@ class HoldsLoss(Protocol):
     def begin_means(self) -> None:
         """Begin the means of a training."""
 
+    def step_projectors(self) -> None:
+        """Take the step of projectors that are not in the trainer's optimizer."""
+
 
 class ProjectorCallback(TrainerCallback):
     """Keeps the parameters of a loss the same on all ranks, and gradients and means those of one training.
@@ -104,6 +107,10 @@ class ProjectorCallback(TrainerCallback):
         synchronise(self._trainer.loss_fn)
         self._trainer.loss_fn.zero_grad()
         self._trainer.begin_means()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Take the step of the projectors where an engine takes that of the student alone."""
+        self._trainer.step_projectors()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Forget the gradients, as the trainer does for its model."""

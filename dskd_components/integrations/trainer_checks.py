@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from dskd_components.distributed import world_size
+from dskd_components.distributed.gathering import is_in_parts
 from dskd_components.errors import ConfigurationError, DSKDWarning, InputError
 from dskd_components.integrations.trainer_data import has_labels
+from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +37,16 @@ def require_hooks(trainer: type, mixin: type) -> None:
     Raises:
         ImportError: a method is missing; the message names it.
     """
-    own = {"__init__", "count_scored_tokens", "begin_means", "_run", "_sum_over_ranks", "_evaluated", "_objective"}
+    own = {
+        "__init__",
+        "count_scored_tokens",
+        "begin_means",
+        "_run",
+        "_sum_over_ranks",
+        "_evaluated",
+        "_objective",
+        "step_projectors",
+    }
     methods = [name for name, value in vars(mixin).items() if callable(value) and name not in own]
     missing = [name for name in methods if not hasattr(trainer, name)]
     if missing:
@@ -64,19 +77,95 @@ def require_plain_set_up(trainer: Trainer) -> None:
             f"One process with {trainer.args.n_gpu} GPUs would use torch.nn.DataParallel, which splits batches apart. "
             "Start one process a GPU, by torchrun or `accelerate launch`, or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
         )
-    for used, engine in ((trainer.is_fsdp_enabled, "FSDP"), (trainer.is_deepspeed_enabled, "DeepSpeed")):
-        if used:
-            raise ConfigurationError(
-                f"{engine}: under a Trainer it takes one model, the student, and would not know the projectors. "
-                f"{LOOP_OF_YOUR_OWN}"
-            )
+    _require_known_engine(trainer)
     sizes = {"tensor": trainer.get_tp_size(), "context": trainer.get_cp_size(), "sequence": trainer.get_sp_size()}
     for name, size in sizes.items():
         if size > 1:
+            head = whole_head(trainer.model) if name == "tensor" else ""
             raise ConfigurationError(
                 f"{name} parallelism of size {size}: the loss needs whole texts and a whole student on each rank of a "
-                f"Trainer. {LOOP_OF_YOUR_OWN}"
+                f"Trainer.{head} {LOOP_OF_YOUR_OWN}"
             )
+
+
+def whole_head(student: Any) -> str:
+    """Return a sentence about the head of a tensor-parallel student that each rank has whole; of a sharded one nothing.
+
+    Args:
+        student: the student.
+    """
+    head = unwrapped(student).get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if weight is None or is_in_parts(weight):
+        return ""
+    shape = " x ".join(map(str, weight.shape))
+    return (
+        f" Its head, {shape}, is whole on each rank all the same: the tensor-parallel plan leaves it out, and nothing "
+        "but layers is saved. Put it into the plan (lm_head: ColwiseParallel with replicated outputs)."
+    )
+
+
+def _require_known_engine(trainer: Trainer) -> None:
+    """Refuse an engine in which the loss would be wrong, and tell of one that is asked for and not there."""
+    if getattr(trainer, "is_fsdp_xla_enabled", False):
+        raise ConfigurationError(f"FSDP of XLA: the loss cannot read a head that it has flattened. {LOOP_OF_YOUR_OWN}")
+    asked = bool(trainer.args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asked and not trainer.is_fsdp_enabled:
+        warnings.warn(
+            f"FSDP was asked for, but Accelerate does not shard on {trainer.args.device.type!r}: each of "
+            f"{trainer.accelerator.num_processes} processes holds the whole student, as under DistributedDataParallel.",
+            DSKDWarning,
+            stacklevel=3,
+        )
+    if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ConfigurationError(
+            "FSDP 1 flattens parameters, so the loss cannot read the student's head. Use FSDP2: fsdp_version: 2 in "
+            "Accelerate's file (accelerate to-fsdp2 converts one), or fsdp_config={'version': 2}."
+        )
+    if trainer.is_deepspeed_enabled:
+        _require_plain_deepspeed(trainer)
+    if world_size() > 1 and trainer.accelerator.num_processes == 1:
+        raise ConfigurationError(
+            f"{world_size()} processes were started, but Accelerate takes each to be the only one, so each would train "
+            "on all samples. It knows DeepSpeed on accelerators alone, and several processes without one by "
+            "use_cpu: true (use_cpu=True)."
+        )
+
+
+def _require_plain_deepspeed(trainer: Trainer) -> None:
+    if trainer.optimizer is not None or trainer.lr_scheduler is not None:
+        raise ConfigurationError(
+            "optimizers: under DeepSpeed the trainer makes its own, by `optim` and `lr_scheduler_type`, or by what is "
+            "in DeepSpeed's file, and would leave these out. Leave the argument out, or override create_optimizer."
+        )
+    clipping = trainer.accelerator.state.deepspeed_plugin.hf_ds_config.get_value("gradient_clipping")
+    if trainer.args.max_grad_norm and not clipping:
+        warnings.warn(
+            "DeepSpeed's configuration has no gradient_clipping, so the student's gradient is not clipped; that of the "
+            f'projectors is, to max_grad_norm={trainer.args.max_grad_norm:g}. Set "gradient_clipping": "auto" for '
+            "both, or max_grad_norm=0 for neither.",
+            DSKDWarning,
+            stacklevel=4,
+        )
+
+
+def require_whole_projectors(loss_fn: nn.Module) -> None:
+    """Refuse projectors that an engine has cut into parts.
+
+    Args:
+        loss_fn: the loss.
+
+    Raises:
+        ConfigurationError: it has; the message names one and what to do.
+    """
+    name = next((name for name, parameter in loss_fn.named_parameters() if is_in_parts(parameter)), None)
+    if name is not None:
+        raise ConfigurationError(
+            f"{name!r} of the loss is in parts on several ranks, as in a ZeRO-3 engine or deepspeed.zero.Init(). "
+            "How often a projector is read depends on the tokens of a rank, so ranks would wait for one another. Build "
+            "the loss outside of zero.Init() and leave it out of every engine: the trainer optimises it beside the "
+            "student's, and averages its gradients."
+        )
 
 
 def require_columns(batch: object) -> None:

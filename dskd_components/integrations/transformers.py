@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, default_compute_objective
 
 from dskd_components.distributed import reduce_gradients
+from dskd_components.integrations.projector_optimizer import ProjectorOptimizer
 from dskd_components.integrations.projectors import (
     FreshProjectors,
     ProjectorCallback,
@@ -23,7 +23,9 @@ from dskd_components.integrations.projectors import (
     projector_groups,
     save_projectors,
 )
+from dskd_components.integrations.same_on_ranks import require_same_on_ranks
 from dskd_components.integrations.student_with_projectors import require_parts
+from dskd_components.integrations.teacher_placement import load_from_first_rank, place_teacher
 from dskd_components.integrations.token_means import CountedWindows, TokenMeans, first_rows, own_rows
 from dskd_components.integrations.trainer_checks import (
     require_columns,
@@ -32,6 +34,7 @@ from dskd_components.integrations.trainer_checks import (
     require_not_in_optimizer,
     require_one_batch,
     require_plain_set_up,
+    require_whole_projectors,
     warn_of_other_count,
 )
 from dskd_components.integrations.trainer_data import (
@@ -64,6 +67,9 @@ class DSKDTrainerMixin(Base):
     resumes. The loss divides by the scored student tokens of the
     whole accumulation window, over all ranks if ``average_tokens_across_devices``. No column of the data is removed.
 
+    It runs under DDP, FSDP2 and DeepSpeed's ZeRO-1, 2 and 3, by the launcher's configuration alone. FSDP2 and DeepSpeed
+    hold the student; projectors stay whole on each rank, in an optimizer beside the engine's that follows its schedule.
+
     Terms and metrics are logged as means over the scored tokens since the last log, those of an evaluation (and
     ``eval_loss``) as means over its scored tokens. Where weights follow schedules, evaluations are by the numbers that
     these end with, so that they can be compared with one another.
@@ -75,6 +81,8 @@ class DSKDTrainerMixin(Base):
             function makes after the student, by ``seed``; students of different sizes need the function.
         teacher: the teacher, or a `TeacherStore` of it. It is moved to the trainer's device, put into evaluation mode,
             and gets no gradients.
+        shard_teacher: whether ranks share one teacher rather than each have their own: by FSDP2, or by ZeRO-3 for
+            inference. None: as the student is; False: whole on each rank, which is faster where it fits.
         projector_lr: learning rate of projectors and aligner; None: that of the student. The trainer's schedule
             and weight decay apply to both.
         accept: differences between ``loss_fn`` and a checkpoint to resume from that are meant, by the paths that the
@@ -103,6 +111,7 @@ class DSKDTrainerMixin(Base):
         loss_fn: DSKDLoss | Callable[[Any], DSKDLoss],
         teacher: nn.Module,
         projector_lr: float | None = None,
+        shard_teacher: bool | None = None,
         accept: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -113,6 +122,7 @@ class DSKDTrainerMixin(Base):
         self._evaluation_means = TokenMeans()
         self._own_metrics: set[str] = set()
         self._projector_grad_norm: Tensor | None = None
+        self._projector_optimizer: ProjectorOptimizer | None = None
         self.begin_means()
         super().__init__(*args, **kwargs)
         max_grad_norm: float | None = self.args.max_grad_norm
@@ -124,14 +134,13 @@ class DSKDTrainerMixin(Base):
         student: Any = self.model
         model_init: Any = self.model_init
         if model_init is None:
+            load_from_first_rank(self, student, teacher)
             self.loss_fn = loss_for(student, loss_fn)
         require_parts(student, self.loss_fn, teacher)
         self.data_collator = DefaultCollator.instead_of(self.data_collator, self.loss_fn.spec.aligner.name)
-        teacher.eval().requires_grad_(False)
-        # A store of states has buffers alone.
-        held = chain(teacher.parameters(), teacher.buffers())
-        if any(tensor.device != self.args.device for tensor in held):
-            teacher.to(self.args.device)
+        require_whole_projectors(self.loss_fn)
+        self.teacher = place_teacher(self, teacher, shard=shard_teacher)
+        require_same_on_ranks(self.loss_fn, self.teacher)
         self.loss_fn.to(self.args.device)
         self.add_callback(ProjectorCallback(self))
 
@@ -148,6 +157,7 @@ class DSKDTrainerMixin(Base):
         if getattr(self, "place_model_on_device", False):
             # Where the teacher is already, so that a loss can be made from both.
             self._move_model_to_device(student, self.args.device)
+        load_from_first_rank(self, student, self.teacher)
         self.loss_fn = self._fresh_projectors.of(student)
         require_parts(student, self.loss_fn, self.teacher)
         self.loss_fn.to(self.args.device)
@@ -187,6 +197,8 @@ class DSKDTrainerMixin(Base):
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # Gradients are averaged over ranks, but the count is a sum over them.
             loss = loss * self.accelerator.num_processes
+        if self._projector_optimizer is not None:
+            loss = self._projector_optimizer.noting_scale(loss)
         return (loss, output) if return_outputs else loss
 
     def _run(
@@ -237,10 +249,23 @@ class DSKDTrainerMixin(Base):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run one micro-batch forward and backward; after the last of a window, average the projectors' gradients."""
+        apart = self._projector_optimizer
+        if apart is not None:
+            # Now, because DeepSpeed takes its step, and that of its schedule, within backward.
+            apart.follow(self.optimizer, full=self.args.learning_rate)
         loss = super().training_step(model, inputs, *args, **kwargs)
         if self.accelerator.sync_gradients:
             reduce_gradients(self.loss_fn)
+            if apart is not None:
+                apart.unscale()
         return loss
+
+    def step_projectors(self) -> None:
+        """Take the step of the projectors where an engine holds the student alone; else the trainer's is theirs."""
+        if self._projector_optimizer is not None:
+            # DeepSpeed has taken the student's already, others take it next.
+            skipped = self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped
+            self._projector_optimizer.step(skipped=skipped)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
@@ -250,7 +275,7 @@ class DSKDTrainerMixin(Base):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
-        if grad_norm is None:
+        if grad_norm is None and not self.args.max_grad_norm:
             self._projector_grad_norm = clip_grad_norm(self.loss_fn.parameters(), math.inf)
         return norm
 
@@ -313,13 +338,19 @@ class DSKDTrainerMixin(Base):
         """
         given = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        if given:
+        lr = self.args.learning_rate if self.projector_lr is None else self.projector_lr
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            # DeepSpeed's has been made before, in the same training, and may be a stand-in for one that it will make.
+            kept = given and isinstance(optimizer, torch.optim.Optimizer)
+            if not kept or self._projector_optimizer is None:
+                self._projector_optimizer = ProjectorOptimizer.of(self, self.loss_fn, lr=lr)
+        elif given:
             require_in_optimizer(optimizer, self.loss_fn)
         else:
-            lr = self.args.learning_rate if self.projector_lr is None else self.projector_lr
             for group in projector_groups(self, self.loss_fn, lr=lr):
                 optimizer.add_param_group(group)
-        require_not_in_optimizer(optimizer, self.teacher)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            require_not_in_optimizer(optimizer, self.teacher)
         return optimizer
 
     # ---- Evaluation and logs ----
@@ -421,11 +452,21 @@ class DSKDTrainerMixin(Base):
             folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             # First, because the trainer deletes older checkpoints once it is done with this one.
             save_projectors(self.loss_fn, folder)
+            if self._projector_optimizer is not None and not self.args.save_only_model:
+                self._projector_optimizer.save(folder)
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_projectors(self.loss_fn, resume_from_checkpoint, accept=self.accept)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.is_deepspeed_enabled:
+            # It has loaded the student by itself, without any other call.
+            load_projectors(self.loss_fn, checkpoint, accept=self.accept)
+        if checkpoint is not None and self._projector_optimizer is not None:
+            self._projector_optimizer.load(checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -441,6 +482,7 @@ class DSKDTrainer(DSKDTrainerMixin, Trainer):
         loss_fn: as in `DSKDTrainerMixin`.
         teacher: the teacher; it is put in evaluation mode and never trained or saved.
         projector_lr: learning rate of projectors and aligner; None: the student's.
+        shard_teacher: as in `DSKDTrainerMixin`.
         accept: as in `DSKDTrainerMixin`.
         **kwargs: as in `transformers.Trainer`.
 

@@ -33,6 +33,7 @@ class DSKDSFTTrainer(DSKDTrainerMixin, SFTTrainer):  # type: ignore[misc]  # the
         loss_fn: as in `DSKDTrainerMixin`.
         teacher: the teacher; it is put in evaluation mode and never trained or saved.
         projector_lr: learning rate of projectors and aligner; None: the student's.
+        shard_teacher: as in `DSKDTrainerMixin`.
         accept: as in `DSKDTrainerMixin`.
         **kwargs: as in `trl.SFTTrainer`.
 

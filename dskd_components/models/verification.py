@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dskd_components.distributed.gathering import gathered_when_called
 from dskd_components.errors import InputError, NonFiniteError
 from dskd_components.models.head_recipe import text_config
 from dskd_components.models.hidden_states import run_for_states, states_of
@@ -58,7 +59,7 @@ def probe(model: CausalLM, device: torch.device) -> Probe:
     """
     name = type(unwrapped(model)).__name__
     inputs = {"input_ids": ordinary_tokens(model, PROBE_LENGTH, device)}
-    with undisturbed(model, device), _recorded_call(model) as recorded:
+    with undisturbed(model, device), gathered_when_called(model), _recorded_call(model) as recorded:
         try:
             output = run_for_states(model, inputs)
         except Exception as error:

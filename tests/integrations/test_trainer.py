@@ -244,13 +244,14 @@ def test_set_ups_in_which_the_loss_would_be_wrong_are_refused(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
     [
-        ("is_fsdp_enabled", True, "FSDP.*StudentWithProjectors"),
-        ("is_deepspeed_enabled", True, "DeepSpeed.*StudentWithProjectors"),
-        ("get_tp_size", lambda self: 2, "tensor parallelism of size 2"),
+        ("is_fsdp_xla_enabled", True, "FSDP of XLA.*StudentWithProjectors"),
+        ("get_tp_size", lambda self: 2, r"tensor parallelism of size 2.*head, 400 x 32, is whole on each rank"),
         ("get_sp_size", lambda self: 4, "sequence parallelism of size 4"),
     ],
 )
-def test_engines_that_take_one_model_are_refused(tmp_path: Path, attribute: str, value: Any, message: str) -> None:
+def test_engines_that_cut_the_student_or_its_texts_apart_are_refused(
+    tmp_path: Path, attribute: str, value: Any, message: str
+) -> None:
     from dskd_components.integrations.trainer_checks import require_plain_set_up
 
     trainer = trainer_of(tiny_pair(), tmp_path)

@@ -1,0 +1,1 @@
+"""One script, started by any launcher, and the configuration files of these."""
