@@ -62,19 +62,23 @@ def joined_rows(states: LMStates, *, group: ProcessGroup | None = None, position
         )
     order = None if positions is None else _order(states, positions, group)
 
-    def joined(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None:
-            return None
+    def joined(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.bool:  # not every backend sends it
+            return joined(tensor.byte()).bool()
         whole: Tensor = _Joined.apply(tensor, group)  # type: ignore[no-untyped-call]
         if order is None:
             return whole
-        index = order if tensor.ndim == 2 else order[:, :, None].expand(-1, -1, tensor.shape[2])
+        index = order.reshape(*order.shape, *(1 for _ in tensor.shape[2:])).expand(-1, -1, *tensor.shape[2:])
         return whole.gather(1, index)
 
-    columns: dict[str, Any] = {
-        name: joined(getattr(states, name)) for name in ("targets", "input_ids", "segment_ids", "hidden_states")
-    }
-    return replace(states, **columns)
+    return replace(
+        states,
+        hidden_states=joined(states.hidden_states),
+        targets=joined(states.targets),
+        input_ids=None if states.input_ids is None else joined(states.input_ids),
+        segment_ids=None if states.segment_ids is None else joined(states.segment_ids),
+        columns={name: joined(column) for name, column in states.columns.items()},
+    )
 
 
 def _require_equal_parts(states: LMStates, group: ProcessGroup | None) -> None:

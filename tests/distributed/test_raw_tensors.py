@@ -96,6 +96,7 @@ def run_rank_with_cut_rows(rank: int, folder: str) -> None:
             joined_rows(part_of(states, parts[rank]), positions=None if cut == "runs" else torch.tensor(parts[rank]))
             for states, parts in zip((batch.student, batch.teacher), parts_of(spec, cut), strict=True)
         )
+        assert torch.equal(student.columns["worth"], batch.student.targets[:, :, None] * torch.tensor([1, 10]))
         scored = student.scored.sum()
         dist.all_reduce(scored)  # a row counts once a rank
         out = replace(batch, student=student, teacher=teacher).loss(loss_fn, num_items_in_batch=scored)
@@ -107,13 +108,12 @@ def run_rank_with_cut_rows(rank: int, folder: str) -> None:
         dist.all_reduce(loss)
         torch.save((loss, found), f"{folder}/{name}-{cut}-{rank}.pt")
     states = part_of(batch_of_cut_rows("dskd").student, [0, 1] if rank else [0, 1, 2])
-    packed = replace(states.rows(slice(0, 1)), samples_are_counted=True)
     even = part_of(batch_of_cut_rows("dskd").student, [0, 1])
     messages = {
         "sizes": message(lambda: joined_rows(states)),
         "twice": message(lambda: joined_rows(even, positions=torch.tensor([0, 1]))),
         "shape": message(lambda: joined_rows(even, positions=torch.tensor([0.0, 1.0]))),
-        "counted": message(lambda: joined_rows(replace(packed, **columns_of(even.rows(slice(0, 1)))))),
+        "counted": message(lambda: joined_rows(replace(even, samples_are_counted=True))),
     }
     torch.save(messages, f"{folder}/messages-{rank}.pt")
 
@@ -136,10 +136,8 @@ def parts_of(spec: DSKDSpec, cut: str) -> tuple[list[list[int]], list[list[int]]
 
 
 def part_of(states: LMStates, positions: list[int]) -> LMStates:
-    columns = columns_of(states)
-    return replace(
-        states, **{name: None if column is None else column[:, positions] for name, column in columns.items()}
-    )
+    cut = {name: None if column is None else column[:, positions] for name, column in columns_of(states).items()}
+    return replace(states, **cut, columns={"worth": states.targets[:, positions, None] * torch.tensor([1, 10])})
 
 
 def batch_of_cut_rows(name: str) -> Batch:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dskd_components import DSKDSpec
+from tests.helpers.correct_components import LearnedScale, LearnedSpans, SpanLikelihood
 from tests.helpers.cut_heads import (
     CutHeads,
     error_of_a_damaged_part,
@@ -37,6 +38,12 @@ APART = [
 ]
 SEVERAL = [CutHeads(same_rows=True), CutHeads(same_rows=False)]
 KD = DSKDSpec(spaces=("shared_vocabulary",), temperature=2.0)
+SEE_ALL = {
+    "spans": DSKDSpec(spaces=(SpanLikelihood(denominator="scored"), "student"), aligner="span"),
+    "learned spans": DSKDSpec(spaces=("teacher", LearnedSpans()), aligner="span"),
+    "learned distance": DSKDSpec(distance=LearnedScale()),
+}
+"""What has parameters, or looks at logits itself."""
 
 
 def cases() -> dict[str, tuple[DSKDSpec, CutHeads]]:
@@ -51,6 +58,9 @@ def cases() -> dict[str, tuple[DSKDSpec, CutHeads]]:
             found[f"{way}, shared vocabulary, heads {kind}"] = KD, cut
             found[f"{way}, both temperatures, heads {kind}"] = DSKDSpec(temperature=2.0, teacher_temperature=0.5), cut
     for same_rows in (True, False):
+        for name, spec in SEE_ALL.items():
+            found[f"{name}, same rows {same_rows}"] = spec, CutHeads(same_rows=same_rows, bias=True, softcap=3.0)
+        found[f"narrowed, same rows {same_rows}"] = DSKDSpec(), CutHeads(same_rows=same_rows, padding=2, narrowed=True)
         found[f"common tokens, same rows {same_rows}"] = KD, CutHeads(same_rows=same_rows, common=True)
     return found
 
@@ -90,18 +100,23 @@ def require_equal(found: list[dict[str, Any]], expected: dict[str, Any]) -> None
 
 def cannot_be_cut(spec: DSKDSpec) -> bool:
     """Whether a space or a distance of the spec must see all logits of a row."""
-    chosen = [getattr(space, "distance", None) or spec.distance for space in spec.spaces]
-    return any(space.reads_logits for space in spec.spaces) or not all(each.sums_over_vocabulary for each in chosen)
+    return spec in SEE_ALL.values() or any(
+        space.reads_logits or not all(distance.sums_over_vocabulary for distance in space.distances(spec.distance))
+        for space in spec.spaces
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_head_is_gathered_for_who_must_see_all_of_it_and_a_warning_says_so(
     found: list[dict[str, dict[str, Any]]], name: str
 ) -> None:
-    spec, _ = CASES[name]
+    spec, cut = CASES[name]
     for rank in range(RANKS):
         results = found[rank][name]
-        if cannot_be_cut(spec):
+        if cut.narrowed:
+            assert results["gathered"], "what is narrowed has rows of all ranks"
+            assert not results["warnings"]
+        elif cannot_be_cut(spec):
             assert results["gathered"]
             assert all("is gathered in each step, since the " in warning for warning in results["warnings"])
             assert len(results["warnings"]) == len(results["gathered"])

@@ -40,6 +40,8 @@ class CutHeads:
     teacher_is_whole: bool = False
     silent: bool = False
     budget: float = 384.0
+    narrowed: bool = False
+    """Whether the loss looks at some tokens alone, and at all others together."""
     common: bool = False
     """Whether the two vocabularies are one but for some tokens."""
 
@@ -99,7 +101,12 @@ def outcome(spec: DSKDSpec, cut: CutHeads, *, parallel: bool) -> dict[str, Any]:
         }
         heads["teacher"] = _of_parameters(heads["teacher"], cut_up, cut, parallel=True)
     student = _with_states(batch.student, heads["student"], leaves, cut)
-    batch = replace(batch, student=student, teacher=replace(batch.teacher, head=heads["teacher"]))
+    teacher = replace(batch.teacher, head=heads["teacher"])
+    if cut.narrowed:
+        student, teacher = (
+            replace(states, head=states.head.narrowed([5, 0, 7], others="one_outcome")) for states in (student, teacher)
+        )
+    batch = replace(batch, student=student, teacher=teacher)
     scored = student.scored.sum()
     ranks = 1
     if parallel and not cut.same_rows:
@@ -112,8 +119,8 @@ def outcome(spec: DSKDSpec, cut: CutHeads, *, parallel: bool) -> dict[str, Any]:
     found: dict[str, Any] = _numbers(out)
     if parallel and not cut.same_rows:
         reduce_gradients(loss_fn)
-        for value in found.values():
-            dist.all_reduce(value)
+        for name in sorted(found):
+            dist.all_reduce(found[name])
     for name, parameter in [*leaves.items(), *loss_fn.named_parameters(), ("states", student.hidden_states)]:
         gradient = parameter.grad
         assert gradient is not None, name
@@ -184,8 +191,8 @@ def of_several_teachers(cut: CutHeads, *, parallel: bool) -> dict[str, Any]:
     found: dict[str, Any] = _numbers(out)
     if ranks > 1:
         reduce_gradients(loss_fn)
-        for value in found.values():
-            dist.all_reduce(value)
+        for name in sorted(found):
+            dist.all_reduce(found[name])
     gradient: Any = weight.grad
     found["gradient of head"] = gradient.full_tensor() if parallel else gradient
     found |= {f"gradient of {name}": parameter.grad for name, parameter in loss_fn.named_parameters()}
