@@ -10,7 +10,7 @@ names below, most of them from `dskd_components` itself.
 from dskd_components.components.aligner import Aligner, AlignerModule
 from dskd_components.components.alignment import Alignment
 from dskd_components.components.component import Component
-from dskd_components.components.distance import Distance, DistanceGradients
+from dskd_components.components.distance import Distance, DistanceGradients, PartOfDistances
 from dskd_components.components.distribution import Distribution
 from dskd_components.components.fields import AnyAligner, AnyDistance, AnyProjector, AnySpace, AnySpaces
 from dskd_components.components.group_space import ComparedGroups, GroupRows, GroupSpace
@@ -59,6 +59,7 @@ __all__ = [
     "GroupRows",
     "GroupSpace",
     "Measure",
+    "PartOfDistances",
     "PluginPolicy",
     "Projection",
     "Projector",

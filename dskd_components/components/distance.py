@@ -32,6 +32,22 @@ class DistanceGradients:
     teacher: Tensor | None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PartOfDistances:
+    """What some tokens of a vocabulary add to the distances of rows.
+
+    Args:
+        values: ``[N]``, nats; of either sign.
+        student: ``[N, W]``: the derivative of each row's value with respect to the student's log-probabilities of these
+            tokens, as if each could change by itself; None where it was not asked for.
+        teacher: ``[N, W]``: with respect to the teacher's, or None.
+    """
+
+    values: Tensor
+    student: Tensor | None
+    teacher: Tensor | None
+
+
 class Distance(Component, ABC):
     """A divergence between two distributions over one vocabulary, one number a row, in nats.
 
@@ -83,6 +99,11 @@ class Distance(Component, ABC):
     treats_tokens_alike: ClassVar[bool] = True
     """Whether a common reordering of the vocabulary changes nothing. False for a distance that knows something of each
     token, such as weights of its own."""
+
+    sums_over_vocabulary: ClassVar[bool] = False
+    """Whether the value is a sum over the tokens, in which a token's own two probabilities are all that counts: for any
+    cut of the vocabulary it is the sum of what `over_part` gives for the parts. Such a distance is computed where a
+    head is cut over ranks; for others the head is gathered."""
 
     learning_rate_factor: ClassVar[float] = 1.0
     """What the learning rate of what `build` makes is multiplied with in `DSKDLoss.param_groups`."""
@@ -166,6 +187,36 @@ class Distance(Component, ABC):
             values=values.detach(),
             student=next(found) if student_gradient else None,
             teacher=next(found) if teacher_gradient else None,
+        )
+
+    def over_part(
+        self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool
+    ) -> PartOfDistances:
+        """Return what a part of the vocabulary adds to the distance of each row, and the derivatives of that.
+
+        For a distance that ``sums_over_vocabulary``. As it stands it calls the distance with the part, through
+        autograd. One that gives derivatives in closed form, or does something to the sum itself, overrides it.
+
+        Args:
+            student: the student's probabilities of the part's tokens, normalised over the whole vocabulary.
+            teacher: the teacher's.
+            student_derivative: whether the derivative with respect to the student's log-probabilities is wanted.
+            teacher_derivative: whether that with respect to the teacher's is.
+
+        Returns:
+            Values and derivatives, without graph. Derivatives are new tensors, which the caller may overwrite.
+        """
+        sides = [
+            side.log_probs.detach().requires_grad_(is_asked)
+            for side, is_asked in ((student, student_derivative), (teacher, teacher_derivative))
+        ]
+        with torch.set_grad_enabled(student_derivative or teacher_derivative):
+            values = self(*sides)
+            found = iter(_gradients(values, [side for side in sides if side.requires_grad]))
+        return PartOfDistances(
+            values=values.detach(),
+            student=next(found) if student_derivative else None,
+            teacher=next(found) if teacher_derivative else None,
         )
 
     @classmethod

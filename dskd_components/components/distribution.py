@@ -49,6 +49,32 @@ class Distribution:
         found._is_normalised = False
         return found
 
+    @classmethod
+    def of_part(
+        cls, logits: Tensor, *, probs: Tensor, largest: Tensor, log_sum: Tensor, all_finite: bool = False
+    ) -> Self:
+        """Return a part of distributions over a larger vocabulary: some of its tokens, each with its probability.
+
+        Args:
+            logits: ``[N, W]``: those of the tokens; referred to, as in `of_logits`.
+            probs: ``[N, W]``: their probabilities.
+            largest: ``[N, 1]``: the largest logit of the whole vocabulary.
+            log_sum: ``[N, 1]``: the logarithm of the sum of exponentials over the whole, above the largest logit.
+            all_finite: as in the class.
+
+        Examples:
+            >>> import torch
+            >>> whole = torch.tensor([[0.5, 0.25, 0.25]])
+            >>> logits, largest, log_sum = whole.log(), whole[:, :1].log(), torch.tensor([[2.0]]).log()
+            >>> part = Distribution.of_part(logits[:, 1:], probs=whole[:, 1:], largest=largest, log_sum=log_sum)
+            >>> part.log_probs.exp()
+            tensor([[0.2500, 0.2500]])
+        """
+        found = cls.of_logits(logits, all_finite=all_finite)
+        # Where cached properties keep what they have. Their own way looks at what is here alone.
+        vars(found).update(_largest=largest, _log_sum=log_sum, probs=probs)
+        return found
+
     @cached_property
     def probs(self) -> Tensor:
         """``[N, V]``: the probabilities."""

@@ -155,23 +155,21 @@ class ComparedRows:
         Args:
             ids: ``[K]``, int64, ascending: the tokens that are left. They are numbered anew, from 0 on.
         """
-        place = torch.full((max(self.student_logits.shape[1], self.teacher_logits.shape[1]),), -100, device=ids.device)
-        place[ids] = torch.arange(len(ids), device=ids.device)
-        places = [
-            None if tokens is None else place[tokens.clamp_min(0)].where(tokens >= 0, -100)
-            for tokens in (self.targets, self.teacher_argmax)
-        ]
-        assert places[0] is not None
         return ComparedRows(
             student_logits=self.student_logits[:, ids],
             teacher_logits=self.teacher_logits[:, ids],
-            targets=places[0],
-            teacher_argmax=places[1],
+            targets=self._numbered_anew(self.targets, ids),
+            teacher_argmax=None if self.teacher_argmax is None else self._numbered_anew(self.teacher_argmax, ids),
             measure=self.measure,
             columns=self.columns,
             built=self.built,
             teacher_to_student=None if self.teacher_to_student is None else torch.arange(len(ids), device=ids.device),
         )
+
+    def _numbered_anew(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        place = torch.full((max(self.student_logits.shape[1], self.teacher_logits.shape[1]),), -100, device=ids.device)
+        place[ids] = torch.arange(len(ids), device=ids.device)
+        return place[tokens.clamp_min(0)].where(tokens >= 0, -100)
 
     def function_of(self, distance: Distance | None) -> DistanceFunction:
         """Return what maps log-probabilities ``[N, V]`` of student and teacher to distances ``[N]``.
@@ -248,6 +246,11 @@ class Space(ColumnReader, ABC):
     terms: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that `compare` gives, so that a spec which weights another one is known to be wrong. Without
     them that shows at the first batch."""
+
+    reads_logits: ClassVar[bool] = True
+    """Whether `compare` reads ``rows.student_logits``, ``rows.teacher_logits`` or ``rows.log_probs`` themselves. False:
+    it asks for `ComparedRows.divergence`, `cross_entropy` and `predicted` alone, and of logits for no more than their
+    shape, so that they can be computed where a head is cut over ranks; otherwise the head is gathered for it."""
 
     distance_terms: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that are distances of two distributions: taken at the spec's temperatures, multiplied once

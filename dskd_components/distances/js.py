@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.components.distance import Distance, DistanceGradients
+from dskd_components.components.distance import Distance, DistanceGradients, PartOfDistances
 from dskd_components.distances.log_space import (
     expectation,
     log_mixture,
@@ -41,6 +41,7 @@ class JS(Distance):
     source: ClassVar[str] = "Agarwal et al. 2024 (GKD), arXiv 2306.13649, section 2"
     refinement_invariant: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["js"] = "js"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -74,3 +75,19 @@ class JS(Distance):
             values += share * without_negative_rounding(expectation(side.probs, ratio))
             gradients.append(through_log_softmax(side.probs, ratio, out=ratio).mul_(share) if wanted else None)
         return DistanceGradients(values=values, student=gradients[0], teacher=gradients[1])
+
+    def over_part(
+        self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool
+    ) -> PartOfDistances:
+        """Return values and derivatives in closed form."""
+        of_mixture = log_of_mixture(torch.lerp(student.probs, teacher.probs, self.beta))
+        values, found = torch.zeros_like(of_mixture[:, 0]), []
+        for side, share, wanted in (
+            (student, 1 - self.beta, student_derivative),
+            (teacher, self.beta, teacher_derivative),
+        ):
+            weighted = log_ratio_to_mixture(side, of_mixture).mul_(side.probs).mul_(share)
+            values += weighted.sum(-1)
+            # The mixture's own derivatives cancel.
+            found.append(weighted if wanted else None)
+        return PartOfDistances(values=values, student=found[0], teacher=found[1])

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from dskd_components.components.distance import Distance, DistanceGradients
+from dskd_components.components.distance import Distance, DistanceGradients, PartOfDistances
 from dskd_components.distances.log_space import (
     expectation,
+    part_of_relative_entropy,
     relative_entropy,
     through_log_softmax,
     without_negative_rounding,
@@ -32,6 +33,7 @@ class KL(Distance):
     source: ClassVar[str] = "Hinton et al. 2015, arXiv 1503.02531"
     refinement_invariant: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["kl"] = "kl"
 
@@ -49,6 +51,15 @@ class KL(Distance):
         of_student = torch.sub(student.probs, teacher.probs, out=ratio) if student_gradient else None
         return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
 
+    def over_part(
+        self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool
+    ) -> PartOfDistances:
+        """Return values and derivatives in closed form."""
+        values, of_teacher, of_student = part_of_relative_entropy(
+            teacher, student, p_derivative=teacher_derivative, q_derivative=student_derivative
+        )
+        return PartOfDistances(values=values, student=of_student, teacher=of_teacher)
+
 
 class ReverseKL(Distance):
     """Reverse KL: ``KL(student || teacher)``. Mode-seeking.
@@ -62,6 +73,7 @@ class ReverseKL(Distance):
     source: ClassVar[str] = "Gu et al. 2024 (MiniLLM), arXiv 2306.08543"
     refinement_invariant: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["reverse_kl"] = "reverse_kl"
 
@@ -78,3 +90,12 @@ class ReverseKL(Distance):
         values = without_negative_rounding(expectation(student.probs, ratio, out=ratio))
         of_teacher = torch.sub(teacher.probs, student.probs, out=ratio) if teacher_gradient else None
         return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
+
+    def over_part(
+        self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool
+    ) -> PartOfDistances:
+        """Return values and derivatives in closed form."""
+        values, of_student, of_teacher = part_of_relative_entropy(
+            student, teacher, p_derivative=student_derivative, q_derivative=teacher_derivative
+        )
+        return PartOfDistances(values=values, student=of_student, teacher=of_teacher)

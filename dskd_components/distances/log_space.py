@@ -36,6 +36,33 @@ def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
     return without_negative_rounding((log_p.exp() * log_ratio).sum(-1))
 
 
+def part_of_relative_entropy(
+    p: Distribution, q: Distribution, *, p_derivative: bool, q_derivative: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return what some tokens add to ``KL(p || q)``, and its derivatives with respect to their log-probabilities.
+
+    Args:
+        p: ``[N, W]``, a part of the vocabulary.
+        q: ``[N, W]``.
+        p_derivative: whether the derivative with respect to log p is wanted.
+        q_derivative: whether that with respect to log q is.
+
+    Returns:
+        Values ``[N]``, nats, of either sign; the derivatives ``[N, W]``, each None where not wanted.
+
+    Examples:
+        >>> import torch
+        >>> from dskd_components.components import Distribution
+        >>> p, q = (Distribution(log_probs=torch.tensor([side]).log()) for side in ([0.5, 0.25], [0.25, 0.25]))
+        >>> part_of_relative_entropy(p, q, p_derivative=False, q_derivative=True)
+        (tensor([0.3466]), None, tensor([[-0.5000, -0.2500]]))
+    """
+    ratio = p.log_ratio(q)
+    values = expectation(p.probs, ratio)
+    of_p = ratio.add_(1).mul_(p.probs) if p_derivative else None
+    return values, of_p, p.probs.neg() if q_derivative else None
+
+
 def log_mixture(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:
     """Return ``log(weight * p + (1 - weight) * q)``.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from dskd_components.components.distance import Distance, DistanceGradients
+from dskd_components.components.distance import Distance, DistanceGradients, PartOfDistances
 from dskd_components.distances.log_space import (
     expectation,
     log_mixture,
@@ -50,6 +50,30 @@ def skewed_relative_entropy(
     return values, of_p, of_q
 
 
+def part_of_skewed_relative_entropy(
+    p: Distribution, q: Distribution, alpha: float, *, p_derivative: bool, q_derivative: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return what some tokens add to ``KL(p || m)``, and its derivatives with respect to their log-probabilities.
+
+    Args:
+        p: ``[N, W]``, a part of the vocabulary.
+        q: ``[N, W]``.
+        alpha: as in `skewed_relative_entropy`.
+        p_derivative: whether the derivative with respect to log p is wanted.
+        q_derivative: whether that with respect to log q is.
+
+    Returns:
+        Values ``[N]``, nats, of either sign; the derivatives ``[N, W]``, each None where not wanted.
+    """
+    mixture = torch.lerp(q.probs, p.probs, alpha)
+    share = p.probs / mixture.clamp_min(torch.finfo(mixture.dtype).tiny)
+    ratio = log_ratio_to_mixture(p, log_of_mixture(mixture))
+    values = expectation(p.probs, ratio)
+    of_p = ratio.add_(1).sub_(share, alpha=alpha).mul_(p.probs) if p_derivative else None
+    of_q = share.mul_(q.probs).mul_(alpha - 1) if q_derivative else None
+    return values, of_p, of_q
+
+
 class SkewKL(Distance):
     """Skew forward KL: ``KL(teacher || alpha teacher + (1 - alpha) student)``. At most ``-log(alpha)`` nats.
 
@@ -62,6 +86,7 @@ class SkewKL(Distance):
     source: ClassVar[str] = "Ko et al. 2024 (DistiLLM), arXiv 2402.03898, section 3.1"
     refinement_invariant: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["skew_kl"] = "skew_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -86,6 +111,15 @@ class SkewKL(Distance):
         )
         return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
 
+    def over_part(
+        self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool
+    ) -> PartOfDistances:
+        """Return values and derivatives in closed form."""
+        values, of_teacher, of_student = part_of_skewed_relative_entropy(
+            teacher, student, self.alpha, p_derivative=teacher_derivative, q_derivative=student_derivative
+        )
+        return PartOfDistances(values=values, student=of_student, teacher=of_teacher)
+
 
 class SkewReverseKL(Distance):
     """Skew reverse KL: ``KL(student || (1 - alpha) teacher + alpha student)``. At most ``-log(alpha)`` nats.
@@ -99,6 +133,7 @@ class SkewReverseKL(Distance):
     source: ClassVar[str] = "Ko et al. 2024 (DistiLLM), arXiv 2402.03898, section 3.1"
     refinement_invariant: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["skew_reverse_kl"] = "skew_reverse_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -122,3 +157,12 @@ class SkewReverseKL(Distance):
             student, teacher, self.alpha, p_gradient=student_gradient, q_gradient=teacher_gradient
         )
         return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
+
+    def over_part(
+        self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool
+    ) -> PartOfDistances:
+        """Return values and derivatives in closed form."""
+        values, of_student, of_teacher = part_of_skewed_relative_entropy(
+            student, teacher, self.alpha, p_derivative=student_derivative, q_derivative=teacher_derivative
+        )
+        return PartOfDistances(values=values, student=of_student, teacher=of_teacher)

@@ -327,8 +327,9 @@ def _explain(batch: AlignedBatch, check: Check) -> None:
 
 
 def _rules_out_a_token(head: Head) -> Tensor:
-    if head.bias is None:
-        return torch.zeros((), dtype=torch.bool, device=head.weight.device)
-    ruled_out = head.bias.detach().isinf().any()
+    bias = head.local.bias  # a rank need not know of the others' tokens
+    if bias is None:
+        return torch.zeros((), dtype=torch.bool, device=head.device)
+    ruled_out = bias.detach().isinf().any()
     others = head.others.bias if head.has_rest else None
     return ruled_out if others is None else ruled_out | others.detach().isinf().all()

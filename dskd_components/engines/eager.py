@@ -10,6 +10,7 @@ import torch
 from dskd_components.components.group_space import GroupRows, GroupSpace
 from dskd_components.components.space import ComparedRows, token_cross_entropy
 from dskd_components.components.terms import TokenTerm
+from dskd_components.engines._tiling.cut_heads import with_whole_heads
 from dskd_components.engines.built_spaces import BuiltSpace
 from dskd_components.engines.engine import Engine, Measurement
 from dskd_components.engines.group_sums import (
@@ -58,7 +59,7 @@ class Eager(Engine):
     ) -> list[Measurement]:
         """Return loss and terms of a batch, for each teacher, as if it were the only one."""
         found = []
-        for batch in batches:
+        for batch in with_whole_heads(batches):
             with naming_teacher(batch.teacher_name):
                 found.append(self._measure(batch, reduction))
         return found

@@ -9,6 +9,8 @@ import torch
 from pydantic import Field
 
 from dskd_components.components.group_space import GroupSpace
+from dskd_components.engines._tiling.cut_heads import VocabularyParallel, with_usable_heads
+from dskd_components.engines._tiling.exchanged_pass import ExchangedPass, most_rows
 from dskd_components.engines._tiling.group_passes import teacher_group_sums
 from dskd_components.engines._tiling.head_products import numbers_beside, widened_bytes
 from dskd_components.engines._tiling.plan import Plan, alignment_bytes, projected_bytes
@@ -59,6 +61,12 @@ class Tiled(Engine):
     stays, so that a step has the same bits whenever it is repeated in that process; another process may choose
     otherwise. Under `torch.use_deterministic_algorithms` it is `torch.mm`."""
 
+    vocabulary_parallel: VocabularyParallel = "auto"
+    """Which heads are left cut over ranks, each rank computing the logits of its own tokens: ``"auto"``, those of
+    tensor parallelism; ``"always"``, those that FSDP2 has sharded as well, where hidden states travel instead of
+    weights; ``"never"``, none: heads are gathered. Where a space or a distance must see all logits of a row, the head
+    is gathered all the same, and a warning says so."""
+
     def kernels(self) -> str:
         """Return which kernels have made products in this process."""
         return description()
@@ -69,14 +77,16 @@ class Tiled(Engine):
         if torch.compiler.is_compiling():
             # Tiles are cut by the number of scored tokens, which changes with each batch: a compiler gains nothing.
             measure = torch.compiler.disable(_measure)
-        return measure(batches, reduction, workspace, int(self.memory_budget_mib * 2**20), self.products)
+        return measure(self, batches, reduction, workspace)
 
 
 def _measure(
-    batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace, budget: int, products: Products
+    engine: Tiled, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace
 ) -> list[Measurement]:
+    budget, products = int(engine.memory_budget_mib * 2**20), engine.products
+    batches = with_usable_heads(batches, engine.vocabulary_parallel)
     projected = sum(projected_bytes(batch) for batch in batches)
-    recompute = projected > budget // RECOMPUTE_SHARE
+    recompute = _most_on_any_rank(projected, batches) > budget // RECOMPUTE_SHARE
     held = sum(alignment_bytes(batch) + projected_bytes(batch, recompute=recompute) for batch in batches)
     of_teachers: list[SideResult | None] = []
     choices: list[Tensor | None] = []
@@ -130,6 +140,15 @@ def _measure(
     return [replace(first, loss=with_precomputed_gradient(first.loss, gradients)), *others]
 
 
+def _most_on_any_rank(projected: int, batches: Iterable[AlignedBatch]) -> int:
+    """Return a number of bytes, or that of another rank: what reads rows of a cut head, all do, or nobody does."""
+    for batch in batches:
+        for shards in (batch.student.head.shards, batch.teacher.head.shards):
+            if shards is not None and not shards.same_rows:
+                return int(shards.largest(torch.tensor(projected, device=shards.device)))
+    return projected
+
+
 def _has_student_rows(batch: AlignedBatch) -> bool:
     return batch.weights.cross_entropy is not None or any(space.side == "student" for space in batch.spaces)
 
@@ -158,10 +177,14 @@ def _left(budget: int, held: int) -> int:
 def _run_side(
     rows: SideRows, reduction: Reduction, scratch: Scratch, budget: int, products: Products, *, predicts: bool = False
 ) -> SideResult:
+    longest = max(rows.coverage.covered, len(rows.own) - rows.coverage.covered)
+    shards = rows.own.shards
+    if shards is not None and not shards.same_rows:
+        longest = shards.ranks * max(most_rows(rows, shards))
     plan = Plan.of(
         # A projection's matrix may outweigh the budget by itself; tiles of single rows would save little beside it.
         budget=max(budget // 4, budget - rows.joint_bytes),
-        rows=max(rows.coverage.covered, len(rows.own) - rows.coverage.covered),
+        rows=longest,
         vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
         itemsize=rows.dtype.itemsize,
         widened=max(widened_bytes(stream.head, rows.dtype) for stream in rows.streams),
@@ -172,7 +195,10 @@ def _run_side(
             [head for stream in rows.streams for head in (stream.head, stream.reading_head)], products
         ),
     )
-    return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()
+    if shards is None:
+        return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()
+    way = SidePass if shards.same_rows else ExchangedPass
+    return way(rows, plan.agreed(shards), reduction, scratch, predicts=predicts).run()
 
 
 def _merged(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:

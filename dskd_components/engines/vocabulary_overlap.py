@@ -152,7 +152,7 @@ class KnownOverlap:
                 f"teacher_to_student_ids: expected an entry for each of the {teacher_size} tokens of the teacher, got "
                 f"{len(teacher_to_student_ids)}."
             )
-        device = teacher.weight.device
+        device = teacher.device
         maps = (teacher_to_student_ids, same_token)
         held = (*maps, student.subset, teacher.subset)
         key = (student.vocabulary_size, teacher.vocabulary_size, device, same_tokenizer, *map(_version, maps))

@@ -65,13 +65,14 @@ def micro_batches(
 
     Raises:
         ConfigurationError: the accelerator divides losses by itself, or the model was not prepared for several
-            processes, so that nothing would reduce its gradients.
+            processes, so that nothing would reduce its gradients, or it cuts rows over ranks.
     """
     if accelerator.gradient_accumulation_steps != 1:
         raise ConfigurationError(
             f"Accelerator(gradient_accumulation_steps={accelerator.gradient_accumulation_steps}) divides each loss by "
             "that number, but this loss is divided by tokens. Leave it at 1; the window is what accumulates."
         )
+    _require_whole_rows(accelerator)
     wrapped = isinstance(model, FSDPModule) or accelerator.unwrap_model(model) is not model
     if accelerator.num_processes > 1 and not wrapped:
         raise ConfigurationError(
@@ -83,6 +84,19 @@ def micro_batches(
     for number, batch in enumerate(window, start=1):
         with nullcontext() if number == len(window) else accelerator.no_sync(model):
             yield batch, count
+
+
+def _require_whole_rows(accelerator: Accelerator) -> None:
+    """Refuse rows that Accelerate cuts over ranks: a label at a cut would be lost, and alignments that cross it."""
+    sizes = getattr(accelerator, "parallelism_config", None)
+    for name, field in (("context", "cp_size"), ("sequence", "sp_size")):
+        size = getattr(sizes, field, None) or 1
+        if size > 1:
+            raise ConfigurationError(
+                f"{name} parallelism ({field}={size}) leaves each rank a part of every row, and the loss needs whole "
+                "ones. Run the models yourself and put their states together with "
+                "dskd_components.models.cut_rows.joined_rows (docs/how-to/distributed.md)."
+            )
 
 
 def register_projectors(accelerator: Accelerator, model: nn.Module, *, accept: Collection[str] = ()) -> None:

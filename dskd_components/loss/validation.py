@@ -345,10 +345,15 @@ def _reason(batch: AlignedBatch) -> str:
     for side, states in sides:
         damaged = _damaged(states)
         if damaged:
-            return f"{side}.{damaged}.{overflow_advice(states.head.weight.dtype)}"
+            return f"{side}.{damaged}.{overflow_advice(states.head.dtype)}"
+    if any(states.head.shards is not None for _, states in sides):
+        return (
+            "logits overflow, a target is a token that a head rules out, a parameter of a projector or of the aligner "
+            "is NaN or infinite, or a head is damaged on another rank."
+        )
     for side, states in sides:
         if any((logits.isnan() | (logits == math.inf)).any() for logits, _ in _logits(states)):
-            return f"the {side}'s logits overflow.{overflow_advice(states.head.weight.dtype)}"
+            return f"the {side}'s logits overflow.{overflow_advice(states.head.dtype)}"
     for logits, targets in _logits(batch.student):
         if (logits.gather(1, targets[:, None]) == -math.inf).any():
             return "a target is a token that the student's head rules out (its logit is -inf)."
@@ -367,9 +372,10 @@ def _logits(states: LMStates) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _damaged(states: LMStates) -> str | None:
-    if not states.head.valid_weight.isfinite().all():
+    head = states.head.local  # one rank alone may be here
+    if not head.valid_weight.isfinite().all():
         return "head.weight holds NaN or infinity"
-    bias = states.head.bias
+    bias = head.bias
     if bias is not None and (bias.isnan() | (bias == math.inf)).any():
         return "head.bias holds NaN or plus infinity"
     if states.embedding is not None and not states.embedding.isfinite().all():

@@ -21,6 +21,7 @@ from dskd_components.models.wrappers import unwrapped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dskd_components.distributed.vocabulary_shards import VocabularyShards
     from dskd_components.models.vocabulary_subset import Others
     from dskd_components.models.wrappers import CausalLM
 
@@ -103,6 +104,38 @@ class Head:
     def vocabulary_size(self) -> int:
         """Number of logits that this head gives: `token_count`, and one more where it `has_rest`."""
         return self.token_count + self.has_rest
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what the weight is stored."""
+        return self.weight.dtype
+
+    @property
+    def local(self) -> Head:
+        """The head of the tokens whose logits this rank computes: all, unless the head is cut over ranks."""
+        return self
+
+    @property
+    def shards(self) -> VocabularyShards | None:
+        """How the real tokens are cut over ranks; None: each rank has all of them."""
+        return None
+
+    def gathered(self) -> Head:
+        """Return the head with all of its tokens on this rank; where it is cut over ranks, all of them call this."""
+        return self
+
+    def rows(self, picked: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return some rows of weight and bias, detached; where the head is cut over ranks, all of them call this.
+
+        Args:
+            picked: a slice of the tokens, or ``[K]``, int64: which.
+        """
+        return self.weight.detach()[picked], None if self.bias is None else self.bias.detach()[picked]
 
     @property
     def valid_weight(self) -> Tensor:
@@ -259,7 +292,7 @@ class Head:
             InputError: the model has no output embeddings, or its logits differ from the head's; the message
                 names the class of the model and the largest difference.
         """
-        recipe = read_head_recipe(model)
+        recipe = read_head_recipe(model).gathered()
         head = cls(
             recipe.weight,
             bias=recipe.bias,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
@@ -120,12 +120,20 @@ def rows_of(config: Any) -> int | None:
 
 @dataclass(frozen=True, eq=False)
 class HeadRecipe:
-    """The parts of a head: ``softcap(scale * (h W^T + b))``."""
+    """The parts of a head: ``softcap(scale * (h W^T + b))``, of whose rows some make logits."""
 
     weight: Tensor
     bias: Tensor | None
     scale: float
     softcap: float | None
+    rows: int | None
+
+    def gathered(self) -> HeadRecipe:
+        """Return the same, whole on each rank, with no other rows than make logits."""
+        weight, bias = gathered(self.weight), None if self.bias is None else gathered(self.bias)
+        if self.rows:
+            weight, bias = weight[: self.rows], None if bias is None else bias[: self.rows]
+        return replace(self, weight=weight, bias=bias)
 
 
 def read_head_recipe(model: CausalLM) -> HeadRecipe:
@@ -135,8 +143,8 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
         model: a causal language model with ``get_output_embeddings()`` and ``config``, or a wrapper of one.
 
     Returns:
-        The recipe; its tensors are the model's live parameters, or made of them where an adapter changes the head or an
-        engine shards it.
+        The recipe; its tensors are the model's live parameters, sharded where an engine shards them, or made of them
+        where an adapter changes the head.
 
     Raises:
         InputError: the model has no output embeddings, or their weight cannot be read.
@@ -159,15 +167,13 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
             "can pass through it. Leave the head out of the quantization (llm_int8_skip_modules=['lm_head'], or the "
             "like in your quantization's configuration)."
         )
-    weight, bias = gathered(weight), getattr(output_embeddings, "bias", None)
-    bias = None if bias is None else gathered(bias)
     config = text_config(inner)
-    rows = rows_of(config)
     return HeadRecipe(
-        weight=weight[:rows] if rows else weight,
-        bias=bias[:rows] if rows and bias is not None else bias,
+        weight=weight,
+        bias=getattr(output_embeddings, "bias", None),
         scale=scale_of(config),
         softcap=softcap_of(config),
+        rows=rows_of(config),
     )
 
 

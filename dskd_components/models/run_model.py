@@ -19,7 +19,7 @@ from dskd_components.models.batch import (
     require_no_misspelt_input,
     require_rows,
 )
-from dskd_components.models.head import Head
+from dskd_components.models.head_part import head_of_step
 from dskd_components.models.head_recipe import effective_weight
 from dskd_components.models.hidden_states import last_hidden_states, last_hidden_states_and_aux_loss
 from dskd_components.models.host_reads import on_host
@@ -116,7 +116,7 @@ def run_model(
     return LMStates(
         hidden_states=hidden_states,
         targets=layout.shifted(columns["labels"], IGNORE_INDEX),
-        head=Head.from_model(model, valid_vocabulary_size=valid_vocabulary_size, verify=False).narrowed_to(subset),
+        head=head_of_step(model, valid_vocabulary_size=valid_vocabulary_size).narrowed_to(subset),
         input_ids=columns["input_ids"],
         embedding=input_embedding(model) if reads_embeddings else None,
         segment_ids=layout.segment_ids,

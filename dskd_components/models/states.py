@@ -111,7 +111,7 @@ class LMStates:
                 "LMStates.embedding: expected a floating-point tensor [vocabulary, width], "
                 f"got {describe(self.embedding)}."
             )
-        self._check_device("head.weight", self.head.weight)
+        self._check_device("head.weight", self.head.local.weight)
         self._check_device("embedding", self.embedding)
         self._check_aux_loss()
         self._check_columns()

@@ -51,7 +51,7 @@ class LivePinvProjection(Projection):
         self._possible = PossibleTokens.of(heads)
         rows = SharedRows(heads, self._possible)
         root = inverse_root(gram_matrix(rows), rtol=rtol)
-        self._root = root.to(torch.promote_types(heads.target.weight.dtype, torch.float32))
+        self._root = root.to(torch.promote_types(heads.target.dtype, torch.float32))
         self._compared = self._sample(heads)
         self._tolerance = 2**-20 * float(self._compared.abs().max())
 
@@ -68,7 +68,7 @@ class LivePinvProjection(Projection):
             InputError: the target's head is another one than the projection was built for, or another number of tokens
                 is shared.
         """
-        return self._affine(heads, torch.promote_types(heads.source.weight.dtype, self._root.dtype))
+        return self._affine(heads, torch.promote_types(heads.source.dtype, self._root.dtype))
 
     def matrix(self, heads: ProjectorHeads, dtype: torch.dtype) -> Tensor:
         """Return ``[d_source, d_target]``, without graph: what states are multiplied with at this step.
@@ -95,7 +95,7 @@ class LivePinvProjection(Projection):
         """
         if shared_count(heads) != self._shared_tokens:
             self._complain_of_number(heads)
-        self._move_to(heads.target.weight.device)
+        self._move_to(heads.target.device)
         now = self._sample(heads)
         same = torch.isclose(now, self._compared, rtol=ROUNDING, atol=self._tolerance).all()
         return [*self._bias_checks(heads), Check(~same, self._complain_of_target)]

@@ -139,7 +139,9 @@ class SharedRows:
             dtype: what the rows will be read in.
         """
         step = len(self)
-        is_copied = self._source_ids is not None or {self._source.weight.dtype, self._target.weight.dtype} != {dtype}
+        heads = (self._source, self._target)
+        is_cut = any(head.shards is not None for head in heads)
+        is_copied = is_cut or self._source_ids is not None or {head.dtype for head in heads} != {dtype}
         if is_copied:
             source, target = self.sizes
             step = max(1, max(FEWEST_NUMBERS, source * target) // (source + target))
@@ -172,7 +174,7 @@ class SharedRows:
         """
         for end, head, ids in (("source", self._source, self._source_ids), ("target", self._target, self._target_ids)):
             for part in self.parts(torch.float64):
-                for name, tensor in _rows(head, ids, part, head.weight.dtype)._asdict().items():
+                for name, tensor in _rows(head, ids, part, head.dtype)._asdict().items():
                     if tensor is not None and not tensor.isfinite().all():
                         raise InputError(
                             f"The {name} of the {end}'s head holds NaN or infinity, so the pseudo-inverse that a "
@@ -194,8 +196,8 @@ def shared_tokens(heads: ProjectorHeads) -> int:
 
 def _rows(head: Head, ids: Tensor | None, part: slice, dtype: torch.dtype) -> Rows:
     picked = part if ids is None else ids[part]
-    bias = None if head.bias is None else head.bias.detach()[picked].to(dtype)
-    return Rows(head.weight.detach()[picked].to(dtype), bias)
+    weight, bias = head.rows(picked)
+    return Rows(weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 SYMMETRIC_BLOCKS: Final = 8

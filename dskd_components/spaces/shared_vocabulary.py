@@ -27,6 +27,7 @@ class SharedVocabularySpace(Space):
     projector: ClassVar[Direction | None] = None
     one_vocabulary: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("kd",)
+    reads_logits: ClassVar[bool] = False
     distance_terms: ClassVar[tuple[str, ...]] = ("kd",)
     source: ClassVar[str] = "Hinton et al. 2015, arXiv 1503.02531"
 

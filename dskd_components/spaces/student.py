@@ -33,6 +33,7 @@ class StudentSpace(Space):
     side: ClassVar[Side] = "student"
     projector: ClassVar[Direction | None] = "t2s"
     terms: ClassVar[tuple[str, ...]] = ("t2s_ce", "t2s_kd")
+    reads_logits: ClassVar[bool] = False
     distance_terms: ClassVar[tuple[str, ...]] = ("t2s_kd",)
     source: ClassVar[str] = "Zhang et al. 2024 (DSKD), arXiv 2406.17328, equations 3 to 5; v2 arXiv 2504.11426"
 

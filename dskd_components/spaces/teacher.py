@@ -25,6 +25,7 @@ class TeacherSpace(Space):
     side: ClassVar[Side] = "teacher"
     projector: ClassVar[Direction | None] = "s2t"
     terms: ClassVar[tuple[str, ...]] = ("s2t_kd",)
+    reads_logits: ClassVar[bool] = False
     distance_terms: ClassVar[tuple[str, ...]] = ("s2t_kd",)
     source: ClassVar[str] = "Zhang et al. 2024 (DSKD), arXiv 2406.17328, equation 6; v2 arXiv 2504.11426"
 

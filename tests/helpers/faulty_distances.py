@@ -125,6 +125,13 @@ class UndeclaredConstant(AdaptiveKL):
     name: Literal["undeclared_constant"] = "undeclared_constant"
 
 
+@fault("what looks at all tokens says that it is a sum over them", "parts_of_the_vocabulary_add_up")
+class NoSum(AdaptiveKL):
+    sums_over_vocabulary: ClassVar[bool] = True
+
+    name: Literal["no_sum"] = "no_sum"
+
+
 class ClosedForm(KL):
     """KL with a closed form that is about to be spoilt."""
 

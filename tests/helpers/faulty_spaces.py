@@ -40,6 +40,14 @@ class Coupled(FaultySpace):
         return found / (1 + found.sum())
 
 
+@fault("logits are read without a word", "logits_are_not_read")
+class ReadsLogits(FaultySpace):
+    reads_logits: ClassVar[bool] = False
+
+    def values(self, rows: ComparedRows) -> Tensor:
+        return super().values(rows) + rows.student_logits.softmax(-1).square().sum(-1)
+
+
 @fault("rows are chosen by the batch", "rows_are_independent")
 class ChosenByTheBatch(FaultySpace):
     def compare(self, rows: ComparedRows) -> SpaceResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -71,3 +73,14 @@ def test_an_accelerator_that_divides_by_itself_is_refused() -> None:
     model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
     with pytest.raises(ConfigurationError, match=r"gradient_accumulation_steps=4.*Leave it at 1"):
         next(micro_batches(Accelerator(gradient_accumulation_steps=4), model, [pair.collate(pair.samples[:1])]))
+
+
+@pytest.mark.parametrize(("field", "named"), [("cp_size", "context"), ("sp_size", "sequence")])
+def test_rows_that_accelerate_cuts_are_refused(field: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = tiny_pair()
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    accelerator = Accelerator()
+    sizes = SimpleNamespace(**({"cp_size": 1, "sp_size": 1} | {field: 2}))
+    monkeypatch.setattr(Accelerator, "parallelism_config", sizes)  # it would want as many processes
+    with pytest.raises(ConfigurationError, match=rf"{named} parallelism \({field}=2\).*joined_rows"):
+        next(micro_batches(accelerator, model, [pair.collate(pair.samples[:1])]))

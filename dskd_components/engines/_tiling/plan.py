@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+import torch
 
 from dskd_components.engines.engine import BLOCK_TENSORS
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dskd_components.components.space import Space
+    from dskd_components.distributed.vocabulary_shards import VocabularyShards
     from dskd_components.engines._tiling.products import Products
     from dskd_components.engines.aligned_batch import AlignedBatch
 
@@ -87,6 +90,20 @@ class Plan:
             part_bytes=part_bytes,
             products=products,
         )
+
+    def agreed(self, shards: VocabularyShards) -> Plan:
+        """Return the plan of ranks that have cut a head, and so must cut their rows alike: the smallest of theirs.
+
+        Args:
+            shards: the ranks; all of them call this.
+
+        Returns:
+            How each rank's rows are cut: where ranks have rows of their own, a tile has some of each.
+        """
+        found = shards.smallest(torch.tensor([self.tile_rows, self.block_rows], device=shards.device))
+        tile_rows, block_rows = found.tolist()
+        apart = 1 if shards.same_rows else shards.ranks
+        return replace(self, tile_rows=max(1, tile_rows // apart), block_rows=max(1, block_rows // apart))
 
     def tiles(self, start: int, stop: int) -> Iterator[slice]:
         """Yield the tiles of the rows from start to stop; the last two share what is left."""

@@ -168,7 +168,8 @@ class JoinedLogits(ThroughProjection):
         products: Products,
     ) -> None:
         super().__init__(_with_weights(affine_input), head, affine_input, all_finite=all_finite, products=products)
-        self.reading_head = _joint(affine_input, HeadProducts(head, self.dtype, part_bytes, products), head, scratch)
+        reading = HeadProducts(self.head, self.dtype, part_bytes, products)
+        self.reading_head = _joint(affine_input, reading, self.head, scratch)
         self.joint_bytes += self.reading_head.weight.nbytes
 
 
@@ -195,14 +196,15 @@ class JoinedThroughout(TiledStates):
         products: Products,
     ) -> None:
         states = _with_weights(affine_input)
-        self._products = HeadProducts(head, upcast(states).dtype, part_bytes, products)
-        joint = _joint(affine_input, self._products, head, scratch)
+        self._products = HeadProducts(head.local, upcast(states).dtype, part_bytes, products)
+        joint = _joint(affine_input, self._products, head.local, scratch)
         learns = torch.is_grad_enabled() and any(
             part is not None and part.requires_grad for part in affine_input.affine
         )
         super().__init__(
             states, replace(joint, weight=joint.weight.requires_grad_(learns)), all_finite=all_finite, scratch=scratch
         )
+        self.shards = head.shards
         self.joint_bytes = affine_input.made_bytes + joint.weight.nbytes * (2 if learns else 1)
         self._affine = affine_input.affine
 

@@ -95,13 +95,16 @@ def projected_stream(
         positions: as in `AlignedBatch.projected`.
     """
     here, source = batch.side(space.side), batch.source(space)
+    if here.head.shards is not None and not here.head.shards.same_rows:
+        budget = 0  # rows of other ranks have come through their projections, so nothing can be joined with the head
     other: Side = "teacher" if space.side == "student" else "student"
     all_finite = batch.positions.all_finite[space.side if space.projector else other]
     shapes = Shapes(
         rows=len(batch.positions.covered[space.side]),
         source=source.head.hidden_size,
         target=here.head.hidden_size,
-        vocabulary=here.head.vocabulary_size,
+        # Ranks that have cut a head must choose alike, so all count the widest part.
+        vocabulary=here.head.vocabulary_size if here.head.shards is None else here.head.shards.widest,
     )
     most_numbers = budget / 2 / source.hidden_states.itemsize
     # What learns is known only once the states are aligned, which costs something, too.

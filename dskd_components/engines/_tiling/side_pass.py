@@ -11,6 +11,7 @@ from dskd_components.components.terms import TokenTerm
 from dskd_components.engines._tiling.group_passes import GroupPasses
 from dskd_components.engines._tiling.head_stack import HeadStack
 from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
+from dskd_components.engines._tiling.logit_part import LogitPart, PartRows
 from dskd_components.engines.reduction import TermCounts, weighted_sum
 from dskd_components.engines.workspace import keep_freed_memory
 from dskd_components.models.batch import naming_teacher
@@ -104,7 +105,7 @@ class SidePass:
     ) -> None:
         self._rows = rows
         self._plan = plan
-        self._stacks = [HeadStack(streams, plan, rows.dtype, scratch) for streams in rows.streams_by_head()]
+        self._stacks = [self._stack(streams, scratch) for streams in rows.streams_by_head()]
         self._counted: Mapping[tuple[int, str], TermCounts] = {}
         self._reduction = reduction
         self._groups = [GroupPasses(rows, entry) for entry in rows.groups]
@@ -112,10 +113,13 @@ class SidePass:
         self._losses = [torch.zeros((), dtype=rows.dtype, device=rows.targets.device) for _ in rows.batches]
         self._predicted = torch.empty_like(rows.targets) if predicts else None
 
+    def _stack(self, streams: list[TiledStates], scratch: Scratch) -> HeadStack:
+        return HeadStack(streams, self._plan, self._rows.dtype, scratch)
+
     def run(self) -> SideResult:
         """Go through all tiles, and return what they came to."""
         self._run()
-        gradients = [pair for stream in self._rows.streams for pair in stream.gradients]
+        gradients = [pair for stream in self._rows.streams for pair in stream.gradients_of_all_ranks()]
         gradients += [pair for space in self._rows.built for pair in space.gradients]
         return SideResult(self._losses, gradients, self._totals, self._rows.coverage, self._predicted)
 
@@ -123,7 +127,7 @@ class SidePass:
     def _run(self) -> None:
         keep_freed_memory(self._plan.block_bytes, self._rows.targets.device)
         nothing = slice(0, 0)
-        if self._rows.some_have_none:
+        if self._some_have_none:
             # Where a teacher covers no position, its spaces still give their terms, of no rows.
             self._measure(nothing, nothing, self._logits(nothing))
         if self._looks_at_the_whole_batch(nothing):
@@ -135,8 +139,15 @@ class SidePass:
             for rows in self._blocks_of(tile):
                 self._measure(tile, rows, logits)
             if self._rows.learns:
-                for stack in self._stacks:
-                    stack.backward(self._rows.of_streams(tile))
+                self._backward(tile)
+
+    @property
+    def _some_have_none(self) -> bool:
+        return self._rows.some_have_none
+
+    def _own(self, rows: slice) -> slice:
+        """Return which of this rank's rows some rows are: these, unless all ranks' rows are counted alike."""
+        return rows
 
     def _covered_tiles(self) -> Iterator[slice]:
         yield from self._plan.tiles(0, self._rows.coverage.covered)
@@ -158,11 +169,15 @@ class SidePass:
             logits |= stack.logits(rows)
         return logits
 
+    def _backward(self, tile: slice) -> None:
+        for stack in self._stacks:
+            stack.backward(self._rows.of_streams(tile))
+
     def _measure(self, tile: slice, rows: slice, logits: Mapping[TiledStates, Tensor]) -> None:
         """Add a block's part of loss and terms, and write the loss's gradient over its logits."""
         blocks = self._blocks(tile, rows, logits, requires_grad=True)
         if self._predicted is not None:
-            self._predicted[rows] = blocks[self._rows.own].predicted()
+            self._predicted[self._own(rows)] = blocks[self._rows.own].predicted()
         with torch.enable_grad():
             parts = [self._loss_of(number, rows, blocks) for number in range(len(self._losses))]
             # What groups come to is known already; their rows only hand gradients on.
@@ -188,7 +203,7 @@ class SidePass:
         loss = self._losses[number].new_zeros(())
         weights, totals = self._rows.batches[number].weights, self._totals[number]
         if self._rows.scores and weights.cross_entropy is not None:
-            term = TokenTerm(values=blocks[self._rows.own].cross_entropy(self._rows.targets[rows]))
+            term = TokenTerm(values=blocks[self._rows.own].cross_entropy(self._rows.targets[self._own(rows)]))
             part = totals.add("ce", term, TermCounts.of(term))
             loss = loss + weights.cross_entropy * part if weights.cross_entropy else loss
         for entry in self._spaces_in(blocks):
@@ -205,10 +220,10 @@ class SidePass:
     def _blocks(self, tile: slice, rows: slice, logits: Mapping[TiledStates, Tensor], *, requires_grad: bool) -> Blocks:
         in_tile = self._rows.of_streams(tile)
         return {
-            stream: LogitBlock(
+            stream: logit_block(
                 logits[stream][some.start - in_tile[stream].start : some.stop - in_tile[stream].start],
-                head=stream.head,
-                all_finite=stream.all_finite,
+                stream,
+                length=some.stop - some.start,
                 requires_grad=requires_grad and stream.requires_grad,
             )
             for stream, some in self._rows.of_streams(rows).items()
@@ -225,17 +240,17 @@ class SidePass:
         own, other = blocks[self._rows.own], blocks[projected]
         student, teacher = (own, other) if self._rows.side == "student" else (other, own)
         with naming_teacher(batch.teacher_name):
-            compared = TiledRows(
+            compared = (TiledRows if self._rows.own.shards is None else PartRows)(
                 student_logits=student.leaf,
                 teacher_logits=teacher.leaf,
                 student=student,
                 teacher=teacher,
-                targets=self._rows.targets[rows],
-                teacher_argmax=choice[rows] if choice is not None and space.needs_teacher_argmax else None,
+                targets=self._rows.targets[self._own(rows)],
+                teacher_argmax=choice[self._own(rows)] if choice is not None and space.needs_teacher_argmax else None,
                 measure=batch.measure,
                 shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
                 columns={
-                    name: column.flatten(0, 1)[self._rows.coverage.positions[rows]]
+                    name: column.flatten(0, 1)[self._rows.coverage.positions[self._own(rows)]]
                     for name, column in batch.columns_for(space).items()
                 },
                 teacher_to_student=batch.teacher_to_student if space.needs_vocabulary_map else None,
@@ -299,3 +314,24 @@ class SidePass:
         for entry in self._spaces_in(blocks):
             for name, term in self._compare(entry, rows, blocks).terms.items():
                 yield (entry.number, name), term
+
+
+def logit_block(logits: Tensor, stream: TiledStates, *, length: int, requires_grad: bool) -> LogitBlock:
+    """Return a block of a stream's logits.
+
+    Args:
+        logits: ``[n, V]``; where the head is cut over ranks, this rank's columns.
+        stream: that they come from.
+        length: how many of the rows are this rank's.
+        requires_grad: whether a gradient will be asked for.
+    """
+    if stream.shards is None:
+        return LogitBlock(logits, head=stream.head, all_finite=stream.all_finite, requires_grad=requires_grad)
+    return LogitPart(
+        logits,
+        head=stream.head,
+        shards=stream.shards,
+        length=length,
+        all_finite=stream.all_finite,
+        requires_grad=requires_grad,
+    )

@@ -43,7 +43,10 @@ class TiledStates:
         if learning and states.requires_grad:
             # States that are at none of the positions get nothing.
             self._gradient = torch.empty_like(self._states) if positions is None else torch.zeros_like(self._states)
-        self.head = head
+        self.shards = head.shards
+        """How the head's tokens are cut over ranks; None: they are all here."""
+        self.head = head = head.local
+        """The head of the tokens that are here."""
         self.reading_head = head
         """The head that makes logits of `states`."""
         self.head_gradient = HeadGradient(head, self._states.dtype, scratch) if learning else None
@@ -100,6 +103,21 @@ class TiledStates:
         """The tensors that a gradient was wanted for, each with its gradient."""
         pairs = [] if self._gradient is None else [(self._states, self._gradient)]
         return pairs + ([] if self.head_gradient is None else self.head_gradient.gradients)
+
+    def gradients_of_all_ranks(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the tensors that a gradient was wanted for, each with its gradient from all tokens.
+
+        Where ranks have cut the head and have the same rows, each has gone through its own tokens alone; all of them
+        call this. The gradient of a part of the head belongs to its rank.
+        """
+        shards = self.shards
+        if shards is None or not shards.same_rows:
+            return self.gradients
+        of_head = (self.head.weight, self.head.bias)
+        return [
+            (tensor, gradient if any(tensor is part for part in of_head) else shards.total(gradient))
+            for tensor, gradient in self.gradients
+        ]
 
     def reads_like(self, other: TiledStates) -> bool:
         """Return whether both pass through the same tensors in the same way, so that one product serves them."""

@@ -26,6 +26,7 @@ from dskd_components.testing.laws.distance.claims import (
 from dskd_components.testing.laws.distance.closed_form import (
     closed_form_is_the_gradient,
     closed_form_leaves_its_arguments_alone,
+    parts_of_the_vocabulary_add_up,
 )
 from dskd_components.testing.laws.distance.evaluation import DistanceFunction, values_and_gradients, values_at
 from dskd_components.testing.laws.distance.gradients import (
@@ -66,6 +67,7 @@ __all__ = [
     "non_negative",
     "one_number_a_row",
     "options_have_an_effect",
+    "parts_of_the_vocabulary_add_up",
     "positive_where_different",
     "precision_is_kept_inside",
     "refinement_invariance",

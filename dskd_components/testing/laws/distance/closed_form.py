@@ -66,6 +66,44 @@ def closed_form_is_the_gradient(
                 expect_close(gradient[rows], expected[rows], what, rtol=tolerance, atol=tolerance * scale)
 
 
+@law(
+    "distance",
+    cases=pairs(columns=st.integers(0, 2), cut=st.integers(1, 6), dtype=DTYPES),
+    claimed_by=lambda distance: getattr(distance, "sums_over_vocabulary", False),
+    always=tied(columns=1, cut=2, dtype=torch.float32),
+)
+def parts_of_the_vocabulary_add_up(
+    distance: Distance, student_logits: Tensor, teacher_logits: Tensor, columns: int, cut: int, dtype: torch.dtype
+) -> None:
+    """The distance is the sum of what ``over_part`` gives for the parts of a vocabulary, and so are its gradients.
+
+    Claimed by ``sums_over_vocabulary``. Each part has its probabilities in the whole. Where a head is cut over ranks,
+    each rank computes its own part; a sort, a root of the sum or a normalisation inside breaks this.
+    """
+    student_logits, teacher_logits = (_widened(side.to(dtype), columns) for side in (student_logits, teacher_logits))
+    values, *gradients = values_and_gradients(distance, student_logits, teacher_logits)
+    whole = [side.log_softmax(-1) for side in (student_logits, teacher_logits)]
+    place = cut % (student_logits.shape[1] - columns - 1) + 1  # both parts have a token that can occur
+    parts = []
+    for part in (slice(0, place), slice(place, None)):
+        sides = [Distribution(log_probs=side[:, part], all_finite=columns == 0) for side in whole]
+        parts.append(distance.over_part(*sides, student_derivative=True, teacher_derivative=True))
+        alone = distance.over_part(*sides, student_derivative=False, teacher_derivative=False)
+        expect_close(alone.values, parts[-1].values, "the value of a part without derivatives", rtol=1e-5, atol=1e-6)
+    tolerance = 1e-9 if dtype == torch.float64 else 2e-5
+    scale = 1 + float(values.abs().max().clamp_min(1))
+    found = parts[0].values + parts[1].values
+    expect_close(found, values, "the sum of the parts' values", rtol=tolerance, atol=tolerance * scale)
+    rows = differentiable_rows(distance, student_logits.double(), teacher_logits.double())
+    for side, log_probs, expected in zip(("student", "teacher"), whole, gradients, strict=True):
+        of_parts = [getattr(part, side) for part in parts]
+        expect(all(part is not None for part in of_parts), f"the {side}'s derivative: expected one, found none.")
+        derivative = torch.cat(of_parts, 1)
+        gradient = derivative - log_probs.exp() * derivative.sum(-1, keepdim=True)
+        what = f"the gradient of the {side}'s logits, from the parts' derivatives"
+        expect_close(gradient[rows], expected[rows], what, rtol=tolerance, atol=tolerance * scale)
+
+
 @law("distance", cases=pairs(), claimed_by=_offers_closed_form)
 def closed_form_leaves_its_arguments_alone(distance: Distance, student_logits: Tensor, teacher_logits: Tensor) -> None:
     """``value_and_gradients`` changes no argument, and its gradients are new tensors that the caller may overwrite.

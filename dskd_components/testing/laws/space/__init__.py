@@ -13,6 +13,7 @@ from dskd_components.testing.laws.space.claims import (
 from dskd_components.testing.laws.space.comparing import (
     a_gradient_reaches_a_model,
     finite_gradients,
+    logits_are_not_read,
     no_rows_no_values,
     rows_are_independent,
     rows_are_not_changed,
@@ -42,6 +43,7 @@ __all__ = [
     "group_rows",
     "group_terms_are_one_finite_number_a_group",
     "groups_are_independent",
+    "logits_are_not_read",
     "metrics_add_up_over_rows",
     "no_rows_no_values",
     "options_have_an_effect",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import torch
 from hypothesis import strategies as st
 
+from dskd_components.components.space import ComparedRows
 from dskd_components.components.terms import OF_STUDENT, Denominator
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.spec.dskd_spec import DSKDSpec
@@ -27,8 +28,10 @@ from dskd_components.testing.strategies.logits import SEEDS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_components.components.space import ComparedRows, Space
+    from dskd_components.components.distance import Distance
+    from dskd_components.components.space import Space
     from dskd_components.loss.output import DSKDOutput
+    from dskd_components.models.states import Side
     from dskd_components.testing.strategies.batches import Batch
 
 
@@ -81,6 +84,63 @@ def rows_are_independent(space: Space, rows: ComparedRows) -> None:
                 found, expected = getattr(alone.terms[name], part), getattr(term, part)
                 if expected is not None:
                     expect_close(found[0], expected[row], f"{part} of the term {name!r} for row {row} alone")
+
+
+def _reads_no_logits(space: Space) -> bool:
+    return compares_rows(space) and not space.reads_logits
+
+
+@law("space", cases=row_cases(), claimed_by=_reads_no_logits, at_most=10)
+def logits_are_not_read(space: Space, rows: ComparedRows) -> None:
+    """The terms are the same where logits have a shape, and no values.
+
+    Claimed by a ``reads_logits`` that is False. Where heads are cut over ranks, no rank has the logits of a row.
+    """
+    expected = compared(space, rows).terms
+    shapes: dict[str, Any] = {
+        f"{side}_logits": torch.empty(getattr(rows, f"{side}_logits").shape, device="meta")
+        for side in ("student", "teacher")
+    }
+    without = _RowsWithoutLogits(
+        **shapes,
+        targets=rows.targets,
+        teacher_argmax=rows.teacher_argmax,
+        measure=rows.measure,
+        shared_tokens=rows.shared_tokens,
+        columns=rows.columns,
+        asked=rows,
+    )
+    try:
+        terms = compared(space, without, at=rows.student_logits.device).terms
+        found = {name: term.values.detach().cpu() for name, term in terms.items()}
+    except (NotImplementedError, RuntimeError) as error:
+        expect(False, f"logits: expected that nobody reads them, found that somebody does ({error}).")
+        raise
+    for name, values in found.items():
+        expect_close(values, expected[name].values.detach().cpu(), f"the term {name!r} where logits have no values")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _RowsWithoutLogits(ComparedRows):
+    """Rows whose logits have no values.
+
+    Args:
+        asked: the same rows with logits, for who asks rightly.
+    """
+
+    asked: ComparedRows
+
+    def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
+        """Return ``[N]``: the distance of each row."""
+        return self.asked.divergence(distance, detach_teacher=detach_teacher)
+
+    def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
+        """Return ``[N]``: the cross entropy of each row."""
+        return self.asked.cross_entropy(side, targets)
+
+    def predicted(self, side: Side) -> Tensor:
+        """Return ``[N]``, int64: the most likely token of each row."""
+        return self.asked.predicted(side)
 
 
 @law("space", cases=row_cases(), claimed_by=compares_rows, at_most=5)

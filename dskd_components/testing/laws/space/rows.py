@@ -142,9 +142,15 @@ def compares_rows(space: Space) -> bool:
     return not isinstance(space, GroupSpace)
 
 
-def compared(space: Space, rows: ComparedRows) -> SpaceResult:
-    """Return what a space finds, with what it builds for such rows, if that is anything."""
-    with torch.device(rows.student_logits.device):  # as a loss is moved to where the models are
+def compared(space: Space, rows: ComparedRows, *, at: torch.device | None = None) -> SpaceResult:
+    """Return what a space finds, with what it builds for such rows, if that is anything.
+
+    Args:
+        space: the space.
+        rows: the rows.
+        at: where it is built; None: where the logits are.
+    """
+    with torch.device(at or rows.student_logits.device):  # as a loss is moved to where the models are
         heads = heads_of(rows.student_logits.shape[1], rows.teacher_logits.shape[1], rows.shared_tokens)
         modules = built_space(space, heads, rows.measure.distance)
     return found_by(space, rows, modules)

@@ -26,6 +26,7 @@ class Alpha(Distance):
     """
 
     source: ClassVar[str] = "Amari 1985; Cichocki and Amari 2010, Entropy 12(6)"
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["alpha"] = "alpha"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5

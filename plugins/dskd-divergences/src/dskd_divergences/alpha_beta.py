@@ -23,6 +23,7 @@ class AlphaBeta(Distance):
     """
 
     source: ClassVar[str] = "Cichocki, Cruces and Amari 2011, Entropy 13(1); Wang et al. 2025 (ABKD), arXiv 2505.04560"
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["alpha_beta"] = "alpha_beta"
     alpha: Annotated[float, Field(gt=0, le=10)] = 0.2

@@ -23,6 +23,7 @@ class Jeffreys(Distance):
 
     source: ClassVar[str] = "Jeffreys 1946; Kullback and Leibler 1951"
     symmetric: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["jeffreys"] = "jeffreys"
 

@@ -23,6 +23,7 @@ class SquaredHellinger(Distance):
 
     source: ClassVar[str] = "Hellinger 1909; Le Cam and Yang 2000, Asymptotics in Statistics"
     symmetric: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["squared_hellinger"] = "squared_hellinger"
 

@@ -23,6 +23,7 @@ class TotalVariation(Distance):
     symmetric: ClassVar[bool] = True
     is_metric: ClassVar[bool] = True
     refinement_invariant: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["tvd"] = "tvd"
 

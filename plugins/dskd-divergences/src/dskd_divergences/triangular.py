@@ -23,6 +23,7 @@ class Triangular(Distance):
 
     source: ClassVar[str] = "Le Cam 1986; Topsøe 2000, IEEE Transactions on Information Theory 46(4)"
     symmetric: ClassVar[bool] = True
+    sums_over_vocabulary: ClassVar[bool] = True
 
     name: Literal["triangular"] = "triangular"
 

@@ -1,0 +1,266 @@
+"""`HeadPart`: a head whose tokens are cut over ranks, of which this one has a part."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dskd_components.distributed.gathering import gathered, is_sharded, local_part
+from dskd_components.distributed.vocabulary_shards import VocabularyShards
+from dskd_components.models.head import Head
+from dskd_components.models.head_recipe import HeadRecipe, read_head_recipe
+from dskd_components.models.wrappers import unwrapped
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dskd_components.models.wrappers import CausalLM
+
+
+class HeadPart(Head):
+    """A head that is a whole one to everybody who asks, and is gathered only for who asks for all of its tensors.
+
+    Whoever can do with a part reads `local` and `shards`. ``weight``, ``bias`` and what is made of them are gathered
+    when they are first read, by all ranks together.
+
+    Args:
+        recipe: weight and bias as the engine keeps them, a DTensor each.
+        shards: how the weight's rows are cut.
+        valid_vocabulary_size: as in `Head`.
+    """
+
+    # An engine that looks for tensors in what it calls, as FSDP2 does, would gather them: here are none to be found.
+    __dataclass_fields__: ClassVar[dict[str, Any]] = {}
+
+    _recipe: HeadRecipe
+    _all_shards: VocabularyShards
+    _origin: HeadPart | None
+
+    def __init__(self, recipe: HeadRecipe, shards: VocabularyShards, valid_vocabulary_size: int | None) -> None:
+        # What is frozen is set this way once; weight and bias are not: they are made when they are asked for.
+        values = {"scale": recipe.scale, "softcap": recipe.softcap, "valid_vocabulary_size": valid_vocabulary_size}
+        vars(self).update(values, _recipe=recipe, _all_shards=shards, _origin=None)
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        *,
+        bias: Tensor | None = None,
+        scale: float = 1.0,
+        softcap: float | None = None,
+        valid_vocabulary_size: int | None = None,
+        same_rows: bool,
+    ) -> Head:
+        """Return the head of a parameter that is sharded, for a training loop that builds its states by hand.
+
+        Args:
+            weight: ``[V, d]``: a DTensor.
+            bias: ``[V]``: a DTensor that is cut as the weight is, or None.
+            scale: as in `Head`.
+            softcap: as in `Head`.
+            valid_vocabulary_size: as in `Head`.
+            same_rows: whether the ranks have the same batch, as in tensor parallelism, rather than one each.
+
+        Returns:
+            A part, if rows are cut over one dimension of a mesh and each rank has a real token; else the whole head,
+            gathered. It is good for one step.
+        """
+        recipe = HeadRecipe(weight, bias, scale=scale, softcap=softcap, rows=None)
+        found = _part(recipe, valid_vocabulary_size, same_rows=same_rows)
+        return HeadPart._gathered(recipe, valid_vocabulary_size) if found is None else found
+
+    @staticmethod
+    def _gathered(recipe: HeadRecipe, valid_vocabulary_size: int | None) -> Head:
+        whole = recipe.gathered()
+        return Head(
+            whole.weight,
+            bias=whole.bias,
+            scale=whole.scale,
+            softcap=whole.softcap,
+            valid_vocabulary_size=valid_vocabulary_size,
+        )
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """``[V, d]``, gathered."""
+        return self._whole.weight
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """``[V]``, gathered, or None."""
+        if self._recipe.bias is None:
+            return None
+        bias = gathered(self._recipe.bias)[: self._recipe.rows or None]
+        return bias if self._origin is None else bias.detach()
+
+    def gathered(self) -> Head:
+        """Return the head with all of its tokens on this rank, gathered once."""
+        return self._whole
+
+    @cached_property
+    def _whole(self) -> Head:
+        if self._origin is not None:
+            whole: Head = self._origin.gathered().with_vocabulary(self.valid_vocabulary_size)
+            return whole.detach()
+        return self._gathered(self._recipe, self.valid_vocabulary_size)
+
+    @cached_property
+    def local(self) -> Head:
+        """The head of the tokens whose rows this rank has, padding left out; gradients stay on this rank."""
+        if self._origin is not None:
+            found: Head = self._origin.local.detach()
+            return found.with_vocabulary(self._own_tokens)
+        return Head(
+            self._local_part(self._recipe.weight),
+            bias=None if self._recipe.bias is None else self._local_part(self._recipe.bias),
+            scale=self.scale,
+            softcap=self.softcap,
+            valid_vocabulary_size=self._own_tokens,
+        )
+
+    def is_cut_like(self, other: Head) -> bool:
+        """Return whether another head's tokens are on the same ranks as far as both heads have them.
+
+        Args:
+            other: the other head.
+        """
+        ours, theirs = self.shards, other.shards
+        if theirs is None or (ours.group, ours.same_rows) != (theirs.group, theirs.same_rows):
+            return False
+        common = min(self.vocabulary_size, other.vocabulary_size)
+        return ours.up_to(common).bounds == theirs.up_to(common).bounds
+
+    def same_part_of(self, other: Head) -> HeadPart | None:
+        """Return a head that every rank has whole as if it were cut like this one; None if a rank would have none.
+
+        Args:
+            other: the other head, a constant: what it learned on one rank the others would not know.
+        """
+        rows = len(other.weight)
+        bounds = (*(min(bound, rows) for bound in self._all_shards.bounds[:-1]), rows)
+        shards = self._all_shards.among(bounds)
+        if not shards.up_to(other.vocabulary_size).leave_nobody_out:
+            return None
+        constant = other.detach()
+        recipe = HeadRecipe(constant.weight, constant.bias, scale=other.scale, softcap=other.softcap, rows=None)
+        return HeadPart(recipe, shards, other.valid_vocabulary_size)
+
+    def _own_rows(self, parameter: Any) -> Tensor:
+        return local_part(parameter) if is_sharded(parameter) else parameter[self._all_shards.own]
+
+    def _local_part(self, parameter: Any) -> Tensor:
+        part = self._own_rows(parameter)
+        if part.requires_grad and not self._all_shards.same_rows:
+            # Ranks with rows of their own have given their sum here: data parallelism makes an average of it.
+            part = part.view_as(part)
+            part.register_hook(lambda gradient: gradient / self._all_shards.ranks)
+        return part
+
+    @cached_property
+    def shards(self) -> VocabularyShards:
+        """How the real tokens are cut over ranks."""
+        found: VocabularyShards = self._all_shards.up_to(self.vocabulary_size)
+        return found
+
+    @property
+    def _own_tokens(self) -> int:
+        first, last = self.shards.bounds[self.shards.rank : self.shards.rank + 2]
+        return last - first
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return local_part(self._recipe.weight).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what the weight is stored."""
+        dtype: torch.dtype = self._recipe.weight.dtype
+        return dtype
+
+    @property
+    def hidden_size(self) -> int:
+        """Width d of the hidden states that this head reads."""
+        return int(self._recipe.weight.shape[1])
+
+    @property
+    def token_count(self) -> int:
+        """Number of real tokens on all ranks together, without padding rows."""
+        rows: int = self._recipe.weight.shape[0]
+        return self.valid_vocabulary_size or self._recipe.rows or rows
+
+    def rows(self, picked: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return some rows of weight and bias, detached, from the ranks that have them."""
+        weight, bias = self._recipe.weight, self._recipe.bias
+        found = self._all_shards.picked_rows(self._own_rows(weight).detach(), picked)
+        if bias is None:
+            return found, None
+        return found, self._all_shards.picked_rows(self._own_rows(bias).detach(), picked)
+
+    def detach(self) -> Head:
+        """Return the same head with its tensors cut from the graph."""
+        return self._like(self.valid_vocabulary_size, origin=self)
+
+    def with_vocabulary(self, size: int | None) -> Head:
+        """Return the same head with another number of real tokens; None: all rows."""
+        return self._like(size, origin=self._origin)
+
+    def _like(self, size: int | None, *, origin: HeadPart | None) -> HeadPart:
+        found = HeadPart(self._recipe, self._all_shards, size)
+        vars(found).update(_origin=origin)
+        return found
+
+
+def head_of_step(model: CausalLM, *, valid_vocabulary_size: int | None) -> Head:
+    """Return a model's head for one step: a part of it where tensor parallelism or FSDP2 has cut its vocabulary.
+
+    Args:
+        model: a causal language model, as `Head.from_model` takes it.
+        valid_vocabulary_size: as there.
+
+    Raises:
+        InputError: as there.
+    """
+    recipe = read_head_recipe(model)
+    same_rows = _ranks_have_the_same_rows(recipe.weight, model) if is_sharded(recipe.weight) else None
+    found = None if same_rows is None else _part(recipe, valid_vocabulary_size, same_rows=same_rows)
+    return HeadPart._gathered(recipe, valid_vocabulary_size) if found is None else found
+
+
+def _part(recipe: HeadRecipe, valid_vocabulary_size: int | None, *, same_rows: bool) -> HeadPart | None:
+    """Return a part of a head; None if it is not cut by tokens, or a rank would have none."""
+    tensors = [recipe.weight] if recipe.bias is None else [recipe.weight, recipe.bias]
+    if not all(is_sharded(tensor) for tensor in tensors):
+        return None
+    shards, *others = (VocabularyShards.of(tensor, same_rows=same_rows) for tensor in tensors)
+    if shards is None or any(other is None or other.bounds != shards.bounds for other in others):
+        return None
+    size = valid_vocabulary_size or recipe.rows or shards.bounds[-1]
+    return HeadPart(recipe, shards, valid_vocabulary_size) if shards.up_to(size).leave_nobody_out else None
+
+
+def _ranks_have_the_same_rows(parameter: Any, model: CausalLM) -> bool | None:
+    """Return whether the ranks of a parameter's mesh have one batch: all but those of FSDP2; None: not known."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None or not hasattr(fsdp, "FSDPModule"):
+        return True
+    inner: Any = unwrapped(model)
+    meshes = [_data_parallel_mesh(module) for module in inner.modules() if isinstance(module, fsdp.FSDPModule)]
+    if not meshes and getattr(inner.get_output_embeddings(), "_is_fsdp_managed_module", False):
+        return None  # FSDP2 has sharded something around the model
+    if any(mesh is None for mesh in meshes):
+        return None
+    return all(mesh != parameter.device_mesh for mesh in meshes)
+
+
+def _data_parallel_mesh(module: Any) -> Any:
+    """Return over which mesh FSDP2 has sharded a module; None where this version of PyTorch does not say."""
+    try:
+        state = module._get_fsdp_state()
+        groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+        return groups[0].mesh_info.mesh
+    except (AttributeError, IndexError, TypeError):
+        return None
