@@ -14,8 +14,9 @@ import argparse
 import fcntl
 import json
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -35,8 +36,9 @@ from benchmarks.evidence.toy import draw as draw_toy
 from benchmarks.evidence.training import carry_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from benchmarks.evidence.plan import Run
     from benchmarks.evidence.queue import Order
 
 STAGES = ("prepare", "teacher", "runs", "meaning", "report", "toy")
@@ -125,39 +127,43 @@ def all_runs(bench: Bench, order: Order, console: Console, *, hours: float | Non
     """
     began = time.monotonic()
     bench.write_plan()
-    lock = _only_here(bench.folder)
-    while hours is None or time.monotonic() - began < 3600 * hours:
-        found = journals(bench.folder / "runs")
-        finished = dev_scores(found)
-        run = next_run(order, finished, bench.plan)
-        if run is None:
-            console.print("All runs are done.")
-            break
-        arm = arms_of(run.setting)[run.arm]
-        started = time.monotonic()
-        with _display(console) as display:
-            end = carry_out(bench, run, arm, _bar(display, run.name))
-        took = time.monotonic() - started
-        left = remaining(order, finished, bench.plan) - 1
-        console.print(
-            f"{time.strftime('%H:%M')} {run.name}: test {end['nats_per_byte']:.4f} nats a byte, {took:.0f} s "
-            f"({end['seconds']:.0f} s of training); about {left:.0f} runs left, {left * took / 3600:.1f} h at this pace"
-        )
-    lock.close()
+    with _alone_in(bench.folder):
+        while hours is None or time.monotonic() - began < 3600 * hours:
+            finished = dev_scores(journals(bench.folder / "runs"))
+            run = next_run(order, finished, bench.plan)
+            if run is None:
+                console.print("All runs are done.")
+                return
+            left = remaining(order, finished, bench.plan) - 1
+            console.print(f"{_one_run(bench, run, console)}; about {left:.0f} runs left")
 
 
-def _only_here(folder: Path) -> TextIO:
-    """Return the lock of a folder, in which one process trains at a time.
+def _one_run(bench: Bench, run: Run, console: Console) -> str:
+    """Train one student, and return what to say of it."""
+    started = time.monotonic()
+    with _display(console) as display:
+        end = carry_out(bench, run, arms_of(run.setting)[run.arm], _bar(display, run.name))
+    return (
+        f"{time.strftime('%H:%M')} {run.name}: test {end['nats_per_byte']:.4f} nats a byte, "
+        f"{time.monotonic() - started:.0f} s, {end['seconds']:.0f} s of them training"
+    )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, in which one process trains at a time.
 
     Raises:
         SystemExit: another one does.
     """
-    lock = (folder / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise SystemExit(f"{folder}: another process trains there. Wait for it, or give another --folder.") from error
-    return lock
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SystemExit(
+                f"{folder}: another process trains there. Wait for it, or give another --folder."
+            ) from error
+        yield
 
 
 def _display(console: Console) -> Progress:

@@ -68,7 +68,7 @@ class Plan:
         """Return a plan of seconds, to see that everything works; its results mean nothing."""
         return cls(
             packages=False,
-            max_documents=24,
+            max_documents=64,
             vocabulary=400,
             layers=(0, 2),
             train_texts=24,

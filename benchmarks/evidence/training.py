@@ -117,7 +117,7 @@ class Training:
                 loss = self._cross_entropy(batch)
                 found = {"ce": loss.detach()}
         if not torch.isfinite(loss):
-            raise NonFiniteError(f"The loss of step {step + 1} is {float(loss)}.")
+            raise NonFiniteError(f"The loss of step {step + 1} is {float(loss.detach())}.")
         loss.backward()
         clip_grad_norms(self._student, self._loss_fn, 1.0)
         self._optimizer.step()
@@ -190,7 +190,7 @@ def evaluated_after(length: int, evaluations: int) -> set[int]:
 
 
 def _rounded(value: Tensor) -> float:
-    return float(f"{float(value):.{DIGITS}g}")
+    return float(f"{float(value.detach()):.{DIGITS}g}")
 
 
 def trained_by_cross_entropy(bench: Bench, student: Any, watch: Callable[[int, int], None]) -> None:
