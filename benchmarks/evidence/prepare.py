@@ -53,7 +53,9 @@ def prepare(
         whole = load_model(bench.folder / "teacher", torch.bfloat16)
         save(pruned(whole, bench.plan.layers), bench.teacher_tokenizer, bench.folder / "students" / "one")
     if not (bench.folder / "tokenizer").is_dir():
-        trained = train_metaspace_bpe(_texts_of_vocabularies(bench), bench.plan.vocabulary)
+        # By lines, as SentencePiece trains: so no token goes across the end of a line.
+        lines = [line for text in _texts_of_vocabularies(bench) for line in text.splitlines()]
+        trained = train_metaspace_bpe(lines, bench.plan.vocabulary)
         trained.save_pretrained(bench.folder / "tokenizer")
     if not (bench.folder / "students" / "two").is_dir():
         _give_tokenizer(bench, watch)

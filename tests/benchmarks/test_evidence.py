@@ -18,6 +18,7 @@ from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.data import Text, load_texts, texts_of_steps
 from benchmarks.evidence.journal import Journal, dev_scores, journals
 from benchmarks.evidence.models import load_tokenizer, narrowed_tokenizer
+from benchmarks.evidence.page import fill
 from benchmarks.evidence.plan import Plan, Run
 from benchmarks.evidence.queue import best_rate, next_run, remaining
 from benchmarks.evidence.results import paired
@@ -55,6 +56,38 @@ def test_all_arms_are_tuned_and_trained_with_all_seeds(folder: Path) -> None:
         assert len(journal.rows[-1]["nats"]) == PLAN.test_texts
 
 
+def test_the_report_has_all_arms_and_numbers(folder: Path) -> None:
+    found = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
+    assert found["runs"] == len(journals(folder / "runs"))
+    assert set(found["baselines"]) == {"teacher", "one", "two"}
+    assert found["settings"]["two"]["arms"]["cma-shared"]["minus"]["ce"]["seeds"].keys() == {"0", "1"}
+    assert found["settings"]["scarce"]["arms"] == {}
+    for rows in found["meaning"].values():
+        for name, row in rows.items():
+            assert 0 <= row["cka"] <= 1 + 1e-6, name
+            assert all(0 <= row[key] <= 1 for key in row if key in ("neighbours", "round trip", "aligned")), name
+    assert found["meaning"]["one"]["start"]["aligned"] == 1
+    for name in ("gains", "curves", "toy"):
+        assert (folder / "report" / f"evidence_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_are_written_into_the_page(folder: Path, tmp_path: Path) -> None:
+    found = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
+    places = ["state", *(f"table {name}" for name in found["settings"])]
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"before\n<!-- {name} -->\nold\n<!-- end -->\nafter\n" for name in places))
+    fill(page, found)
+    text = page.read_text(encoding="utf-8")
+    assert "old" not in text
+    assert text.count("before\n") == text.count("after\n") == len(places)
+    assert f"{found['settings']['two']['arms']['cma-shared']['mean']:.4f}" in text
+    fill(page, found)
+    assert page.read_text(encoding="utf-8") == text
+    page.write_text("nothing")
+    with pytest.raises(SystemExit, match="expected a place for 'table one'"):
+        fill(page, found)
+
+
 def test_a_finished_run_is_not_carried_out_again(folder: Path) -> None:
     bench = Bench(folder, PLAN)
     run = next(iter(journals(folder / "runs")))
@@ -63,8 +96,10 @@ def test_a_finished_run_is_not_carried_out_again(folder: Path) -> None:
     assert bench.journal(run).rows == before
 
 
-@pytest.mark.parametrize(("setting", "arm"), [("two", "cma-shared"), ("one", "dskd"), ("two", "ce")])
-@pytest.mark.parametrize("killed_after", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("setting", "arm", "killed_after"),
+    [("two", "cma-shared", 1), ("two", "cma-shared", 3), ("one", "dskd", 2), ("two", "ce", 3)],
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     folder: Path, setting: Any, arm: str, killed_after: int
 ) -> None:
@@ -86,25 +121,21 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("setting", ["one", "two"])
-def test_every_arm_takes_a_step(folder: Path, setting: Any) -> None:
+def test_every_arm_takes_a_step_from_the_same_student_on_the_same_texts(folder: Path, setting: Any) -> None:
     bench = Bench(folder, replace(PLAN, steps=1, evaluations=1))
+    first = {name: value.clone() for name, value in bench.student(setting).state_dict().items()}
+    seen = None
     for name, arm in arms_of(setting).items():
-        training = Training(bench, Run(setting, name, 0.001, 0), arm, Journal(folder / "unused.jsonl"))
+        training = Training(bench, Run(setting, name, 0.001, 3), arm, Journal(folder / "unused.jsonl"))
+        assert all(torch.equal(value, first[key]) for key, value in training._student.state_dict().items()), name
+        assert training._texts[0] == (seen or training._texts[0]), name
+        seen = training._texts[0]
         row = training._step(0)
         assert math.isfinite(row["loss"]), name
-        assert not arm.teacher or len(row) > 3, name
-
-
-def test_students_of_a_setting_begin_alike_and_see_the_same_texts(folder: Path) -> None:
-    bench = Bench(folder, PLAN)
-    arms = [
-        Training(bench, Run("two", name, 0.1, 3), arm, Journal(folder / "unused.jsonl"))
-        for name, arm in arms_of("two").items()
-    ]
-    for other in arms[1:]:
-        assert other._texts[0] == arms[0]._texts[0]
-        pairs = zip(arms[0]._student.parameters(), other._student.parameters(), strict=True)
-        assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+        assert "ce" in row, name
+        assert (len(row) > 3) == arm.teacher, name
+        moved = [not torch.equal(value, first[key]) for key, value in training._student.state_dict().items()]
+        assert all(moved), name
 
 
 def test_another_plan_is_refused(folder: Path) -> None:
@@ -139,11 +170,11 @@ def test_every_arm_is_in_the_queue_once() -> None:
 
 
 @pytest.mark.parametrize("from_file", [False, True])
-def test_parts_have_no_document_and_no_text_in_common(tmp_path: Path, from_file: bool) -> None:
+def test_parts_have_no_document_and_no_text_in_common(folder: Path, tmp_path: Path, from_file: bool) -> None:
     file = tmp_path / "chats.jsonl"
     lines = [{"prompt": f"What is {number}?", "response": f" It is {number}."} for number in range(90)]
     file.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
-    parts = load_texts(PLAN, file if from_file else None)
+    parts = load_texts(PLAN, file) if from_file else Bench(folder, PLAN).texts
     assert set(parts) == {"test", "dev", "train", "heal", "scarce"}
     assert all(text in parts["train"] for text in parts["scarce"])
     apart = [parts[name] for name in ("test", "dev", "train", "heal")]
@@ -156,7 +187,7 @@ def test_parts_have_no_document_and_no_text_in_common(tmp_path: Path, from_file:
 
 def test_a_narrowed_tokenizer_writes_every_text_with_tokens_of_the_whole(folder: Path) -> None:
     whole = load_tokenizer(folder / "whole-teacher")
-    texts = [text.whole for text in load_texts(PLAN, None)["train"]]
+    texts = [text.whole for text in Bench(folder, PLAN).texts["train"]]
     narrowed, kept = narrowed_tokenizer(whole, texts, 400)
     assert len(narrowed) == len(kept) == 400
     for text in (*texts[:5], "naïve 漢字 🙂\t\n  x"):
