@@ -61,6 +61,43 @@ def _row(arm: Mapping[str, Any]) -> str:
     )
 
 
+MEANING: Final = {
+    "projected loss": "{:.2f}",
+    "projected right": "{:.1%}",
+    "student loss": "{:.2f}",
+    "student right": "{:.1%}",
+    "aligned": "{:.1%}",
+    "neighbours": "{:.1%}",
+    "round trip": "{:.1%}",
+    "cosine": "{:.3f}",
+    "inner product": "{:.2e}",
+    "cka": "{:.3f}",
+}
+"""The columns of the tables of meaning, by the names of their numbers."""
+
+
+def meaning_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the table of what projections keep.
+
+    Args:
+        rows: by arm, or ``start`` and ``random``.
+    """
+    if not rows:
+        return "Not measured yet."
+    titles = {"start": "*before training, from the heads*", "random": "*before training, random*"}
+    lines = [f"| after | {' | '.join(MEANING)} |", "|---" * (1 + len(MEANING)) + "|"]
+    for name, row in rows.items():
+        cells = [form.format(row[key]) if key in row else "" for key, form in MEANING.items()]
+        lines.append(f"| {titles.get(name, f'`{name}`')} | {' | '.join(cells)} |")
+    one = next(iter(rows.values()))
+    lines += [
+        "",
+        f"The teacher itself: {one['teacher loss']:.2f} nats a token, {one['teacher right']:.1%} right, at the same "
+        f"{one['positions']:,.0f} positions.",
+    ]
+    return "\n".join(lines)
+
+
 def fill(page: Path, found: Mapping[str, Any]) -> None:
     """Write the tables into the page, between the comments ``<!-- table NAME -->`` and ``<!-- end -->``.
 
@@ -73,6 +110,7 @@ def fill(page: Path, found: Mapping[str, Any]) -> None:
     """
     text = page.read_text(encoding="utf-8")
     parts = {f"table {name}": table(setting) for name, setting in found["settings"].items()}
+    parts |= {f"meaning {name}": meaning_table((found["meaning"] or {}).get(name, {})) for name in ("one", "two")}
     parts["state"] = state(found)
     for name, content in parts.items():
         text, times = re.subn(

@@ -73,7 +73,7 @@ def test_the_report_has_all_arms_and_numbers(folder: Path) -> None:
 
 def test_tables_are_written_into_the_page(folder: Path, tmp_path: Path) -> None:
     found = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
-    places = ["state", *(f"table {name}" for name in found["settings"])]
+    places = ["state", *(f"table {name}" for name in found["settings"]), "meaning one", "meaning two"]
     page = tmp_path / "page.md"
     page.write_text("".join(f"before\n<!-- {name} -->\nold\n<!-- end -->\nafter\n" for name in places))
     fill(page, found)
