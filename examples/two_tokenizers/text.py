@@ -14,12 +14,15 @@ from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     Document = Callable[[], str]
 
 SPLIT_SEED: Final = 0
 """Which documents are held out is the same in every run, so that runs can be compared."""
+
+NO_DOCUMENTATION: Final = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3"})
+"""Folders of the standard library whose modules document nothing, or are not its own."""
 
 SHORTEST_CHUNK: Final = 32
 """Bytes; what is shorter, the end of a document as a rule, is left out."""
@@ -41,25 +44,45 @@ class Corpus:
 def load_corpus(*, chunk_bytes: int, held_out_share: float = 0.08, max_documents: int | None = None) -> Corpus:
     """Read the text, split it by document, remove repetitions, and cut it into chunks.
 
-    Python's reference repeats itself: whole sections stand under several topics. A paragraph is therefore kept only
-    where it occurs first, and the held-out documents come first.
-
     Args:
         chunk_bytes: the most UTF-8 bytes that a chunk has.
         held_out_share: share of the documents that is held out.
         max_documents: use only so many documents, for quick runs.
     """
-    documents = [*_topics(), *_modules()]
+    shares = {"held_out": held_out_share, "train": 1 - held_out_share}
+    parts = load_parts(shares, chunk_bytes=chunk_bytes, max_documents=max_documents)
+    chunks = {name: tuple(chunk for document in documents for chunk in document) for name, documents in parts.items()}
+    return Corpus(train=chunks["train"], held_out=chunks["held_out"])
+
+
+def load_parts(
+    shares: Mapping[str, float], *, chunk_bytes: int, max_documents: int | None = None, packages: bool = False
+) -> dict[str, list[tuple[str, ...]]]:
+    """Read the text, and return parts of it that have no document and no paragraph in common.
+
+    Python's reference repeats itself: whole sections stand under several topics. A paragraph is therefore kept only
+    where it occurs first, and documents of an earlier part come first.
+
+    Args:
+        shares: by name of a part, its share of the documents; the last one has all that are left.
+        chunk_bytes: the most UTF-8 bytes that a chunk has.
+        max_documents: use only so many documents, for quick runs.
+        packages: whether to read the modules of packages, too.
+
+    Returns:
+        By name of a part, the chunks of each document; documents without any are there, empty.
+    """
+    documents = [*_topics(), *_modules(packages=packages)]
     random.Random(SPLIT_SEED).shuffle(documents)
     texts = [read() for read in documents[:max_documents]]
-    held_out_count = max(1, round(len(texts) * held_out_share))
-
     seen: set[str] = set()
     pieces = [tuple(_chunks(_unseen_paragraphs(text, seen), chunk_bytes)) for text in texts]
-    return Corpus(
-        train=tuple(chunk for chunks in pieces[held_out_count:] for chunk in chunks),
-        held_out=tuple(chunk for chunks in pieces[:held_out_count] for chunk in chunks),
-    )
+    parts: dict[str, list[tuple[str, ...]]] = {}
+    for name, share in shares.items():
+        first = sum(map(len, parts.values()))
+        end = None if len(parts) == len(shares) - 1 else first + max(1, round(len(texts) * share))
+        parts[name] = pieces[first:end]
+    return parts
 
 
 def normalised(paragraph: str) -> str:
@@ -72,9 +95,12 @@ def _topics() -> list[Document]:
     return [partial(topics.__getitem__, name) for name in sorted(topics)]
 
 
-def _modules() -> list[Document]:
-    """Return the top-level modules of the standard library, each read as its docstrings one after the other."""
-    return [partial(_docstrings, path) for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))]
+def _modules(*, packages: bool) -> list[Document]:
+    """Return the modules of the standard library, each read as its docstrings one after the other."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    paths = folder.rglob("*.py") if packages else folder.glob("*.py")
+    own = [path for path in sorted(paths) if NO_DOCUMENTATION.isdisjoint(path.relative_to(folder).parts)]
+    return [partial(_docstrings, path) for path in own]
 
 
 def _docstrings(module: Path) -> str:

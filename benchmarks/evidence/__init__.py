@@ -1,0 +1,1 @@
+"""What distillation brings, with real models: ``python -m benchmarks.evidence``; see docs/explanation/evidence.md."""

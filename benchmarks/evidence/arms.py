@@ -1,0 +1,135 @@
+"""What the students of a setting learn from, and in which order they are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.evidence.shared_query import SharedQueryAttention
+from dskd_components import DSKDSpec
+from dskd_components.distances import KL
+from dskd_components.spaces import SharedVocabularySpace, StudentSpace, TeacherSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from benchmarks.evidence.plan import SettingName
+
+HEADS: Final[dict[str, Any]] = {"t2s_projector": "pinv", "s2t_projector": "live_pinv"}
+"""Projectors that start from the heads; the one to the teacher's space stays there."""
+
+BOTH_SPACES: Final = (StudentSpace(), TeacherSpace(distance=KL()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What students learn from.
+
+    Args:
+        title: for tables.
+        spec: of the loss; of an arm without a teacher, only for the columns that its batches have.
+        teacher: whether there is a teacher.
+        longer: how many times as many steps it has.
+        vocabulary_method: as in `DSKDLoss.from_models`.
+    """
+
+    title: str
+    spec: DSKDSpec
+    teacher: bool = True
+    longer: float = 1.0
+    vocabulary_method: Any = "bytes"
+
+
+def _alone(aligner: str, **options: Any) -> Arm:
+    """Return cross entropy without a teacher."""
+    fields: dict[str, Any] = {"s2t_projector": "linear", "spaces": [TeacherSpace()], "kd_rate": 0.0}
+    return Arm(spec=DSKDSpec(aligner=aligner, **fields), teacher=False, **options)
+
+
+def _one_vocabulary() -> dict[str, Arm]:
+    from_heads = DSKDSpec.preset("dskd", **HEADS)
+    distances = ("reverse_kl", "js", "skew_kl", "skew_reverse_kl", "adaptive_kl")
+    everywhere = {
+        f"dskd-{name}": Arm(
+            title=f"the same, both spaces by `{name}`",
+            spec=from_heads.replace(distance=name, spaces=(StudentSpace(), TeacherSpace())),
+        )
+        for name in distances
+    }
+    return {
+        "ce": _alone("identity", title="cross entropy alone"),
+        "ce-longer": _alone("identity", title="cross entropy alone, 1.5 times the steps", longer=1.5),
+        "vanilla-kd": Arm(title="`vanilla-kd`", spec=DSKDSpec.preset("vanilla-kd")),
+        "dskd": Arm(title="`dskd`, as published (random `linear` projectors)", spec=DSKDSpec.preset("dskd")),
+        "dskd-heads": Arm(title="`dskd` with `pinv` and `live_pinv`", spec=from_heads),
+        "teacher-space": Arm(
+            title="its teacher's space alone", spec=from_heads.replace(spaces=(TeacherSpace(distance=KL()),))
+        ),
+        "dskd-v2": Arm(title="`dskd-v2`, as published", spec=DSKDSpec.preset("dskd-v2")),
+        "dskd-vanilla": Arm(
+            title="`dskd` with `pinv` and `live_pinv`, and `vanilla-kd`",
+            spec=from_heads.replace(spaces=(SharedVocabularySpace(), *BOTH_SPACES)),
+        ),
+        **everywhere,
+    }
+
+
+def _two_vocabularies() -> dict[str, Arm]:
+    exact = DSKDSpec(aligner="exact_match", spaces=BOTH_SPACES, **HEADS)
+    strict = {"name": "uld_hybrid", "unmatched_weight": 0.0}
+    return {
+        "ce": _alone("exact_match", title="cross entropy alone"),
+        "ce-longer": _alone("exact_match", title="cross entropy alone, 1.5 times the steps", longer=1.5),
+        "exact-heads": Arm(title="`exact_match`, both spaces, `pinv` and `live_pinv`, no filter", spec=exact),
+        "dskd-cma": Arm(title="`dskd-cma`, as published", spec=DSKDSpec.preset("dskd-cma")),
+        "uld-hybrid": Arm(
+            title="hybrid ULD (`uld_hybrid`), `exact_match`, kd_rate 0.8",
+            spec=DSKDSpec(spaces=["uld_hybrid"], aligner="exact_match", kd_rate=0.8),
+        ),
+        "strict": Arm(
+            title="shared tokens alone, `exact_match` (strict KL)",
+            spec=DSKDSpec(spaces=[strict], aligner="exact_match"),
+        ),
+        "exact-strict": Arm(
+            title="`exact_match`, both spaces from the heads, and shared tokens",
+            spec=exact.replace(spaces=(*BOTH_SPACES, strict)),
+        ),
+        "teacher-space": Arm(
+            title="`exact_match`, the teacher's space alone, `live_pinv`",
+            spec=exact.replace(spaces=(TeacherSpace(distance=KL()),)),
+        ),
+        "span-heads": Arm(title="`span`, both spaces, `pinv` and `live_pinv`", spec=exact.replace(aligner="span")),
+        "cma-shared": Arm(
+            title="attention that starts from shared tokens, no target embedding, `pinv` and `live_pinv`",
+            spec=exact.replace(aligner=SharedQueryAttention()),
+        ),
+        "dskd-v2-eta": Arm(title="`dskd-v2-eta`, as published", spec=DSKDSpec.preset("dskd-v2-eta")),
+        "exact-linear": Arm(
+            title="`dskd-cma` with `exact_match` (random `linear` projectors, filter)",
+            spec=DSKDSpec.preset("dskd-cma", aligner="exact_match"),
+        ),
+        "uld": Arm(title="ULD (`uld`, `positional`)", spec=DSKDSpec(spaces=["uld"], aligner="positional")),
+        "min-edit": Arm(title="shared tokens alone, `min_edit`", spec=DSKDSpec(spaces=[strict], aligner="min_edit")),
+        "kq": Arm(title="`dskd-cma` with `kq`", spec=DSKDSpec.preset("dskd-cma", aligner="kq")),
+    }
+
+
+def arms_of(setting: SettingName) -> Mapping[str, Arm]:
+    """Return the arms of a setting, by name.
+
+    Args:
+        setting: the setting.
+    """
+    return _one_vocabulary() if setting == "one" else _two_vocabularies()
+
+
+ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
+    ("two", ("ce", "exact-heads", "dskd-cma", "uld-hybrid")),
+    ("one", ("ce", "vanilla-kd", "dskd-heads", "dskd", "dskd-v2")),
+    ("two", ("strict", "span-heads", "cma-shared", "exact-linear")),
+    ("one", ("dskd-vanilla", "teacher-space", "ce-longer")),
+    ("scarce", ("ce", "exact-heads", "uld-hybrid", "dskd-cma")),
+    ("two", ("exact-strict", "teacher-space", "dskd-v2-eta", "uld", "min-edit", "kq", "ce-longer")),
+    ("one", ("dskd-reverse_kl", "dskd-js", "dskd-skew_kl", "dskd-skew_reverse_kl", "dskd-adaptive_kl")),
+)
+"""The queue, the most telling first: all arms of a line are tuned, then trained with the other seeds."""

@@ -1,0 +1,219 @@
+"""The experiment from end to end, tiny; and what its runs, its queue and its texts promise."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from benchmarks.evidence.__main__ import main
+from benchmarks.evidence.arms import ORDER, arms_of
+from benchmarks.evidence.bench import Bench
+from benchmarks.evidence.data import Text, load_texts, texts_of_steps
+from benchmarks.evidence.journal import Journal, dev_scores, journals
+from benchmarks.evidence.models import load_tokenizer, narrowed_tokenizer
+from benchmarks.evidence.page import fill
+from benchmarks.evidence.plan import Plan, Run
+from benchmarks.evidence.queue import best_rate, next_run, remaining
+from benchmarks.evidence.results import paired
+from benchmarks.evidence.training import Training, carry_out
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLAN = Plan.quick()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("evidence") / "folder"
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main(["all", "--quick", "--folder", str(made)])
+    return made
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_all_arms_are_tuned_and_trained_with_all_seeds(folder: Path) -> None:
+    found = journals(folder / "runs")
+    finished = dev_scores(found)
+    assert len(finished) == len(found) == len(list((folder / "runs").iterdir()))  # no checkpoint is left
+    for setting, arm in (("two", "ce"), ("two", "cma-shared"), ("one", "dskd")):
+        rate = best_rate(finished, setting, arm, PLAN)  # type: ignore[arg-type]
+        assert all(Run(setting, arm, rate, seed) in finished for seed in PLAN.seeds)  # type: ignore[arg-type]
+    for journal in found.values():
+        kinds = [row["kind"] for row in journal.rows]
+        assert kinds == ["start", "step", "step", "dev", "step", "step", "dev", "end"]
+        assert all(math.isfinite(row["loss"]) for row in journal.rows if row["kind"] == "step")
+        assert len(journal.rows[-1]["nats"]) == PLAN.test_texts
+
+
+def test_the_report_has_all_arms_and_numbers(folder: Path) -> None:
+    found = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
+    assert found["runs"] == len(journals(folder / "runs"))
+    assert set(found["baselines"]) == {"teacher", "one", "two"}
+    assert found["settings"]["two"]["arms"]["cma-shared"]["minus"]["ce"]["seeds"].keys() == {"0", "1"}
+    assert found["settings"]["scarce"]["arms"] == {}
+    for rows in found["meaning"].values():
+        for name, row in rows.items():
+            assert 0 <= row["cka"] <= 1 + 1e-6, name
+            assert all(0 <= row[key] <= 1 for key in row if key in ("neighbours", "round trip", "aligned")), name
+    assert found["meaning"]["one"]["start"]["aligned"] == 1
+    for name in ("gains", "curves", "toy"):
+        assert (folder / "report" / f"evidence_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_are_written_into_the_page(folder: Path, tmp_path: Path) -> None:
+    found = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
+    places = ["state", *(f"table {name}" for name in found["settings"]), "meaning one", "meaning two"]
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"before\n<!-- {name} -->\nold\n<!-- end -->\nafter\n" for name in places))
+    fill(page, found)
+    text = page.read_text(encoding="utf-8")
+    assert "old" not in text
+    assert text.count("before\n") == text.count("after\n") == len(places)
+    assert f"{found['settings']['two']['arms']['cma-shared']['mean']:.4f}" in text
+    fill(page, found)
+    assert page.read_text(encoding="utf-8") == text
+    page.write_text("nothing")
+    with pytest.raises(SystemExit, match="expected a place for 'table one'"):
+        fill(page, found)
+
+
+def test_a_finished_run_is_not_carried_out_again(folder: Path) -> None:
+    bench = Bench(folder, PLAN)
+    run = next(iter(journals(folder / "runs")))
+    before = bench.journal(run).rows
+    carry_out(bench, run, arms_of(run.setting)[run.arm], lambda done, total: pytest.fail("it was trained"))
+    assert bench.journal(run).rows == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "arm", "killed_after"),
+    [("two", "cma-shared", 1), ("two", "cma-shared", 3), ("one", "dskd", 2), ("two", "ce", 3)],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    folder: Path, setting: Any, arm: str, killed_after: int
+) -> None:
+    bench = Bench(folder, PLAN)
+    run = Run(setting, arm, 0.003, 7)
+    whole = carry_out(bench, run, arms_of(setting)[arm], lambda done, total: None)
+    rows = bench.journal(run).rows
+    (folder / "runs" / f"{run.name}.jsonl").unlink()
+    steps = Training(bench, run, arms_of(setting)[arm], bench.journal(run)).steps()
+    assert [next(steps) for _ in range(killed_after)][-1] == killed_after
+    steps.close()
+    with (folder / "runs" / f"{run.name}.jsonl").open("a") as opened:
+        opened.write('{"kind": "st')  # killed while it wrote
+    again = carry_out(bench, run, arms_of(setting)[arm], lambda done, total: None)
+    resumed = bench.journal(run).rows
+    (folder / "runs" / f"{run.name}.jsonl").unlink()
+    assert without_seconds([again]) == without_seconds([whole])
+    assert without_seconds(resumed) == without_seconds(rows)
+
+
+@pytest.mark.parametrize("setting", ["one", "two"])
+def test_every_arm_takes_a_step_from_the_same_student_on_the_same_texts(folder: Path, setting: Any) -> None:
+    bench = Bench(folder, replace(PLAN, steps=1, evaluations=1))
+    first = {name: value.clone() for name, value in bench.student(setting).state_dict().items()}
+    seen = None
+    for name, arm in arms_of(setting).items():
+        training = Training(bench, Run(setting, name, 0.001, 3), arm, Journal(folder / "unused.jsonl"))
+        assert all(torch.equal(value, first[key]) for key, value in training._student.state_dict().items()), name
+        assert training._texts[0] == (seen or training._texts[0]), name
+        seen = training._texts[0]
+        row = training._step(0)
+        assert math.isfinite(row["loss"]), name
+        assert "ce" in row, name
+        assert (len(row) > 3) == arm.teacher, name
+        moved = [not torch.equal(value, first[key]) for key, value in training._student.state_dict().items()]
+        assert all(moved), name
+
+
+def test_another_plan_is_refused(folder: Path) -> None:
+    with pytest.raises(SystemExit, match="batch_size was 4, is 5"):
+        Bench(folder, replace(PLAN, batch_size=5)).write_plan()
+
+
+@pytest.mark.parametrize("best", [-4, -1, 0, 2, 4])
+def test_the_queue_tunes_each_arm_and_does_nothing_twice(best: int) -> None:
+    plan, finished = Plan(), {}
+    while (run := next_run(ORDER, finished, plan)) is not None:
+        assert run not in finished
+        assert remaining(ORDER, finished, plan) > 0
+        finished[run] = abs(math.log2(run.lr / plan.first_lr[run.setting]) - best)
+    assert remaining(ORDER, finished, plan) == 0
+    for setting, arms in ORDER:
+        for arm in arms:
+            wanted = plan.first_lr[setting] * 2.0**best
+            assert best_rate(finished, setting, arm, plan) == wanted
+            assert {run.seed for run in finished if (run.setting, run.arm, run.lr) == (setting, arm, wanted)} == {
+                0,
+                1,
+                2,
+            }
+
+
+def test_every_arm_is_in_the_queue_once() -> None:
+    queued = [(setting, arm) for setting, arms in ORDER for arm in arms]
+    assert len(queued) == len(set(queued))
+    for setting in ("one", "two"):
+        assert {arm for name, arm in queued if name == setting} == set(arms_of(setting))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_parts_have_no_document_and_no_text_in_common(folder: Path, tmp_path: Path, from_file: bool) -> None:
+    file = tmp_path / "chats.jsonl"
+    lines = [{"prompt": f"What is {number}?", "response": f" It is {number}."} for number in range(90)]
+    file.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    parts = load_texts(PLAN, file) if from_file else Bench(folder, PLAN).texts
+    assert set(parts) == {"test", "dev", "train", "heal", "scarce"}
+    assert all(text in parts["train"] for text in parts["scarce"])
+    apart = [parts[name] for name in ("test", "dev", "train", "heal")]
+    for read in (lambda text: text.document, lambda text: text.whole):
+        kinds = [{read(text) for text in part} for part in apart]
+        assert sum(map(len, kinds)) == len(set.union(*kinds))
+    if from_file:
+        assert parts["test"][0].scored_bytes == len(parts["test"][0].sample["response"])
+
+
+def test_a_narrowed_tokenizer_writes_every_text_with_tokens_of_the_whole(folder: Path) -> None:
+    whole = load_tokenizer(folder / "whole-teacher")
+    texts = [text.whole for text in Bench(folder, PLAN).texts["train"]]
+    narrowed, kept = narrowed_tokenizer(whole, texts, 400)
+    assert len(narrowed) == len(kept) == 400
+    for text in (*texts[:5], "naïve 漢字 🙂\t\n  x"):
+        ids = narrowed(text)["input_ids"]
+        assert ids[0] == narrowed.bos_token_id
+        assert whole.decode(kept[ids[1:]]) == text
+        assert whole.convert_ids_to_tokens(kept[ids]) == narrowed.convert_ids_to_tokens(ids)
+
+
+def test_steps_have_the_same_texts_for_the_same_seed() -> None:
+    texts = [Text(number, {"text": str(number)}) for number in range(10)]
+    steps = texts_of_steps(texts, 3, 6, 4)
+    assert steps == texts_of_steps(texts, 3, 6, 4)
+    assert steps[:4] == texts_of_steps(texts, 3, 4, 4)
+    assert steps != texts_of_steps(texts, 4, 6, 4)
+    seen = [text.document for step in steps for text in step]
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+
+
+def test_paired_differences() -> None:
+    texts = [Text(number // 2, {"text": "x" * 10}) for number in range(8)]
+    theirs = {seed: [1.0 + number for number in range(8)] for seed in (0, 1)}
+    ours = {seed: [value - (1.0 + seed) for value in theirs[0]] for seed in (0, 1, 2)}
+    found = paired(ours, theirs, texts)
+    assert found["seeds"] == pytest.approx({"0": -0.1, "1": -0.2})
+    assert (found["mean"], found["from"], found["to"]) == pytest.approx((-0.15, -0.2, -0.1))
+    assert found["interval"] == pytest.approx([-0.2, -0.1])
+    same = paired(theirs, theirs, texts)
+    assert (same["mean"], *same["interval"]) == (0, 0, 0)
