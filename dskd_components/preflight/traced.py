@@ -1,0 +1,393 @@
+"""What the passes of a model do, found by running it on the meta device: shapes are there, numbers are not.
+
+Nothing is computed, so a model of any size is traced in seconds. Every operation is seen: what it multiplies, what it
+reads and writes, and which memory it takes and gives back. So attention, checkpointing, tied weights and whatever a
+model's code does are in the outcome without a formula for each.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.models.hidden_states import last_hidden_states
+from dskd_components.models.wrappers import unwrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from torch import nn
+
+WIDE: Final = 4
+"""Bytes of a number in float32."""
+
+
+class Product(NamedTuple):
+    """A matrix product ``[batch, rows, inner] [batch, inner, columns]``.
+
+    Args:
+        batch: how many at once.
+        rows: of the first.
+        inner: numbers that each sum runs over.
+        columns: of the second.
+        dtype: of the operands.
+    """
+
+    batch: int
+    rows: int
+    inner: int
+    columns: int
+    dtype: torch.dtype
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.batch * self.rows * self.inner * self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a pass does.
+
+    Args:
+        products: matrix products, each with how often it is made.
+        other_flops: multiplications and additions of what is no plain product: fused attention, convolutions.
+        moved: bytes that all other operations read and write.
+        operations: how many operations there are.
+    """
+
+    products: Mapping[Product, int]
+    other_flops: int
+    moved: int
+    operations: int
+
+    @property
+    def flops(self) -> int:
+        """All multiplications and additions in products."""
+        return sum(product.flops * count for product, count in self.products.items()) + self.other_flops
+
+
+class Change(NamedTuple):
+    """Memory that was taken, or given back.
+
+    Args:
+        size: bytes; below 0 if it was given back.
+        of_gradient: whether a parameter's gradient has it in the end.
+    """
+
+    size: int
+    of_gradient: bool
+
+
+@dataclass(frozen=True, eq=False)
+class TracedModel:
+    """What one batch costs of a model.
+
+    Args:
+        name: of its class.
+        hidden_size: width d of its states.
+        embedding_size: width of its input embedding.
+        vocabulary: rows V of its head.
+        parameters: bytes of each parameter.
+        trained: bytes of each that is trained.
+        numbers: how many numbers are trained.
+        units: bytes of each block of layers, which engines shard one by one.
+        trained_head: bytes of the head if it is trained; else 0.
+        itemsize: bytes of a number of the head.
+        tied: whether the head is the input embedding as well.
+        forward: what the forward pass does.
+        backward: what the backward pass does, recomputed activations included; None without it.
+        forward_peak: the most that the forward pass holds at once.
+        activations: bytes that are kept for the backward pass, hidden states included.
+        backward_changes: what the backward pass takes and gives back.
+    """
+
+    name: str
+    hidden_size: int
+    embedding_size: int
+    vocabulary: int
+    parameters: tuple[int, ...]
+    trained: tuple[int, ...]
+    numbers: int
+    units: tuple[int, ...]
+    trained_head: int
+    itemsize: int
+    tied: bool
+    forward: Work
+    backward: Work | None
+    forward_peak: int
+    activations: int
+    backward_changes: tuple[Change, ...] = field(repr=False, default=())
+
+    @property
+    def bytes(self) -> int:
+        """All parameters."""
+        return sum(self.parameters)
+
+    @property
+    def root(self) -> int:
+        """Bytes outside of the blocks of layers: embedding, head, last norm."""
+        return self.bytes - sum(self.units)
+
+    def backward_peak(self, gradients: float) -> int:
+        """Return the most above what stays that the backward pass holds: activations, temporaries and gradients.
+
+        Args:
+            gradients: the share of the gradients that a device keeps.
+        """
+        sizes = (change.size * (gradients if change.of_gradient else 1.0) for change in self.backward_changes)
+        return int(max(accumulate(sizes, initial=self.activations)))
+
+
+def trace(
+    model: Any, rows: int, length: int, *, trains: bool, fused_attention: bool = True, checkpointing: bool = False
+) -> TracedModel:
+    """Run a model on the meta device over full rows, without padding.
+
+    Args:
+        model: a causal language model whose parameters are on the meta device.
+        rows: samples of the batch.
+        length: tokens of each.
+        trains: whether it is the student, which has a backward pass.
+        fused_attention: whether `scaled_dot_product_attention` keeps no scores, as kernels for CPUs and GPUs do.
+        checkpointing: whether blocks of layers are computed again for the backward pass.
+
+    Raises:
+        InputError: the model is not on the meta device, or cannot be run there.
+        ConfigurationError: it does not support checkpointing.
+    """
+    if any(parameter.device.type != "meta" for parameter in model.parameters()):
+        raise InputError(
+            "model: expected parameters on the meta device, where nothing is computed. Build it under "
+            "`with torch.device('meta'):`."
+        )
+    model.train(trains)
+    learning = [parameter for parameter in model.parameters() if trains and parameter.requires_grad]
+    ids = torch.zeros(rows, length, dtype=torch.int64, device="meta")
+    seen = _Seen()
+    seen.know((*model.parameters(), *model.buffers(), ids))
+    attention = _FusedAttention(seen, fused=fused_attention)
+    _set_checkpointing(model, attention, on=checkpointing)
+    try:
+        with torch.set_grad_enabled(trains), seen, attention:
+            states = last_hidden_states(model, {"input_ids": ids})
+            forward, peak, kept = seen.work(), seen.peak, seen.live
+            seen.start_again()
+            if learning:
+                gradients = torch.autograd.grad(states, learning, torch.empty_like(states), allow_unused=True)
+                seen.name_gradients(gradients)
+    except InputError:
+        raise
+    except Exception as error:  # models are anybody's, and so are their errors
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{type(unwrapped(model)).__name__} cannot be run on the meta device: {type(error).__name__}: {reason}. A "
+            "model whose code looks at numbers has no plan; preflight measures it."
+        ) from error
+    head, embedding = unwrapped(model).get_output_embeddings().weight, unwrapped(model).get_input_embeddings().weight
+    return TracedModel(
+        name=type(unwrapped(model)).__name__,
+        hidden_size=head.shape[1],
+        embedding_size=embedding.shape[1],
+        vocabulary=len(head),
+        parameters=tuple(parameter.nbytes for parameter in model.parameters()),
+        trained=tuple(parameter.nbytes for parameter in learning),
+        numbers=sum(parameter.numel() for parameter in learning),
+        units=tuple(_units(model)),
+        trained_head=head.nbytes if trains and head.requires_grad else 0,
+        itemsize=head.itemsize,
+        tied=head is embedding,
+        forward=forward,
+        backward=seen.work() if trains else None,
+        forward_peak=peak,
+        activations=kept,
+        backward_changes=tuple(seen.changes()) if trains else (),
+    )
+
+
+def _set_checkpointing(model: Any, attention: _FusedAttention, *, on: bool) -> None:
+    if on:
+        if not getattr(model, "supports_gradient_checkpointing", False):
+            raise ConfigurationError(f"checkpointing: {type(model).__name__} does not support it.")
+        # What is computed again has no mode around it but what it is given.
+        model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), attention)})
+    elif any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        model.gradient_checkpointing_disable()
+
+
+def counting(call: Callable[[], object]) -> Work:
+    """Return what a call does, on the meta device.
+
+    Args:
+        call: makes tensors there alone.
+    """
+    with _Seen() as seen:
+        call()
+    return seen.work()
+
+
+def _units(model: nn.Module) -> Iterator[int]:
+    """Yield the bytes of each block of the longest list of layers, by parameters."""
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
+    largest = max(lists, key=_bytes, default=None)
+    yield from () if largest is None else map(_bytes, largest)
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+KNOWN: Final = -1
+"""The number of all memory that was there before."""
+
+
+class _Seen(TorchDispatchMode):
+    """Sees every operation, and when the memory of its outcome is taken and given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._sizes: dict[int, int] = {}
+        self._log: list[tuple[int, int]] = []
+        self._gradients: set[int] = set()
+        self._numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.start_again()
+
+    def know(self, tensors: Iterable[Tensor]) -> None:
+        """Do not count the memory of tensors that were there before."""
+        for tensor in tensors:
+            self._numbers[tensor.untyped_storage()] = KNOWN
+
+    def start_again(self) -> None:
+        """Count anew; what is held stays."""
+        self._products: Counter[Product] = Counter()
+        self._other_flops = self._moved = self._operations = 0
+        self._log.clear()
+
+    def work(self) -> Work:
+        """Return what was done since counting began."""
+        return Work(Counter(self._products), self._other_flops, self._moved, self._operations)
+
+    def add_flops(self, flops: int) -> None:
+        """Count what an operation does that is not seen as such."""
+        self._other_flops += flops
+
+    def name_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Say which tensors are gradients of parameters."""
+        storages = [gradient.untyped_storage() for gradient in gradients if gradient is not None]
+        self._gradients = {self._numbers[storage] for storage in storages if storage in self._numbers}
+
+    def changes(self) -> Iterator[Change]:
+        """Yield what was taken and given back since counting began."""
+        for number, size in self._log:
+            yield Change(size, number in self._gradients)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is _aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True  # whether all tokens count and no row is packed: so it is in full rows
+        out = func(*args, **(kwargs or {}))
+        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        for result in results:
+            self._hold(result)
+        if not (func.is_view or func in _MADE_EMPTY):
+            self._count(func, args, kwargs or {}, out, results)
+        return out
+
+    def _count(self, func: Any, args: Any, kwargs: Any, out: Any, results: list[Tensor]) -> None:
+        self._operations += 1
+        product = _product(func, args)
+        if product is not None:
+            self._products[product] += 1
+            return
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self._other_flops += formula(*args, **kwargs, out_val=out)
+            return
+        read = {id(leaf): leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        self._moved += sum((read | {id(result): result.nbytes for result in results}).values())
+
+    def _hold(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._numbers:
+            return
+        number, size = len(self._sizes), storage.nbytes()
+        self._numbers[storage] = number
+        self._sizes[number] = size
+        self._log.append((number, size))
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._drop, number)
+
+    def _drop(self, number: int) -> None:
+        self._log.append((number, -self._sizes[number]))
+        self.live -= self._sizes[number]
+
+
+_aten = torch.ops.aten
+_MADE_EMPTY: Final = frozenset({_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default})
+"""What takes memory and writes nothing."""
+
+
+def _product(func: Any, args: tuple[Any, ...]) -> Product | None:
+    """Return the plain product that an operation makes, if it makes one."""
+    packet = func.overloadpacket
+    if packet in (_aten.mm, _aten.bmm):
+        a, b = args[:2]
+    elif packet in (_aten.addmm, _aten.baddbmm):
+        a, b = args[1:3]
+    else:
+        return None
+    return Product(a.shape[0] if a.ndim == 3 else 1, a.shape[-2], a.shape[-1], b.shape[-1], a.dtype)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as fused kernels have it: for the backward pass they keep inputs, outcome, and a number a row."""
+
+    def __init__(self, seen: _Seen, *, fused: bool) -> None:
+        super().__init__()
+        self._seen, self._fused = seen, fused
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._fused and func is F.scaled_dot_product_attention:
+            query, key, value, *_ = args if len(args) > 2 else (kwargs["query"], kwargs["key"], kwargs["value"])
+            return _Attention.apply(query, key, value, bool(kwargs.get("is_causal")), self._seen)  # type: ignore[no-untyped-call]
+        return func(*args, **kwargs)
+
+
+class _Attention(torch.autograd.Function):
+    """What fused attention holds, with nothing computed: two products forward, five backward."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, seen: _Seen) -> Tensor:
+        # Behind the diagonal nothing is multiplied.
+        scores = query.shape[:-1].numel() * key.shape[-2] // (2 if causal else 1)
+        ctx.product = scores * (query.shape[-1] + value.shape[-1])
+        ctx.seen = seen
+        seen.add_flops(2 * ctx.product)
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, _, _ = ctx.saved_tensors
+        ctx.seen.add_flops(5 * ctx.product)
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
