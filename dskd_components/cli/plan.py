@@ -20,14 +20,26 @@ if TYPE_CHECKING:
     from dskd_components.preflight.device import Device
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
-BYTES: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+BYTES: Final = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 
 
 def plan(
     student: Annotated[str, typer.Argument(help="Folder with the student's config.json.", show_default=False)],
     teacher: Annotated[str, typer.Argument(help="Folder with the teacher's config.json.", show_default=False)],
     spec: Annotated[str, typer.Option("--spec", help="A spec file or a preset.")] = "dskd-cma",
-    tokens: Annotated[str, typer.Option("--tokens", help="Student tokens in a step, on all devices: 8192, 64k.")] = "8192",
+    tokens: Annotated[
+        str, typer.Option("--tokens", help="Student tokens in a step, on all devices: 8192, 64k.")
+    ] = "8192",
     length: Annotated[int, typer.Option("--length", help="Tokens of a sample of the student.")] = 1024,
     teacher_tokens: Annotated[
         float, typer.Option("--teacher-tokens", help="The teacher's tokens for each of the student's.")
@@ -56,7 +68,8 @@ def plan(
         str, typer.Option("--attention", help="sdpa, which keeps no scores, or eager, which keeps them.")
     ] = "sdpa",
     memory_budget: Annotated[
-        float | None, typer.Option("--memory-budget", help="Of the loss, in MiB; otherwise the spec's.", show_default=False)
+        float | None,
+        typer.Option("--memory-budget", help="Of the loss, in MiB; otherwise the spec's.", show_default=False),
     ] = None,
     device: Annotated[
         str, typer.Option("--device", help="h100, h200, a100-80gb, a100-40gb; or cpu, which is measured.")
@@ -66,7 +79,9 @@ def plan(
     ] = None,
     flops: Annotated[
         float | None,
-        typer.Option("--flops", help="A second, of a device's products in the models' precision: 989e12.", show_default=False),
+        typer.Option(
+            "--flops", help="A second, of a device's products in the models' precision: 989e12.", show_default=False
+        ),
     ] = None,
     float32_flops: Annotated[
         float | None, typer.Option("--float32-flops", help="The same in float32.", show_default=False)
@@ -153,9 +168,7 @@ def _device(name: str, rates: dict[str, float]) -> Device:
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise ConfigurationError(
-            f"{option} {value}: expected one of {', '.join(known)}{did_you_mean(value, known)}."
-        )
+        raise ConfigurationError(f"{option} {value}: expected one of {', '.join(known)}{did_you_mean(value, known)}.")
     return value
 
 

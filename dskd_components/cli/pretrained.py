@@ -95,9 +95,7 @@ def load_on_meta(source: str, dtype: str, attention: str) -> Any:
     config = load_config(source)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                config, dtype=getattr(torch, dtype), attn_implementation=attention
-            )
+            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
     except Exception as error:  # whatever is wrong with somebody's files
         raise _unreadable("causal language model", source, error) from error
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Measure, Space
+    from dskd_components.engines._tiling.reassociation import Learner
     from dskd_components.engines.engine import Engine
     from dskd_components.models.states import Side
 
@@ -70,23 +71,21 @@ class LossShapes:
 
 
 class Term(NamedTuple):
-    """What is computed for cross entropy, or for one space.
+    """What products take for cross entropy, or for one space.
 
     Args:
         name: ``ce``, or the name of the space.
         side: at whose positions.
-        rows: how many positions.
-        flops: multiplications and additions of its products, forward and backward.
-        inner: width of the states that its head reads, over which the sums of most products run.
-        vocabulary: logits of a row.
+        forward: multiplications and additions up to the logits.
+        backward: those of gradients.
+        width: of the states that the side's head reads.
     """
 
     name: str
     side: Side
-    rows: int
-    flops: int
-    inner: int
-    vocabulary: int
+    forward: int
+    backward: int
+    width: int
 
 
 def products_of(shapes: LossShapes) -> Iterator[Term]:
@@ -94,23 +93,18 @@ def products_of(shapes: LossShapes) -> Iterator[Term]:
 
     What a side's own states need counts for ``ce`` on the student's side, and for the first space on the teacher's.
     """
-    for side in ("student", "teacher"):
-        own = _own_products(shapes, side)
-        spaces = shapes.of_side(side)
-        passes = 2 if _counts_first(shapes, side) else 1
+    sides: tuple[Side, Side] = ("student", "teacher")
+    for side in sides:
+        once, passes = _read(shapes, side, side), 2 if _counts_first(shapes, side) else 1
         if side == "student":
-            yield _term(shapes, CROSS_ENTROPY, side, own + (passes - 1) * _read(shapes, side, side))
-        for number, space in enumerate(spaces):
-            flops = _projected_products(shapes, space, passes)
+            yield Term(CROSS_ENTROPY, side, passes * once, (1 + shapes.head_learns) * once, shapes.widths[side])
+        for number, space in enumerate(shapes.of_side(side)):
+            forward, backward = _projected_products(shapes, space, passes)
             if side == "teacher" and number == 0:
-                flops += passes * own
+                forward += passes * once
             if space.needs_teacher_argmax and not shapes.of_side("teacher"):
-                flops += _read(shapes, "teacher", "teacher")
-            yield _term(shapes, space.name, side, flops)
-
-
-def _term(shapes: LossShapes, name: str, side: Side, flops: int) -> Term:
-    return Term(name, side, shapes.scored[side], flops, shapes.widths[side], shapes.vocabularies[side])
+                forward += _read(shapes, "teacher", "teacher")
+            yield Term(space.name, side, forward, backward, shapes.widths[side])
 
 
 def _read(shapes: LossShapes, at: Side, head: Side) -> int:
@@ -118,28 +112,24 @@ def _read(shapes: LossShapes, at: Side, head: Side) -> int:
     return 2 * shapes.scored[at] * shapes.widths[head] * shapes.vocabularies[head]
 
 
-def _own_products(shapes: LossShapes, side: Side) -> int:
-    once = _read(shapes, side, side)
-    return once * (2 + shapes.head_learns) if side == "student" else once
-
-
-def _projected_products(shapes: LossShapes, space: Space, passes: int) -> int:
+def _projected_products(shapes: LossShapes, space: Space, passes: int) -> tuple[int, int]:
+    """Return what a space's other states take, from their own width to logits and back."""
     side, other = space.side, _other(space.side)
     if space.projector is None:
         # The teacher's logits are constants; the student's, where the teacher's positions are, are not.
-        return _read(shapes, side, other) * (passes + (2 if other == "student" else 0))
+        once = _read(shapes, side, other)
+        return passes * once, 2 * once if other == "student" else 0
     of_space = Shapes(
         rows=shapes.scored[side],
         source=shapes.widths[other],
         target=shapes.widths[side],
         vocabulary=shapes.vocabularies[side],
     )
-    learner = "projection" if shapes.projections_learn else "states" if other == "student" else "nothing"
+    learner: Learner = "projection" if shapes.projections_learn else "states" if other == "student" else "nothing"
     budget = shapes.engine.memory_budget_mib * 2**20 if isinstance(shapes.engine, Tiled) else 0
     way = of_space.cheapest(learner, budget / 2 / ITEMSIZE)
-    return 2 * (
-        of_space.multiplications(way, learner) + (passes - 1) * of_space.multiplications(way, "nothing")
-    )
+    forward = of_space.multiplications(way, "nothing")
+    return 2 * passes * forward, 2 * (of_space.multiplications(way, learner) - forward)
 
 
 def _counts_first(shapes: LossShapes, side: Side) -> bool:
@@ -158,9 +148,7 @@ def block_rows(shapes: LossShapes, side: Side) -> int:
     return max(1, min(shapes.scored[side], CACHED_BLOCK // (max(shapes.streams(side), default=1) * ITEMSIZE)))
 
 
-def block_of(
-    shapes: LossShapes, side: Side, terms: int, rows: int, device: torch.device
-) -> Callable[[], None]:
+def block_of(shapes: LossShapes, side: Side, terms: int, rows: int, device: torch.device) -> Callable[[], None]:
     """Return a call that compares a block of logits of a side, values and gradients, as the engine does.
 
     Args:

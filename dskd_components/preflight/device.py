@@ -11,14 +11,16 @@ import torch
 
 from dskd_components.engines.work import block_of, block_rows
 from dskd_components.errors import ConfigurationError, did_you_mean
-from dskd_components.preflight.traced import Product, counting
+from dskd_components.preflight.traced import counting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import Tensor
+
     from dskd_components.engines.work import LossShapes
     from dskd_components.models.states import Side
-    from dskd_components.preflight.traced import Work
+    from dskd_components.preflight.traced import Attention, Operand, Product, Work
 
 GB: Final = 10**9
 
@@ -43,8 +45,11 @@ class Device(Protocol):
     def block_seconds(self, shapes: LossShapes, side: Side, terms: int) -> float:
         """Return how long a side's rows of logits take to be compared, products aside."""
 
-    def moving_seconds(self, size: float) -> float:
-        """Return how long operations take that read and write so many bytes."""
+    def starting_seconds(self, operations: int) -> float:
+        """Return how long so many operations take that have nothing to do."""
+
+    def moving_seconds(self, moved: Mapping[Operand, float]) -> float:
+        """Return how long operations take that read and write so many bytes, by kind of operand."""
 
     def basis(self) -> str:
         """Return how it is known, in words."""
@@ -79,9 +84,11 @@ class StatedDevice:
 
     def seconds(self, work: Work) -> float:
         """Return how long a pass of a model takes: products at their speed, all else at the memory's."""
-        return sum(
+        of_products = sum(
             self.product_seconds(product.flops * count, product) for product, count in work.products.items()
-        ) + (work.other_flops / (self.flops * self.efficiency) + self.moving_seconds(work.moved))
+        )
+        flops = sum(attention.flops * count for attention, count in work.attentions.items()) + work.other_flops
+        return of_products + flops / (self.flops * self.efficiency) + self.moving_seconds(work.moved)
 
     def product_seconds(self, flops: int, like: Product) -> float:
         """Return how long products take in the precision of one."""
@@ -92,11 +99,15 @@ class StatedDevice:
         """Return how long a side's rows take to be compared: what a few of them move, on the meta device."""
         rows = min(8, shapes.scored[side])
         compare = block_of(shapes, side, terms, rows, torch.device("meta"))
-        return self.moving_seconds(counting(compare).moved * shapes.scored[side] / rows)
+        return self.moving_seconds(counting(compare).moved) * shapes.scored[side] / rows
 
-    def moving_seconds(self, size: float) -> float:
-        """Return how long operations take that read and write so many bytes."""
-        return size / (self.memory_bandwidth * REACHED)
+    def starting_seconds(self, operations: int) -> float:  # noqa: ARG002  # they are queued while others run
+        """Return how long so many operations take that have nothing to do: none, where the device is kept busy."""
+        return 0.0
+
+    def moving_seconds(self, moved: Mapping[Operand, float]) -> float:
+        """Return how long operations take that read and write so many bytes, by kind of operand."""
+        return sum(moved.values()) / (self.memory_bandwidth * REACHED)
 
     def basis(self) -> str:
         """Return how it is known, in words."""
@@ -179,17 +190,16 @@ class ThisMachine:
 
     def seconds(self, work: Work) -> float:
         """Return how long a pass of a model takes: products by their shapes, all else by what it moves."""
-        if not work.products:
-            return 0.0
         of_products = sum(
             self.product_seconds(product.flops * count, product) for product, count in work.products.items()
         )
-        fastest = max(_speed(product) for product in work.products)
+        fastest = max(map(_speed, work.products), default=1.0)
         return (
             of_products
+            + sum(_attention_seconds(attention) * count for attention, count in work.attentions.items())
             + work.other_flops / fastest
             + self.moving_seconds(work.moved)
-            + work.operations * _operation_seconds()
+            + self.starting_seconds(work.operations)
         )
 
     def product_seconds(self, flops: int, like: Product) -> float:
@@ -202,15 +212,20 @@ class ThisMachine:
         compare = block_of(shapes, side, terms, rows, torch.device("cpu"))
         return _fastest(compare) * shapes.scored[side] / rows
 
-    def moving_seconds(self, size: float) -> float:
-        """Return how long operations take that read and write so many bytes."""
-        return size / _moving_speed()
+    def starting_seconds(self, operations: int) -> float:
+        """Return how long so many operations take that have nothing to do."""
+        return operations * _operation_seconds()
+
+    def moving_seconds(self, moved: Mapping[Operand, float]) -> float:
+        """Return how long operations take that read and write so many bytes, by kind of operand."""
+        return sum(size / _moving_speed(operand) for operand, size in moved.items())
 
     def basis(self) -> str:
         """Return how it is known, in words."""
         return (
-            f"time: this CPU with {torch.get_num_threads()} threads: its products are measured by their shapes, a block "
-            f"of logits as it is compared, and all else by what it moves at {_moving_speed() / GB:.1f} GB/s"
+            f"time: this CPU with {torch.get_num_threads()} threads: products and attention are measured by their "
+            "shapes, a block of logits as it is compared, and all else by what operations on tensors of its size move "
+            "in a second"
         )
 
 
@@ -220,8 +235,8 @@ ROUNDS: Final = 3
 MOST_FLOPS: Final = 2**30
 """Multiplications and additions of a product that is measured; of larger ones, fewer rows are."""
 
-MOVED: Final = 2**20
-"""Numbers of the operation that is measured for what moving takes."""
+MOST_MOVED: Final = 2**26
+"""Bytes of a tensor that is moved to be measured, at most."""
 
 
 @lru_cache(maxsize=1024)
@@ -237,11 +252,36 @@ def _speed(product: Product) -> float:
     return flops / _fastest(lambda: a @ b if batch > 1 else a[0] @ b[0])
 
 
-@lru_cache(maxsize=1)
-def _moving_speed() -> float:
-    """Return the bytes a second that an operation on entries reads and writes."""
-    a, b, out = torch.ones(MOVED), torch.ones(MOVED), torch.empty(MOVED)
-    return 3 * a.nbytes / _fastest(lambda: torch.mul(a, b, out=out))
+MOST_HEADS: Final = 8
+"""Heads of attention that are measured at once, at most."""
+
+
+@lru_cache(maxsize=256)
+def _attention_seconds(attention: Attention) -> float:
+    """Return how long fused attention takes: a few heads of it, where there are more."""
+    heads = min(attention.heads, MOST_HEADS)
+    shapes = [(1, heads, length, attention.width) for length in (attention.queries, attention.keys, attention.keys)]
+    operands = [torch.zeros(shape, dtype=attention.dtype, requires_grad=attention.is_backward) for shape in shapes]
+
+    def forward() -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(*operands, is_causal=attention.is_causal)
+
+    if not attention.is_backward:
+        return _fastest(forward) * attention.heads / heads
+    out = forward()
+    upstream = torch.zeros_like(out)
+    backward = _fastest(lambda: torch.autograd.grad(out, operands, upstream, retain_graph=True))
+    return backward * attention.heads / heads
+
+
+@lru_cache(maxsize=1024)
+def _moving_speed(operand: Operand) -> float:
+    """Return the bytes a second that operations on tensors of a kind read and write: one of each sort there is."""
+    dtype = operand.dtype if operand.dtype.is_floating_point else torch.float32
+    numbers = max(16, min(1 << operand.bits, MOST_MOVED) // dtype.itemsize * 3 // 4)  # the middle of what is so long
+    a, b = torch.ones(numbers, dtype=dtype), torch.ones(numbers, dtype=dtype)
+    # Two numbers for each entry of the first, three of each of the others.
+    return 8 * a.nbytes / _fastest(lambda: torch.nn.functional.silu(a).mul(b).add(a))
 
 
 @lru_cache(maxsize=1)

@@ -210,7 +210,9 @@ class StepPlan:
         memory, setup = self.setup.device_memory, self.setup
         needs = f"{size_text(self.bytes)} a device, the most during {self.largest.component!r}"
         room = f"a device has {size_text(memory)}" if memory is not None else "no memory of a device is given"
-        outcome = "It fits" if memory is not None and self.fits else "It does not fit" if memory is not None else "It takes"
+        outcome = (
+            "It fits" if memory is not None and self.fits else "It does not fit" if memory is not None else "It takes"
+        )
         return (
             f"{outcome}: {needs}; {room}. A step of {setup.tokens:,} tokens takes {seconds_of(self.seconds)}, of which "
             f"the loss has {self.loss_share:.0%}."

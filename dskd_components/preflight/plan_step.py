@@ -1,8 +1,9 @@
-"""From two models on the meta device to the plan of a step: memory and time of each component, and what makes it fit."""
+"""From two models on the meta device to the plan of a step: memory and time by component, and what makes it fit."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -17,7 +18,7 @@ from dskd_components.models.head import Head
 from dskd_components.preflight.memory import attention_bytes, engine_bytes
 from dskd_components.preflight.plan import OPTIMIZERS, PlanPart, Remedy, Setup, StepPlan
 from dskd_components.preflight.sharding import MASTER, MORE, Spread
-from dskd_components.preflight.traced import WIDE, Product, counting, trace
+from dskd_components.preflight.traced import WIDE, Operand, Product, Work, counting, trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 TILE_ROWS: Final = 256
 """Rows of the product that stands for those of a loss."""
+
+LOSS_OPERATIONS: Final = 1000
+"""Operations of a loss that do not grow with the batch: positions, checks, sums. A step of ``span`` over a few tokens takes
+about as long as so many."""
 
 HEAD_ROWS: Final = 1024
 """Rows of a head that the same takes."""
@@ -262,11 +267,19 @@ class _Step:
         found = {name: seconds * setup.accumulation for name, seconds in found.items()}
         if setup.devices > 1:
             found["communication"] = self._sent() / device.bandwidth
-        share = self.spread.share("optimizer")
-        found["optimizer"] = device.moving_seconds(
-            _moved_by_optimizer(setup.optimizer) * (share * student.numbers + self.projectors.numbers)
-        )
+        found["optimizer"] = device.seconds(self._updates())
         return found
+
+    def _updates(self) -> Work:
+        """Return what a step of the optimizer does: the same for each parameter."""
+        moved_each, operations = _update_of(self.setup.optimizer)
+        share, student = self.spread.share("optimizer"), self.student
+        dtype = torch.float32 if self._has_master else student.dtype
+        sizes = [int(size * share) // student.itemsize * dtype.itemsize for size in student.trained]
+        moved: Counter[Operand] = Counter()
+        for size, of in (*((size, dtype) for size in sizes), (self.projectors.bytes, torch.float32)):
+            moved[Operand(size.bit_length(), of)] += int(size * moved_each)
+        return Work({}, {}, 0, moved, operations * len(sizes))
 
     def _loss_seconds(self) -> dict[str, float]:
         names = self._loss_names()
@@ -275,11 +288,15 @@ class _Step:
         before = dict.fromkeys(("student", "teacher"), 0.0)
         for term in products_of(self.shapes):
             done[term.side] = done.get(term.side, 0) + 1
-            like = Product(1, TILE_ROWS, term.inner, HEAD_ROWS, torch.float32)
             compared = self.device.block_seconds(self.shapes, term.side, done[term.side])
-            products = self.device.product_seconds(term.flops, like)
+            read = Product(1, TILE_ROWS, term.width, HEAD_ROWS, torch.float32)
+            back = Product(1, TILE_ROWS, HEAD_ROWS, term.width, torch.float32)
+            products = self.device.product_seconds(term.forward, read) + self.device.product_seconds(
+                term.backward, back
+            )
             found[f"loss: {term.name}"] += products + max(compared - before[term.side], 0.0)
             before[term.side] = max(compared, before[term.side])
+        found["loss: ce"] += self.device.starting_seconds(LOSS_OPERATIONS)
         if self._attention_bytes:
             found[f"loss: {names[-1][1].removeprefix('loss: ')}"] += self._attention_seconds()
         return found
@@ -398,20 +415,20 @@ def _projection(spec: DSKDSpec, direction: Any, source: int, target: int) -> tup
     return small, times, int(small.constant_bytes * times)
 
 
-def _moved_by_optimizer(name: str) -> float:
-    """Return the bytes that a step of the optimizer reads and writes for each number that is trained."""
+def _update_of(name: str) -> tuple[float, int]:
+    """Return what an optimizer moves for each byte of a parameter, and how many operations it takes."""
     made: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
         "adamw": torch.optim.AdamW,
         "adam": torch.optim.Adam,
         "sgd": torch.optim.SGD,
-        "sgd-momentum": lambda parameters, **options: torch.optim.SGD(parameters, momentum=0.9, **options),
+        "sgd-momentum": partial(torch.optim.SGD, momentum=0.9),
     }
-    numbers = 2**10
-    parameter = torch.nn.Parameter(torch.empty(numbers, device="meta"))
+    parameter = torch.nn.Parameter(torch.empty(2**10, device="meta"))
     parameter.grad = torch.empty_like(parameter)
     optimizer = made[name]([parameter], foreach=False)
     optimizer.step()
-    return counting(optimizer.step).moved / numbers
+    work = counting(optimizer.step)
+    return sum(work.moved.values()) / parameter.nbytes, work.operations
 
 
 def _require_one_vocabulary(spec: DSKDSpec, student: TracedModel, teacher: TracedModel) -> None:
@@ -437,7 +454,10 @@ def _remedies(models: _Traced, planned: StepPlan, device: Device) -> Iterator[Re
                     setup = change.apply(setup)
                 changed = _Step(models, setup, device).plan()
                 if changed.fits:
-                    words, options = " and ".join(one.words for one in several), " ".join(one.options for one in several)
+                    words, options = (
+                        " and ".join(one.words for one in several),
+                        " ".join(one.options for one in several),
+                    )
                     found.append(Remedy(words, options, changed.seconds, changed.bytes, setup))
         if found:
             yield from sorted(found, key=lambda remedy: (remedy.seconds, remedy.bytes))[:3]

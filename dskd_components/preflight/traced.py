@@ -7,6 +7,7 @@ model's code does are in the outcome without a formula for each.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import Counter
 from contextlib import nullcontext
@@ -58,26 +59,74 @@ class Product(NamedTuple):
         return 2 * self.batch * self.rows * self.inner * self.columns
 
 
+class Attention(NamedTuple):
+    """Fused attention of a batch, forward or backward.
+
+    Args:
+        heads: of all samples together.
+        queries: of each.
+        keys: of each.
+        width: of a head.
+        is_causal: whether nothing is multiplied behind the diagonal.
+        is_backward: whether it is the way back, which makes the scores anew.
+        dtype: of the operands.
+    """
+
+    heads: int
+    queries: int
+    keys: int
+    width: int
+    is_causal: bool
+    is_backward: bool
+    dtype: torch.dtype
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions: two products forward, five backward."""
+        scores = self.heads * self.queries * self.keys // (2 if self.is_causal else 1)
+        return (10 if self.is_backward else 4) * scores * self.width
+
+
+class Operand(NamedTuple):
+    """The largest tensor of an operation.
+
+    Args:
+        bits: the length of its number of bytes, in bits: larger tensors leave a cache.
+        dtype: of its entries.
+    """
+
+    bits: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Operand:
+        """Return the kind that a tensor is of."""
+        return cls(tensor.nbytes.bit_length(), tensor.dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Work:
     """What a pass does.
 
     Args:
         products: matrix products, each with how often it is made.
-        other_flops: multiplications and additions of what is no plain product: fused attention, convolutions.
-        moved: bytes that all other operations read and write.
+        attentions: fused attention, likewise.
+        other_flops: multiplications and additions of what is neither: convolutions.
+        moved: bytes that all other operations read and write, by kind of operand.
         operations: how many operations there are.
     """
 
     products: Mapping[Product, int]
+    attentions: Mapping[Attention, int]
     other_flops: int
-    moved: int
+    moved: Mapping[Operand, int]
     operations: int
 
     @property
     def flops(self) -> int:
         """All multiplications and additions in products."""
-        return sum(product.flops * count for product, count in self.products.items()) + self.other_flops
+        counted = (*self.products.items(), *self.attentions.items())
+        return sum(product.flops * count for product, count in counted) + self.other_flops
 
 
 class Change(NamedTuple):
@@ -106,7 +155,7 @@ class TracedModel:
         numbers: how many numbers are trained.
         units: bytes of each block of layers, which engines shard one by one.
         trained_head: bytes of the head if it is trained; else 0.
-        itemsize: bytes of a number of the head.
+        dtype: of the head.
         tied: whether the head is the input embedding as well.
         forward: what the forward pass does.
         backward: what the backward pass does, recomputed activations included; None without it.
@@ -124,7 +173,7 @@ class TracedModel:
     numbers: int
     units: tuple[int, ...]
     trained_head: int
-    itemsize: int
+    dtype: torch.dtype
     tied: bool
     forward: Work
     backward: Work | None
@@ -136,6 +185,11 @@ class TracedModel:
     def bytes(self) -> int:
         """All parameters."""
         return sum(self.parameters)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return self.dtype.itemsize
 
     @property
     def root(self) -> int:
@@ -208,7 +262,7 @@ def trace(
         numbers=sum(parameter.numel() for parameter in learning),
         units=tuple(_units(model)),
         trained_head=head.nbytes if trains and head.requires_grad else 0,
-        itemsize=head.itemsize,
+        dtype=head.dtype,
         tied=head is embedding,
         forward=forward,
         backward=seen.work() if trains else None,
@@ -274,16 +328,24 @@ class _Seen(TorchDispatchMode):
     def start_again(self) -> None:
         """Count anew; what is held stays."""
         self._products: Counter[Product] = Counter()
-        self._other_flops = self._moved = self._operations = 0
+        self._attentions: Counter[Attention] = Counter()
+        self._moved: Counter[Operand] = Counter()
+        self._other_flops = self._operations = 0
         self._log.clear()
 
     def work(self) -> Work:
         """Return what was done since counting began."""
-        return Work(Counter(self._products), self._other_flops, self._moved, self._operations)
+        return Work(
+            products=Counter(self._products),
+            attentions=Counter(self._attentions),
+            other_flops=self._other_flops,
+            moved=Counter(self._moved),
+            operations=self._operations,
+        )
 
-    def add_flops(self, flops: int) -> None:
-        """Count what an operation does that is not seen as such."""
-        self._other_flops += flops
+    def add(self, attention: Attention) -> None:
+        """Count fused attention, which is not seen as such."""
+        self._attentions[attention] += 1
 
     def name_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Say which tensors are gradients of parameters."""
@@ -318,8 +380,10 @@ class _Seen(TorchDispatchMode):
         if formula is not None:
             self._other_flops += formula(*args, **kwargs, out_val=out)
             return
-        read = {id(leaf): leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        self._moved += sum((read | {id(result): result.nbytes for result in results}).values())
+        tensors = {id(leaf): leaf for leaf in (*tree_leaves((args, kwargs)), *results) if isinstance(leaf, Tensor)}
+        if tensors:
+            largest = max(tensors.values(), key=lambda tensor: tensor.nbytes)
+            self._moved[Operand.of(largest)] += sum(tensor.nbytes for tensor in tensors.values())
 
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -373,21 +437,30 @@ class _FusedAttention(TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
-    """What fused attention holds, with nothing computed: two products forward, five backward."""
+    """What fused attention holds, with nothing computed."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, seen: _Seen) -> Tensor:
-        # Behind the diagonal nothing is multiplied.
-        scores = query.shape[:-1].numel() * key.shape[-2] // (2 if causal else 1)
-        ctx.product = scores * (query.shape[-1] + value.shape[-1])
-        ctx.seen = seen
-        seen.add_flops(2 * ctx.product)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, is_causal: bool, seen: _Seen) -> Tensor:
+        *batch, queries, width = query.shape
+        ctx.seen, ctx.attention = (
+            seen,
+            Attention(
+                heads=math.prod(batch),
+                queries=queries,
+                keys=key.shape[-2],
+                width=width,
+                is_causal=is_causal,
+                is_backward=False,
+                dtype=query.dtype,
+            ),
+        )
+        seen.add(ctx.attention)
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
         return out
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, _, _ = ctx.saved_tensors
-        ctx.seen.add_flops(5 * ctx.product)
+        ctx.seen.add(ctx.attention._replace(is_backward=True))
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
