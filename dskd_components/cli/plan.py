@@ -133,11 +133,11 @@ def plan(
         "bandwidth": bandwidth,
     }
     where = _device(device, {name: value for name, value in rates.items() if value is not None})
-    models = [
+    pair = [
         load_on_meta(source, _one_of(option, precision, DTYPES), attention)
         for source, option, precision in ((student, "--dtype", dtype), (teacher, "--teacher-dtype", teacher_dtype))
     ]
-    planned = plan_step(*models, setup, where)
+    planned = plan_step(pair[0], pair[1], setup, where)
     if as_json:
         plain(json.dumps(planned.to_dict(), indent=2, ensure_ascii=False))
     elif console().is_terminal:
@@ -159,9 +159,10 @@ def _device(name: str, rates: dict[str, float]) -> Device:
         others = [option for option in rates if option != "bandwidth"]
         if others:
             raise ConfigurationError(
-                f"--{others[0].replace('_', '-')}: the machine at hand is measured. Leave it out, or name another --device."
+                f"--{others[0].replace('_', '-')}: the machine at hand is measured. Leave it out, or name another "
+                "--device."
             )
-        return ThisMachine(**rates)
+        return ThisMachine(bandwidth=rates.get("bandwidth", ThisMachine.bandwidth))
     found = stated_device(name)
     return replace(found, **rates) if rates else found  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ import torch
 
 from dskd_components.engines.work import block_of, block_rows
 from dskd_components.errors import ConfigurationError, did_you_mean
-from dskd_components.preflight.traced import counting
+from dskd_components.preflight.operations import counting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dskd_components.engines.work import LossShapes
     from dskd_components.models.states import Side
-    from dskd_components.preflight.traced import Attention, Operand, Product, Work
+    from dskd_components.preflight.operations import Attention, Operand, Product, Work
 
 GB: Final = 10**9
 
@@ -28,9 +28,17 @@ GB: Final = 10**9
 class Device(Protocol):
     """How long something takes, and how much memory there is."""
 
-    name: str
-    memory: int | None
-    bandwidth: float
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes; None: as much as needed."""
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second that each device sends to others."""
 
     @property
     def on_cpu(self) -> bool:
@@ -261,10 +269,12 @@ def _attention_seconds(attention: Attention) -> float:
     """Return how long fused attention takes: a few heads of it, where there are more."""
     heads = min(attention.heads, MOST_HEADS)
     shapes = [(1, heads, length, attention.width) for length in (attention.queries, attention.keys, attention.keys)]
-    operands = [torch.zeros(shape, dtype=attention.dtype, requires_grad=attention.is_backward) for shape in shapes]
+    query, key, value = operands = [
+        torch.zeros(shape, dtype=attention.dtype, requires_grad=attention.is_backward) for shape in shapes
+    ]
 
     def forward() -> Tensor:
-        return torch.nn.functional.scaled_dot_product_attention(*operands, is_causal=attention.is_causal)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=attention.is_causal)
 
     if not attention.is_backward:
         return _fastest(forward) * attention.heads / heads

@@ -140,6 +140,9 @@ class StepPlan:
         teacher: its class.
         parts: what is held first, then what runs, in its order.
         setup: how the step is made.
+        loss_bytes: what the loss adds: projectors with their gradients and states of the optimizer, and what is there
+            while it runs beside the student's activations.
+        warnings: what is legal but very likely not what was meant.
         assumptions: what the numbers presume, in words.
         remedies: changes that make it fit, that which costs the least time first; empty if it fits, or nothing helps.
     """
@@ -148,6 +151,8 @@ class StepPlan:
     teacher: str
     parts: tuple[PlanPart, ...]
     setup: Setup
+    loss_bytes: int = 0
+    warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
     remedies: tuple[Remedy, ...] = ()
 
@@ -192,18 +197,19 @@ class StepPlan:
             | {"rows": setup.rows, "spec": setup.spec.model_dump(mode="json")},
             "parts": [asdict(part) for part in self.parts],
             "total": {"seconds": self.seconds, "bytes": self.bytes, "largest": self.largest.component},
-            "loss_share": self.loss_share,
+            "loss": {"share_of_seconds": self.loss_share, "bytes": self.loss_bytes},
             "fits": self.fits,
             "remedies": [
                 {name: value for name, value in vars(remedy).items() if name != "setup"} for remedy in self.remedies
             ],
+            "warnings": list(self.warnings),
             "assumptions": list(self.assumptions),
         }
 
     def to_text(self) -> str:
         """Return the plan as text, a row a line."""
         lines = [" ".join(cells) for cells in self._rows()]
-        return "\n".join([*lines, self.verdict(), *self._advice(), *(f"- {text}" for text in self.assumptions)])
+        return "\n".join([*lines, self.verdict(), *self._advice(), *self._notes()])
 
     def verdict(self) -> str:
         """Return in one sentence whether it fits, and what the loss takes."""
@@ -215,7 +221,7 @@ class StepPlan:
         )
         return (
             f"{outcome}: {needs}; {room}. A step of {setup.tokens:,} tokens takes {seconds_of(self.seconds)}, of which "
-            f"the loss has {self.loss_share:.0%}."
+            f"the loss has {self.loss_share:.0%}; it adds {size_text(self.loss_bytes)}."
         )
 
     def _advice(self) -> Iterator[str]:
@@ -228,6 +234,10 @@ class StepPlan:
                 f"{'The cheapest change that makes it fit' if number == 0 else 'Or'}: {remedy.change} "
                 f"({remedy.options}): {size_text(remedy.bytes)} a device, {seconds_of(remedy.seconds)} a step."
             )
+
+    def _notes(self) -> Iterator[str]:
+        yield from (f"! {text}" for text in self.warnings)
+        yield from (f"- {text}" for text in self.assumptions)
 
     def _rows(self) -> Iterator[tuple[str, str, str, str]]:
         for part in self.parts:
@@ -253,5 +263,5 @@ class StepPlan:
             "",
             Text(self.verdict(), style),
             *(Text(text, "bold") for text in self._advice()),
-            *(Text(f"- {text}", "dim") for text in self.assumptions),
+            *(Text(text, "dim" if text.startswith("-") else "bold yellow") for text in self._notes()),
         )

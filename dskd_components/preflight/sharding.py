@@ -49,7 +49,8 @@ def require_sharding(name: str) -> Sharding:
     Raises:
         ConfigurationError: there is none of that name.
     """
-    return _require("sharding", name, get_args(Sharding))
+    known: tuple[Sharding, ...] = get_args(Sharding)
+    return known[_number("sharding", name, known)]
 
 
 def require_teacher_place(name: str) -> TeacherPlace:
@@ -61,15 +62,16 @@ def require_teacher_place(name: str) -> TeacherPlace:
     Raises:
         ConfigurationError: there is none of that name.
     """
-    return _require("teacher", name, get_args(TeacherPlace))
+    known: tuple[TeacherPlace, ...] = get_args(TeacherPlace)
+    return known[_number("teacher", name, known)]
 
 
-def _require(field: str, name: str, known: tuple[str, ...]) -> str:  # type: ignore[type-arg]
+def _number(field: str, name: str, known: tuple[str, ...]) -> int:
     if name not in known:
         raise ConfigurationError(
             f"{field} {name!r} is not known{did_you_mean(name, known)}; expected one of {', '.join(known)}."
         )
-    return name
+    return known.index(name)
 
 
 @dataclass(frozen=True)
