@@ -36,6 +36,8 @@ class Models:
     def __init__(self, student: Any, teacher: Any) -> None:
         self.student, self.teacher = student, teacher
         self._known: dict[Any, TracedModel] = {}
+        self.row_seconds: dict[Any, float] = {}
+        """How long a row of logits takes to be compared, by what is compared; it stays from plan to plan."""
 
     def traced(self, side: Side, setup: Setup) -> TracedModel:
         """Return one side, traced in the setup's micro-batch.
@@ -71,7 +73,7 @@ class PlannedPair:
     """
 
     def __init__(self, models: Models, setup: Setup) -> None:
-        self.setup, self.spec = setup, setup.spec
+        self.setup, self.spec, self.models = setup, setup.spec, models
         self.student, self.teacher = models.traced("student", setup), models.traced("teacher", setup)
         self.spread = Spread(setup.sharding, setup.devices)
         cut = setup.teacher == "sharded"

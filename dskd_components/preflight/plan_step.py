@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dskd_components.engines.tiled import Tiled
 from dskd_components.errors import InputError
 from dskd_components.preflight.plan import PlanPart, Setup, StepPlan
 from dskd_components.preflight.plan_changes import remedies
@@ -48,16 +49,26 @@ def plan_step(student: Any, teacher: Any, setup: Setup, device: Device) -> StepP
     if setup.device_memory is None and device.memory is not None:
         setup = replace(setup, device_memory=device.memory)
     models = Models(student, teacher)
-    planned = _plan(models, setup, device)
+    planned = plan_traced(models, setup, device)
     if planned.fits:
         return planned
     can_checkpoint = bool(getattr(student, "supports_gradient_checkpointing", False))
-    found = remedies(planned, lambda changed: _plan(models, changed, device), can_checkpoint=can_checkpoint)
+    found = remedies(planned, lambda changed: plan_traced(models, changed, device), can_checkpoint=can_checkpoint)
     return replace(planned, remedies=tuple(found))
 
 
-def _plan(models: Models, setup: Setup, device: Device) -> StepPlan:
-    """Return the plan, without changes to it."""
+def plan_traced(models: Models, setup: Setup, device: Device) -> StepPlan:
+    """Return the plan of a step, without changes that would make it fit.
+
+    Args:
+        models: both models, which are traced once for each batch that they are planned with.
+        setup: how the step is made.
+        device: on what.
+
+    Raises:
+        InputError: a model is not on the meta device, or cannot be run there.
+        ConfigurationError: the spec cannot be used for this pair.
+    """
     pair = PlannedPair(models, setup)
     memory = PlannedMemory(pair, on_cpu=device.on_cpu)
     seconds = PlannedTime(pair, device).seconds()
@@ -101,6 +112,8 @@ def _assumptions(pair: PlannedPair, device: Device) -> Iterator[str]:
     scores = "are not" if setup.fused_attention else "are kept, too"
     yield f"activations: they {kept}, as the models' code does; scores of attention {scores}"
     yield device.basis()
+    if isinstance(pair.spec.engine, Tiled) and not device.on_cpu:
+        yield "memory budget of the loss: it changes memory here and not the time, though small tiles take longer"
     if setup.devices > 1:
         yield (
             f"communication: {device.bandwidth / 1e9:,.3g} GB/s from each device, not at the same time as "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -75,7 +75,7 @@ class PlannedTime:
         before = dict.fromkeys(("student", "teacher"), 0.0)
         for term in products_of(self.pair.shapes):
             done[term.side] = done.get(term.side, 0) + 1
-            compared = self.device.block_seconds(self.pair.shapes, term.side, done[term.side])
+            compared = self._compared(term.side, done[term.side])
             read = Product(1, TILE_ROWS, term.width, HEAD_ROWS, torch.float32)
             back = Product(1, TILE_ROWS, HEAD_ROWS, term.width, torch.float32)
             products = self.device.product_seconds(term.forward, read) + self.device.product_seconds(
@@ -87,6 +87,15 @@ class PlannedTime:
         if self.pair.attends:
             found[f"loss: {names[-1][1].removeprefix('loss: ')}"] += self._attention_seconds()
         return found
+
+    def _compared(self, side: Side, terms: int) -> float:
+        """Return how long a side's rows of logits take to be compared, by its first terms."""
+        shapes, known = self.pair.shapes, self.pair.models.row_seconds
+        compared = self.pair.spec.model_dump_json(include={"spaces", "distance", "temperature", "teacher_temperature"})
+        key = (self.device, self.pair.spec.engine.name, compared, side, terms)
+        if key not in known:
+            known[key] = self.device.block_seconds(shapes, side, terms) / shapes.scored[side]
+        return known[key] * shapes.scored[side]
 
     def _attention_seconds(self) -> float:
         """Return what attention between the models takes: queries thrice, scores and values, forward and backward."""
@@ -109,6 +118,7 @@ class PlannedTime:
         )
 
 
+@lru_cache(maxsize=8)
 def _update_of(name: str) -> tuple[float, int]:
     """Return what an optimizer moves for each byte of a parameter, and how many operations it takes."""
     made: Mapping[str, Callable[..., torch.optim.Optimizer]] = {

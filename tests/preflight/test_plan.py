@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import mmap
+import warnings
 from dataclasses import replace
+from io import StringIO
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import torch
+from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -16,10 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
 from dskd_components.engines.work import LossShapes, products_of
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.preflight.device import DEVICES, StatedDevice, ThisMachine, stated_device
+from dskd_components.preflight.device import DEVICES, ThisMachine, stated_device
 from dskd_components.preflight.plan import PlanPart, Remedy, Setup, StepPlan
 from dskd_components.preflight.plan_pair import Models, PlannedPair
-from dskd_components.preflight.plan_step import plan_step
+from dskd_components.preflight.plan_step import plan_step, plan_traced
 from dskd_components.preflight.sharding import Sharding, TeacherPlace, require_sharding
 from dskd_components.preflight.traced import trace
 
@@ -51,12 +54,14 @@ def on_meta(side: str, *, tied: bool = True, dtype: torch.dtype = torch.float32)
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[Any, Any]:
-    return on_meta("student"), on_meta("teacher")
+def pair() -> Models:
+    """Both models, which are traced once for all tests of a batch."""
+    return Models(on_meta("student"), on_meta("teacher"))
 
 
-def planned(pair: tuple[Any, Any], device: Device = H100, **changes: Any) -> StepPlan:
-    return plan_step(*pair, Setup(**({"spec": SPEC, "tokens": 512, "length": 32} | changes)), device)
+def planned(pair: Models, device: Device = H100, **changes: Any) -> StepPlan:
+    setup = Setup(**({"spec": SPEC, "tokens": 512, "length": 32, "device_memory": device.memory} | changes))
+    return plan_traced(pair, setup, device)
 
 
 # Laws
@@ -64,10 +69,8 @@ def planned(pair: tuple[Any, Any], device: Device = H100, **changes: Any) -> Ste
 
 @pytest.mark.parametrize("teacher", get_args(TeacherPlace))
 @pytest.mark.parametrize("sharding", [name for name in get_args(Sharding) if name != "none"])
-def test_more_devices_never_need_more_memory_each(
-    pair: tuple[Any, Any], sharding: Sharding, teacher: TeacherPlace
-) -> None:
-    plans = [planned(pair, devices=devices, sharding=sharding, teacher=teacher) for devices in (1, 2, 4, 16)]
+def test_more_devices_never_need_more_memory_each(pair: Models, sharding: Sharding, teacher: TeacherPlace) -> None:
+    plans = [planned(pair, devices=devices, sharding=sharding, teacher=teacher) for devices in (1, 2, 16)]
     assert all(fewer.bytes >= more.bytes for fewer, more in pairwise(plans))
     assert all(fewer.held >= more.held for fewer, more in pairwise(plans))
 
@@ -75,7 +78,7 @@ def test_more_devices_never_need_more_memory_each(
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cutting_up_more_never_holds_more(dtype: torch.dtype, optimizer: str) -> None:
-    models = on_meta("student", dtype=dtype), on_meta("teacher", dtype=dtype)
+    models = Models(on_meta("student", dtype=dtype), on_meta("teacher", dtype=dtype))
     held = [
         planned(models, devices=8, sharding=sharding, optimizer=optimizer).held
         for sharding in ("zero1", "zero2", "zero3")
@@ -85,15 +88,15 @@ def test_cutting_up_more_never_holds_more(dtype: torch.dtype, optimizer: str) ->
 
 
 @pytest.mark.parametrize("change", [{"teacher": "store"}, {"checkpointing": True}, {"accumulation": 4}])
-def test_what_is_to_save_memory_never_takes_more(pair: tuple[Any, Any], change: dict[str, Any]) -> None:
+def test_what_is_to_save_memory_never_takes_more(pair: Models, change: dict[str, Any]) -> None:
     usual = {"tokens": 4096, "devices": 2, "sharding": "fsdp2"}
     assert planned(pair, **usual, **change).bytes <= planned(pair, **usual).bytes
 
 
-def test_a_larger_budget_never_leaves_less_to_the_loss(pair: tuple[Any, Any]) -> None:
+def test_a_larger_budget_never_leaves_less_to_the_loss(pair: Models) -> None:
     budgets = [
         planned(pair, spec=SPEC.replace(engine={"name": "tiled", "memory_budget_mib": mib})).loss_bytes
-        for mib in (0.1, 0.5, 1, 2, 1000)
+        for mib in (0.1, 1, 1000)
     ]
     assert budgets == sorted(budgets)
     assert budgets[0] < budgets[-1] < planned(pair, spec=SPEC.replace(engine="eager")).loss_bytes
@@ -104,21 +107,23 @@ def test_a_larger_budget_never_leaves_less_to_the_loss(pair: tuple[Any, Any]) ->
 def test_parts_add_up(preset: str, engine: str) -> None:
     student = on_meta("student")
     teacher = on_meta("teacher" if preset in ("dskd-cma", "dskd-v2-eta") else "student")
-    plan = planned((student, teacher), spec=DSKDSpec.preset(preset, engine=engine), devices=2, sharding="ddp")
+    plan = planned(Models(student, teacher), spec=DSKDSpec.preset(preset, engine=engine), devices=2, sharding="ddp")
     report = plan.to_dict()
     assert plan.seconds == pytest.approx(sum(part["seconds"] for part in report["parts"]))
-    by_kind = {kind: [part["bytes"] for part in report["parts"] if part["kind"] == kind] for kind in ("held", "in turn")}
+    by_kind = {
+        kind: [part["bytes"] for part in report["parts"] if part["kind"] == kind] for kind in ("held", "in turn")
+    }
     assert report["total"]["bytes"] == sum(by_kind["held"]) + max(by_kind["in turn"])
     assert all(part["seconds"] > 0 for part in report["parts"] if part["kind"] == "in turn")
     assert 0 < plan.loss_share < 1
 
 
-@pytest.mark.parametrize("share", [0.97, 0.8, 0.6, 0.45])
+@pytest.mark.parametrize("share", [0.9, 0.5])
 def test_a_change_that_is_named_makes_it_fit(share: float) -> None:
     models = on_meta("student", tied=False), on_meta("teacher", tied=False)
-    usual = {"tokens": 4096, "devices": 2, "sharding": "ddp"}
-    room = int(planned(models, **usual).bytes * share)
-    plan = planned(models, **usual, device_memory=room)
+    usual = Setup(spec=SPEC, tokens=256, length=32, devices=2, sharding="ddp")
+    room = int(plan_step(*models, usual, H100).bytes * share)
+    plan = plan_step(*models, replace(usual, device_memory=room), H100)
     assert not plan.fits
     assert plan.remedies, plan.to_text()
     for remedy in plan.remedies:
@@ -128,8 +133,9 @@ def test_a_change_that_is_named_makes_it_fit(share: float) -> None:
     assert [remedy.seconds for remedy in plan.remedies] == sorted(remedy.seconds for remedy in plan.remedies)
 
 
-def test_where_nothing_helps_it_says_so(pair: tuple[Any, Any]) -> None:
-    plan = planned(pair, device_memory=1000)
+def test_where_nothing_helps_it_says_so(pair: Models) -> None:
+    plan = plan_step(pair.student, pair.teacher, Setup(spec=SPEC, tokens=32, length=32, device_memory=1000), H100)
+    assert not plan.fits
     assert plan.remedies == ()
     assert "Nothing that can be changed here makes it fit" in plan.to_text()
 
@@ -140,13 +146,13 @@ def test_where_nothing_helps_it_says_so(pair: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize(("tied", "checkpointing"), [(True, False), (False, True)])
 def test_a_traced_model_does_what_it_does(tied: bool, checkpointing: bool) -> None:
     torch.manual_seed(0)
-    found = trace(
-        on_meta("student", tied=tied), 3, 20, trains=True, fused_attention=False, checkpointing=checkpointing
-    )
+    found = trace(on_meta("student", tied=tied), 3, 20, trains=True, fused_attention=False, checkpointing=checkpointing)
     real: Any = LlamaForCausalLM(config("student", tied=tied)).train()
     real.set_attn_implementation("eager")
     if checkpointing:
-        real.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            real.gradient_checkpointing_enable({"use_reentrant": False})
     ids = torch.zeros(3, 20, dtype=torch.int64)
     with FlopCounterMode(display=False) as forward:
         states = real(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1).hidden_states[-1]
@@ -162,7 +168,8 @@ def test_fused_attention_keeps_no_scores() -> None:
     kept = [
         trace(on_meta("student"), 2, 256, trains=True, fused_attention=fused).activations for fused in (True, False)
     ]
-    assert kept[1] - kept[0] > 2 * 4 * 256 * 256 * 4 * 2  # samples, heads, scores, bytes, layers
+    scores = 2 * 4 * 256 * 256 * 4 * 2  # samples, heads, scores, bytes, layers
+    assert kept[1] - kept[0] == pytest.approx(scores, rel=0.02)
 
 
 @pytest.mark.parametrize("spaces", [["student", "teacher"], ["student"], ["teacher"], ["shared_vocabulary"]])
@@ -194,21 +201,20 @@ def test_the_products_of_the_loss_are_those_of_a_step(spaces: list[str]) -> None
     assert stated == pytest.approx(counted.get_total_flops(), rel=0.02)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_step_takes_the_memory_that_is_stated(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_takes_the_memory_that_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)  # then scratch memory comes from the allocator
-    monkeypatch.setitem(SIZES, "student", (96, 2, 6000))
-    monkeypatch.setitem(SIZES, "teacher", (64, 2, 3000))
-    spec = SPEC.replace(engine={"name": "tiled", "memory_budget_mib": 4})
+    monkeypatch.setitem(SIZES, "student", (64, 2, 3000))
+    monkeypatch.setitem(SIZES, "teacher", (32, 1, 1500))
+    spec = SPEC.replace(engine={"name": "tiled", "memory_budget_mib": 1})
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        student: Any = LlamaForCausalLM(config("student", tied=tied)).train()
+        student: Any = LlamaForCausalLM(config("student", tied=False)).train()
         teacher: Any = LlamaForCausalLM(config("teacher")).eval().requires_grad_(False)
         loss_fn = DSKDLoss.from_models(spec, student, teacher)
         optimizer = torch.optim.AdamW([*student.parameters(), *loss_fn.parameters()], lr=1e-5, foreach=False)
-        groups = torch.arange(48).expand(8, -1)
+        groups = torch.arange(48).expand(4, -1)
         batch = {f"{side}_groups": groups for side in SIZES}
         for side, (_, _, vocabulary) in SIZES.items():
-            ids = torch.randint(vocabulary, (8, 48))
+            ids = torch.randint(vocabulary, (4, 48))
             batch |= {f"{side}_input_ids": ids, f"{side}_labels": ids}
         for _ in range(2):
             loss_fn.run(student, teacher, batch).loss.backward()
@@ -216,14 +222,15 @@ def test_a_step_takes_the_memory_that_is_stated(tied: bool, monkeypatch: pytest.
             optimizer.zero_grad()
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     peak = max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-    models = on_meta("student", tied=tied), on_meta("teacher")
-    plan = planned(models, ThisMachine(), spec=spec, tokens=8 * 48, length=48)
+    plan = planned(
+        Models(on_meta("student", tied=False), on_meta("teacher")), ThisMachine(), spec=spec, tokens=4 * 48, length=48
+    )
     assert plan.bytes == pytest.approx(peak, rel=0.15)
     assert plan.seconds > 0
     assert any("this CPU" in text for text in plan.assumptions)
 
 
-def test_faster_devices_take_less_time(pair: tuple[Any, Any]) -> None:
+def test_faster_devices_take_less_time(pair: Models) -> None:
     slower = replace(H100, flops=H100.flops / 2, float32_flops=H100.float32_flops / 2)
     assert planned(pair, slower).seconds > planned(pair).seconds
     sent = {"devices": 2, "sharding": "fsdp2"}
@@ -258,13 +265,22 @@ def test_the_table() -> None:
     )
 
 
+def test_a_terminal_gets_the_same(pair: Models) -> None:
+    plan = planned(pair)
+    text = StringIO()
+    Console(file=text, width=400).print(plan)
+    shown = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    assert shown[0] == "a step time a device"
+    assert [line for line in plan.to_text().splitlines() if line not in shown] == []
+
+
 def test_models_that_are_mixed_up_are_noticed() -> None:
-    swapped = planned((on_meta("teacher"), on_meta("student")))
+    swapped = planned(Models(on_meta("teacher"), on_meta("student")))
     assert any("see whether the two are swapped" in text for text in swapped.warnings)
-    assert planned((on_meta("student"), on_meta("teacher"))).warnings == ()
+    assert planned(Models(on_meta("student"), on_meta("teacher"))).warnings == ()
 
 
-def test_a_step_has_a_sample_at_least(pair: tuple[Any, Any]) -> None:
+def test_a_step_has_a_sample_at_least(pair: Models) -> None:
     [warning] = planned(pair, tokens=32, length=32, devices=4, sharding="ddp").warnings
     assert "more than the 32 tokens that were asked for" in warning
 
@@ -281,17 +297,17 @@ def test_a_step_has_a_sample_at_least(pair: tuple[Any, Any]) -> None:
         ({"spec": DSKDSpec.preset("dskd")}, "the aligner 'identity' presumes one tokenizer"),
     ],
 )
-def test_wrong_setups_are_named(pair: tuple[Any, Any], changes: dict[str, Any], named: str) -> None:
+def test_wrong_setups_are_named(pair: Models, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         planned(pair, **changes)
     assert named in str(caught.value)
 
 
-def test_models_that_cannot_be_traced_are_named(pair: tuple[Any, Any]) -> None:
+def test_models_that_cannot_be_traced_are_named(pair: Models) -> None:
     with pytest.raises(InputError, match="expected two models, got one and the same"):
-        planned((pair[0], pair[0]))
+        plan_step(pair.student, pair.student, Setup(spec=SPEC), H100)
     with pytest.raises(InputError, match="expected parameters on the meta device"):
-        planned((LlamaForCausalLM(config("student")), pair[1]))
+        planned(Models(LlamaForCausalLM(config("student")), pair.teacher))
     with pytest.raises(ConfigurationError, match=r"'fsdp' is not known \(did you mean 'fsdp2'"):
         require_sharding("fsdp")
     with pytest.raises(ConfigurationError, match="device 'h1000' is not known"):
@@ -305,7 +321,7 @@ def test_models_that_cannot_be_traced_are_named(pair: tuple[Any, Any]) -> None:
     with torch.device("meta"):
         looking = Looking(config("student"))
     with pytest.raises(InputError, match="Looking cannot be run on the meta device"):
-        planned((looking, pair[1]))
+        planned(Models(looking, pair.teacher))
 
 
 def test_projectors_from_heads_count_as_large_as_they_are() -> None:
@@ -315,8 +331,3 @@ def test_projectors_from_heads_count_as_large_as_they_are() -> None:
         found = PlannedPair(Models(student, teacher), Setup(spec=spec, tokens=64, length=32)).projectors
         assert found.numbers == numbers
         assert found.bytes > 0
-
-
-def test_a_device_is_plain_data() -> None:
-    assert isinstance(H100, StatedDevice)
-    assert H100 == stated_device("h100")
