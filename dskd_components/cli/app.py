@@ -13,6 +13,7 @@ from dskd_components.cli.check import check
 from dskd_components.cli.doctor import doctor
 from dskd_components.cli.list import list_installed
 from dskd_components.cli.new_plugin import new_plugin
+from dskd_components.cli.plan import plan
 from dskd_components.cli.schema import print_schema
 from dskd_components.cli.show import show
 from dskd_components.cli.show_sample import show_sample
@@ -31,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Components of dual-space knowledge distillation: what is installed, whether a spec is valid, whether a "
-    "plugin keeps its promises, whether two models fit together, what becomes of a sample; and a teacher's states on "
-    "disk.",
+    "plugin keeps its promises, whether two models fit together, what a step takes, what becomes of a sample; and a "
+    "teacher's states on disk.",
 )
 app.command("list")(list_installed)
 app.command("show")(show)
@@ -40,6 +41,7 @@ app.command("schema")(print_schema)
 app.command("validate")(validate)
 app.command("check")(check)
 app.command("doctor")(doctor)
+app.command("plan")(plan)
 app.command("show-sample")(show_sample)
 app.command("new-plugin")(new_plugin)
 app.add_typer(store)

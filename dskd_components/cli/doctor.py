@@ -66,7 +66,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For programs: JSON.")] = False,
 ) -> None:
     """Look at a student and a teacher before training. The exit code is 1 if there is an error among the findings."""
-    pairs = _pairs(None if spec is None else _spec(spec), teachers)
+    pairs = _pairs(None if spec is None else read_spec(spec), teachers)
     given = _samples(samples, columns, ignore)
     reports = _reports(student, pairs, given, tokens or None, device)
     passed = all(report.passed for report in reports.values())
@@ -165,7 +165,16 @@ def _pairs(spec: DSKDSpec | MultiTeacherSpec | None, teachers: list[str]) -> dic
     return found
 
 
-def _spec(name: str) -> DSKDSpec | MultiTeacherSpec:
+def read_spec(name: str) -> DSKDSpec | MultiTeacherSpec:
+    """Return the spec of a file, or a preset.
+
+    Args:
+        name: what was given for ``--spec``.
+
+    Raises:
+        ConfigurationError: there is neither.
+        SpecFileError: the file is no valid spec.
+    """
     if Path(name).is_file() or Path(name).suffix:
         text, syntax = read_text(name)
         return parse_spec(text, None, syntax=syntax, source=name)

@@ -78,6 +78,28 @@ def load_model(source: str, device: str) -> Any:
         raise ConfigurationError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
+def load_on_meta(source: str, dtype: str, attention: str) -> Any:
+    """Build the causal language model of a configuration on the meta device: no weights are read, none are made.
+
+    Args:
+        source: a folder, or a name on the hub; a ``config.json`` is all that is read.
+        dtype: of the parameters.
+        attention: the kind that the model is asked for, as ``sdpa``.
+
+    Raises:
+        ConfigurationError: there is none, or no causal language model can be made from it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(source)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
+    except Exception as error:  # whatever is wrong with somebody's files
+        raise _unreadable("causal language model", source, error) from error
+
+
 TOKENIZER_FILES: Final = ("tokenizer_config.json", "tokenizer.json")
 """A folder with one of them has a tokenizer, if no model."""
 

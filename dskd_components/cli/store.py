@@ -183,7 +183,7 @@ def plan(
     from dskd_components.store.sizes import planned
 
     width, head_bytes = _width_and_head(teacher)
-    count = _count(tokens)
+    count = count_of("--tokens", tokens)
     sizes: dict[str, StoreSize] = {
         name: planned(
             width,
@@ -217,10 +217,19 @@ def _width_and_head(teacher: str) -> tuple[int, int]:
     return int(width), int(vocabulary * width * matrices * item)
 
 
-def _count(text: str) -> int:
+def count_of(option: str, text: str) -> int:
+    """Return a number of tokens.
+
+    Args:
+        option: where it was given.
+        text: as 250000, 50k, 10M or 2G.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKmMgGbBtT]?)\s*", text)
     if found is None:
-        raise ConfigurationError(f"--tokens {text}: expected a number such as 250000, 50k, 10M or 2G.")
+        raise ConfigurationError(f"{option} {text}: expected a number such as 250000, 50k, 10M or 2G.")
     return round(float(found[1]) * UNITS[found[2].lower()])
 
 

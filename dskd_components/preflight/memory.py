@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd_components.components.aligner import Aligner
+    from dskd_components.engines.engine import Engine
     from dskd_components.models.states import Side
     from dskd_components.preflight.measuring import MeasuredStep
 
@@ -124,16 +126,8 @@ class StepMemory:
         """What the engine makes beside its inputs and their gradients: `Tiled` keeps to its budget."""
         sides: tuple[Side, Side] = ("student", "teacher")
         engine = self.loss_fn.spec.engine
-        if isinstance(engine, Tiled):
-            budget = int(engine.memory_budget_mib * 2**20)
-            return min(max(self._tile(side, budget) for side in sides), budget)
-        return sum(streams * logits * EAGER_TENSORS for streams, logits in map(self._logits, sides))
-
-    def _tile(self, side: Side, budget: int) -> int:
-        """A tile of all scored rows, and the operations on a block of it."""
-        streams, logits = self._logits(side)
-        blocks = min(budget // BLOCK_SHARE, BLOCK_BYTES) if self._is_on_cpu else budget // BLOCK_SHARE
-        return streams * logits + min(logits * BLOCK_TENSORS, blocks)
+        of_sides = engine_bytes(engine, [self._logits(side) for side in sides], on_cpu=self._is_on_cpu)
+        return max(of_sides) if isinstance(engine, Tiled) else sum(of_sides)
 
     def _logits(self, side: Side) -> tuple[int, int]:
         """How many states a side's head reads, and the bytes of the logits of one of them."""
@@ -148,10 +142,9 @@ class StepMemory:
     @property
     def _attention(self) -> int:
         """Scores between all positions of both sides, where an aligner makes them."""
-        aligner, step = self.loss_fn.spec.aligner, self.step
-        if aligner.same_tokenizer or aligner.text_method is not None:
-            return 0
-        return int(step.tokens * step.teacher_tokens / step.samples * self.factor * ITEMSIZE * ATTENTION_TENSORS)
+        step = self.step
+        pairs = step.tokens * step.teacher_tokens / step.samples * self.factor
+        return attention_bytes(self.loss_fn.spec.aligner, pairs)
 
     @property
     def _tied_gradient(self) -> int:
@@ -169,6 +162,34 @@ class StepMemory:
     def _trained(self) -> list[Tensor]:
         modules = (self.student, self.loss_fn)
         return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+
+
+def engine_bytes(engine: Engine, sides: Iterable[tuple[int, int]], *, on_cpu: bool) -> list[int]:
+    """Return what an engine makes for each side beside its inputs and their gradients: `Tiled` keeps to its budget.
+
+    Args:
+        engine: the engine.
+        sides: of each, how many states its heads read, and the bytes of all logits of one of them.
+        on_cpu: whether blocks are kept small, for the caches of a CPU.
+    """
+    if not isinstance(engine, Tiled):
+        return [streams * logits * EAGER_TENSORS for streams, logits in sides]
+    budget = int(engine.memory_budget_mib * 2**20)
+    blocks = min(budget // BLOCK_SHARE, BLOCK_BYTES) if on_cpu else budget // BLOCK_SHARE
+    # A tile of all scored rows, and the operations on a block of it.
+    return [min(streams * logits + min(logits * BLOCK_TENSORS, blocks), budget) for streams, logits in sides]
+
+
+def attention_bytes(aligner: Aligner, pairs: float) -> int:
+    """Return the bytes of scores between all positions of both sides, where an aligner makes them.
+
+    Args:
+        aligner: the aligner.
+        pairs: how many pairs of positions the samples have.
+    """
+    if aligner.same_tokenizer or aligner.text_method is not None:
+        return 0
+    return int(pairs * ITEMSIZE * ATTENTION_TENSORS)
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

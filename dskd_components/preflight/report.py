@@ -249,11 +249,14 @@ def start_cells(start: Start) -> tuple[str, ...]:
 
 def seconds_text(cost: StepCost) -> str:
     """Return the time of a cost for people; a dash where there is none."""
-    if math.isclose(cost.seconds, 0.0):
-        return "-"
-    if cost.seconds >= 10:
-        return f"{cost.seconds:,.0f} s"
-    return f"{cost.seconds:.2g} s" if cost.seconds >= 0.1 else f"{cost.seconds * 1000:.2g} ms"
+    return "-" if math.isclose(cost.seconds, 0.0) else seconds_of(cost.seconds)
+
+
+def seconds_of(seconds: float) -> str:
+    """Return a time for people."""
+    if seconds >= 10:
+        return f"{seconds:,.0f} s"
+    return f"{seconds:.2g} s" if seconds >= 0.1 else f"{seconds * 1000:.2g} ms"
 
 
 def memory_text(cost: StepCost) -> str:

@@ -66,7 +66,7 @@ def test_it_is_what_is_written(
             Path(arguments[0]).write_text(output, encoding="utf-8")
             continue
         assert program == "dskd"
-        if arguments[0] in ("doctor", "show-sample"):
+        if arguments[0] in ("doctor", "plan", "show-sample"):
             save_pair()
             capsys.readouterr()  # progress bars, and what imports have to say
         ran = dskd(*arguments, columns=80)
@@ -75,4 +75,4 @@ def test_it_is_what_is_written(
 
 def test_there_is_something_to_compare() -> None:
     shown = {command.split()[1] for document in DOCUMENTS for command, _ in steps(document) if command[:4] == "dskd"}
-    assert {"list", "show", "validate", "check", "doctor", "show-sample"} <= shown
+    assert {"list", "show", "validate", "check", "doctor", "plan", "show-sample"} <= shown

@@ -1,0 +1,125 @@
+"""What each way of spreading a model over devices keeps whole, cuts up, gathers and sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from dskd_components.errors import ConfigurationError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dskd_components.preflight.traced import TracedModel
+
+Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
+"""The student as it is on one device, or spread by an engine; each of them keeps no more than those before it."""
+
+TeacherPlace = Literal["replicated", "sharded", "store"]
+"""The teacher whole on each device, cut up over them, or not there: its states come from a store."""
+
+Part = Literal["parameters", "gradients", "optimizer"]
+
+CUT: Final[Mapping[Sharding, frozenset[Part]]] = {
+    "none": frozenset(),
+    "ddp": frozenset(),
+    "zero1": frozenset({"optimizer"}),
+    "zero2": frozenset({"optimizer", "gradients"}),
+    "zero3": frozenset({"optimizer", "gradients", "parameters"}),
+    "fsdp2": frozenset({"optimizer", "gradients", "parameters"}),
+}
+"""What each device has a part of only."""
+
+MASTER: Final = frozenset({"zero1", "zero2", "zero3"})
+"""DeepSpeed keeps a copy in float32 of parameters in half precision, for the optimizer."""
+
+BUCKET: Final = 500_000_000
+"""Numbers that DeepSpeed reduces at once (``reduce_bucket_size``)."""
+
+MORE: Final[Mapping[Sharding, Sharding]] = {"none": "ddp", "ddp": "zero1", "zero1": "zero2", "zero2": "fsdp2"}
+"""What cuts up the next part as well."""
+
+
+def require_sharding(name: str) -> Sharding:
+    """Return a way of spreading a model by its name.
+
+    Args:
+        name: what the user wrote.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    known: tuple[Sharding, ...] = get_args(Sharding)
+    return known[_number("sharding", name, known)]
+
+
+def require_teacher_place(name: str) -> TeacherPlace:
+    """Return where the teacher is by its name.
+
+    Args:
+        name: what the user wrote.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    known: tuple[TeacherPlace, ...] = get_args(TeacherPlace)
+    return known[_number("teacher", name, known)]
+
+
+def _number(field: str, name: str, known: tuple[str, ...]) -> int:
+    if name not in known:
+        raise ConfigurationError(
+            f"{field} {name!r} is not known{did_you_mean(name, known)}; expected one of {', '.join(known)}."
+        )
+    return known.index(name)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A model over some devices.
+
+    Args:
+        sharding: how.
+        devices: over how many.
+    """
+
+    sharding: Sharding
+    devices: int
+
+    def share(self, part: Part) -> float:
+        """Return the share of a part that each device keeps."""
+        return 1 / self.devices if part in CUT[self.sharding] else 1.0
+
+    @property
+    def gathers(self) -> bool:
+        """Whether parameters are gathered for each use."""
+        return "parameters" in CUT[self.sharding]
+
+    def kept_gathered(self, model: TracedModel) -> int:
+        """Return the bytes that stay gathered from the forward pass on: all outside of the blocks of layers."""
+        return model.root if self.gathers else 0
+
+    def passing_gathered(self, model: TracedModel) -> int:
+        """Return the bytes of blocks that are gathered at once: the one at work, the next, and what it arrives in."""
+        return 3 * max(model.units, default=0) if self.gathers else 0
+
+    def buckets(self, model: TracedModel) -> int:
+        """Return the bytes of buckets in which gradients are brought together and sent."""
+        gradients = sum(model.trained)
+        if self.sharding == "ddp":
+            return gradients
+        return min(gradients, BUCKET * model.itemsize) if self.sharding in ("zero1", "zero2") else 0
+
+    def sent(self, model: TracedModel, *, micro_batches: int) -> float:
+        """Return the bytes that each device sends in a step.
+
+        Args:
+            model: the student.
+            micro_batches: how many there are in a step.
+        """
+        others = (self.devices - 1) / self.devices
+        gradients = sum(model.trained)
+        if self.gathers:  # parameters for both passes, and gradients once, in every micro-batch
+            return others * micro_batches * (2 * model.bytes + gradients)
+        # A sum over devices is taken in two rounds, whoever updates what.
+        return 2 * others * gradients

@@ -1,0 +1,333 @@
+"""The plan of a step: what it states is what steps take, and more of anything never makes it smaller, or larger."""
+
+from __future__ import annotations
+
+import mmap
+import warnings
+from dataclasses import replace
+from io import StringIO
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+import torch
+from rich.console import Console
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
+from dskd_components.engines.work import LossShapes, products_of
+from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.preflight.device import DEVICES, ThisMachine, stated_device
+from dskd_components.preflight.plan import PlanPart, Remedy, Setup, StepPlan
+from dskd_components.preflight.plan_pair import Models, PlannedPair
+from dskd_components.preflight.plan_step import plan_step, plan_traced
+from dskd_components.preflight.sharding import Sharding, TeacherPlace, require_sharding
+from dskd_components.preflight.traced import trace
+
+if TYPE_CHECKING:
+    from dskd_components.preflight.device import Device
+
+SIZES = {"student": (24, 2, 400), "teacher": (40, 3, 600)}
+LINEAR = {"name": "linear", "init": "torch"}
+SPEC = DSKDSpec(aligner="span", t2s_projector=LINEAR, s2t_projector=LINEAR)
+H100 = stated_device("h100")
+
+
+def config(side: str, *, tied: bool = True) -> LlamaConfig:
+    width, layers, vocabulary = SIZES[side]
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+    )
+
+
+def on_meta(side: str, *, tied: bool = True, dtype: torch.dtype = torch.float32) -> Any:
+    with torch.device("meta"):
+        return LlamaForCausalLM(config(side, tied=tied)).to(dtype)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Models:
+    """Both models, which are traced once for all tests of a batch."""
+    return Models(on_meta("student"), on_meta("teacher"))
+
+
+def planned(pair: Models, device: Device = H100, **changes: Any) -> StepPlan:
+    setup = Setup(**({"spec": SPEC, "tokens": 512, "length": 32, "device_memory": device.memory} | changes))
+    return plan_traced(pair, setup, device)
+
+
+# Laws
+
+
+@pytest.mark.parametrize("teacher", get_args(TeacherPlace))
+@pytest.mark.parametrize("sharding", [name for name in get_args(Sharding) if name != "none"])
+def test_more_devices_never_need_more_memory_each(pair: Models, sharding: Sharding, teacher: TeacherPlace) -> None:
+    plans = [planned(pair, devices=devices, sharding=sharding, teacher=teacher) for devices in (1, 2, 16)]
+    assert all(fewer.bytes >= more.bytes for fewer, more in pairwise(plans))
+    assert all(fewer.held >= more.held for fewer, more in pairwise(plans))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cutting_up_more_never_holds_more(dtype: torch.dtype, optimizer: str) -> None:
+    models = Models(on_meta("student", dtype=dtype), on_meta("teacher", dtype=dtype))
+    held = [
+        planned(models, devices=8, sharding=sharding, optimizer=optimizer).held
+        for sharding in ("zero1", "zero2", "zero3")
+    ]
+    assert held == sorted(held, reverse=True)
+    assert planned(models, devices=8, sharding="fsdp2").held < planned(models, devices=8, sharding="ddp").held
+
+
+@pytest.mark.parametrize("change", [{"teacher": "store"}, {"checkpointing": True}, {"accumulation": 4}])
+def test_what_is_to_save_memory_never_takes_more(pair: Models, change: dict[str, Any]) -> None:
+    usual = {"tokens": 4096, "devices": 2, "sharding": "fsdp2"}
+    assert planned(pair, **usual, **change).bytes <= planned(pair, **usual).bytes
+
+
+def test_a_larger_budget_never_leaves_less_to_the_loss(pair: Models) -> None:
+    budgets = [
+        planned(pair, spec=SPEC.replace(engine={"name": "tiled", "memory_budget_mib": mib})).loss_bytes
+        for mib in (0.1, 1, 1000)
+    ]
+    assert budgets == sorted(budgets)
+    assert budgets[0] < budgets[-1] < planned(pair, spec=SPEC.replace(engine="eager")).loss_bytes
+
+
+@pytest.mark.parametrize("preset", ["vanilla-kd", "dskd", "dskd-cma", "dskd-v2-eta"])
+@pytest.mark.parametrize("engine", ["tiled", "eager"])
+def test_parts_add_up(preset: str, engine: str) -> None:
+    student = on_meta("student")
+    teacher = on_meta("teacher" if preset in ("dskd-cma", "dskd-v2-eta") else "student")
+    plan = planned(Models(student, teacher), spec=DSKDSpec.preset(preset, engine=engine), devices=2, sharding="ddp")
+    report = plan.to_dict()
+    assert plan.seconds == pytest.approx(sum(part["seconds"] for part in report["parts"]))
+    by_kind = {
+        kind: [part["bytes"] for part in report["parts"] if part["kind"] == kind] for kind in ("held", "in turn")
+    }
+    assert report["total"]["bytes"] == sum(by_kind["held"]) + max(by_kind["in turn"])
+    assert all(part["seconds"] > 0 for part in report["parts"] if part["kind"] == "in turn")
+    assert 0 < plan.loss_share < 1
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5])
+def test_a_change_that_is_named_makes_it_fit(share: float) -> None:
+    models = on_meta("student", tied=False), on_meta("teacher", tied=False)
+    usual = Setup(spec=SPEC, tokens=256, length=32, devices=2, sharding="ddp")
+    room = int(plan_step(*models, usual, H100).bytes * share)
+    plan = plan_step(*models, replace(usual, device_memory=room), H100)
+    assert not plan.fits
+    assert plan.remedies, plan.to_text()
+    for remedy in plan.remedies:
+        changed = plan_step(*models, remedy.setup, H100)
+        assert changed.fits
+        assert (changed.bytes, changed.seconds) == (remedy.bytes, pytest.approx(remedy.seconds))
+    assert [remedy.seconds for remedy in plan.remedies] == sorted(remedy.seconds for remedy in plan.remedies)
+
+
+def test_where_nothing_helps_it_says_so(pair: Models) -> None:
+    plan = plan_step(pair.student, pair.teacher, Setup(spec=SPEC, tokens=32, length=32, device_memory=1000), H100)
+    assert not plan.fits
+    assert plan.remedies == ()
+    assert "Nothing that can be changed here makes it fit" in plan.to_text()
+
+
+# What is stated is what steps take
+
+
+@pytest.mark.parametrize(("tied", "checkpointing"), [(True, False), (False, True)])
+def test_a_traced_model_does_what_it_does(tied: bool, checkpointing: bool) -> None:
+    torch.manual_seed(0)
+    found = trace(on_meta("student", tied=tied), 3, 20, trains=True, fused_attention=False, checkpointing=checkpointing)
+    real: Any = LlamaForCausalLM(config("student", tied=tied)).train()
+    real.set_attn_implementation("eager")
+    if checkpointing:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            real.gradient_checkpointing_enable({"use_reentrant": False})
+    ids = torch.zeros(3, 20, dtype=torch.int64)
+    with FlopCounterMode(display=False) as forward:
+        states = real(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1).hidden_states[-1]
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.grad(states.sum(), list(real.parameters()), allow_unused=True)
+    assert found.backward is not None
+    assert (found.forward.flops, found.backward.flops) == (forward.get_total_flops(), backward.get_total_flops())
+    assert found.bytes == sum(parameter.nbytes for parameter in real.parameters())
+    assert sum(found.units) + found.root == found.bytes
+
+
+def test_fused_attention_keeps_no_scores() -> None:
+    kept = [
+        trace(on_meta("student"), 2, 256, trains=True, fused_attention=fused).activations for fused in (True, False)
+    ]
+    scores = 2 * 4 * 256 * 256 * 4 * 2  # samples, heads, scores, bytes, layers
+    assert kept[1] - kept[0] == pytest.approx(scores, rel=0.02)
+
+
+@pytest.mark.parametrize("spaces", [["student", "teacher"], ["student"], ["teacher"], ["shared_vocabulary"]])
+def test_the_products_of_the_loss_are_those_of_a_step(spaces: list[str]) -> None:
+    spec = DSKDSpec(engine="eager", spaces=spaces, t2s_projector=LINEAR, s2t_projector=LINEAR)
+    widths, vocabulary, shape = {"student": 12, "teacher": 20}, 900, (2, 16)
+    loss_fn = DSKDLoss(spec, student_hidden_size=12, teacher_hidden_size=20)
+    targets = torch.randint(vocabulary, shape)
+    states = {
+        side: LMStates(
+            hidden_states=torch.randn(*shape, width, requires_grad=True),
+            targets=targets,
+            head=Head(torch.randn(vocabulary, width, requires_grad=side == "student")),
+        )
+        for side, width in widths.items()
+    }
+    with FlopCounterMode(display=False) as counted:
+        loss_fn(states["student"], states["teacher"]).loss.backward()
+    shapes = LossShapes(
+        spaces=spec.spaces,
+        measure=spec.measure,
+        engine=spec.engine,
+        scored=dict.fromkeys(("student", "teacher"), targets.numel()),
+        widths=widths,  # type: ignore[arg-type]
+        vocabularies=dict.fromkeys(("student", "teacher"), vocabulary),
+    )
+    stated = sum(term.forward + term.backward for term in products_of(shapes))
+    # The gradient to the teacher's states, which nobody takes, is the only difference.
+    assert stated == pytest.approx(counted.get_total_flops(), rel=0.02)
+
+
+def test_a_step_takes_the_memory_that_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)  # then scratch memory comes from the allocator
+    monkeypatch.setitem(SIZES, "student", (64, 2, 3000))
+    monkeypatch.setitem(SIZES, "teacher", (32, 1, 1500))
+    spec = SPEC.replace(engine={"name": "tiled", "memory_budget_mib": 1})
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        student: Any = LlamaForCausalLM(config("student", tied=False)).train()
+        teacher: Any = LlamaForCausalLM(config("teacher")).eval().requires_grad_(False)
+        loss_fn = DSKDLoss.from_models(spec, student, teacher)
+        optimizer = torch.optim.AdamW([*student.parameters(), *loss_fn.parameters()], lr=1e-5, foreach=False)
+        groups = torch.arange(48).expand(4, -1)
+        batch = {f"{side}_groups": groups for side in SIZES}
+        for side, (_, _, vocabulary) in SIZES.items():
+            ids = torch.randint(vocabulary, (4, 48))
+            batch |= {f"{side}_input_ids": ids, f"{side}_labels": ids}
+        for _ in range(2):
+            loss_fn.run(student, teacher, batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    peak = max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    plan = planned(
+        Models(on_meta("student", tied=False), on_meta("teacher")), ThisMachine(), spec=spec, tokens=4 * 48, length=48
+    )
+    assert plan.bytes == pytest.approx(peak, rel=0.15)
+    assert plan.seconds > 0
+    assert any("this CPU" in text for text in plan.assumptions)
+
+
+def test_faster_devices_take_less_time(pair: Models) -> None:
+    slower = replace(H100, flops=H100.flops / 2, float32_flops=H100.float32_flops / 2)
+    assert planned(pair, slower).seconds > planned(pair).seconds
+    sent = {"devices": 2, "sharding": "fsdp2"}
+    narrow = {part.component: part.seconds for part in planned(pair, replace(H100, bandwidth=1e9), **sent).parts}
+    wide = {part.component: part.seconds for part in planned(pair, **sent).parts}
+    assert narrow["communication"] == pytest.approx(450 * wide["communication"])
+    assert {device.name for device in DEVICES.values()} == set(DEVICES)
+
+
+# What people read
+
+
+def test_the_table() -> None:
+    parts = (
+        PlanPart("student weights", "held", 0.0, 2**30),
+        PlanPart("student forward", "in turn", 0.25, 2**29),
+        PlanPart("loss: ce", "in turn", 0.75, 2**31),
+    )
+    setup = Setup(spec=SPEC, device_memory=2**30)
+    remedy = Remedy("a sharded teacher", "--teacher sharded", 1.5, 2**20, setup)
+    plan = StepPlan("S", "T", parts, setup, 2**20, ("a warning",), ("an assumption",), (remedy,))
+    assert plan.to_text() == (
+        "student weights - 1.00 GiB held\n"
+        "student forward 0.25 s 512 MiB in turn\n"
+        "loss: ce 0.75 s 2.00 GiB in turn\n"
+        "together 1 s 3.00 GiB at most\n"
+        "It does not fit: 3.00 GiB a device, the most during 'loss: ce'; a device has 1.00 GiB. A step of 8,192 tokens "
+        "takes 1 s, of which the loss has 75%; it adds 1 MiB.\n"
+        "The cheapest change that makes it fit: a sharded teacher (--teacher sharded): 1 MiB a device, 1.5 s a step.\n"
+        "! a warning\n"
+        "- an assumption"
+    )
+
+
+def test_a_terminal_gets_the_same(pair: Models) -> None:
+    plan = planned(pair)
+    text = StringIO()
+    Console(file=text, width=400).print(plan)
+    shown = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    assert shown[0] == "a step time a device"
+    assert [line for line in plan.to_text().splitlines() if line not in shown] == []
+
+
+def test_models_that_are_mixed_up_are_noticed() -> None:
+    swapped = planned(Models(on_meta("teacher"), on_meta("student")))
+    assert any("see whether the two are swapped" in text for text in swapped.warnings)
+    assert planned(Models(on_meta("student"), on_meta("teacher"))).warnings == ()
+
+
+def test_a_step_has_a_sample_at_least(pair: Models) -> None:
+    [warning] = planned(pair, tokens=32, length=32, devices=4, sharding="ddp").warnings
+    assert "more than the 32 tokens that were asked for" in warning
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tokens": 0}, "tokens: expected a positive number, got 0"),
+        ({"length": -1}, "length: expected"),
+        ({"scored": 1.5}, "scored: expected a share"),
+        ({"devices": 2}, "sharding 'none' is for one device, got 2"),
+        ({"device_memory": 0}, "device_memory: expected"),
+        ({"optimizer": "adamv"}, "optimizer 'adamv' is not known (did you mean"),
+        ({"spec": DSKDSpec.preset("dskd")}, "the aligner 'identity' presumes one tokenizer"),
+    ],
+)
+def test_wrong_setups_are_named(pair: Models, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        planned(pair, **changes)
+    assert named in str(caught.value)
+
+
+def test_models_that_cannot_be_traced_are_named(pair: Models) -> None:
+    with pytest.raises(InputError, match="expected two models, got one and the same"):
+        plan_step(pair.student, pair.student, Setup(spec=SPEC), H100)
+    with pytest.raises(InputError, match="expected parameters on the meta device"):
+        planned(Models(LlamaForCausalLM(config("student")), pair.teacher))
+    with pytest.raises(ConfigurationError, match=r"'fsdp' is not known \(did you mean 'fsdp2'"):
+        require_sharding("fsdp")
+    with pytest.raises(ConfigurationError, match="device 'h1000' is not known"):
+        stated_device("h1000")
+
+    class Looking(LlamaForCausalLM):
+        def forward(self, *arguments: Any, **options: Any) -> Any:
+            float(self.lm_head.weight.sum())
+            return super().forward(*arguments, **options)
+
+    with torch.device("meta"):
+        looking = Looking(config("student"))
+    with pytest.raises(InputError, match="Looking cannot be run on the meta device"):
+        planned(Models(looking, pair.teacher))
+
+
+def test_projectors_from_heads_count_as_large_as_they_are() -> None:
+    student, teacher = on_meta("student"), on_meta("teacher")
+    for projector, numbers in (("pinv", 24 * 40), ("live_pinv", 0)):
+        spec = DSKDSpec(aligner="span", spaces=["teacher"], s2t_projector=projector)
+        found = PlannedPair(Models(student, teacher), Setup(spec=spec, tokens=64, length=32)).projectors
+        assert found.numbers == numbers
+        assert found.bytes > 0
