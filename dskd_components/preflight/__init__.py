@@ -5,8 +5,8 @@ one subject each, `samples` what the collator makes of the user's, `start` how t
 `memory` and `estimate` the costs, `report` the outcome. Import the names below.
 
 ``dskd plan`` looks at a pair before there is a machine: `plan_step` is the way in, `plan` what goes in and comes out,
-`traced` what models do on the meta device, `device` how fast that is, `sharding` how it is spread, and the other ``plan_``
-modules one part of the outcome each.
+`traced` what models do on the meta device (`operations` sees it), `device` how fast that is, `sharding` how it is
+spread, and the other ``plan_`` modules one part of the outcome each.
 """
 
 from dskd_components.preflight.pair import SAMPLE_TEXTS, Pair, samples_of

@@ -109,8 +109,9 @@ class Work:
     @property
     def flops(self) -> int:
         """All multiplications and additions in products."""
-        counted = (*self.products.items(), *self.attentions.items())
-        return sum(product.flops * count for product, count in counted) + self.other_flops
+        of_products = sum(product.flops * count for product, count in self.products.items())
+        of_attention = sum(attention.flops * count for attention, count in self.attentions.items())
+        return of_products + of_attention + self.other_flops
 
 
 class Change(NamedTuple):
@@ -133,7 +134,7 @@ class Seen(TorchDispatchMode):
     """Sees every operation, and when the memory of its outcome is taken and given back."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
         self._log: list[tuple[int, int]] = []
@@ -293,6 +294,7 @@ def counting(call: Callable[[], object]) -> Work:
     Args:
         call: makes tensors there alone.
     """
-    with Seen() as seen:
+    seen = Seen()
+    with seen:
         call()
     return seen.work()

@@ -140,7 +140,7 @@ def trace(
             f"{type(unwrapped(model)).__name__} cannot be run on the meta device: {type(error).__name__}: {reason}. A "
             "model whose code looks at numbers has no plan; preflight measures it."
         ) from error
-    head: Tensor = unwrapped(model).get_output_embeddings().weight  # type: ignore[assignment]
+    head: Tensor = unwrapped(model).get_output_embeddings().weight  # type: ignore[assignment,union-attr]
     embedding: Tensor = unwrapped(model).get_input_embeddings().weight  # type: ignore[assignment]
     return TracedModel(
         name=type(unwrapped(model)).__name__,
