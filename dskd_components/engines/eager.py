@@ -161,12 +161,12 @@ class AllLogits:
                 side=side,
                 logits=logits,
                 targets=covered.rows_of(batch.side(at).targets),
-                temperature=temperature_of(batch, side),
+                temperature=temperature_of(batch.measure, side),
             )
             values = checked_values(space, space.row_values(rows), len(covered))
             numbers = covered.rows_of(batch.group_numbers[at])
             sums[side] = GroupSums(batch.positions.groups, values[:0]).add(values, numbers).total
-        return compared_groups(batch, space, sums["student"], sums["teacher"])
+        return compared_groups(space, sums, batch.group_numbers, batch.measure)
 
     def _own(self, side: Side) -> Tensor:
         """Return ``[N, V]``: the logits of one side's own states at its covered positions."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.alignment import Alignment
-    from dskd_components.engines.aligned_batch import AlignedBatch
+    from dskd_components.components.space import Measure
     from dskd_components.models.states import Side
 
 
@@ -117,25 +117,27 @@ class GroupSums:
         return self._sums[:-1]
 
 
-def compared_groups(batch: AlignedBatch, space: GroupSpace, student: Tensor, teacher: Tensor) -> ComparedGroups:
+def compared_groups(
+    space: GroupSpace, sums: Mapping[Side, Tensor], numbers: Mapping[Side, Tensor], measure: Measure
+) -> ComparedGroups:
     """Return the groups of a batch as a space combines them.
 
     Args:
-        batch: the batch.
         space: the space.
-        student: ``[G]`` or ``[G, C]``: the sums of the student's rows.
-        teacher: those of the teacher's.
+        sums: by side, ``[G]`` or ``[G, C]``: the sums of its rows.
+        numbers: by side, ``[B, T]``: the group of each position, or -1.
+        measure: how the spec measures.
     """
     sizes = {}
     for side in SIDES:
-        numbers = batch.group_numbers[positions_of(space, side)].flatten()
-        sizes[side] = GroupSums(batch.positions.groups, numbers[:0]).add(torch.ones_like(numbers), numbers).total
+        own = numbers[positions_of(space, side)].flatten()
+        sizes[side] = GroupSums(len(sums[side]), own[:0]).add(torch.ones_like(own), own).total
     return ComparedGroups(
-        student=student,
-        teacher=teacher,
+        student=sums["student"],
+        teacher=sums["teacher"],
         student_sizes=sizes["student"],
         teacher_sizes=sizes["teacher"],
-        measure=batch.measure,
+        measure=measure,
     )
 
 
@@ -144,9 +146,9 @@ def positions_of(space: GroupSpace, side: Side) -> Side:
     return side if space.projector is None else space.side
 
 
-def temperature_of(batch: AlignedBatch, side: Side) -> float:
+def temperature_of(measure: Measure, side: Side) -> float:
     """Return what the logits of one side's states are divided by."""
-    return batch.measure.temperature if side == "student" else batch.measure.teacher_temperature
+    return measure.temperature if side == "student" else measure.teacher_temperature
 
 
 def checked_values(space: GroupSpace, values: Any, rows: int) -> Tensor:

@@ -84,7 +84,7 @@ class GroupPasses:
         if self._entry.other is not None:
             self._totals["teacher"] = self._entry.other
         with naming_teacher(self._batch.teacher_name):
-            groups = compared_groups(self._batch, self._space, self._totals["student"], self._totals["teacher"])
+            groups = compared_groups(self._space, self._totals, self._batch.group_numbers, self._batch.measure)
             return self._entry.space.found(groups)
 
     def take_gradient(self, loss: Tensor | None) -> None:
@@ -145,7 +145,7 @@ def row_values(batch: AlignedBatch, space: GroupSpace, side: Side, block: LogitB
     """
     with naming_teacher(batch.teacher_name):
         rows = TiledGroupRows(
-            side=side, logits=block.leaf, targets=targets, temperature=temperature_of(batch, side), block=block
+            side=side, logits=block.leaf, targets=targets, temperature=temperature_of(batch.measure, side), block=block
         )
         return checked_values(space, space.row_values(rows), len(targets))
 
