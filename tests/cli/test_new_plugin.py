@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 from dskd_components import ConfigurationError, __version__
-from dskd_components.cli.new_plugin import PluginProject
+from dskd_components.cli.new_plugin import PluginKind, PluginProject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,13 +41,14 @@ def test_what_is_written(dskd: Callable[..., Ran], tmp_path: Path, name: str, ex
     assert written == {
         "pyproject.toml",
         "README.md",
+        ".github/workflows/tests.yml",
         f"src/{package}/__init__.py",
         f"src/{package}/{component}.py",
         f"src/{package}/plugin.py",
         f"src/{package}/py.typed",
         f"tests/test_{component}.py",
     }
-    for line in ran.out.splitlines()[1:8]:
+    for line in ran.out.splitlines()[1:9]:
         assert line.strip() in written
     assert f"pip install --editable {folder}" in ran.out
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
@@ -62,17 +64,28 @@ def test_what_is_written(dskd: Callable[..., Ran], tmp_path: Path, name: str, ex
     assert "$" not in "".join(path.read_text() for path in folder.rglob("*.*") if path.is_file())
 
 
-def test_it_keeps_every_law_and_the_style_of_this_repository(dskd: Callable[..., Ran], tmp_path: Path) -> None:
-    dskd("new-plugin", "hello-distance", "-d", tmp_path)
-    ran = dskd("check", tmp_path / "hello-distance/src/hello_distance/hello.py", "--max-examples", 10)
-    assert (ran.code, ran.err) == (0, "")
+@pytest.mark.parametrize("kind", PluginKind)
+def test_it_keeps_every_law_and_the_style_of_this_repository(
+    dskd: Callable[..., Ran], tmp_path: Path, kind: PluginKind
+) -> None:
+    """Each kind, as it is written: laws by `dskd check`, its own test by hand, lint and format."""
+    folder = tmp_path / f"mine-{kind}"
+    assert dskd("new-plugin", folder.name, "--kind", kind, "-d", tmp_path).code == 0
+    package = folder / "src" / folder.name.replace("-", "_")
+    ran = dskd("check", package / "mine.py", "--max-examples", 2)
+    assert (ran.code, ran.err) == (0, ""), ran.out[-2000:]
     configuration = Path(__file__).parents[2] / "pyproject.toml"
     for command in (["check"], ["format", "--check"]):
-        subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--config", configuration, "."],
-            cwd=tmp_path / "hello-distance",
-            check=True,
-        )
+        subprocess.run([sys.executable, "-m", "ruff", *command, "--config", configuration, "."], cwd=folder, check=True)
+    test = (folder / "tests/test_mine.py").read_text()
+    assert f'"{package.name}.plugin"' in (folder / "pyproject.toml").read_text()
+    names = {"__name__": "written"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(package.parent)
+        exec(compile(test, "test_mine.py", "exec"), names)  # what pytest would import
+    by_hand = [value for name, value in names.items() if isinstance(value, FunctionType) and name.startswith("test_")]
+    [run] = [test for test in by_hand if test.__module__ == "written"]
+    run()
 
 
 def test_nothing_is_written_over(dskd: Callable[..., Ran], tmp_path: Path) -> None:
