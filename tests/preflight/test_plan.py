@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 from io import StringIO
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import pytest
 import torch
@@ -17,14 +17,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
+from dskd_components.components import ComparedRows, Space, SpaceResult, TokenTerm, default_registry
+from dskd_components.components.space import Direction  # noqa: TC001  # pydantic reads it
 from dskd_components.engines.work import LossShapes, products_of
 from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.models.states import Side  # noqa: TC001
 from dskd_components.preflight.device import DEVICES, ThisMachine, stated_device
 from dskd_components.preflight.plan import PlanPart, Remedy, Setup, StepPlan
 from dskd_components.preflight.plan_pair import Models, PlannedPair
 from dskd_components.preflight.plan_step import plan_step, plan_traced
 from dskd_components.preflight.sharding import Sharding, TeacherPlace, require_sharding
 from dskd_components.preflight.traced import trace
+from tests.helpers.correct_components import LearnedScale, LearnedSpans, SpaceWithModule, SpanLikelihood
 
 if TYPE_CHECKING:
     from dskd_components.preflight.device import Device
@@ -322,6 +326,51 @@ def test_models_that_cannot_be_traced_are_named(pair: Models) -> None:
         looking = Looking(config("student"))
     with pytest.raises(InputError, match="Looking cannot be run on the meta device"):
         planned(Models(looking, pair.teacher))
+
+
+class ReadsAMap(Space):
+    """Compares where a token has a partner."""
+
+    name: Literal["reads_a_map"] = "reads_a_map"
+    side: ClassVar[Side] = "student"
+    projector: ClassVar[Direction | None] = "t2s"
+    terms: ClassVar[tuple[str, ...]] = ("mapped",)
+
+    @property
+    def needs_vocabulary_map(self) -> bool:
+        return True
+
+    def compare(self, rows: ComparedRows) -> SpaceResult:
+        assert rows.teacher_to_student is not None
+        return SpaceResult(terms={"mapped": TokenTerm(values=rows.divergence(None))})
+
+
+@pytest.mark.parametrize("kind", ["space", "distance", "aligner", "projector"])
+def test_whatever_is_registered_has_a_plan(pair: Models, kind: str) -> None:
+    alike = Models(pair.student, pair.student.__class__(pair.student.config).to("meta"))
+    for component in default_registry().components(kind):
+        field = {"space": "spaces", "projector": "s2t_projector"}.get(kind, kind)
+        spec = SPEC.replace(**{field: [component.name] if kind == "space" else component.name})
+        plan = planned(alike if spec.aligner.same_tokenizer else pair, spec=spec, tokens=64)
+        assert 0 < plan.loss_share < 1, component.name
+    assert planned(pair, spec=SPEC.replace(spaces=[ReadsAMap()]), tokens=64).loss_share > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"spaces": [SpanLikelihood()]}, "the space 'span_likelihood' combines groups"),
+        ({"spaces": [LearnedSpans()]}, "the space 'learned_spans' combines groups"),
+        ({"spaces": [SpaceWithModule()]}, "has parameters"),
+        ({"distance": LearnedScale()}, "has parameters"),
+    ],
+    ids=["groups", "learned groups", "learned space", "learned distance"],
+)
+def test_what_no_plan_is_made_of_is_named(pair: Models, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        planned(pair, spec=SPEC.replace(**changes), tokens=64)
+    assert named in str(caught.value)
+    assert "preflight measures it" in str(caught.value)
 
 
 def test_projectors_from_heads_count_as_large_as_they_are() -> None:
