@@ -91,6 +91,30 @@ def test_cutting_up_more_never_holds_more(dtype: torch.dtype, optimizer: str) ->
     assert planned(models, devices=8, sharding="fsdp2").held < planned(models, devices=8, sharding="ddp").held
 
 
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
+def test_each_device_holds_its_share(sharding: Sharding) -> None:
+    models = Models(on_meta("student", dtype=torch.bfloat16), on_meta("teacher"))
+    plan = planned(models, devices=8, sharding=sharding, teacher="sharded", accumulation=2)
+    held = {part.component: part.bytes for part in plan.parts if part.kind == "held"}
+    student, teacher = models.student, models.teacher
+    of_loss = 4 * (2 * 24 * 40 + 24 + 40)
+    numbers = sum(parameter.numel() for parameter in student.parameters())
+    weights, gradients = (
+        (8 if sharding in ("zero3", "fsdp2") else 1),
+        (8 if sharding in ("zero2", "zero3", "fsdp2") else 1),
+    )
+    assert held["student weights"] == 2 * numbers // weights
+    assert held["teacher weights"] == 4 * sum(parameter.numel() for parameter in teacher.parameters()) // 8
+    assert held["projectors"] == of_loss
+    assert held["gradients of earlier micro-batches"] == 2 * numbers // gradients + of_loss
+    if sharding.startswith("zero"):  # in float32, as DeepSpeed has them
+        assert held["optimizer: master weights"] == 4 * numbers // 8
+        assert held["optimizer: states"] == 2 * 4 * numbers // 8 + 2 * of_loss
+    else:
+        assert held["optimizer: states"] == 2 * 2 * numbers // (8 if sharding == "fsdp2" else 1) + 2 * of_loss
+    assert held.get("gradient buckets", 0) == (2 * numbers if sharding in ("ddp", "zero1", "zero2") else 0)
+
+
 @pytest.mark.parametrize("change", [{"teacher": "store"}, {"checkpointing": True}, {"accumulation": 4}])
 def test_what_is_to_save_memory_never_takes_more(pair: Models, change: dict[str, Any]) -> None:
     usual = {"tokens": 4096, "devices": 2, "sharding": "fsdp2"}
@@ -232,6 +256,31 @@ def test_a_step_takes_the_memory_that_is_stated(monkeypatch: pytest.MonkeyPatch)
     assert plan.bytes == pytest.approx(peak, rel=0.15)
     assert plan.seconds > 0
     assert any("this CPU" in text for text in plan.assumptions)
+
+
+def test_micro_batches_take_their_time_and_are_sent_each(pair: Models) -> None:
+    usual: dict[str, Any] = {"devices": 2, "sharding": "fsdp2", "teacher": "sharded"}
+    once, four = (
+        {part.component: part for part in planned(pair, tokens=128 * number, accumulation=number, **usual).parts}
+        for number in (1, 4)
+    )
+    for name in ("student forward", "teacher forward", "loss: ce", "loss: teacher", "student backward"):
+        assert four[name].seconds == pytest.approx(4 * once[name].seconds)
+    assert four["optimizer"].seconds == once["optimizer"].seconds
+    sizes = [sum(parameter.nbytes for parameter in model.parameters()) for model in (pair.student, pair.teacher)]
+    # Half of the student's weights twice and of its gradients, half of the teacher's, and once those of projectors.
+    for parts, times in ((once, 1), (four, 4)):
+        sent = times * (3 * sizes[0] + sizes[1]) / 2 + 4 * (2 * 24 * 40 + 24 + 40)
+        assert parts["communication"].seconds == pytest.approx(sent / H100.bandwidth)
+
+
+def test_a_head_that_learns_has_a_gradient_in_full_precision() -> None:
+    learning, frozen = (on_meta("student", tied=False, dtype=torch.bfloat16) for _ in range(2))
+    frozen.lm_head.requires_grad_(False)
+    teacher = on_meta("teacher")
+    spec = SPEC.replace(spaces=["student"])
+    added = [planned(Models(student, teacher), spec=spec).loss_bytes for student in (learning, frozen)]
+    assert added[0] - added[1] == 4 * 400 * 24
 
 
 def test_faster_devices_take_less_time(pair: Models) -> None:
