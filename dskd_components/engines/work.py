@@ -189,6 +189,7 @@ def _compare_all(
                     teacher_argmax=rows.teacher_argmax,
                     measure=rows.measure,
                     shared_tokens=rows.shared_tokens,
+                    teacher_to_student=rows.teacher_to_student,
                 )
             ).terms.values()
         ]
@@ -218,6 +219,7 @@ def _compare_block(
                 teacher_argmax=rows.teacher_argmax,
                 measure=rows.measure,
                 shared_tokens=rows.shared_tokens,
+                teacher_to_student=rows.teacher_to_student,
             )
             values += [term.values.sum() for term in space.compare(of_tile).terms.values()]
         loss = torch.stack(values).sum()
@@ -251,6 +253,9 @@ def _rows(
         targets=tokens,
         teacher_argmax=tokens if space.needs_teacher_argmax else None,
         measure=shapes.measure,
+        teacher_to_student=torch.arange(sizes["teacher"], device=device) % sizes["student"]
+        if space.needs_vocabulary_map
+        else None,
         shared_tokens=_first_tokens(min(sizes.values()), device) if space.needs_shared_tokens else None,
     )
 

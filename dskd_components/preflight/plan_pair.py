@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from dskd_components.components.distance import Distance
+from dskd_components.components.group_space import GroupSpace
 from dskd_components.components.projector import ProjectorHeads
+from dskd_components.components.space import Space
 from dskd_components.engines.work import LossShapes, products_of
 from dskd_components.errors import ConfigurationError
 from dskd_components.models.head import Head
@@ -74,6 +77,7 @@ class PlannedPair:
 
     def __init__(self, models: Models, setup: Setup) -> None:
         self.setup, self.spec, self.models = setup, setup.spec, models
+        _require_plain(self.spec)
         self.student, self.teacher = models.traced("student", setup), models.traced("teacher", setup)
         self.spread = Spread(setup.sharding, setup.devices)
         cut = setup.teacher == "sharded"
@@ -165,6 +169,28 @@ def _projection(spec: DSKDSpec, direction: Direction, source: int, target: int) 
     small = projector.build(source_size=SMALL[0], target_size=SMALL[1], heads=heads)
     times = source * target / (SMALL[0] * SMALL[1])
     return small, times, int(small.constant_bytes * times)
+
+
+def _require_plain(spec: DSKDSpec) -> None:
+    """Refuse what can only be looked at once it is built from heads, or with a batch."""
+    for space in spec.spaces:
+        learned = [
+            f"the distance {distance.name!r}"
+            for distance in space.distances(spec.distance)
+            if type(distance).build is not Distance.build
+        ]
+        reasons = [f"{name} has parameters" for name in learned]
+        if isinstance(space, GroupSpace):
+            reasons.append(f"the space {space.name!r} combines groups")
+        elif type(space).build is not Space.build:
+            reasons.append(f"the space {space.name!r} has parameters")
+        if space.reads_columns:
+            reasons.append(f"the space {space.name!r} reads columns of a batch")
+        if reasons:
+            raise ConfigurationError(
+                f"spec: {reasons[0]}, and its work is not known from shapes alone. Plan with another space or distance "
+                "in its place; preflight measures it between the models themselves."
+            )
 
 
 def _require_one_vocabulary(spec: DSKDSpec, student: TracedModel, teacher: TracedModel) -> None:

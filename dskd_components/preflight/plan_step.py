@@ -42,7 +42,7 @@ def plan_step(student: Any, teacher: Any, setup: Setup, device: Device) -> StepP
         ...     student, teacher = (LlamaForCausalLM(LlamaConfig(hidden_size=size, **sizes)) for size in (32, 64))
         >>> plan = plan_step(student, teacher, Setup(spec=DSKDSpec.preset("dskd")), stated_device("h100"))
         >>> plan.fits, plan.largest.component
-        (True, 'loss: teacher')
+        (True, 'loss: ce')
     """
     if student is teacher:
         raise InputError("student, teacher: expected two models, got one and the same.")

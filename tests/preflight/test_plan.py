@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 from io import StringIO
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import pytest
 import torch
@@ -17,14 +17,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
+from dskd_components.components import ComparedRows, Space, SpaceResult, TokenTerm, default_registry
+from dskd_components.components.space import Direction  # noqa: TC001  # pydantic reads it
 from dskd_components.engines.work import LossShapes, products_of
 from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.models.states import Side  # noqa: TC001
 from dskd_components.preflight.device import DEVICES, ThisMachine, stated_device
 from dskd_components.preflight.plan import PlanPart, Remedy, Setup, StepPlan
 from dskd_components.preflight.plan_pair import Models, PlannedPair
 from dskd_components.preflight.plan_step import plan_step, plan_traced
 from dskd_components.preflight.sharding import Sharding, TeacherPlace, require_sharding
 from dskd_components.preflight.traced import trace
+from tests.helpers.correct_components import LearnedScale, LearnedSpans, SpaceWithModule, SpanLikelihood
 
 if TYPE_CHECKING:
     from dskd_components.preflight.device import Device
@@ -85,6 +89,30 @@ def test_cutting_up_more_never_holds_more(dtype: torch.dtype, optimizer: str) ->
     ]
     assert held == sorted(held, reverse=True)
     assert planned(models, devices=8, sharding="fsdp2").held < planned(models, devices=8, sharding="ddp").held
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
+def test_each_device_holds_its_share(sharding: Sharding) -> None:
+    models = Models(on_meta("student", dtype=torch.bfloat16), on_meta("teacher"))
+    plan = planned(models, devices=8, sharding=sharding, teacher="sharded", accumulation=2)
+    held = {part.component: part.bytes for part in plan.parts if part.kind == "held"}
+    student, teacher = models.student, models.teacher
+    of_loss = 4 * (2 * 24 * 40 + 24 + 40)
+    numbers = sum(parameter.numel() for parameter in student.parameters())
+    weights, gradients = (
+        (8 if sharding in ("zero3", "fsdp2") else 1),
+        (8 if sharding in ("zero2", "zero3", "fsdp2") else 1),
+    )
+    assert held["student weights"] == 2 * numbers // weights
+    assert held["teacher weights"] == 4 * sum(parameter.numel() for parameter in teacher.parameters()) // 8
+    assert held["projectors"] == of_loss
+    assert held["gradients of earlier micro-batches"] == 2 * numbers // gradients + of_loss
+    if sharding.startswith("zero"):  # in float32, as DeepSpeed has them
+        assert held["optimizer: master weights"] == 4 * numbers // 8
+        assert held["optimizer: states"] == 2 * 4 * numbers // 8 + 2 * of_loss
+    else:
+        assert held["optimizer: states"] == 2 * 2 * numbers // (8 if sharding == "fsdp2" else 1) + 2 * of_loss
+    assert held.get("gradient buckets", 0) == (2 * numbers if sharding in ("ddp", "zero1", "zero2") else 0)
 
 
 @pytest.mark.parametrize("change", [{"teacher": "store"}, {"checkpointing": True}, {"accumulation": 4}])
@@ -230,6 +258,31 @@ def test_a_step_takes_the_memory_that_is_stated(monkeypatch: pytest.MonkeyPatch)
     assert any("this CPU" in text for text in plan.assumptions)
 
 
+def test_micro_batches_take_their_time_and_are_sent_each(pair: Models) -> None:
+    usual: dict[str, Any] = {"devices": 2, "sharding": "fsdp2", "teacher": "sharded"}
+    once, four = (
+        {part.component: part for part in planned(pair, tokens=128 * number, accumulation=number, **usual).parts}
+        for number in (1, 4)
+    )
+    for name in ("student forward", "teacher forward", "loss: ce", "loss: teacher", "student backward"):
+        assert four[name].seconds == pytest.approx(4 * once[name].seconds)
+    assert four["optimizer"].seconds == once["optimizer"].seconds
+    sizes = [sum(parameter.nbytes for parameter in model.parameters()) for model in (pair.student, pair.teacher)]
+    # Half of the student's weights twice and of its gradients, half of the teacher's, and once those of projectors.
+    for parts, times in ((once, 1), (four, 4)):
+        sent = times * (3 * sizes[0] + sizes[1]) / 2 + 4 * (2 * 24 * 40 + 24 + 40)
+        assert parts["communication"].seconds == pytest.approx(sent / H100.bandwidth)
+
+
+def test_a_head_that_learns_has_a_gradient_in_full_precision() -> None:
+    learning, frozen = (on_meta("student", tied=False, dtype=torch.bfloat16) for _ in range(2))
+    frozen.lm_head.requires_grad_(False)
+    teacher = on_meta("teacher")
+    spec = SPEC.replace(spaces=["student"])
+    added = [planned(Models(student, teacher), spec=spec).loss_bytes for student in (learning, frozen)]
+    assert added[0] - added[1] == 4 * 400 * 24
+
+
 def test_faster_devices_take_less_time(pair: Models) -> None:
     slower = replace(H100, flops=H100.flops / 2, float32_flops=H100.float32_flops / 2)
     assert planned(pair, slower).seconds > planned(pair).seconds
@@ -322,6 +375,51 @@ def test_models_that_cannot_be_traced_are_named(pair: Models) -> None:
         looking = Looking(config("student"))
     with pytest.raises(InputError, match="Looking cannot be run on the meta device"):
         planned(Models(looking, pair.teacher))
+
+
+class ReadsAMap(Space):
+    """Compares where a token has a partner."""
+
+    name: Literal["reads_a_map"] = "reads_a_map"
+    side: ClassVar[Side] = "student"
+    projector: ClassVar[Direction | None] = "t2s"
+    terms: ClassVar[tuple[str, ...]] = ("mapped",)
+
+    @property
+    def needs_vocabulary_map(self) -> bool:
+        return True
+
+    def compare(self, rows: ComparedRows) -> SpaceResult:
+        assert rows.teacher_to_student is not None
+        return SpaceResult(terms={"mapped": TokenTerm(values=rows.divergence(None))})
+
+
+@pytest.mark.parametrize("kind", ["space", "distance", "aligner", "projector"])
+def test_whatever_is_registered_has_a_plan(pair: Models, kind: str) -> None:
+    alike = Models(pair.student, pair.student.__class__(pair.student.config).to("meta"))
+    for component in default_registry().components(kind):
+        field = {"space": "spaces", "projector": "s2t_projector"}.get(kind, kind)
+        spec = SPEC.replace(**{field: [component.name] if kind == "space" else component.name})
+        plan = planned(alike if spec.aligner.same_tokenizer else pair, spec=spec, tokens=64)
+        assert 0 < plan.loss_share < 1, component.name
+    assert planned(pair, spec=SPEC.replace(spaces=[ReadsAMap()]), tokens=64).loss_share > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"spaces": [SpanLikelihood()]}, "the space 'span_likelihood' combines groups"),
+        ({"spaces": [LearnedSpans()]}, "the space 'learned_spans' combines groups"),
+        ({"spaces": [SpaceWithModule()]}, "has parameters"),
+        ({"distance": LearnedScale()}, "has parameters"),
+    ],
+    ids=["groups", "learned groups", "learned space", "learned distance"],
+)
+def test_what_no_plan_is_made_of_is_named(pair: Models, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        planned(pair, spec=SPEC.replace(**changes), tokens=64)
+    assert named in str(caught.value)
+    assert "preflight measures it" in str(caught.value)
 
 
 def test_projectors_from_heads_count_as_large_as_they_are() -> None:
