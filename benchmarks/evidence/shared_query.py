@@ -20,6 +20,7 @@ from dskd_components.models.run_model import input_embedding
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dskd_components import ProjectorHeads
     from dskd_components.components.alignment import Alignment
     from dskd_components.models.offline_teacher import OfflineTeacher
     from dskd_components.models.states import LMStates
@@ -36,7 +37,13 @@ class SharedQueryAttention(Aligner):
     sharpness: float = 6.0
     """By how many nats a token that is the same on both sides is to stand out, on average over the shared tokens."""
 
-    def build(self, *, student_embedding_size: int, teacher_embedding_size: int) -> AlignerModule:
+    def build(
+        self,
+        *,
+        student_embedding_size: int,
+        teacher_embedding_size: int,
+        heads: ProjectorHeads | None = None,  # noqa: ARG002
+    ) -> AlignerModule:
         """Return the attention."""
         return SharedQueryModule(student_embedding_size, teacher_embedding_size, std="sample")
 

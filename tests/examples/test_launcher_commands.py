@@ -14,7 +14,7 @@ from examples.launchers.train import main
 from tests.helpers.trainers_of_ranks import curve_of
 
 pytest.importorskip("deepspeed")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.minutes
 
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.helpers.launched_on_cpu"

@@ -17,7 +17,7 @@ from tests.helpers.process_groups import run_on_ranks
 from tests.helpers.trainers_of_ranks import ENGINES, curve_of, engine_on_cpu, options_of, pair_of_rank, trainer_of
 
 pytest.importorskip("deepspeed")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.minutes
 
 RANKS = 2
 STUDENTS = ("whole", "LoRA")
