@@ -66,7 +66,7 @@ class Backwards(WholeWords):
         return super().groups_of_text(student, teacher)[::-1]
 """
     )
-    ran = dskd("check", file, "-n", 5)
+    ran = dskd("check", file, "-n", 1)
     assert ran.code == 1
     assert "breaks the law 'groups_of_tokens_are_in_order'" in ran.words
 

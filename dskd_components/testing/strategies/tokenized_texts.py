@@ -161,13 +161,17 @@ def small_tokenizer(name: str) -> Any:
     return SMALL_TOKENIZERS[name]()
 
 
+SEVERAL_WORDS: Final = "the new words are here"
+"""A text in which whatever makes groups has more than one to make."""
+
+
 @st.composite
 def text_pairs(draw: st.DrawFn, *, max_size: int = 3, one_tokenizer: bool = False) -> tuple[TextPair, ...]:
-    """A few texts, each in the tokens of two small tokenizers.
+    """A few texts, one of them of several words, each in the tokens of two small tokenizers.
 
     Args:
         draw: given by hypothesis.
-        max_size: how many at most; one at least.
+        max_size: how many at most, besides the one of several words; one at least.
         one_tokenizer: whether both sides have the same tokenizer.
 
     Examples:
@@ -182,4 +186,4 @@ def text_pairs(draw: st.DrawFn, *, max_size: int = 3, one_tokenizer: bool = Fals
     teacher = student if one_tokenizer else draw(names)
     put_together = st.lists(st.sampled_from(PARTS), max_size=8).map("".join)
     texts = draw(st.lists(st.one_of(st.sampled_from(TRICKY_TEXTS), put_together), min_size=1, max_size=max_size))
-    return pairs_of(small_tokenizer(student), small_tokenizer(teacher), texts)
+    return pairs_of(small_tokenizer(student), small_tokenizer(teacher), [*texts, SEVERAL_WORDS])
