@@ -41,7 +41,7 @@ class Step:
         spec: of the loss.
         dtype: of the student; the teacher is in bfloat16.
         rows: samples of a batch.
-        length: tokens of a row, at most.
+        length: tokens of a row of the student, at most.
     """
 
     def __init__(self, student: str, teacher: str, spec: DSKDSpec, dtype: torch.dtype, rows: int, length: int) -> None:
@@ -49,7 +49,7 @@ class Step:
 
         tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (student, teacher)]
         text = " ".join(SAMPLE_TEXTS)
-        collate = DualTokenizerCollator(*tokenizers, aligner=spec.aligner, max_length=length)
+        collate = DualTokenizerCollator(*tokenizers, aligner=spec.aligner, student_max_length=length)
         shift = len(text) // rows
         self.batch = dict(collate([{"text": (text[shift * row :] + text) * 20} for row in range(rows)]))
         self.student: Any = AutoModelForCausalLM.from_pretrained(student, dtype=dtype).train()
