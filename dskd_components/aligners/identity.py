@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class IdentityAlignment(Alignment):
     """Both maps are the identity."""
 
+    moves_states: ClassVar[bool] = True
+
     def to_student(self, teacher_side: Tensor) -> Tensor:
         """Return the argument."""
         return teacher_side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -121,6 +121,10 @@ class Alignment(ABC):
         metrics: numbers for the log, by name.
         checks: what must hold for the states, if the aligner leaves it to the loss to read that with all else.
     """
+
+    moves_states: ClassVar[bool] = False
+    """Whether `to_student` and `to_teacher` only move what they are given: each position gets what one other has, or
+    zeros, never a sum or a multiple. Then states in half precision stay exactly that."""
 
     student_covered: Tensor
     teacher_covered: Tensor

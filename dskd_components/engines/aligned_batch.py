@@ -209,6 +209,17 @@ class AlignedBatch:
             rows = self.projections[space.projector](rows, self.heads[space.projector])
         return self._aligned(rows, space, positions)
 
+    def stored_as(self, space: Space) -> torch.dtype | None:
+        """Return a type in half precision that holds the states exactly which come to a space, if there is one.
+
+        There is if they are hidden states as a model has given them: neither projected nor mixed by the alignment.
+
+        Args:
+            space: where they come to.
+        """
+        moved = space.projector is None and self.alignment.moves_states
+        return self.source(space).widened_from if moved else None
+
     def repeats(self, space: Space) -> bool:
         """Return whether the states that come to a space may be computed twice, or without calling the projection."""
         return space.projector is None or self.projections[space.projector].is_as_written()

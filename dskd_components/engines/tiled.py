@@ -187,7 +187,7 @@ def _run_side(
         rows=longest,
         vocabularies=[stream.head.vocabulary_size for stream in rows.streams],
         itemsize=rows.dtype.itemsize,
-        widened=max(widened_bytes(stream.head, rows.dtype) for stream in rows.streams),
+        widened=max(widened_bytes(stream.head, rows.dtype, products) for stream in rows.streams),
         has_cache=rows.targets.device.type == "cpu",
         teachers=max(1, rows.teachers),
         products=products,

@@ -56,6 +56,9 @@ class LMStates:
             `DSKDLoss.run` makes; leave it out where targets or segment ids are replaced.
         columns: further columns that an aligner or a space reads, by name, each ``[B, T]`` or ``[B, T, ...]`` of any
             dtype: what belongs to the token that each position predicts. They are constants.
+        widened_from: the half-precision type that hidden states had before the loss widened them, so that it may make
+            matrix products of what they were. It is an addition that `DSKDLoss` makes; leave it out where hidden
+            states are replaced.
 
     Raises:
         InputError: a tensor has the wrong shape, dtype or device; the message names it.
@@ -81,6 +84,7 @@ class LMStates:
     aux_loss: AuxLoss | None = None
     samples_on_host: Tensor | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    widened_from: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         hidden_states = self.hidden_states
@@ -242,7 +246,9 @@ class LMStates:
             dtype: float32 or float64, whatever the hidden states have; None: as wide as they are.
         """
         hidden_states = upcast(self.hidden_states) if dtype is None else self.hidden_states.to(dtype)
-        return replace(self, hidden_states=hidden_states)
+        is_half = self.hidden_states.dtype in (torch.bfloat16, torch.float16)
+        widened_from = self.hidden_states.dtype if is_half else self.widened_from
+        return replace(self, hidden_states=hidden_states, widened_from=widened_from)
 
     def for_autograd(self) -> Self:
         """Return the same states with copies of tensors that were made under `torch.inference_mode`.

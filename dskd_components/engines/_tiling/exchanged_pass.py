@@ -63,8 +63,7 @@ class ExchangedStack(HeadStack):
         }
         tile = self._buffer[: len(self._exchanged) * len(order)]
         if len(tile):
-            parts = list(self._exchanged.values())
-            self._forward_products.logits(parts[0] if len(parts) == 1 else torch.cat(parts), tile)
+            self._read(self._exchanged, tile)
         return self._by_stream(tile, len(order))
 
     def bring_back(self, rows: Mapping[TiledStates, slice], most: int) -> None:
@@ -76,12 +75,10 @@ class ExchangedStack(HeadStack):
         """
         back = torch.argsort(self._order(most))
         for stream, gradient in self._by_stream(self._buffer, len(back)).items():
-            some, states = rows[stream], self._exchanged[stream]
-            if stream.states_learn:
-                of_all = self._products.states_gradient(gradient)[back]
-                stream.set_gradient(some, self._shards.sum_of_own_rows(of_all, some.stop - some.start))
-            if stream.head_gradient is not None and stream.head_learns:
-                stream.head_gradient.add(gradient, states, self._kernels)
+            some = rows[stream]
+            of_all = self._take_back(stream, gradient, self._exchanged[stream])
+            if of_all is not None:
+                stream.set_gradient(some, self._shards.sum_of_own_rows(of_all[back], some.stop - some.start))
 
     def _by_stream(self, tile: Tensor, rows: int) -> dict[TiledStates, Tensor]:
         return {stream: tile[place * rows : (place + 1) * rows] for place, stream in enumerate(self._exchanged)}

@@ -164,7 +164,11 @@ def teacher_group_sums(batch: AlignedBatch, scratch: Scratch, budget: int, produ
     teacher, covered = batch.teacher, batch.positions.covered["teacher"]
     all_finite = batch.positions.all_finite["teacher"]
     stream = TiledStates(
-        teacher.hidden_states.flatten(0, 1), teacher.head, all_finite=all_finite, positions=covered.indices
+        teacher.hidden_states.flatten(0, 1),
+        teacher.head,
+        all_finite=all_finite,
+        positions=covered.indices,
+        stored_as=teacher.widened_from,
     )
     targets, numbers = covered.rows_of(teacher.targets), covered.rows_of(batch.group_numbers["teacher"])
     plan = Plan.of(
@@ -172,7 +176,7 @@ def teacher_group_sums(batch: AlignedBatch, scratch: Scratch, budget: int, produ
         rows=len(stream),
         vocabularies=[stream.head.vocabulary_size],
         itemsize=stream.dtype.itemsize,
-        widened=widened_bytes(stream.head, stream.dtype),
+        widened=widened_bytes(stream.head, stream.dtype, products),
         has_cache=stream.head.weight.device.type == "cpu",
         products=products,
         beside=numbers_beside([stream.head], products),

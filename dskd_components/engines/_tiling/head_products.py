@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dskd_components.engines._tiling.half_products import (
+    SPLIT_COLUMNS,
+    add_product,
+    column_parts,
+    exact_parts,
+    reads_as_stored,
+    splits,
+    stacked_parts,
+    write_product,
+)
 from dskd_components.engines._tiling.products import CACHED_ROWS, add_outer, by_onednn, onednn
 
 if TYPE_CHECKING:
@@ -22,15 +32,20 @@ OTHER_ROWS: Final = 1024
 """Of how many other tokens logits are made together, where all that a head is narrowed without are one outcome."""
 
 
-def widened_bytes(head: Head, dtype: torch.dtype) -> int:
-    """Return how much memory the largest part of a weight takes that is widened at once; 0 where it is wide already.
+def widened_bytes(head: Head, dtype: torch.dtype, products: Products) -> int:
+    """Return how much memory the largest part of a weight takes that is widened at once; 0 where none is.
 
     Args:
         head: the head.
         dtype: what is computed in.
+        products: how kernels are chosen; some read the weight as it is stored.
     """
     weight = head.valid_weight
-    return 0 if weight.dtype == dtype else _cached_rows(weight) * weight.shape[1] * dtype.itemsize
+    return (
+        0
+        if weight.dtype == dtype or splits(products, weight, dtype)
+        else _cached_rows(weight) * weight.shape[1] * dtype.itemsize
+    )
 
 
 def numbers_beside(heads: Iterable[Head], products: Products) -> int:
@@ -45,12 +60,16 @@ def numbers_beside(heads: Iterable[Head], products: Products) -> int:
     of_others = max(2 * OTHER_ROWS + head.hidden_size if head.has_rest else 0 for head in heads)
     if products == "torch":
         return of_others
-    return of_others + max(
-        _cached_rows(head.valid_weight) + max(_cached_rows(head.valid_weight), head.hidden_size)
-        if head.weight.device.type == "cpu"
-        else 0
-        for head in heads
-    )
+    return of_others + max(_beside(head, products) for head in heads)
+
+
+def _beside(head: Head, products: Products) -> int:
+    if splits(products, head.valid_weight, torch.float32):
+        # Two parts of a gradient, and of its outcome; three of the states.
+        return min(SPLIT_COLUMNS, head.token_count) + 4 * head.hidden_size
+    if head.weight.device.type != "cpu":
+        return 0
+    return _cached_rows(head.valid_weight) + max(_cached_rows(head.valid_weight), head.hidden_size)
 
 
 def _cached_rows(weight: Tensor) -> int:
@@ -60,7 +79,8 @@ def _cached_rows(weight: Tensor) -> int:
 class HeadProducts:
     """Logits of a tile, and what their gradient is to hidden states, weight and bias.
 
-    A weight in half precision is widened a part at a time: a wide copy of all of it would outweigh the tile.
+    A weight in half precision is read as it is stored, where kernels can. Else it is widened a part at a time: a wide
+    copy of all of it would outweigh the tile.
 
     Args:
         head: the head.
@@ -78,12 +98,45 @@ class HeadProducts:
         fitting = max(1, part_bytes // (self._weight.shape[1] * dtype.itemsize))
         self._part_rows = len(self._weight) if self._weight.dtype == dtype else min(self._cached_rows, fitting)
         self._products: Products = products
+        self.reads_as_stored = reads_as_stored(products, self._weight, dtype)
+        """Whether logits of states in the type of the weight are made of both as they are stored."""
+        self.splits = splits(products, self._weight, dtype)
+        """Whether all else that the weight multiplies comes in parts of its type."""
 
-    def logits(self, states: Tensor, out: Tensor) -> None:
-        """Write the logits of ``[n, d]`` states to ``[n, V]``."""
+    def logits(self, states: Tensor, out: Tensor, stored_as: torch.dtype | None = None) -> None:
+        """Write the logits of states.
+
+        Args:
+            states: ``[n, d]``, in full precision.
+            out: ``[n, V]``.
+            stored_as: a type in half precision that holds all of the states exactly, if there is one.
+        """
         everything = out
         if self._head.has_rest:
             out = out[:, : self._head.token_count]
+        is_like_weight = stored_as == self._weight.dtype
+        if self.splits or (self.reads_as_stored and is_like_weight):
+            self._logits_as_stored([states.to(self._weight.dtype)] if is_like_weight else exact_parts(states), out)
+        else:
+            self._logits_in_parts(states, out)
+        if self._head.scale != 1.0:
+            out.mul_(self._head.scale)
+        if self._head.softcap is not None:
+            out.div_(self._head.softcap).tanh_().mul_(self._head.softcap)
+        if self._head.has_rest:
+            everything[:, -1] = self._rest(states)
+
+    def _logits_as_stored(self, states: list[Tensor], out: Tensor) -> None:
+        """Write the product of the weight and states that come in parts, and the bias."""
+        *larger, smallest = states
+        write_product(out, smallest, self._weight.T)
+        for part in reversed(larger):
+            add_product(out, part, self._weight.T)
+        if self._bias is not None:
+            out.add_(self._bias)
+
+    def _logits_in_parts(self, states: Tensor, out: Tensor) -> None:
+        """Write the product of states and of the weight, a part of it at a time, and the bias."""
         for columns, part in self._parts(min(self._cached_rows, self._part_rows)):
             if by_onednn(self._products, "logits", states, part):
                 out[:, columns] = onednn(states, part, None if self._bias is None else self._bias[columns])
@@ -92,12 +145,6 @@ class HeadProducts:
             else:
                 torch.addmm(self._bias[columns], states, part.T, out=out[:, columns])
             del part  # before the next one is widened
-        if self._head.scale != 1.0:
-            out.mul_(self._head.scale)
-        if self._head.softcap is not None:
-            out.div_(self._head.softcap).tanh_().mul_(self._head.softcap)
-        if self._head.has_rest:
-            everything[:, -1] = self._rest(states)
 
     def _rest(self, states: Tensor) -> Tensor:
         """Return ``[n]``: the logarithm of the sum over all other tokens."""
@@ -161,6 +208,47 @@ class HeadProducts:
         assert found is not None, "a head has at least one row"
         return found
 
+    def backward(
+        self,
+        gradient: Tensor,
+        states: Tensor | None,
+        *,
+        wanted: bool,
+        head: HeadGradient | None,
+        stored_as: torch.dtype | None = None,
+    ) -> Tensor | None:
+        """Return the gradient to the states, and add what the head gets.
+
+        Args:
+            gradient: ``[n, V]``: that to the product of states and weight, plus bias.
+            states: ``[n, d]``, in full precision; needed for the head alone.
+            wanted: whether the states learn.
+            head: where the head's gradient is summed; None: it gets none.
+            stored_as: as in `logits`.
+
+        Returns:
+            ``[n, d]``; None where it is not wanted.
+        """
+        if not self.splits:
+            found = self.states_gradient(gradient) if wanted else None
+            if head is not None and states is not None:
+                head.add(gradient, states, self._products)
+            return found
+        gradient, stacked = gradient[:, : self._head.token_count], None
+        rows = None if head is None or states is None else _HeadRows.of(states, stored_as)
+        for columns in column_parts(len(self._weight)):
+            parts = stacked_parts(gradient[:, columns])
+            if wanted and stacked is None:
+                stacked = gradient.new_empty(len(parts), self._weight.shape[1])
+                write_product(stacked, parts, self._weight[columns])
+            elif stacked is not None:
+                add_product(stacked, parts, self._weight[columns])
+            if head is not None and rows is not None:
+                head.add_columns(columns, parts, rows)
+        if head is not None:
+            head.end_columns(gradient)
+        return None if stacked is None else stacked.unflatten(0, (2, -1)).sum(0)
+
     def joined(self, projection: Tensor, scratch: Scratch) -> Tensor:
         """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``, in scratch memory."""
         projection = projection.to(self._dtype)
@@ -180,6 +268,25 @@ class HeadProducts:
         for start in range(0, len(self._weight), rows):
             columns = slice(start, start + rows)
             yield columns, self._weight[columns].to(self._dtype)
+
+
+class _HeadRows(NamedTuple):
+    """States as they are multiplied with the two parts of a gradient.
+
+    Args:
+        twice: ``[2 n, d]``, bfloat16: the states rounded, twice.
+        rest: ``[n, d]``: what was rounded off; None where nothing was.
+    """
+
+    twice: Tensor
+    rest: Tensor | None
+
+    @classmethod
+    def of(cls, states: Tensor, stored_as: torch.dtype | None) -> _HeadRows:
+        if stored_as == torch.bfloat16:
+            return cls(states.to(stored_as).repeat(2, 1), None)
+        rounded, rest = stacked_parts(states).split(len(states))
+        return cls(rounded.repeat(2, 1), rest)
 
 
 class HeadGradient:
@@ -247,8 +354,35 @@ class HeadGradient:
         gradient = gradient[:, :vocabulary]
         if self._weight is not None:
             add_outer(products, self._weight[:vocabulary], gradient, states, is_empty=self._is_empty)
-            if self._is_empty:
-                self._weight[vocabulary:].zero_()
-                self._is_empty = False
+        self.end_columns(gradient)
+
+    def add_columns(self, columns: slice, parts: Tensor, rows: _HeadRows) -> None:
+        """Add what a tile gives to some tokens, from operands in parts; `end_columns` comes after the last.
+
+        Args:
+            columns: which tokens.
+            parts: ``[2 n, m]``, bfloat16: the gradient to the product of states and their rows of the weight.
+            rows: the hidden states of the tile.
+        """
+        if self._weight is None:
+            return
+        total = self._weight[columns]
+        if self._is_empty:
+            write_product(total, parts.T, rows.twice)
+        else:
+            add_product(total, parts.T, rows.twice)
+        if rows.rest is not None:
+            add_product(total, parts[: len(rows.rest)].T, rows.rest)
+
+    def end_columns(self, gradient: Tensor) -> None:
+        """Add what a tile gives to the bias, once the weight has its part.
+
+        Args:
+            gradient: ``[n, token_count]``, as in `add`.
+        """
+        vocabulary = self._head.token_count
+        if self._weight is not None and self._is_empty:
+            self._weight[vocabulary:].zero_()
+            self._is_empty = False
         if self._bias is not None:
             self._bias[:vocabulary].add_(gradient.sum(0))

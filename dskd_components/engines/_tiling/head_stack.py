@@ -30,7 +30,6 @@ class HeadStack:
 
     def __init__(self, streams: list[TiledStates], plan: Plan, dtype: torch.dtype, scratch: Scratch) -> None:
         self._streams = streams
-        self._kernels = plan.products
         self._dtype = dtype
         head = streams[0].head
         self._rest: Tensor | None = None
@@ -50,10 +49,21 @@ class HeadStack:
         rows = self._own(rows)
         tile = self._buffer[: sum(_lengths(rows))]
         if len(tile):
-            self._forward_products.logits(self._states(rows), tile)
+            self._read({stream: self._states({stream: some}) for stream, some in rows.items()}, tile)
         if self._has_rest:
             self._rest = tile[:, -1].clone()  # the gradient is written over it
         return dict(zip(rows, tile.split(_lengths(rows)), strict=True))
+
+    def _read(self, states: Mapping[TiledStates, Tensor], tile: Tensor) -> None:
+        """Write the logits of streams' states: in one product, unless each is read as it is stored."""
+        products, parts = self._forward_products, list(states.values())
+        stored_as = [stream.stored_as for stream in states]
+        if products.reads_as_stored and len(set(stored_as)) > 1:
+            tiles = tile.split([len(part) for part in parts])
+            for part, logits, dtype in zip(parts, tiles, stored_as, strict=True):
+                products.logits(part, logits, dtype)
+        else:
+            products.logits(parts[0] if len(parts) == 1 else torch.cat(parts), tile, stored_as[0])
 
     def backward(self, rows: Mapping[TiledStates, slice]) -> None:
         """Take the gradients that now stand where the logits stood to states and heads.
@@ -66,15 +76,28 @@ class HeadStack:
         views = dict(zip(rows, tile.split(_lengths(rows)), strict=True))
         learning = [stream for stream in views if stream.states_learn]
         of_rest = self._rest_backward(rows, tile) if self._has_rest else {}
-        if learning and len(learning) == len(views):
+        together: dict[TiledStates, Tensor] = {}
+        if len(learning) == len(views) > 1 and not self._products.splits:
             gradients = self._products.states_gradient(tile).split(_lengths(rows))
-        else:
-            gradients = tuple(self._products.states_gradient(views[stream]) for stream in learning)
-        for stream, gradient in zip(learning, gradients, strict=True):
-            stream.set_gradient(rows[stream], gradient + of_rest[stream] if of_rest else gradient)
+            together = dict(zip(learning, gradients, strict=True))
         for stream, gradient in views.items():
-            if stream.head_gradient is not None and stream.head_learns:
-                stream.head_gradient.add(gradient, self._states({stream: rows[stream]}), self._kernels)
+            states = self._states({stream: rows[stream]}) if stream.head_learns else None
+            found = self._take_back(stream, gradient, states, wanted=stream not in together)
+            found = together.get(stream, found)
+            if found is not None:
+                stream.set_gradient(rows[stream], found + of_rest[stream] if of_rest else found)
+
+    def _take_back(
+        self, stream: TiledStates, gradient: Tensor, states: Tensor | None, *, wanted: bool = True
+    ) -> Tensor | None:
+        """Return the gradient to a stream's states, if it is wanted and they learn, and add that of the head."""
+        return self._products.backward(
+            gradient,
+            states,
+            wanted=wanted and stream.states_learn,
+            head=stream.head_gradient if stream.head_learns else None,
+            stored_as=stream.stored_as,
+        )
 
     def _rest_backward(self, rows: Mapping[TiledStates, slice], tile: Tensor) -> dict[TiledStates, Tensor]:
         """Return the gradient to each stream's states that comes from all other tokens, and add that to the heads."""

@@ -49,7 +49,13 @@ def teacher_predictions(
     # Where ranks have cut the head and have batches of their own, one that asks for nothing helps the others.
     if asked.any() or not (shards is None or shards.same_rows):
         missing = to_device(asked.nonzero().squeeze(1), predicted.device)
-        stream = TiledStates(teacher.hidden_states.flatten(0, 1), teacher.head, all_finite=False, positions=missing)
+        stream = TiledStates(
+            teacher.hidden_states.flatten(0, 1),
+            teacher.head,
+            all_finite=False,
+            positions=missing,
+            stored_as=teacher.widened_from,
+        )
         predicted.index_copy_(0, missing, _argmax(stream, scratch, budget, products))
     return predicted.reshape(teacher.targets.shape)
 
@@ -64,7 +70,7 @@ def _argmax(stream: TiledStates, scratch: Scratch, budget: int, products: Produc
         rows=most if shards is None or shards.same_rows else most * shards.ranks,
         vocabularies=[stream.head.vocabulary_size],
         itemsize=dtype.itemsize,
-        widened=widened_bytes(stream.head, dtype),
+        widened=widened_bytes(stream.head, dtype, products),
         has_cache=stream.head.device.type == "cpu",
         products=products,
         beside=numbers_beside([stream.head], products),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
+from dskd_components.engines._tiling.half_products import splits
 from dskd_components.engines._tiling.plan import SHARE
 from dskd_components.engines._tiling.projected_stream import (
     JoinedLogits,
@@ -110,8 +111,10 @@ def projected_stream(
     # What learns is known only once the states are aligned, which costs something, too.
     learners: tuple[Learner, ...] = ("nothing", "states", "projection")
     widens = shapes.source <= shapes.target
-    # The outcome of all other tokens is no product of states and a matrix.
-    joins = not here.head.has_rest
+    # The outcome of all other tokens is no product of states and a matrix. A joint matrix is in float32: it saves less
+    # than products with a head as it is stored.
+    reads_head = splits(products, here.head.local.valid_weight, source.hidden_states.dtype)
+    joins = not here.head.has_rest and not reads_head
     may_join = joins and any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners)
     if space.projector and (widens or may_join):
         affine_input = batch.affine_input(space, positions=positions)
@@ -125,7 +128,7 @@ def projected_stream(
             if widens:
                 return ProjectedByTile(affine_input, head, all_finite=all_finite, products=products)
     projected = batch.projected(space, recompute=recompute, positions=positions)
-    return TiledStates(*projected, all_finite=all_finite)
+    return TiledStates(*projected, all_finite=all_finite, stored_as=batch.stored_as(space))
 
 
 def _learner(affine_input: AffineInput) -> Learner:

@@ -156,6 +156,7 @@ class SideRows:
                 states.head,
                 all_finite=batches[0].positions.all_finite[side],
                 positions=positions,
+                stored_as=states.widened_from,
             ),
             targets=states.outcomes.flatten()[positions],
             coverage=coverage,

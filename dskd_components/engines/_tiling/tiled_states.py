@@ -25,6 +25,7 @@ class TiledStates:
         all_finite: whether no logit can be ``-inf``.
         positions: ``[N]``, int64: which of the states, in their order. None: all.
         scratch: memory for the gradient to the head's weight, where nobody gets it.
+        stored_as: a type in half precision that holds all of the states exactly, if there is one.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class TiledStates:
         all_finite: bool,
         positions: Tensor | None = None,
         scratch: Scratch | None = None,
+        stored_as: torch.dtype | None = None,
     ) -> None:
         learning = torch.is_grad_enabled()
         self._states = upcast(states)
@@ -54,6 +56,8 @@ class TiledStates:
         """Memory of matrices that were made for the stream: a projection's own, or joined with the head."""
         self.all_finite = all_finite
         """Whether no logit can be ``-inf``."""
+        self.stored_as = stored_as
+        """A type in half precision that holds all of `states` exactly, if there is one."""
 
     def __len__(self) -> int:
         return len(self._states) if self._positions is None else len(self._positions)

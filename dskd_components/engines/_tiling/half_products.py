@@ -1,0 +1,190 @@
+"""Products of operands in half precision, summed in float32, and how float32 numbers come as parts in half precision.
+
+An accelerator makes such products many times faster than those of float32. The product of two numbers in half precision
+is exact in float32, so where both operands are stored in it nothing is lost. A float32 number comes as a sum of
+bfloat16 numbers, which have its range; of float16 numbers it does not, since small gradients would vanish there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from dskd_components.engines._tiling.products import Products
+
+EXACT_PARTS: Final = 3
+"""How many bfloat16 numbers of 8 digits each have all 24 binary digits of a float32 number: for logits."""
+
+ALIGNED: Final = 64
+"""Rows of parts begin at multiples of so many numbers: kernels are slower where they begin anywhere."""
+
+SPLIT_COLUMNS: Final = 16384
+"""Of how many tokens a gradient is split at once: few enough to take little memory, enough for a fast product."""
+
+
+class _Kernels(NamedTuple):
+    """What a device has for one type.
+
+    Args:
+        write: whether products in half precision can be summed in float32.
+        add: whether they can be added to a float32 matrix, without one of their own.
+    """
+
+    write: bool
+    add: bool
+
+
+_found: dict[tuple[torch.device, torch.dtype], _Kernels] = {}
+"""What devices have, each looked at once: that waits for the device."""
+
+
+def reads_as_stored(products: Products, weight: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether logits of states in the type of a weight are made of both as they are stored.
+
+    Args:
+        products: how the engine chooses.
+        weight: a part of a head.
+        dtype: what is computed in.
+    """
+    if products == "torch" or dtype != torch.float32 or weight.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return _kernels(weight.device, weight.dtype).write
+
+
+def splits(products: Products, weight: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether all else that is multiplied with a weight comes in parts of its type.
+
+    Args:
+        products: how the engine chooses.
+        weight: a part of a head.
+        dtype: what is computed in.
+    """
+    return weight.dtype == torch.bfloat16 and reads_as_stored(products, weight, dtype)
+
+
+def write_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """Write ``left right`` to a float32 matrix.
+
+    Args:
+        out: ``[n, m]``, float32.
+        left: ``[n, k]``, in half precision.
+        right: ``[k, m]``, of the same type.
+    """
+    torch.mm(left, right, out_dtype=torch.float32, out=out)  # type: ignore[call-overload]
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left right`` to a float32 matrix.
+
+    Args:
+        total: ``[n, m]``, float32.
+        left: ``[n, k]``, in half precision.
+        right: ``[k, m]``, of the same type.
+    """
+    if _kernels(left.device, left.dtype).add:
+        _add_at_once(total, left, right)
+    else:
+        product = torch.empty_like(total)
+        write_product(product, left, right)
+        total.add_(product)
+
+
+def _add_at_once(total: Tensor, left: Tensor, right: Tensor) -> None:
+    torch.addmm(total, left, right, out_dtype=torch.float32, out=total)  # type: ignore[call-overload]
+
+
+def exact_parts(numbers: Tensor) -> list[Tensor]:
+    """Return bfloat16 tensors whose sum is a float32 tensor, the largest first.
+
+    Args:
+        numbers: float32.
+
+    Examples:
+        >>> import torch
+        >>> [part.item() for part in exact_parts(torch.tensor(1 + 2**-10 + 2**-20))]
+        [1.0, 0.0009765625, 9.5367431640625e-07]
+    """
+    parts: list[Tensor] = []
+    for _ in range(EXACT_PARTS):
+        parts.append(numbers.to(torch.bfloat16))
+        numbers = numbers - parts[-1]
+    return parts
+
+
+def stacked_parts(numbers: Tensor) -> Tensor:
+    """Return ``[2 n, m]``, bfloat16: numbers rounded, and below them what was rounded off, rounded itself.
+
+    The sum of both is off by 2^-18 of a number at most, far less than the rounding of a gradient in half precision.
+
+    Args:
+        numbers: ``[n, m]``, float32.
+
+    Examples:
+        >>> import torch
+        >>> stacked_parts(torch.tensor([[1 + 2**-10]])).tolist()
+        [[1.0], [0.0009765625]]
+    """
+    rows, columns = numbers.shape
+    width = math.ceil(columns / ALIGNED) * ALIGNED
+    buffer = torch.empty(2, rows, width, dtype=torch.bfloat16, device=numbers.device)[:, :, :columns]
+    buffer[0].copy_(numbers)
+    torch.sub(numbers, buffer[0], out=buffer[1])
+    return buffer.flatten(0, 1)
+
+
+def column_parts(columns: int) -> Iterator[slice]:
+    """Yield slices of columns that are split at once, about as many in each.
+
+    Args:
+        columns: how many there are.
+
+    Examples:
+        >>> [(part.start, part.stop) for part in column_parts(20_000)]
+        [(0, 10048), (10048, 20000)]
+    """
+    size = math.ceil(columns / math.ceil(columns / SPLIT_COLUMNS) / ALIGNED) * ALIGNED
+    for start in range(0, columns, size):
+        yield slice(start, min(start + size, columns))
+
+
+def description() -> str:
+    """Return which products in half precision devices make, as far as they have been looked at; nothing if none."""
+    there = [key for key, kernels in _found.items() if kernels.write]
+    made = sorted(f"{str(dtype).removeprefix('torch.')} on {device}" for device, dtype in there)
+    return f"products of stored numbers with sums in float32: {', '.join(made)}" if made else ""
+
+
+def _kernels(device: torch.device, dtype: torch.dtype) -> _Kernels:
+    # No CPU has them in PyTorch; the meta device computes nothing.
+    if device.type in ("cpu", "meta"):
+        return _Kernels(write=False, add=False)
+    if (device, dtype) not in _found:
+        _found[device, dtype] = _look(device, dtype)
+    return _found[device, dtype]
+
+
+@torch.no_grad()
+def _look(device: torch.device, dtype: torch.dtype) -> _Kernels:
+    """Try the kernels on small matrices whose product takes more digits than half precision has."""
+    left = torch.full((32, 32), 2.0**-8, dtype=dtype, device=device)
+    left[:, 0] = 256.0
+    right = torch.ones_like(left)
+    expected, found = 256 + 31 * 2.0**-8, torch.full_like(left, torch.nan, dtype=torch.float32)
+    try:
+        write_product(found, left, right)
+        if not bool((found == expected).all()):
+            return _Kernels(write=False, add=False)
+    except (RuntimeError, TypeError):  # a device, or a PyTorch, that has none
+        return _Kernels(write=False, add=False)
+    try:
+        _add_at_once(found, left, right)
+        return _Kernels(write=True, add=bool((found == 2 * expected).all()))
+    except (RuntimeError, TypeError):  # before 2.10 what is added to must be in half precision itself
+        return _Kernels(write=True, add=False)
