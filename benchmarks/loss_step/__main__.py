@@ -60,7 +60,7 @@ def measure_memory() -> list[dict[str, Any]]:
                 "series": name,
                 "tokens": case.tokens,
                 "vocabulary": case.vocabularies[1],
-                "budget_mib": case.budget or Tiled().memory_budget_mib,
+                "budget_mib": case.budget or Tiled().budget_bytes() / 2**20,
                 **_peaks(found),
             }
         )

@@ -20,6 +20,7 @@ from dskd_components.engines._tiling.products import Products, description
 from dskd_components.engines._tiling.side_pass import SidePass, SideResult
 from dskd_components.engines._tiling.side_rows import SideRows
 from dskd_components.engines.engine import Engine, Measurement
+from dskd_components.engines.workspace import accelerator_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,16 @@ RECOMPUTE_SHARE: Final = 16
 budget."""
 
 
+LEAST_BUDGET: Final = 384 * 2**20
+"""Bytes of a budget that nobody has set, on a CPU."""
+
+MOST_BUDGET: Final = 4 * 2**30
+"""Bytes of a budget that nobody has set, at most."""
+
+ACCELERATOR_SHARE: Final = 32
+"""One part in so many of an accelerator's memory is the budget that nobody has set."""
+
+
 class Tiled(Engine):
     """Logits in tiles: loss and gradients in one pass over the scored positions, never all logits at once.
 
@@ -51,21 +62,45 @@ class Tiled(Engine):
     """
 
     name: Literal["tiled"] = "tiled"
-    memory_budget_mib: Annotated[float, Field(gt=0)] = 384.0
+    memory_budget_mib: Annotated[float, Field(gt=0)] | None = None
     """Memory that the loss may take above its inputs and their gradients, in MiB; the gradient of the student's head,
     which is summed in float32, comes on top. Tiles of logits are cut to fit: beside the tensors of hidden size that a
-    large batch needs they have half of the budget still, and a row at least."""
+    large batch needs they have half of the budget still, and a row at least. None: 384 MiB on a CPU; on an accelerator,
+    where small tiles are slow, one part in 32 of its memory, from 384 MiB to 4 GiB."""
     products: Products = "fastest"
-    """Which kernels make float32 products on a CPU: ``"torch"``, `torch.mm` always, or ``"fastest"``: oneDNN's where a
-    short measurement, once in a process for each kind of product, finds them faster. They are as exact, and the choice
-    stays, so that a step has the same bits whenever it is repeated in that process; another process may choose
-    otherwise. Under `torch.use_deterministic_algorithms` it is `torch.mm`."""
+    """Which kernels make matrix products. ``"torch"``: `torch.mm` in float32 always, from weights that are widened.
+    ``"fastest"``: those that lose nothing that can be measured.
+
+    - On a CPU, oneDNN's where a short measurement, once in a process for each kind of product, finds them faster. They
+      are as exact, and the choice stays, so that a step has the same bits whenever it is repeated in that process;
+      another process may choose otherwise. Under `torch.use_deterministic_algorithms` it is `torch.mm`.
+    - On an accelerator that sums products of bfloat16 or float16 numbers in float32, as CUDA devices do, a head in half
+      precision is read as it is stored. Its product with states of the same type is exact but for the sums. With a
+      bfloat16 head, other states come as three bfloat16 numbers each, which lose no digit, and gradients as two, which
+      are off by 2^-18. With a float16 head all but the former is in float32, since small gradients would vanish."""
 
     vocabulary_parallel: VocabularyParallel = "auto"
     """Which heads are left cut over ranks, each rank computing the logits of its own tokens: ``"auto"``, those of
     tensor parallelism; ``"always"``, those that FSDP2 has sharded as well, where hidden states travel instead of
     weights; ``"never"``, none: heads are gathered. Where a space or a distance must see all logits of a row, the head
     is gathered all the same, and a warning says so."""
+
+    def budget_bytes(self, accelerator_memory: int | None = None) -> int:
+        """Return the memory budget in bytes.
+
+        Args:
+            accelerator_memory: bytes that an accelerator has in all; None: on a CPU, or where that is not known.
+
+        Examples:
+            >>> [Tiled().budget_bytes(memory) // 2**20 for memory in (None, 8 * 2**30, 80 * 2**30)]
+            [384, 384, 2560]
+            >>> Tiled(memory_budget_mib=64).budget_bytes(80 * 2**30) // 2**20
+            64
+        """
+        if self.memory_budget_mib is not None:
+            return int(self.memory_budget_mib * 2**20)
+        share = 0 if accelerator_memory is None else accelerator_memory // ACCELERATOR_SHARE
+        return max(LEAST_BUDGET, min(share, MOST_BUDGET))
 
     def kernels(self) -> str:
         """Return which kernels have made products in this process."""
@@ -83,7 +118,7 @@ class Tiled(Engine):
 def _measure(
     engine: Tiled, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace
 ) -> list[Measurement]:
-    budget, products = int(engine.memory_budget_mib * 2**20), engine.products
+    budget, products = engine.budget_bytes(accelerator_memory(batches[0].student.hidden_states.device)), engine.products
     batches = with_usable_heads(batches, engine.vocabulary_parallel)
     projected = sum(projected_bytes(batch) for batch in batches)
     recompute = _most_on_any_rank(projected, batches) > budget // RECOMPUTE_SHARE

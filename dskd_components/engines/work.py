@@ -126,7 +126,7 @@ def _projected_products(shapes: LossShapes, space: Space, passes: int) -> tuple[
         vocabulary=shapes.vocabularies[side],
     )
     learner: Learner = "projection" if shapes.projections_learn else "states" if other == "student" else "nothing"
-    budget = shapes.engine.memory_budget_mib * 2**20 if isinstance(shapes.engine, Tiled) else 0
+    budget = shapes.engine.budget_bytes() if isinstance(shapes.engine, Tiled) else 0
     way = of_space.cheapest(learner, budget / 2 / ITEMSIZE)
     forward = of_space.multiplications(way, "nothing")
     return 2 * passes * forward, 2 * (of_space.multiplications(way, learner) - forward)

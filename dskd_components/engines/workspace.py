@@ -6,6 +6,7 @@ import contextlib
 import math
 import mmap
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -95,6 +96,26 @@ class Workspace:
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
         return Workspace, ()
+
+
+@lru_cache
+def accelerator_memory(device: torch.device) -> int | None:
+    """Return how many bytes of memory an accelerator has in all, whoever uses it; None on a CPU, or if nobody knows.
+
+    That does not change from step to step, so what follows from it does not either; and nobody waits for the device.
+
+    Args:
+        device: the device.
+
+    Examples:
+        >>> import torch
+        >>> accelerator_memory(torch.device("cpu")) is None
+        True
+    """
+    if device.type not in ("cuda", "xpu"):
+        return None
+    total: int = torch.get_device_module(device).get_device_properties(device).total_memory
+    return total
 
 
 def keep_freed_memory(size: int, device: torch.device) -> None:

@@ -116,11 +116,12 @@ def memory_findings(memory: StepMemory) -> Iterator[Finding]:
     if memory.step.head_gradient:
         beside = f"the gradient of the student's head in float32, {size_text(memory.step.head_gradient)}, and {beside}"
     if isinstance(engine, Tiled):
+        budget = engine.budget_bytes(memory.accelerator_memory) / 2**20
         yield Finding(
             "ok",
             "memory budget",
-            f"memory_budget_mib={engine.memory_budget_mib:g} covers logits, what is computed from them, and projected "
-            f"states, of which the step needs {size_text(memory.in_engine)}; it does not cover {beside}",
+            f"memory_budget_mib={budget:g} covers logits, what is computed from them, and projected states, of "
+            f"which the step needs {size_text(memory.in_engine)}; it does not cover {beside}",
         )
     ways = [
         f"{size_text(memory.temporaries(foreach=foreach))} with foreach={foreach} (all together "

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.engines.engine import BLOCK_TENSORS
 from dskd_components.engines.tiled import Tiled
+from dskd_components.engines.workspace import accelerator_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import torch
     from torch import Tensor
 
     from dskd_components.components.aligner import Aligner
@@ -126,7 +128,8 @@ class StepMemory:
         """What the engine makes beside its inputs and their gradients: `Tiled` keeps to its budget."""
         sides: tuple[Side, Side] = ("student", "teacher")
         engine = self.loss_fn.spec.engine
-        of_sides = engine_bytes(engine, [self._logits(side) for side in sides], on_cpu=self._is_on_cpu)
+        logits = [self._logits(side) for side in sides]
+        of_sides = engine_bytes(engine, logits, on_cpu=self._is_on_cpu, accelerator_memory=self.accelerator_memory)
         return max(of_sides) if isinstance(engine, Tiled) else sum(of_sides)
 
     def _logits(self, side: Side) -> tuple[int, int]:
@@ -155,8 +158,18 @@ class StepMemory:
         return int(weight.nbytes) if tied and weight is not None and weight.requires_grad else 0
 
     @property
+    def accelerator_memory(self) -> int | None:
+        """Bytes that the device has in all; None on a CPU."""
+        return accelerator_memory(self._device)
+
+    @property
     def _is_on_cpu(self) -> bool:
-        return bool(next(self.student.parameters()).device.type == "cpu")
+        return self._device.type == "cpu"
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.student.parameters()).device
+        return device
 
     @cached_property
     def _trained(self) -> list[Tensor]:
@@ -164,17 +177,20 @@ class StepMemory:
         return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
 
-def engine_bytes(engine: Engine, sides: Iterable[tuple[int, int]], *, on_cpu: bool) -> list[int]:
+def engine_bytes(
+    engine: Engine, sides: Iterable[tuple[int, int]], *, on_cpu: bool, accelerator_memory: int | None
+) -> list[int]:
     """Return what an engine makes for each side beside its inputs and their gradients: `Tiled` keeps to its budget.
 
     Args:
         engine: the engine.
         sides: of each, how many states its heads read, and the bytes of all logits of one of them.
         on_cpu: whether blocks are kept small, for the caches of a CPU.
+        accelerator_memory: bytes that an accelerator has in all; None: on a CPU, or where that is not known.
     """
     if not isinstance(engine, Tiled):
         return [streams * logits * EAGER_TENSORS for streams, logits in sides]
-    budget = int(engine.memory_budget_mib * 2**20)
+    budget = engine.budget_bytes(accelerator_memory)
     blocks = min(budget // BLOCK_SHARE, BLOCK_BYTES) if on_cpu else budget // BLOCK_SHARE
     # A tile of all scored rows, and the operations on a block of it.
     return [min(streams * logits + min(logits * BLOCK_TENSORS, blocks), budget) for streams, logits in sides]

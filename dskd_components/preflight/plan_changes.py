@@ -63,7 +63,7 @@ SMALL_BUDGET: Final = 64
 def _changes(setup: Setup, *, can_checkpoint: bool) -> Iterator[Iterator[_Change]]:
     """Yield the kinds of changes, each as its alternatives, of which those that cost less come first."""
     engine = setup.spec.engine
-    if not isinstance(engine, Tiled) or engine.memory_budget_mib > SMALL_BUDGET:
+    if not isinstance(engine, Tiled) or engine.budget_bytes() > SMALL_BUDGET * 2**20:
         words = f"a memory budget of {SMALL_BUDGET} MiB for the loss"
         yield iter([_Change(words, f"--memory-budget {SMALL_BUDGET}", lambda at: at.with_budget(SMALL_BUDGET))])
     yield _teacher_changes(setup)

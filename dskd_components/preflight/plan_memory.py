@@ -21,10 +21,11 @@ class PlannedMemory:
     Args:
         pair: what the step has to do with.
         on_cpu: whether it is a CPU, where blocks are small and the optimizer takes one parameter at a time.
+        accelerator_memory: bytes that a device has in all; None: on a CPU, or where that is not known.
     """
 
-    def __init__(self, pair: PlannedPair, *, on_cpu: bool) -> None:
-        self.pair, self._on_cpu = pair, on_cpu
+    def __init__(self, pair: PlannedPair, *, on_cpu: bool, accelerator_memory: int | None = None) -> None:
+        self.pair, self._on_cpu, self._accelerator_memory = pair, on_cpu, accelerator_memory
 
     def held(self) -> dict[str, float]:
         """Return the bytes that are there all the time, by name."""
@@ -145,7 +146,9 @@ class PlannedMemory:
         for side in sides:
             streams = self.pair.shapes.streams(side)
             logits.append((len(streams), self.pair.shapes.scored[side] * max(streams, default=0) * WIDE))
-        of_sides = engine_bytes(self.pair.spec.engine, logits, on_cpu=self._on_cpu)
+        of_sides = engine_bytes(
+            self.pair.spec.engine, logits, on_cpu=self._on_cpu, accelerator_memory=self._accelerator_memory
+        )
         if not isinstance(self.pair.spec.engine, Tiled):
             of_sides = [sum(of_sides)] * 2  # nothing is given back before the backward pass
         return dict(zip(sides, of_sides, strict=True))

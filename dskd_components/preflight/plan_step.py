@@ -70,7 +70,7 @@ def plan_traced(models: Models, setup: Setup, device: Device) -> StepPlan:
         ConfigurationError: the spec cannot be used for this pair.
     """
     pair = PlannedPair(models, setup)
-    memory = PlannedMemory(pair, on_cpu=device.on_cpu)
+    memory = PlannedMemory(pair, on_cpu=device.on_cpu, accelerator_memory=None if device.on_cpu else device.memory)
     seconds = PlannedTime(pair, device).seconds()
     held = [PlanPart(name, "held", 0.0, int(size)) for name, size in memory.held().items() if size]
     running = [PlanPart(name, "in turn", seconds[name], int(size)) for name, size in memory.in_turn().items()]

@@ -77,7 +77,7 @@ def write_product(out: Tensor, left: Tensor, right: Tensor) -> None:
         left: ``[n, k]``, in half precision.
         right: ``[k, m]``, of the same type.
     """
-    torch.mm(left, right, out_dtype=torch.float32, out=out)  # type: ignore[call-overload]
+    torch.mm(left, right, out_dtype=torch.float32, out=out)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -97,7 +97,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _add_at_once(total: Tensor, left: Tensor, right: Tensor) -> None:
-    torch.addmm(total, left, right, out_dtype=torch.float32, out=total)  # type: ignore[call-overload]
+    torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
 
 
 def exact_parts(numbers: Tensor) -> list[Tensor]:

@@ -1,0 +1,232 @@
+"""Products of numbers as they are stored, with sums in float32: where a device has them, nothing measurable is lost.
+
+A CPU has none, so kernels of the test's own stand in for a device's: exact products, and sums in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dskd_components import DSKDSpec, Head
+from dskd_components.engines._tiling import half_products, head_products
+from dskd_components.engines._tiling.half_products import (
+    add_product,
+    column_parts,
+    exact_parts,
+    reads_as_stored,
+    splits,
+    stacked_parts,
+)
+from dskd_components.engines._tiling.head_products import HeadProducts
+from dskd_components.engines._tiling.reassociation import Shapes
+from dskd_components.engines.tiled import Tiled
+from dskd_components.engines.workspace import accelerator_memory
+from tests.helpers.half_kernels import HalfKernels
+from tests.helpers.registered import build, specs
+from tests.helpers.strategies import SEEDS, make_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from tests.helpers.strategies import Batch
+
+CPU = torch.device("cpu")
+SPECS = specs()
+EVERY_WAY = {
+    "ragged": SPECS["preset dskd"],
+    "attention": SPECS["preset dskd-cma"],
+    "teacher's choices": SPECS["preset dskd-v2"],
+    "one vocabulary": DSKDSpec(spaces=("shared_vocabulary",), distance="js"),
+    "two vocabularies": SPECS["space uld_hybrid of two tokenizers"],
+}
+
+
+@pytest.fixture
+def kernels() -> Iterator[HalfKernels]:
+    with HalfKernels() as found:
+        yield found
+
+
+def in_half(batch: Batch, dtype: torch.dtype, *, bias: bool = False) -> Batch:
+    def side(states: Any, *, learns: bool) -> Any:
+        weight = states.head.weight.detach().to(dtype)
+        of_tokens = torch.linspace(-1, 1, len(weight)) if bias else None
+        hidden = states.hidden_states.detach().to(dtype).requires_grad_(learns)
+        head = Head(
+            torch.cat([weight, weight[:1]]).requires_grad_(learns),
+            bias=None if of_tokens is None else torch.cat([of_tokens, of_tokens[:1]]).requires_grad_(learns),
+            softcap=3.0 if bias else None,
+            valid_vocabulary_size=len(weight),
+        )
+        return replace(states, hidden_states=hidden, head=head)
+
+    return replace(batch, student=side(batch.student, learns=True), teacher=side(batch.teacher, learns=False))
+
+
+def outcome(spec: DSKDSpec, batch: Batch, engine: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
+    loss_fn = build(spec.replace(engine={"name": "tiled", **engine}), batch)
+    out = batch.loss(loss_fn)
+    head = batch.student.head
+    leaves = [batch.student.hidden_states, head.weight, *([] if head.bias is None else [head.bias])]
+    found = torch.autograd.grad(out.loss, [*leaves, *loss_fn.parameters()], allow_unused=True)
+    return out.loss.detach(), [gradient for gradient in found if gradient is not None]
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm().clamp_min(1e-30))
+
+
+@pytest.mark.parametrize("budget", [1e-3, 2e-2])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_a_step_loses_nothing(
+    way: str, bias: bool, budget: float, kernels: HalfKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(half_products, "SPLIT_COLUMNS", 4)
+    monkeypatch.setattr(half_products, "ALIGNED", 1)
+    spec = EVERY_WAY[way]
+    batch = make_batch(
+        5, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float32, student_hidden=16, teacher_hidden=24
+    )
+    batch = in_half(batch, torch.bfloat16, bias=bias)
+    loss, gradients = outcome(spec, batch, {"products": "torch", "memory_budget_mib": budget})
+    assert not kernels.products
+    ours, of_ours = outcome(spec, batch, {"memory_budget_mib": budget})
+    assert {product.dtype for product in kernels.products} == {torch.bfloat16}
+    assert math.isclose(ours, loss, rel_tol=1e-6)
+    assert len(of_ours) == len(gradients) > 1
+    # Far below the 2^-9 by which a gradient in bfloat16 is rounded; a number on the edge may be rounded the other way.
+    assert max(map(difference, of_ours, gradients)) < 3e-4
+    with HalfKernels(adds=False):
+        again, of_again = outcome(spec, batch, {"memory_budget_mib": budget})
+    assert math.isclose(again, ours, rel_tol=1e-6)
+    assert max(map(difference, of_again, of_ours)) < 3e-4
+
+
+def test_float16_is_multiplied_where_nothing_can_vanish(kernels: HalfKernels) -> None:
+    batch = in_half(make_batch(5, same_tokenizer=True, dtype=torch.float32), torch.float16)
+    loss, gradients = outcome(SPECS["preset dskd"], batch, {"products": "torch"})
+    ours, of_ours = outcome(SPECS["preset dskd"], batch, {})
+    # The logits of both models' own states, and nothing else.
+    assert [(product.dtype, product.adds) for product in kernels.products] == [(torch.float16, False)] * 2
+    assert math.isclose(ours, loss, rel_tol=1e-6)
+    assert max(map(difference, of_ours, gradients)) < 1e-5
+
+
+def test_states_as_a_model_has_given_them_take_one_product(kernels: HalfKernels) -> None:
+    batch = in_half(make_batch(5, same_tokenizer=True, dtype=torch.float32), torch.bfloat16)
+    spec = EVERY_WAY["one vocabulary"]
+    outcome(spec, batch, {})
+    # Logits of either side, the gradient to the states, that of the head.
+    assert [product.adds for product in kernels.products] == [False] * 4
+    kernels.products.clear()
+    own = replace(batch.teacher, hidden_states=batch.teacher.hidden_states.float() * 1.001)
+    outcome(spec, replace(batch, teacher=own), {})
+    assert [product.adds for product in kernels.products].count(True) == 2  # the teacher's come in three parts
+
+
+def test_nothing_is_joined_with_a_head_that_is_read_as_it_is(
+    kernels: HalfKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shapes, "cheapest", lambda *_: "throughout")
+    monkeypatch.setattr(HeadProducts, "joined", lambda *_: pytest.fail("a joint matrix in float32"))
+    batch = make_batch(3, same_tokenizer=True, dtype=torch.float32, student_hidden=8, teacher_hidden=24)
+    spec = DSKDSpec.preset("dskd", spaces=["teacher"])
+    outcome(spec, in_half(batch, torch.bfloat16), {})
+    assert kernels.products
+
+
+def test_a_mean_of_states_is_none_of_them(kernels: HalfKernels) -> None:
+    batch = in_half(make_batch(5, same_tokenizer=False, dtype=torch.float32), torch.bfloat16)
+    spec = DSKDSpec(aligner="span", spaces=("uld_hybrid",))
+    outcome(spec, batch, {})
+    assert any(product.adds for product in kernels.products)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_who_has_no_such_kernels_widens(dtype: torch.dtype) -> None:
+    weight = torch.ones(2, 2, dtype=dtype)
+    assert not reads_as_stored("fastest", weight, torch.float32)
+    assert not reads_as_stored("fastest", weight.to("meta"), torch.float32)
+    with HalfKernels():
+        assert reads_as_stored("fastest", weight, torch.float32)
+        assert splits("fastest", weight, torch.float32) == (dtype == torch.bfloat16)
+        assert not reads_as_stored("torch", weight, torch.float32)
+        assert not reads_as_stored("fastest", weight, torch.float64)
+        assert not reads_as_stored("fastest", weight.float(), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (lambda left, right: left.double() @ right.double(), (True, True)),
+        (lambda left, right: (left @ right).float(), (False, False)),
+        (lambda left, right: left.missing(right), (False, False)),
+    ],
+    ids=["sums in float32", "sums that are rounded", "none"],
+)
+def test_kernels_are_tried_before_they_are_used(made: Any, expected: tuple[bool, bool]) -> None:
+    with HalfKernels(made=made, is_tried=True):
+        try:
+            found = half_products._look(CPU, torch.bfloat16)
+        except AttributeError:
+            pytest.fail("a device without kernels is no error")
+    assert tuple(found) == expected
+
+
+def test_kernels_that_cannot_add_are_helped(monkeypatch: pytest.MonkeyPatch) -> None:
+    total, left, right = torch.ones(2, 3), torch.ones(2, 2).bfloat16(), torch.ones(2, 3).bfloat16()
+    with HalfKernels(adds=False, is_tried=True):
+        assert tuple(half_products._look(CPU, torch.bfloat16)) == (True, False)
+    with HalfKernels(adds=False):
+        add_product(total, left, right)
+    assert total.eq(3).all()
+
+
+@given(seed=SEEDS, exponent=st.integers(-60, 60))
+def test_parts_are_what_they_are_parts_of(seed: int, exponent: int) -> None:
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
+    numbers = torch.randn(3, 5, generator=generator) * 2.0**exponent
+    assert torch.equal(torch.stack([part.float() for part in reversed(exact_parts(numbers))]).sum(0), numbers)
+    both = stacked_parts(numbers)
+    assert both.dtype == torch.bfloat16
+    found = both.double().unflatten(0, (2, 3)).sum(0)
+    assert ((found - numbers.double()).abs() <= 2.0**-17 * numbers.double().abs()).all()
+
+
+@given(columns=st.integers(1, 300_000))
+def test_all_columns_are_split_once(columns: int) -> None:
+    parts = list(column_parts(columns))
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+    assert parts[-1].stop == columns
+    assert all(0 < part.stop - part.start <= half_products.SPLIT_COLUMNS for part in parts)
+
+
+def test_parts_have_room_in_the_budget(kernels: HalfKernels) -> None:
+    head = Head(torch.ones(50_000, 4, dtype=torch.bfloat16))
+    assert head_products.numbers_beside([head], "fastest") > half_products.SPLIT_COLUMNS
+    assert head_products.widened_bytes(head, torch.float32, "fastest") == 0
+    assert head_products.widened_bytes(head, torch.float32, "torch") > 0
+
+
+def test_a_budget_that_somebody_has_set_is_the_budget() -> None:
+    gib = 2**30
+    assert [Tiled().budget_bytes(memory) / gib for memory in (None, gib, 24 * gib, 80 * gib, 1000 * gib)] == [
+        0.375,
+        0.375,
+        0.75,
+        2.5,
+        4.0,
+    ]
+    assert Tiled(memory_budget_mib=1).budget_bytes(80 * gib) == 2**20
+    assert accelerator_memory(CPU) is None
+    assert accelerator_memory(torch.device("meta")) is None
