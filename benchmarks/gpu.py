@@ -2,7 +2,8 @@
 
 For each case: the time of a step over that of its bare matrix products in the precision of the inputs, the peak of
 memory above inputs and gradients, and how many kernels and how many waits of the host a step takes. Beside the tiled
-engine stand the eager one, the eager one compiled, and Liger's fused JSD, where they can do the work.
+engine stand the eager one, the eager one compiled, and Liger's fused JSD, where they can do the work. For one case of
+each method: how far loss and gradients are from those of float32 products of the same inputs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.loss_step import contestants, report
 from benchmarks.loss_step.case import Case
+from dskd_components.engines import Tiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +60,7 @@ def bare_products(case: Case, student: LMStates, teacher: LMStates) -> Step:
     weights = [side.head.weight.detach() for side in (student, teacher)]
     rows = [side.hidden_states.detach()[side.scored] for side in (student, teacher)]
     gradients = [
-        torch.zeros(len(states), len(weight), dtype=weight.dtype, device=weight.device)
+        torch.randn(len(states), len(weight), dtype=weight.dtype, device=weight.device)  # zeros would take less power
         for states, weight in zip(rows, weights, strict=True)
     ]
     projected = 0 if case.method == "js" else 1
@@ -74,6 +76,57 @@ def bare_products(case: Case, student: LMStates, teacher: LMStates) -> Step:
         return found[0, 0]
 
     return step
+
+
+def accuracy(case: Case) -> dict[str, Any]:
+    """Return how far loss and gradients are from those that float32 products of the same inputs give."""
+    exact = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    found: dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
+    try:
+        for products in ("torch", "fastest"):
+            student, teacher = case.states()
+            loss_fn = case.loss("tiled")
+            options = {**loss_fn.spec.engine.model_dump(), "products": products}
+            loss_fn.spec = loss_fn.spec.replace(engine=options)
+            loss = loss_fn(student, teacher).loss
+            loss.backward()
+            gradients = {"states": student.hidden_states.grad, "head": student.head.weight.grad}
+            gradients |= {name: parameter.grad for name, parameter in loss_fn.named_parameters()}
+            found[products] = (
+                loss.detach().double(),
+                {name: gradient for name, gradient in gradients.items() if gradient is not None},
+            )
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = exact
+    (expected, of_expected), (loss, gradients) = found["torch"], found["fastest"]
+    return {
+        "loss": float((loss - expected).abs() / expected.abs()),
+        "gradients": {
+            name: float((gradient.float() - of_expected[name].float()).norm() / of_expected[name].float().norm())
+            for name, gradient in gradients.items()
+        },
+    }
+
+
+def print_kernels(step: Step, title: str, most: int = 25) -> None:
+    """Print which kernels of a step take the device's time."""
+    step()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        step()
+        torch.cuda.synchronize()
+    times: dict[str, list[float]] = {}
+    for event in trace.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            times.setdefault(event.name, []).append(event.time_range.elapsed_us() / 1000)
+    total = sum(map(sum, times.values()))
+    table = Table(title=f"{title}: {total:.2f} ms on the device in {sum(map(len, times.values()))} kernels")
+    for heading in ("ms", "share", "times", "kernel"):
+        table.add_column(heading, overflow="fold")
+    for name, taken in sorted(times.items(), key=lambda entry: -sum(entry[1]))[:most]:
+        table.add_row(f"{sum(taken):.3f}", f"{sum(taken) / max(total, 1e-9):.1%}", str(len(taken)), name[:150])
+    Console(width=200).print(table)
 
 
 def contestant(name: str, case: Case, student: LMStates, teacher: LMStates) -> Step:
@@ -158,7 +211,13 @@ def measure(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
                 "waits": waits(step),
             }
             row["bare_milliseconds"] = round(statistics.median(reference), 3)
-        except (RuntimeError, ValueError, TypeError) as error:  # a contestant that cannot do the work is a row, too
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            ImportError,
+            AttributeError,
+        ) as error:  # a contestant that cannot do the work is a row, too
             row["contestants"][name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
         step = None  # type: ignore[assignment]
         contestants.forget_gradients(student, None)
@@ -173,7 +232,7 @@ def print_table(results: dict[str, Any]) -> None:
     for heading in ("case", "contestant", "ms", "over bare", "peak MiB", "kernels", "waits"):
         table.add_column(heading)
     for row in results["rows"]:
-        for name, found in row["contestants"].items():
+        for name, found in row.get("contestants", {}).items():
             if "failed" in found:
                 table.add_row(row["case"], name, found["failed"])
                 continue
@@ -194,16 +253,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the numbers there")
+    parser.add_argument("--case", default="", metavar="SUBSTRING", help="only cases whose label has this in it")
+    parser.add_argument("--no-peers", action="store_true", help="the tiled engine alone")
+    parser.add_argument("--accuracy", action="store_true", help="only the accuracy, without times")
+    parser.add_argument("--profile", action="store_true", help="print the most expensive kernels of a tiled step, only")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks.gpu: expected a CUDA device, and PyTorch finds none.")
     machine = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, **report.machine()}
     results: dict[str, Any] = {"benchmark": "gpu", "machine": machine, "rounds": options.rounds, "rows": []}
-    for case, names in track(CASES, description="cases", console=Console(stderr=True)):
-        on_device = Case(**{**vars(case), "device": "cuda"})
-        results["rows"].append(measure(on_device, names, options.rounds))
+    cases = [
+        (Case(**{**vars(case), "device": "cuda"}), ("tiled",) if options.no_peers else names)
+        for case, names in CASES
+        if options.case in case.label
+    ]
+    if not cases:
+        raise SystemExit(
+            f"--case {options.case!r}: expected a part of one of\n" + "\n".join(case.label for case, _ in CASES)
+        )
+    if options.profile:
+        for case, _ in cases:
+            student, teacher = case.states()
+            print_kernels(contestant("tiled", case, student, teacher), case.label)
+        return
+
+    def write() -> None:
+        results["kernels"] = Tiled().kernels()
         if options.json:
             options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+    methods: set[str] = set()
+    for case, names in track(cases, description="cases", console=Console(stderr=True)):
+        row = {"case": case.label} if options.accuracy else measure(case, names, options.rounds)
+        # The largest case takes more memory in float32 products than it tells.
+        if case.dtype == torch.bfloat16 and case.vocabularies != LARGE and case.method not in methods:
+            methods.add(case.method)
+            row["accuracy"] = accuracy(case)
+            Console(stderr=True, width=160).print(case.label, row["accuracy"])
+        results["rows"].append(row)
+        write()
     print_table(results)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -48,7 +48,7 @@ class Case:
 
     def states(self) -> tuple[LMStates, LMStates]:
         """Random states of student and teacher; the student's hidden states and head are leaves."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(self.device).manual_seed(0)
         student = self._side(generator, self.widths[0], self.vocabularies[0], learns=True)
         teacher = self._side(generator, self.widths[1], self.vocabularies[1], learns=False)
         if self.method != "dskd-cma":
@@ -58,15 +58,16 @@ class Case:
     def _side(self, generator: torch.Generator, width: int, vocabulary: int, *, learns: bool) -> LMStates:
         length = min(256, self.tokens)
         samples = self.tokens // length
-        targets = torch.randint(0, vocabulary, (samples, length), generator=generator)
+        made: dict[str, Any] = {"generator": generator, "device": self.device}
+        targets = torch.randint(0, vocabulary, (samples, length), **made)
         targets[:, : round(length * (1 - self.scored))] = -100
-        hidden = torch.randn(samples, length, width, generator=generator).to(self.device, self.dtype)
-        weight = (torch.randn(vocabulary, width, generator=generator) * width**-0.5).to(self.device, self.dtype)
+        hidden = torch.randn(samples, length, width, **made).to(self.dtype)
+        weight = (torch.randn(vocabulary, width, **made) * width**-0.5).to(self.dtype)
         return LMStates(
             hidden_states=hidden.requires_grad_(learns),
-            targets=targets.to(self.device),
+            targets=targets,
             head=Head(weight.requires_grad_(learns)),
-            input_ids=torch.randint(0, vocabulary, targets.shape, generator=generator).to(self.device),
+            input_ids=torch.randint(0, vocabulary, targets.shape, **made),
             embedding=weight.detach(),
         )
 

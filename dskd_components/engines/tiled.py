@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from dskd_components.components.group_space import GroupSpace
+from dskd_components.engines._tiling import half_products
 from dskd_components.engines._tiling.cut_heads import VocabularyParallel, with_usable_heads
 from dskd_components.engines._tiling.exchanged_pass import ExchangedPass, most_rows
 from dskd_components.engines._tiling.group_passes import teacher_group_sums
@@ -104,7 +105,7 @@ class Tiled(Engine):
 
     def kernels(self) -> str:
         """Return which kernels have made products in this process."""
-        return description()
+        return "; ".join(text for text in (description(), half_products.description()) if text)
 
     def measure(self, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace) -> list[Measurement]:
         """Return loss and terms of a batch, for each teacher."""

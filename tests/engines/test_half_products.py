@@ -218,6 +218,13 @@ def test_parts_have_room_in_the_budget(kernels: HalfKernels) -> None:
     assert head_products.widened_bytes(head, torch.float32, "torch") > 0
 
 
+def test_reports_say_what_a_device_has_been_found_to_make() -> None:
+    assert "bfloat16" not in Tiled().kernels()
+    with HalfKernels(is_tried=True):
+        half_products._found[CPU, torch.bfloat16] = half_products._look(CPU, torch.bfloat16)
+        assert Tiled().kernels().endswith("; products of stored numbers with sums in float32: bfloat16 on cpu")
+
+
 def test_a_budget_that_somebody_has_set_is_the_budget() -> None:
     gib = 2**30
     assert [Tiled().budget_bytes(memory) / gib for memory in (None, gib, 24 * gib, 80 * gib, 1000 * gib)] == [
