@@ -57,7 +57,7 @@ def learning(batch: Batch) -> Batch:
 
 
 def trained(loss_fn: DSKDLoss, seed: int) -> DSKDLoss:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     with torch.no_grad():
         for parameter in loss_fn.spaces.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)

@@ -23,6 +23,7 @@ from dskd_components.engines._tiling.half_products import (
     reads_as_stored,
     splits,
     stacked_parts,
+    write_product,
 )
 from dskd_components.engines._tiling.head_products import HeadProducts
 from dskd_components.engines._tiling.reassociation import Shapes
@@ -154,7 +155,7 @@ def test_a_mean_of_states_is_none_of_them(kernels: HalfKernels) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_who_has_no_such_kernels_widens(dtype: torch.dtype) -> None:
-    weight = torch.ones(2, 2, dtype=dtype)
+    weight = torch.ones(2, 2, dtype=dtype, device=CPU)
     assert not reads_as_stored("fastest", weight, torch.float32)
     assert not reads_as_stored("fastest", weight.to("meta"), torch.float32)
     with HalfKernels():
@@ -192,6 +193,26 @@ def test_kernels_that_cannot_add_are_helped(monkeypatch: pytest.MonkeyPatch) -> 
     assert total.eq(3).all()
 
 
+@pytest.mark.skipif(torch.get_default_device().type != "cuda", reason="needs a CUDA device")
+@pytest.mark.parametrize("size", [(64, 256, 512), (33, 40, 257), (1, 5, 1)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kernels_of_this_device(dtype: torch.dtype, size: tuple[int, int, int]) -> None:
+    """As they are called: weights that are transposed, columns of a wider matrix, totals that have something."""
+    rows, width, tokens = size
+    states, weight = torch.randn(rows, width).to(dtype), torch.randn(tokens, width).to(dtype)
+    assert reads_as_stored("fastest", weight, torch.float32)
+    out = torch.full((rows, tokens + 3), torch.nan)[:, :tokens]
+    write_product(out, states, weight.T)
+    expected = states.double() @ weight.double().T
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-4)
+    add_product(out, states, weight.T)
+    torch.testing.assert_close(out.double(), 2 * expected, rtol=1e-5, atol=1e-4)
+    gradient = torch.randn(rows, tokens + 64).to(dtype)[:, :tokens]
+    of_head = torch.zeros(tokens, width)
+    add_product(of_head, gradient.T, states)
+    torch.testing.assert_close(of_head.double(), gradient.double().T @ states.double(), rtol=1e-5, atol=1e-4)
+
+
 @given(seed=SEEDS, exponent=st.integers(-60, 60))
 def test_parts_are_what_they_are_parts_of(seed: int, exponent: int) -> None:
     generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
@@ -218,7 +239,8 @@ def test_parts_have_room_in_the_budget(kernels: HalfKernels) -> None:
     assert head_products.widened_bytes(head, torch.float32, "torch") > 0
 
 
-def test_reports_say_what_a_device_has_been_found_to_make() -> None:
+def test_reports_say_what_a_device_has_been_found_to_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(half_products, "_found", {})
     assert "bfloat16" not in Tiled().kernels()
     with HalfKernels(is_tried=True):
         half_products._found[CPU, torch.bfloat16] = half_products._look(CPU, torch.bfloat16)

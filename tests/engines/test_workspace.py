@@ -19,7 +19,10 @@ CPU = torch.device("cpu")
 COLUMNS = HUGE_PAGE // 4
 """Numbers in a row of 2 MiB; matrices of fewer than two such rows are too small to be kept."""
 
-in_large_pages = pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="memory is kept on Linux only")
+in_large_pages = pytest.mark.skipif(
+    not hasattr(mmap, "MADV_HUGEPAGE") or torch.get_default_device().type != "cpu",
+    reason="memory is kept on Linux only, and on a CPU",
+)
 
 
 def matrix(scratch: Scratch, rows: int) -> torch.Tensor:

@@ -95,7 +95,7 @@ def half_scored(seed: int, spec: DSKDSpec) -> Batch:
     batch = make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer, batch=4, student_length=9, teacher_length=11)
     for side in ("student", "teacher"):
         states = getattr(batch, side)
-        generator = torch.Generator().manual_seed(seed + len(side))
+        generator = torch.Generator(torch.get_default_device()).manual_seed(seed + len(side))
         silent = torch.rand(states.targets.shape, generator=generator) < 0.3
         batch = replace(batch, **{side: replace(states, targets=states.targets.masked_fill(silent, -100))})
     return batch
