@@ -5,16 +5,17 @@
 
 Stages: `prepare` makes texts, tokenizers and models, `teacher` runs the teacher once, `runs` trains the students, as
 many as there is time for, and goes on where it was stopped, `meaning` looks at what projections keep, `report` writes
-tables and pictures of what is there. `toy` draws the paper's simulation and needs none of the others.
+tables and pictures of what is there. `toy` draws the paper's simulation and needs none of the others. `search`, which
+is not among `all`, tries more ways on the dev texts.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
+import tarfile
 import time
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,26 +23,28 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.evidence.arms import ORDER, arms_of
+from benchmarks.evidence.arms import HEADLINE, ORDER
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.journal import dev_scores, journals
 from benchmarks.evidence.meaning import meaning
 from benchmarks.evidence.page import draw_curves, draw_gains, fill
 from benchmarks.evidence.plan import Plan
+from benchmarks.evidence.pool import Pool, Setup, alone_in, one_run
 from benchmarks.evidence.prepare import prepare, store_teacher
-from benchmarks.evidence.queue import next_run, remaining
+from benchmarks.evidence.queue import next_runs, remaining
 from benchmarks.evidence.results import results
+from benchmarks.evidence.search import listed, next_searched, ranking
 from benchmarks.evidence.toy import Toy, simulate
 from benchmarks.evidence.toy import draw as draw_toy
-from benchmarks.evidence.training import carry_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from benchmarks.evidence.plan import Run
     from benchmarks.evidence.queue import Order
 
 STAGES = ("prepare", "teacher", "runs", "meaning", "report", "toy")
+"""What `all` stands for, in this order; `search` comes after `teacher`."""
 
 PUBLISHED = {
     "json": "benchmarks/results/evidence.json",
@@ -60,34 +63,77 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: of the command line; None: those of this process.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", default=["all"], help=f"some of {', '.join(STAGES)}; or all")
+    parser.add_argument("stages", nargs="*", default=["all"], help=f"some of {', '.join(STAGES)}, search; or all")
     parser.add_argument("--folder", type=Path, default=Path("output/evidence"), help="of all that is made")
     parser.add_argument("--teacher", type=Path, help="a folder with a model of the Llama family; else from a package")
     parser.add_argument("--data", type=Path, help="JSON lines: text, or prompt and response; else Python's help")
     parser.add_argument("--quick", action="store_true", help="tiny models, in seconds; results mean nothing")
     parser.add_argument("--publish", type=Path, help="a checkout, whose page, pictures and results a report renews")
-    parser.add_argument("--hours", type=float, help="begin no run after so many hours")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--hours", type=float, help="begin no run after so many hours of this command")
+    parser.add_argument("--seconds", type=float, help="the same in seconds")
+    parser.add_argument("--threads", type=int, default=1, help="of each process that trains")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--workers", type=int, default=0, help="processes that train; 0: this one, with a progress bar")
+    parser.add_argument("--pack", type=Path, help="a .tar.gz for what was found: rows of runs, numbers, no models")
     options = parser.parse_args(arguments)
-    stages = STAGES if "all" in options.stages else options.stages
-    unknown = [stage for stage in stages if stage not in STAGES]
+    stages = (*options.stages, *STAGES) if "all" in options.stages else options.stages
+    unknown = [stage for stage in stages if stage not in (*STAGES, "search", "all")]
     if unknown:
-        parser.error(f"expected some of {', '.join((*STAGES, 'all'))}, got {unknown[0]!r}")
+        parser.error(f"expected some of {', '.join((*STAGES, 'search', 'all'))}, got {unknown[0]!r}")
+    began = time.monotonic()
+    limits = [3600 * options.hours] if options.hours is not None else []
+    limits += [options.seconds] if options.seconds is not None else []
+    until = began + min(limits) if limits else None
     torch.set_num_threads(options.threads)
-    bench = Bench(options.folder, Plan.quick() if options.quick else Plan())
+    torch.set_float32_matmul_precision("highest")
+    plan = Plan.quick() if options.quick else Plan()
+    bench = Bench(options.folder, plan, options.device)
     console, order = Console(), QUICK if options.quick else ORDER
+    # While this process prepares, the others load what they need.
+    pools = {
+        stage: Pool(
+            Setup(
+                folder=options.folder,
+                plan=plan,
+                device=options.device,
+                searches=stage == "search",
+                threads=options.threads,
+            ),
+            options.workers,
+            partial(print, flush=True),
+        )
+        for stage in ("search", "runs")
+        if options.workers and stage in stages
+    }
     if "prepare" in stages:
         with _display(console) as display:
             watch = _bar(display, "healing a student")
             prepare(bench, teacher=options.teacher, data=options.data, tiny=options.quick, watch=watch)
+        console.print(f"Prepared after {time.monotonic() - began:.0f} s.")
     if "teacher" in stages:
         store_teacher(bench)
+        console.print(f"The teacher's states are there after {time.monotonic() - began:.0f} s.")
+    if "search" in stages:
+        searching = Bench(options.folder, plan, options.device, searches=True)
+        all_runs(searching, partial(next_searched, plan=plan), None, console, pool=pools.get("search"), until=until)
+        rows = ranking(dev_scores(journals(searching.runs)), plan)
+        bench.write("search.json", rows)
+        print(listed(rows), flush=True)
     if "runs" in stages:
-        all_runs(bench, order, console, hours=options.hours)
+        all_runs(
+            bench,
+            partial(_in_order, order=order, plan=plan),
+            order,
+            console,
+            pool=pools.get("runs"),
+            until=until,
+        )
     if "meaning" in stages:
         bench.write("meaning.json", meaning(bench))
     if "report" in stages:
         report(bench, order, options.publish)
+    if options.pack is not None:
+        pack(bench.folder, options.pack)
     if "toy" in stages:
         draw_toy(simulate(Toy()), _images(bench.folder, options.publish) / "evidence_toy.png")
 
@@ -116,54 +162,64 @@ def _images(folder: Path, checkout: Path | None) -> Path:
     return images
 
 
-def all_runs(bench: Bench, order: Order, console: Console, *, hours: float | None) -> None:
+def all_runs(
+    bench: Bench,
+    next_of: Callable[[Mapping[Run, float]], Iterable[Run]],
+    order: Order | None,
+    console: Console,
+    *,
+    pool: Pool | None,
+    until: float | None,
+) -> None:
     """Train students until all are trained, or time is up.
 
     Args:
         bench: the folder, prepared.
-        order: the arms.
+        next_of: what can begin once so much is finished, the most urgent first.
+        order: the arms, to say how many runs are left; None: it is not known.
         console: where progress is shown.
-        hours: after which no run begins; None: any number.
+        pool: the processes that train; None: this one does.
+        until: by `time.monotonic`, when no run begins any more; None: never.
+
     """
-    began = time.monotonic()
     bench.write_plan()
-    with _alone_in(bench.folder):
-        while hours is None or time.monotonic() - began < 3600 * hours:
-            finished = dev_scores(journals(bench.folder / "runs"))
-            run = next_run(order, finished, bench.plan)
-            if run is None:
-                console.print("All runs are done.")
-                return
-            left = remaining(order, finished, bench.plan) - 1
-            console.print(f"{_one_run(bench, run, console)}; about {left:.0f} runs left")
+    with alone_in(bench.folder):
+        finished = dev_scores(journals(bench.runs))
+        if pool is not None:
+            done = pool.carry_out(finished, next_of, until=until)
+            pool.close()
+            if pool.failed:
+                console.print(f"{len(pool.failed)} runs failed: {', '.join(run.name for run in pool.failed)}.")
+        else:
+            done = False
+            while not done and (until is None or time.monotonic() < until):
+                run = next(iter(next_of(finished)), None)
+                done = run is None
+                if run is not None:
+                    with _display(console) as display:
+                        finished[run], said = one_run(bench, run, _bar(display, run.name))
+                    left = "" if order is None else f"; about {remaining(order, finished, bench.plan):.0f} runs left"
+                    console.print(f"{said}{left}")
+    if done:
+        console.print("All runs are done.")
 
 
-def _one_run(bench: Bench, run: Run, console: Console) -> str:
-    """Train one student, and return what to say of it."""
-    started = time.monotonic()
-    with _display(console) as display:
-        end = carry_out(bench, run, arms_of(run.setting)[run.arm], _bar(display, run.name))
-    return (
-        f"{time.strftime('%H:%M')} {run.name}: test {end['nats_per_byte']:.4f} nats a byte, "
-        f"{time.monotonic() - started:.0f} s, {end['seconds']:.0f} s of them training"
-    )
+def _in_order(finished: Mapping[Run, float], *, order: Order, plan: Plan) -> Iterable[Run]:
+    return next_runs(order, finished, plan, HEADLINE)
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, in which one process trains at a time.
+def pack(folder: Path, path: Path) -> None:
+    """Put what was found into one file, without models: from it a report can be made elsewhere.
 
-    Raises:
-        SystemExit: another one does.
+    Args:
+        folder: the folder.
+        path: a ``.tar.gz``.
     """
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SystemExit(
-                f"{folder}: another process trains there. Wait for it, or give another --folder."
-            ) from error
-        yield
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ("*.json", "tokenizer/*.json", "runs/*.jsonl", "search/*.jsonl", "report/*")
+    with tarfile.open(path, "w:gz") as archive:
+        for file in sorted(file for name in names for file in folder.glob(name)):
+            archive.add(file, file.relative_to(folder))
 
 
 def _display(console: Console) -> Progress:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.evidence.plan import vocabularies
 from benchmarks.evidence.shared_query import SharedQueryAttention
 from dskd_components import DSKDSpec
+from dskd_components.aligners import CrossModelAttentionModule, ExactMatch
 from dskd_components.distances import KL
 from dskd_components.spaces import SharedVocabularySpace, StudentSpace, TeacherSpace
 
@@ -14,9 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from benchmarks.evidence.plan import SettingName
+    from dskd_components import Aligner
 
 HEADS: Final[dict[str, Any]] = {"t2s_projector": "pinv", "s2t_projector": "live_pinv"}
 """Projectors that start from the heads; the one to the teacher's space stays there."""
+
+LOOKED_AT: Final[dict[SettingName, tuple[str, ...]]] = {
+    "one": ("ce", "vanilla-kd", "dskd", "dskd-heads", "dskd-v2"),
+    "two": ("ce", "dskd-cma", "exact-linear", "exact-heads", "dskd-v2-eta"),
+}
+"""Whose students are kept, and their projections looked at."""
 
 BOTH_SPACES: Final = (StudentSpace(), TeacherSpace(distance=KL()))
 
@@ -31,6 +40,8 @@ class Arm:
         teacher: whether there is a teacher.
         longer: how many times as many steps it has.
         vocabulary_method: as in `DSKDLoss.from_models`.
+        projector_lr: what the setting's rate of projectors and aligner is multiplied with.
+        held: share of the steps in which the student stays as it is, so that projectors learn first.
     """
 
     title: str
@@ -38,6 +49,14 @@ class Arm:
     teacher: bool = True
     longer: float = 1.0
     vocabulary_method: Any = "bytes"
+    projector_lr: float = 1.0
+    held: float = 0.0
+
+    @property
+    def collated_for(self) -> Aligner:
+        """The aligner that batches are made for. Attention gets the exact pairs, to measure itself by."""
+        module = self.spec.aligner.build(student_embedding_size=1, teacher_embedding_size=1)
+        return ExactMatch() if isinstance(module, CrossModelAttentionModule) else self.spec.aligner
 
 
 def _alone(aligner: str, **options: Any) -> Arm:
@@ -120,7 +139,7 @@ def arms_of(setting: SettingName) -> Mapping[str, Arm]:
     Args:
         setting: the setting.
     """
-    return _one_vocabulary() if setting == "one" else _two_vocabularies()
+    return _one_vocabulary() if vocabularies(setting) == "one" else _two_vocabularies()
 
 
 ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
@@ -129,7 +148,20 @@ ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
     ("two", ("strict", "span-heads", "cma-shared", "exact-linear")),
     ("one", ("dskd-vanilla", "teacher-space", "ce-longer")),
     ("scarce", ("ce", "exact-heads", "uld-hybrid", "dskd-cma")),
+    ("plentiful", ("ce", "exact-heads", "uld-hybrid", "dskd-cma")),
+    ("scarce-one", ("ce", "vanilla-kd", "dskd-heads")),
+    ("plentiful-one", ("ce", "vanilla-kd", "dskd-heads")),
+    ("few", ("ce", "exact-heads", "uld-hybrid")),
+    ("few-one", ("ce", "vanilla-kd", "dskd-heads")),
     ("two", ("exact-strict", "teacher-space", "dskd-v2-eta", "uld", "min-edit", "kq", "ce-longer")),
     ("one", ("dskd-reverse_kl", "dskd-js", "dskd-skew_kl", "dskd-skew_reverse_kl", "dskd-adaptive_kl")),
 )
 """The queue, the most telling first: all arms of a line are tuned, then trained with the other seeds."""
+
+HEADLINE: Final[frozenset[tuple[SettingName, str]]] = frozenset(
+    {
+        *(("two", arm) for arm in ("ce", "exact-heads", "uld-hybrid", "dskd-cma")),
+        *(("one", arm) for arm in ("ce", "vanilla-kd", "dskd-heads", "dskd-vanilla")),
+    }
+)
+"""The arms that have more seeds than the others."""

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
+from collections import OrderedDict
 from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from benchmarks.evidence.arms import LOOKED_AT
 from benchmarks.evidence.data import read_texts
 from benchmarks.evidence.journal import Journal
-from benchmarks.evidence.measuring import HeldOut, Score
+from benchmarks.evidence.measuring import HeldOut, Score, on_device
 from benchmarks.evidence.models import load_model, load_tokenizer
+from benchmarks.evidence.plan import vocabularies
 from benchmarks.evidence.shared_query import start_from_shared_tokens
-from dskd_components import DSKDLoss, DualTokenizerCollator, Head, TeacherStore
-from dskd_components.aligners import CrossModelAttentionModule
+from dskd_components import DSKDLoss, DualTokenizerCollator, Head, ReadAheadCollator, TeacherStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
     from benchmarks.evidence.arms import Arm
-    from benchmarks.evidence.data import Parts
+    from benchmarks.evidence.data import Parts, Text
     from benchmarks.evidence.plan import Plan, Run, SettingName
+
+KEPT_BATCHES: Final = 6
+"""Of how many sets of batches a process keeps those that it has made, on a GPU."""
 
 
 class Bench:
@@ -37,11 +44,31 @@ class Bench:
     Args:
         folder: what is there was made by the stages `prepare` and `teacher`.
         plan: the numbers.
+        device: where models are.
+        searches: whether runs are those of the search, which are measured on the dev texts alone.
+        checkpoint_seconds: a run is kept, to go on with after a kill, when so many have passed.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        device: str = "cpu",
+        *,
+        searches: bool = False,
+        checkpoint_seconds: float = 30.0,
+    ) -> None:
         self.folder, self.plan = folder, plan
-        self._held_out: dict[tuple[SettingName, str], HeldOut] = {}
+        self.device = torch.device(device)
+        self.searches, self.checkpoint_seconds = searches, checkpoint_seconds
+        self._held_out: dict[tuple[str, str], HeldOut] = {}
+        self._students: dict[str, Any] = {}
+        self._batches: OrderedDict[tuple[Any, ...], dict[int, dict[str, Tensor]]] = OrderedDict()
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the rows of runs."""
+        return self.folder / ("search" if self.searches else "runs")
 
     @cached_property
     def texts(self) -> Parts:
@@ -51,7 +78,8 @@ class Bench:
     @cached_property
     def store(self) -> TeacherStore:
         """The teacher's states."""
-        return TeacherStore(self.folder / "store")
+        store: TeacherStore = TeacherStore(self.folder / "store").to(self.device)
+        return store
 
     @cached_property
     def teacher_tokenizer(self) -> PreTrainedTokenizerFast:
@@ -69,7 +97,7 @@ class Bench:
         Args:
             setting: the setting.
         """
-        return self.teacher_tokenizer if setting == "one" else self.own_tokenizer
+        return self.teacher_tokenizer if vocabularies(setting) == "one" else self.own_tokenizer
 
     def student(self, setting: SettingName) -> Any:
         """Return the student as all arms of a setting begin with it, in float32.
@@ -77,7 +105,10 @@ class Bench:
         Args:
             setting: the setting.
         """
-        return load_model(self.folder / "students" / ("one" if setting == "one" else "two"), torch.float32)
+        name = vocabularies(setting)
+        if name not in self._students:
+            self._students[name] = load_model(self.folder / "students" / name, torch.float32, self.device)
+        return copy.deepcopy(self._students[name])
 
     def loss(self, arm: Arm, student: Any, setting: SettingName) -> DSKDLoss:
         """Build an arm's loss.
@@ -105,9 +136,35 @@ class Bench:
             arm: the arm.
             setting: the setting.
         """
-        module = arm.spec.aligner.build(student_embedding_size=1, teacher_embedding_size=1)
-        aligner = "exact_match" if isinstance(module, CrossModelAttentionModule) else arm.spec.aligner
-        return DualTokenizerCollator(self.tokenizer(setting), self.teacher_tokenizer, aligner=aligner, append_eos=False)
+        return DualTokenizerCollator(
+            self.tokenizer(setting), self.teacher_tokenizer, aligner=arm.collated_for, append_eos=False
+        )
+
+    def batches(self, arm: Arm, run: Run) -> Callable[[int, Sequence[Text]], dict[str, Tensor]]:
+        """Return what gives the batch of a step, from its number and its texts.
+
+        On a GPU batches are kept there, with the teacher's states, for the next arms that have the same ones.
+
+        Args:
+            arm: the arm.
+            run: the run.
+        """
+        collate = self.collator(arm, run.setting)
+        if self.device.type == "cpu":
+            return lambda _, texts: collate([text.sample for text in texts])
+        read_ahead = ReadAheadCollator(collate, self.store)
+        key = run.setting, run.seed, arm.collated_for.model_dump_json()
+        kept = self._batches.setdefault(key, {})
+        self._batches.move_to_end(key)
+        while len(self._batches) > KEPT_BATCHES:
+            self._batches.popitem(last=False)
+
+        def batch(step: int, texts: Sequence[Text]) -> dict[str, Tensor]:
+            if step not in kept:
+                kept[step] = on_device(read_ahead([text.sample for text in texts]), self.device)
+            return kept[step]
+
+        return batch
 
     def student_collator(self) -> Any:
         """Return what makes batches for a student with its own tokenizer, alone."""
@@ -121,9 +178,9 @@ class Bench:
             setting: the setting.
             part: ``"dev"`` or ``"test"``.
         """
-        key = setting, part
+        key = vocabularies(setting), part
         if key not in self._held_out:
-            self._held_out[key] = HeldOut(self.texts[part], self.tokenizer(setting))
+            self._held_out[key] = HeldOut(self.texts[part], self.tokenizer(setting), self.device)
         head = Head.from_model(student, verify=False)
         return self._held_out[key].score(student, head, autocast=self.plan.autocast)
 
@@ -133,9 +190,8 @@ class Bench:
         Args:
             run: the run.
         """
-        folder = self.folder / "runs"
-        folder.mkdir(exist_ok=True)
-        return Journal(folder / f"{run.name}.jsonl")
+        self.runs.mkdir(exist_ok=True)
+        return Journal(self.runs / f"{run.name}.jsonl")
 
     def facts(self, run: Run, arm: Arm) -> dict[str, Any]:
         """Return what the first row of a run says of it.
@@ -148,10 +204,16 @@ class Bench:
             **asdict(run),
             "spec": arm.spec.model_dump(mode="json") if arm.teacher else None,
             "plan": asdict(self.plan),
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+            "machine": self.machine,
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in ("dskd-components", "torch", "transformers", "tokenizers")},
         }
+
+    @property
+    def machine(self) -> str:
+        """What runs are made on."""
+        gpu = f"{torch.cuda.get_device_name(self.device)}, " if self.device.type == "cuda" else ""
+        return f"{gpu}{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
     def keep(self, run: Run, student: Any, loss_fn: DSKDLoss | None) -> None:
         """Keep a student of the first two seeds in bfloat16, with its projectors, for the stage `meaning`.
@@ -161,7 +223,7 @@ class Bench:
             student: trained.
             loss_fn: its loss; None: it had no teacher.
         """
-        if run.seed not in self.plan.seeds[:2]:
+        if run.seed not in self.plan.seeds[:2] or run.arm not in LOOKED_AT.get(run.setting, ()):
             return
         tensors: dict[str, Tensor] = {name: tensor.bfloat16() for name, tensor in student.state_dict().items()}
         path = self.folder / "kept" / f"{run.name}.pt"

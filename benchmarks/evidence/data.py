@@ -51,7 +51,7 @@ Parts = dict[str, list[Text]]
 
 
 def load_texts(plan: Plan, file: Path | None) -> Parts:
-    """Return the texts of each part, and as ``scarce`` those of the setting with few.
+    """Return the texts of each part.
 
     Args:
         plan: how many.
@@ -68,12 +68,13 @@ def load_texts(plan: Plan, file: Path | None) -> Parts:
     else:
         texts = _of_file(file)
     order = random.Random(SPLIT_SEED)
-    scarce = texts["train"][: plan.scarce_texts]
-    sizes = {"test": plan.test_texts, "dev": plan.dev_texts, "heal": plan.heal_steps * plan.batch_size}
-    drawn = {name: order.sample(texts[name], min(size, len(texts[name]))) for name, size in sizes.items()}
-    others = texts["train"][len(scarce) :]
-    more = order.sample(others, min(plan.train_texts - len(scarce), len(others)))
-    return {**drawn, "train": [*scarce, *more], "scarce": scarce}
+    sizes = {
+        "test": plan.test_texts,
+        "dev": plan.dev_texts,
+        "train": plan.train_texts,
+        "heal": plan.heal_steps * plan.batch_size,
+    }
+    return {name: order.sample(texts[name], min(size, len(texts[name]))) for name, size in sizes.items()}
 
 
 def _numbered(parts: dict[str, list[list[dict[str, str]]]]) -> Parts:
@@ -138,11 +139,12 @@ def texts_of_steps(texts: Sequence[Text], seed: int, steps: int, batch_size: int
     return [list(islice(passes, batch_size)) for _ in range(steps)]
 
 
-def training_texts(parts: Parts, run: Run) -> list[Text]:
+def training_texts(parts: Parts, run: Run, plan: Plan) -> list[Text]:
     """Return the texts that a run's student learns from.
 
     Args:
         parts: all texts.
         run: the run.
+        plan: has how many each setting has.
     """
-    return parts["scarce" if run.setting == "scarce" else "train"]
+    return parts["train"][: plan.texts[run.setting]]

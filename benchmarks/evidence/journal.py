@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.evidence.plan import Run
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Row = dict[str, Any]
+
+WRITTEN_EVERY: Final = 1.0
+"""Seconds: steps that are shorter are written together."""
 
 
 class Journal:
@@ -23,6 +27,8 @@ class Journal:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._waiting: list[Row] = []
+        self._written = time.monotonic()
         self.rows: list[Row] = []
         if file.is_file():
             for line in file.read_text(encoding="utf-8").splitlines():
@@ -43,21 +49,26 @@ class Journal:
             step: how many optimizer steps had been taken.
         """
         self.rows = [row for row in self.rows if row["step"] <= step] if step else []
+        self._waiting = []
         unfinished = self._file.with_suffix(".unfinished")
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
         unfinished.replace(self._file)
 
     def add(self, row: Row) -> None:
-        """Write a row.
+        """Write a row; one of a step may wait for the next ones.
 
         Args:
             row: the row; it has ``kind`` and ``step``.
         """
         self.rows.append(row)
+        self._waiting.append(row)
+        if row["kind"] == "step" and time.monotonic() - self._written < WRITTEN_EVERY:
+            return
         with self._file.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(row) + "\n")
+            opened.write("".join(json.dumps(each) + "\n" for each in self._waiting))
             opened.flush()
             os.fsync(opened.fileno())
+        self._waiting, self._written = [], time.monotonic()
 
 
 def journals(folder: Path) -> dict[Run, Journal]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.nn import functional as F
 
-from benchmarks.evidence.arms import arms_of
+from benchmarks.evidence.arms import LOOKED_AT, arms_of
 from benchmarks.evidence.journal import dev_scores, journals
+from benchmarks.evidence.measuring import on_device
 from benchmarks.evidence.queue import best_rate, rates_tried
 from dskd_components import DualTokenizerCollator
 from dskd_components.models.run_model import groups_of_batch
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
     from benchmarks.evidence.bench import Bench
     from benchmarks.evidence.plan import Run, SettingName
     from dskd_components import DSKDLoss, Head
-
-ARMS: Final[dict[SettingName, tuple[str, ...]]] = {
-    "one": ("ce", "vanilla-kd", "dskd", "dskd-heads", "dskd-v2"),
-    "two": ("ce", "dskd-cma", "exact-linear", "exact-heads", "dskd-v2-eta"),
-}
-"""Whose projections are looked at."""
 
 NEIGHBOURS: Final = 10
 """Of which it is counted how many stay."""
@@ -83,7 +78,7 @@ def meaning(bench: Bench) -> dict[str, Any]:
         projectors that start from the heads, and under ``random`` with such as are random.
     """
     found: dict[str, Any] = {}
-    for setting, names in ARMS.items():
+    for setting, names in LOOKED_AT.items():
         arms = arms_of(setting)
         aligned = {"one": ("dskd-heads", "dskd"), "two": ("exact-heads", "exact-linear")}[setting]
         rows = {
@@ -128,7 +123,7 @@ def pairs_of(bench: Bench, setting: SettingName, arm: Arm, run: Run | None) -> P
     torch.manual_seed(bench.plan.seeds[0])
     loss_fn = bench.loss(arm, student, setting)
     if run is not None:
-        kept = torch.load(bench.folder / "kept" / f"{run.name}.pt", weights_only=True)
+        kept = torch.load(bench.folder / "kept" / f"{run.name}.pt", map_location=bench.device, weights_only=True)
         student.load_state_dict(kept["student"])
         if kept["loss"] is not None:
             loss_fn.load_state_dict(kept["loss"])
@@ -138,12 +133,15 @@ def pairs_of(bench: Bench, setting: SettingName, arm: Arm, run: Run | None) -> P
     texts = bench.texts["dev"]
     found = [
         _pairs_of_batch(
-            bench, loss_fn, student, collate([text.sample for text in texts[first : first + TEXTS_AT_ONCE]])
+            bench,
+            loss_fn,
+            student,
+            on_device(collate([text.sample for text in texts[first : first + TEXTS_AT_ONCE]]), bench.device),
         )
         for first in range(0, len(texts), TEXTS_AT_ONCE)
     ]
     columns = [torch.cat(column) for column in zip(*found, strict=True)]
-    heads = _heads(bench, loss_fn, student, collate([texts[0].sample]))
+    heads = _heads(bench, loss_fn, student, on_device(collate([texts[0].sample]), bench.device))
     return Pairs(*columns, *heads)
 
 
@@ -152,10 +150,11 @@ def _pairs_of_batch(bench: Bench, loss_fn: DSKDLoss, student: Any, batch: dict[s
     groups: Any = groups_of_batch(batch)
     aligned = loss_fn.align(ours, theirs, alignment=None if loss_fn.spec.aligner.same_tokenizer else groups)
     rows, places, partners = [], [], []
+    scored, also_scored = ours.scored.cpu(), theirs.scored.cpu()
     for row, (own, other) in enumerate(zip(groups.student.tolist(), groups.teacher.tolist(), strict=True)):
         place_of = {group: place for place, group in enumerate(other) if group >= 0}
         for place, group in enumerate(own):
-            if group in place_of and ours.scored[row, place] and theirs.scored[row, place_of[group]]:
+            if group in place_of and scored[row, place] and also_scored[row, place_of[group]]:
                 rows.append(row)
                 places.append(place)
                 partners.append(place_of[group])
@@ -163,7 +162,7 @@ def _pairs_of_batch(bench: Bench, loss_fn: DSKDLoss, student: Any, batch: dict[s
         ours.hidden_states[rows, places].float(),
         theirs.hidden_states[rows, partners].float(),
         aligned.to_student(aligned.teacher_values)[rows, places].float(),
-        aligned.teacher_index()[rows, places] == torch.tensor(partners),
+        aligned.teacher_index()[rows, places] == torch.tensor(partners, device=bench.device),
         ours.targets[rows, places],
         theirs.targets[rows, partners],
     )
@@ -208,7 +207,8 @@ def measured(pairs: Pairs) -> dict[str, float]:
         found["neighbours"] = neighbours_kept(teacher, projected[:MOST])
         if "s2t" in pairs.project:
             back = pairs.project["s2t"](projected[:MOST])
-            hits = (F.normalize(back, dim=-1) @ F.normalize(teacher, dim=-1).T).argmax(-1) == torch.arange(len(back))
+            hits = (F.normalize(back, dim=-1) @ F.normalize(teacher, dim=-1).T).argmax(-1)
+            hits = hits == torch.arange(len(back), device=back.device)
             found["round trip"] = float(hits.float().mean())
     found["cosine"] = float((_cosines(student) - _cosines(teacher)).abs().mean())
     found["inner product"] = float((_products(student) - _products(teacher)).abs().mean())

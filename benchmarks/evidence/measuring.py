@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dskd_components import DualTokenizerCollator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from benchmarks.evidence.data import Text
     from dskd_components import Head
 
-BATCH = 16
+BATCH = {"cpu": 16, "cuda": 64}
+"""Texts at once, by the kind of device."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,16 @@ class HeldOut:
     Args:
         texts: the texts.
         tokenizer: the model's.
+        device: where models are that are measured.
     """
 
-    def __init__(self, texts: Sequence[Text], tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, texts: Sequence[Text], tokenizer: PreTrainedTokenizerFast, device: torch.device) -> None:
         collate = DualTokenizerCollator(tokenizer, tokenizer, aligner=None, append_eos=False)
         # Texts of one length together, so that little is padding.
         order = sorted(range(len(texts)), key=lambda number: -texts[number].scored_bytes)
-        self._rows = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
-        self._batches = [collate([texts[number].sample for number in rows]) for rows in self._rows]
+        size = BATCH[device.type]
+        self._rows = [order[first : first + size] for first in range(0, len(order), size)]
+        self._batches = [on_device(collate([texts[number].sample for number in rows]), device) for rows in self._rows]
         self._bytes = [text.scored_bytes for text in texts]
 
     @torch.no_grad()
@@ -86,16 +89,25 @@ class HeldOut:
             targets = batch["student_labels"][:, 1:]
             scored = targets != -100
             logits = head.logits(states[:, :-1][scored].float())
-            losses = torch.zeros(targets.shape).masked_scatter(
+            losses = torch.zeros_like(targets, dtype=torch.float32).masked_scatter(
                 scored, F.cross_entropy(logits, targets[scored], reduction="none")
             )
             right = torch.zeros_like(scored).masked_scatter(scored, logits.argmax(-1) == targets[scored])
-            for place, number in enumerate(rows):
-                nats[number] = float(losses[place].double().sum())
-                hits[number] = int(right[place].sum())
-                tokens[number] = int(scored[place].sum())
+            sums = (losses.double().sum(1).tolist(), right.sum(1).tolist(), scored.sum(1).tolist())
+            for number, *of_text in zip(rows, *sums, strict=True):
+                nats[number], hits[number], tokens[number] = of_text
         model.train(training)
         return Score(nats=nats, hits=hits, tokens=tokens, bytes=self._bytes)
+
+
+def on_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return a batch on a device.
+
+    Args:
+        batch: as a collator makes it.
+        device: the device.
+    """
+    return {name: column.to(device) for name, column in batch.items()}
 
 
 def states_of(model: Any, batch: dict[str, Tensor], side: str, *, autocast: bool) -> Tensor:
@@ -107,7 +119,8 @@ def states_of(model: Any, batch: dict[str, Tensor], side: str, *, autocast: bool
         side: ``"student"`` or ``"teacher"``.
         autocast: as in `HeldOut.score`.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    device = batch[f"{side}_input_ids"].device
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         states: Tensor = model.base_model(
             input_ids=batch[f"{side}_input_ids"], attention_mask=batch[f"{side}_attention_mask"], use_cache=False
         ).last_hidden_state

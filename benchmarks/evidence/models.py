@@ -103,14 +103,15 @@ def save(
     unfinished.rename(folder)
 
 
-def load_model(folder: Path, dtype: torch.dtype) -> Any:
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """Return the model of a folder, in evaluation mode.
 
     Args:
         folder: the folder.
         dtype: of its weights.
+        device: where it is to be.
     """
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

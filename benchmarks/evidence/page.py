@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 TITLES: Final = {
     "one": "One vocabulary",
     "two": "Two vocabularies",
-    "scarce": "Two vocabularies, few texts, five times over",
+    "scarce": "Two vocabularies, 160 texts, five times over",
+    "few": "Two vocabularies, 400 texts, twice over",
+    "plentiful": "Two vocabularies, 2,400 texts, once",
+    "scarce-one": "One vocabulary, 160 texts, five times over",
+    "few-one": "One vocabulary, 400 texts, twice over",
+    "plentiful-one": "One vocabulary, 2,400 texts, once",
 }
 
 COLOURS: Final = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB", "#000000")
@@ -26,6 +31,7 @@ CURVES: Final = {
     "one": ("ce", "vanilla-kd", "dskd", "dskd-heads", "dskd-v2", "dskd-vanilla"),
     "two": ("ce", "dskd-cma", "uld-hybrid", "exact-linear", "exact-heads", "cma-shared"),
     "scarce": ("ce", "dskd-cma", "uld-hybrid", "exact-heads"),
+    "plentiful": ("ce", "dskd-cma", "uld-hybrid", "exact-heads"),
 }
 """The arms of the picture of curves."""
 
@@ -200,7 +206,7 @@ def draw_curves(found: Mapping[str, Any], path: Path) -> None:
         found: the results.
         path: the PNG.
     """
-    rows = [name for name, setting in found["settings"].items() if setting["arms"]]
+    rows = [name for name, setting in found["settings"].items() if setting["arms"] and name in CURVES]
     if not rows:
         return
     figure = _figure(11.0, 3.4 * len(rows))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.evidence.data import load_texts, write_texts
+from benchmarks.evidence.measuring import BATCH
 from benchmarks.evidence.models import (
     load_model,
     load_tokenizer,
@@ -50,7 +51,7 @@ def prepare(
         _narrow(bench, _whole_teacher(bench, teacher, tiny=tiny))
     if not (bench.folder / "students" / "one").is_dir():
         (bench.folder / "students").mkdir(exist_ok=True)
-        whole = load_model(bench.folder / "teacher", torch.bfloat16)
+        whole = load_model(bench.folder / "teacher", torch.bfloat16, torch.device("cpu"))
         save(pruned(whole, bench.plan.layers), bench.teacher_tokenizer, bench.folder / "students" / "one")
     if not (bench.folder / "tokenizer").is_dir():
         # By lines, as SentencePiece trains: so no token goes across the end of a line.
@@ -72,8 +73,9 @@ def store_teacher(bench: Bench) -> None:
     own = bench.teacher_tokenizer
     collate = DualTokenizerCollator(own, own, aligner=None, append_eos=False)
     samples = [text.sample for name in ("train", "dev") for text in bench.texts[name]]
-    teacher = load_model(bench.folder / "teacher", torch.bfloat16)
-    TeacherStore.build(bench.folder / "store", teacher, collate, samples, progress=True)
+    teacher = load_model(bench.folder / "teacher", torch.bfloat16, bench.device)
+    size = BATCH[bench.device.type] // 2
+    TeacherStore.build(bench.folder / "store", teacher, collate, samples, batch_size=size, progress=True)
     if bench.read("baselines.json") is not None:
         return
     models: dict[str, tuple[SettingName, Any]] = {
@@ -103,17 +105,18 @@ def _whole_teacher(bench: Bench, given: Path | None, *, tiny: bool) -> Path:
 def _narrow(bench: Bench, folder: Path) -> None:
     """Write the teacher with the tokens alone that the texts use most."""
     tokenizer, kept = narrowed_tokenizer(load_tokenizer(folder), _texts_of_vocabularies(bench), bench.plan.vocabulary)
-    model = load_model(folder, torch.bfloat16)
+    model = load_model(folder, torch.bfloat16, torch.device("cpu"))
     rows = model.get_input_embeddings().weight.detach()[kept]
     save(with_rows(model, rows, tokenizer.bos_token_id), tokenizer, bench.folder / "teacher")
 
 
 def _give_tokenizer(bench: Bench, watch: Callable[[int, int], None]) -> None:
     """Write the student with its own tokenizer, healed."""
-    student = load_model(bench.folder / "students" / "one", torch.float32)
+    student = load_model(bench.folder / "students" / "one", torch.float32, torch.device("cpu"))
     embedding = student.get_input_embeddings().weight.detach()
     rows = mean_embeddings(embedding, bench.teacher_tokenizer, bench.own_tokenizer)
     student = with_rows(student, rows, bench.own_tokenizer.bos_token_id)
+    student.to(bench.device)
     torch.manual_seed(0)
     trained_by_cross_entropy(bench, student, watch)
     save(student, bench.own_tokenizer, bench.folder / "students" / "two")

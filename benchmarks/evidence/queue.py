@@ -1,4 +1,4 @@
-"""Which run comes next: an arm's learning rate is tuned with one seed, then the other seeds have the best one."""
+"""Which runs come next: an arm's learning rate is tuned with one seed, then the other seeds have the best one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.evidence.plan import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from benchmarks.evidence.plan import Plan, SettingName
 
@@ -17,52 +17,63 @@ FACTOR: Final = 2.0
 """Between neighbouring rates."""
 
 
-def next_run(order: Order, finished: Mapping[Run, float], plan: Plan) -> Run | None:
-    """Return the run to be done next.
+def next_runs(
+    order: Order, finished: Mapping[Run, float], plan: Plan, more_seeds: Container[tuple[SettingName, str]] = ()
+) -> Iterator[Run]:
+    """Yield the runs that can begin now, the most urgent first; some may be under way already.
 
     Args:
         order: the arms, a line of them after the other.
         finished: nats per byte of the dev texts by run.
         plan: has first rates and seeds.
+        more_seeds: the arms, each with its setting, that have the plan's further seeds besides.
 
-    Returns:
-        The run; None: all are done.
+    Yields:
+        Runs that are not finished. None: all are done.
     """
     for setting, arms in order:
         for arm in arms:
-            rate = next_rate(rates_tried(finished, setting, arm, plan), plan.first_lr[setting], plan.farthest)
-            if rate is not None:
-                return Run(setting, arm, rate, plan.seeds[0])
-        for seed in plan.seeds[1:]:
-            for arm in arms:
+            tried = rates_tried(finished, setting, arm, plan)
+            for rate in next_rates(tried, plan.first_lr[setting], plan.farthest):
+                yield Run(setting, arm, rate, plan.seeds[0])
+        yield from _of_seeds(setting, arms, plan.seeds[1:], finished, plan)
+    for setting, arms in order:
+        chosen = [arm for arm in arms if (setting, arm) in more_seeds]
+        yield from _of_seeds(setting, chosen, plan.more_seeds, finished, plan)
+
+
+def _of_seeds(
+    setting: SettingName, arms: Sequence[str], seeds: Sequence[int], finished: Mapping[Run, float], plan: Plan
+) -> Iterator[Run]:
+    """Yield the runs of arms that are tuned with some seeds."""
+    for seed in seeds:
+        for arm in arms:
+            tried = rates_tried(finished, setting, arm, plan)
+            if not next_rates(tried, plan.first_lr[setting], plan.farthest):
                 run = Run(setting, arm, best_rate(finished, setting, arm, plan), seed)
                 if run not in finished:
-                    return run
-    return None
+                    yield run
 
 
-def next_rate(tried: Mapping[float, float], first: float, farthest: int) -> float | None:
-    """Return the rate to try next, None once the best one has worse neighbours on both sides.
+def next_rates(tried: Mapping[float, float], first: float, farthest: int) -> list[float]:
+    """Return the rates to try next; none once the best one has worse neighbours on both sides.
 
     Args:
         tried: nats per byte by rate.
         first: the rate to begin with.
         farthest: how many factors a rate may be away from it.
     """
-    if first not in tried:
-        return first
-    best = min(tried, key=tried.__getitem__)
-    for rate in (best * FACTOR, best / FACTOR):
-        if rate not in tried and first / FACTOR**farthest <= rate <= first * FACTOR**farthest:
-            return rate
-    return None
+    best = min(tried, key=tried.__getitem__) if first in tried else first
+    lowest, highest = first / FACTOR**farthest, first * FACTOR**farthest
+    near = [rate for rate in (best * FACTOR, best / FACTOR) if lowest <= rate <= highest]
+    return [rate for rate in (first, *near) if rate not in tried]
 
 
 def rates_tried(finished: Mapping[Run, float], setting: SettingName, arm: str, plan: Plan) -> dict[float, float]:
     """Return nats per byte of the dev texts by the rates that were tried for an arm.
 
     Args:
-        finished: as in `next_run`.
+        finished: as in `next_runs`.
         setting: the setting.
         arm: the arm.
         plan: has the seed by which rates are chosen.
@@ -78,7 +89,7 @@ def best_rate(finished: Mapping[Run, float], setting: SettingName, arm: str, pla
     """Return the rate of an arm that is best on the dev texts.
 
     Args:
-        finished: as in `next_run`.
+        finished: as in `next_runs`.
         setting: the setting.
         arm: the arm; some rate was tried.
         plan: as in `rates_tried`.
@@ -91,7 +102,7 @@ def remaining(order: Order, finished: Mapping[Run, float], plan: Plan, *, rates:
     """Return about how many runs are left.
 
     Args:
-        order: as in `next_run`.
+        order: as in `next_runs`.
         finished: as there.
         plan: as there.
         rates: how many rates an arm is tried with, on average.
@@ -100,7 +111,7 @@ def remaining(order: Order, finished: Mapping[Run, float], plan: Plan, *, rates:
     for setting, arms in order:
         for arm in arms:
             tried = rates_tried(finished, setting, arm, plan)
-            tuned = next_rate(tried, plan.first_lr[setting], plan.farthest) is None
+            tuned = not next_rates(tried, plan.first_lr[setting], plan.farthest)
             left += 0.0 if tuned else max(rates - len(tried), 1.0)
             best = best_rate(finished, setting, arm, plan) if tried else None
             done = {run.seed for run in finished if (run.setting, run.arm, run.lr) == (setting, arm, best)}

@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.evidence.arms import ORDER, arms_of
 from benchmarks.evidence.journal import dev_scores, journals
-from benchmarks.evidence.queue import best_rate, next_rate, rates_tried
+from benchmarks.evidence.plan import SETTINGS
+from benchmarks.evidence.queue import best_rate, next_rates, rates_tried
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from benchmarks.evidence.journal import Journal
     from benchmarks.evidence.plan import Plan, Run, SettingName
     from benchmarks.evidence.queue import Order
-
-SETTINGS: Final[tuple[SettingName, ...]] = ("one", "two", "scarce")
 
 DRAWS: Final = 4000
 """Of the bootstrap."""
@@ -65,7 +64,7 @@ def _setting(
         runs = [run for run in finished if (run.setting, run.arm, run.lr) == (setting, arm, rate)]
         own = {run.seed: found[run] for run in sorted(runs, key=lambda run: run.seed)}
         described[arm] = _arm(arms_of(setting)[arm].title, rate, tried, own, plan)
-        described[arm]["tuned"] = next_rate(tried, plan.first_lr[setting], plan.farthest) is None
+        described[arm]["tuned"] = not next_rates(tried, plan.first_lr[setting], plan.farthest)
         texts_of_arms[arm] = {seed: journal.end["nats"] for seed, journal in own.items() if journal.end}
     for arm, description in described.items():
         description["minus"] = {

@@ -76,13 +76,20 @@ def start_from_shared_tokens(loss_fn: DSKDLoss, student: CausalLM, teacher: Caus
     assert isinstance(loss_fn.spec.aligner, SharedQueryAttention)
     student_ids, teacher_ids = _shared(loss_fn)
     ours, theirs = input_embedding(student).float()[student_ids], input_embedding(teacher).float()[teacher_ids]
-    query = torch.linalg.pinv(theirs) @ torch.linalg.pinv(ours).T
+    query = _pinv(theirs) @ _pinv(ours).T
     # A score has both tokens of a position, and is divided by the root of the width of both.
     keys = theirs / theirs.std()
     same = ((ours @ query.T) * keys).sum(1).mean() * 2 / math.sqrt(2 * theirs.shape[1])
     query = query * (loss_fn.spec.aligner.sharpness / same)
     aligner.query.weight.copy_(torch.block_diag(query, query))
     aligner.query.bias.zero_()
+
+
+def _pinv(rows: Tensor) -> Tensor:
+    """Return the pseudo-inverse of a tall matrix, from its Gram matrix."""
+    wide = rows.double()
+    inverse: Tensor = torch.linalg.pinv(wide.T @ wide, rtol=1e-10, hermitian=True) @ wide.T
+    return inverse.to(rows.dtype)
 
 
 def _shared(loss_fn: DSKDLoss) -> tuple[Tensor, Tensor]:

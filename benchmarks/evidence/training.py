@@ -1,4 +1,4 @@
-"""Training one student: rows as they come, a checkpoint at each evaluation, and on from there after a kill."""
+"""Training one student: rows as they come, a checkpoint now and then, and on from there after a kill."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.evidence.data import texts_of_steps, training_texts
+from benchmarks.evidence.measuring import on_device
 from dskd_components import Head, clip_grad_norms, load_checkpoint, save_checkpoint
 from dskd_components.errors import NonFiniteError
 
@@ -66,17 +67,27 @@ class Training:
     def __init__(self, bench: Bench, run: Run, arm: Arm, journal: Journal) -> None:
         plan = bench.plan
         self._bench, self._run, self._arm, self._journal, self._plan = bench, run, arm, journal, plan
-        self.length = round(plan.steps * arm.longer)
+        self.length = round(plan.length(run.setting) * arm.longer)
         self._student = bench.student(run.setting)
         torch.manual_seed(run.seed)
         self._loss_fn = bench.loss(arm, self._student, run.setting)
-        groups = self._loss_fn.param_groups(lr=plan.projector_lr[run.setting]) if arm.teacher else []
+        projectors_lr = plan.projector_lr[run.setting] * arm.projector_lr
+        groups = self._loss_fn.param_groups(lr=projectors_lr) if arm.teacher else []
         self._optimizer = AdamW([{"params": list(self._student.parameters()), "lr": run.lr}, *groups], fused=True)
-        self._schedule = LambdaLR(self._optimizer, rates(self.length, plan))
-        self._collate = bench.collator(arm, run.setting)
-        self._texts = texts_of_steps(training_texts(bench.texts, run), run.seed, self.length, plan.batch_size)
-        self._checkpoint = bench.folder / "runs" / f"{run.name}.pt"
+        of_all = rates(self.length, plan)
+        held = round(arm.held * self.length)
+        of_student = rates(self.length - held, plan)
+        self._schedule = LambdaLR(
+            self._optimizer,
+            [lambda step: 0.0 if step < held else of_student(step - held), *(of_all for _ in groups)],
+        )
+        self._batch = bench.batches(arm, run)
+        self._texts = texts_of_steps(training_texts(bench.texts, run, plan), run.seed, self.length, plan.batch_size)
+        self._checkpoint = bench.runs / f"{run.name}.pt"
+        self._kept = time.monotonic()
         self._seconds = 0.0
+        # Runs that share a GPU share its time: what is measured then says what was waited for.
+        self._clock = time.process_time if bench.device.type == "cpu" else time.perf_counter
 
     def steps(self) -> Any:
         """Train; yield after each step how many were taken."""
@@ -90,8 +101,10 @@ class Training:
             if step + 1 in moments:
                 dev = self._bench.score(self._student, self._run.setting, "dev")
                 self._journal.add({"kind": "dev", "step": step + 1, "seconds": self._seconds, **dev.row()})
-            if step + 1 in moments and step + 1 < self.length:
+            late = time.monotonic() - self._kept >= self._bench.checkpoint_seconds
+            if late and step + 1 in moments and step + 1 < self.length:
                 self._save(step + 1)
+                self._kept = time.monotonic()
             yield step + 1
         self._finish()
 
@@ -107,9 +120,9 @@ class Training:
         self._checkpoint.unlink(missing_ok=True)
 
     def _step(self, step: int) -> Row:
-        batch = self._collate([text.sample for text in self._texts[step]])
-        began = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._plan.autocast):
+        batch = self._batch(step, self._texts[step])
+        began = self._clock()
+        with torch.autocast(self._bench.device.type, torch.bfloat16, enabled=self._plan.autocast):
             if self._arm.teacher:
                 out = self._loss_fn.run(self._student, self._bench.store, batch, step=step)
                 loss, found = out.loss, {**out.terms, **out.metrics}
@@ -123,13 +136,13 @@ class Training:
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
-        took = time.process_time() - began
+        took = self._clock() - began
         self._seconds += took
         return {"seconds": round(took, 4), "loss": _rounded(loss), **{name: _rounded(of) for name, of in found.items()}}
 
     def _cross_entropy(self, batch: Mapping[str, Tensor]) -> Tensor:
         states = self._loss_fn.states(self._student, batch, "student")
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(self._bench.device.type, enabled=False):
             logits = states.head.logits(states.hidden_states[states.scored])
             return F.cross_entropy(logits, states.targets[states.scored])
 
@@ -161,6 +174,11 @@ class Training:
 
     def _finish(self) -> None:
         """Measure the student on the test texts, keep what later stages look at, and write the last row."""
+        if self._bench.searches:
+            dev = next(row for row in reversed(self._journal.rows) if row["kind"] == "dev")
+            self._journal.add({**dev, "kind": "end"})
+            self._checkpoint.unlink(missing_ok=True)
+            return
         test = self._bench.score(self._student, self._run.setting, "test")
         of_texts = {"nats": [round(nats, 4) for nats in test.nats]}
         self._bench.keep(self._run, self._student, self._loss_fn if self._arm.teacher else None)
@@ -208,10 +226,10 @@ def trained_by_cross_entropy(bench: Bench, student: Any, watch: Callable[[int, i
     collate = bench.student_collator()
     student.train()
     for step, texts in enumerate(texts_of_steps(bench.texts["heal"], 0, plan.heal_steps, plan.batch_size)):
-        batch = collate([text.sample for text in texts])
+        batch = on_device(collate([text.sample for text in texts]), bench.device)
         targets = batch["student_labels"][:, 1:]
         scored = targets != -100
-        with torch.autocast("cpu", torch.bfloat16, enabled=plan.autocast):
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=plan.autocast):
             states = student.base_model(
                 input_ids=batch["student_input_ids"], attention_mask=batch["student_attention_mask"], use_cache=False
             ).last_hidden_state

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from benchmarks.evidence.__main__ import main
-from benchmarks.evidence.arms import ORDER, arms_of
+from benchmarks.evidence.arms import HEADLINE, ORDER, arms_of
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.data import Text, load_texts, texts_of_steps
 from benchmarks.evidence.journal import Journal, dev_scores, journals
 from benchmarks.evidence.models import load_tokenizer, narrowed_tokenizer
 from benchmarks.evidence.page import fill
 from benchmarks.evidence.plan import Plan, Run
-from benchmarks.evidence.queue import best_rate, next_run, remaining
+from benchmarks.evidence.queue import best_rate, next_runs, remaining
 from benchmarks.evidence.results import paired
 from benchmarks.evidence.training import Training, carry_out
 
@@ -103,7 +103,7 @@ def test_a_finished_run_is_not_carried_out_again(folder: Path) -> None:
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     folder: Path, setting: Any, arm: str, killed_after: int
 ) -> None:
-    bench = Bench(folder, PLAN)
+    bench = Bench(folder, PLAN, checkpoint_seconds=0.0)
     run = Run(setting, arm, 0.003, 7)
     whole = carry_out(bench, run, arms_of(setting)[arm], lambda done, total: None)
     rows = bench.journal(run).rows
@@ -146,20 +146,16 @@ def test_another_plan_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("best", [-4, -1, 0, 2, 4])
 def test_the_queue_tunes_each_arm_and_does_nothing_twice(best: int) -> None:
     plan, finished = Plan(), {}
-    while (run := next_run(ORDER, finished, plan)) is not None:
+    while (run := next(iter(next_runs(ORDER, finished, plan, HEADLINE)), None)) is not None:
         assert run not in finished
-        assert remaining(ORDER, finished, plan) > 0
         finished[run] = abs(math.log2(run.lr / plan.first_lr[run.setting]) - best)
     assert remaining(ORDER, finished, plan) == 0
     for setting, arms in ORDER:
         for arm in arms:
             wanted = plan.first_lr[setting] * 2.0**best
             assert best_rate(finished, setting, arm, plan) == wanted
-            assert {run.seed for run in finished if (run.setting, run.arm, run.lr) == (setting, arm, wanted)} == {
-                0,
-                1,
-                2,
-            }
+            seeds = {run.seed for run in finished if (run.setting, run.arm, run.lr) == (setting, arm, wanted)}
+            assert seeds == ({0, 1, 2, 3, 4} if (setting, arm) in HEADLINE else {0, 1, 2})
 
 
 def test_every_arm_is_in_the_queue_once() -> None:
@@ -167,6 +163,8 @@ def test_every_arm_is_in_the_queue_once() -> None:
     assert len(queued) == len(set(queued))
     for setting in ("one", "two"):
         assert {arm for name, arm in queued if name == setting} == set(arms_of(setting))  # type: ignore[arg-type]
+    assert all(arm in arms_of(setting) for setting, arm in queued)
+    assert set(queued) >= HEADLINE
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -175,8 +173,7 @@ def test_parts_have_no_document_and_no_text_in_common(folder: Path, tmp_path: Pa
     lines = [{"prompt": f"What is {number}?", "response": f" It is {number}."} for number in range(90)]
     file.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
     parts = load_texts(PLAN, file) if from_file else Bench(folder, PLAN).texts
-    assert set(parts) == {"test", "dev", "train", "heal", "scarce"}
-    assert all(text in parts["train"] for text in parts["scarce"])
+    assert set(parts) == {"test", "dev", "train", "heal"}
     apart = [parts[name] for name in ("test", "dev", "train", "heal")]
     for read in (lambda text: text.document, lambda text: text.whole):
         kinds = [{read(text) for text in part} for part in apart]
