@@ -23,24 +23,24 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.evidence.arms import HEADLINE, ORDER
+from benchmarks.evidence.arms import HEADLINE, ORDER, arms_of
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.journal import dev_scores, journals
 from benchmarks.evidence.meaning import meaning
 from benchmarks.evidence.page import draw_curves, draw_gains, fill
-from benchmarks.evidence.plan import Plan
+from benchmarks.evidence.plan import Plan, vocabularies
 from benchmarks.evidence.pool import Pool, Setup, alone_in, one_run
 from benchmarks.evidence.prepare import prepare, store_teacher
 from benchmarks.evidence.queue import next_runs, remaining
 from benchmarks.evidence.results import results
-from benchmarks.evidence.search import listed, next_searched, ranking
+from benchmarks.evidence.search import listed, next_searched, ranking, with_best
 from benchmarks.evidence.toy import Toy, simulate
 from benchmarks.evidence.toy import draw as draw_toy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from benchmarks.evidence.plan import Run
+    from benchmarks.evidence.plan import Run, SettingName
     from benchmarks.evidence.queue import Order
 
 STAGES = ("prepare", "teacher", "runs", "meaning", "report", "toy")
@@ -62,6 +62,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line; None: those of this process.
     """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    unknown = [stage for stage in options.stages if stage not in (*STAGES, "search", "all")]
+    if unknown:
+        parser.error(f"expected some of {', '.join((*STAGES, 'search', 'all'))}, got {unknown[0]!r}")
+    stages = (*options.stages, *STAGES) if "all" in options.stages else options.stages
+    began = time.monotonic()
+    until = _until(began, options.hours and 3600 * options.hours, options.seconds)
+    torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("highest")
+    plan = Plan.quick() if options.quick else Plan()
+    bench = Bench(options.folder, plan, options.device)
+    console, order = Console(), QUICK if options.quick else ORDER
+    pools = _pools(options, plan, stages)
+    if "prepare" in stages:
+        with _display(console) as display:
+            watch = _bar(display, "healing a student")
+            prepare(bench, teacher=options.teacher, data=options.data, tiny=options.quick, watch=watch)
+        console.print(f"Prepared after {time.monotonic() - began:.0f} s.")
+    if "teacher" in stages:
+        store_teacher(bench)
+        console.print(f"The teacher's states are there after {time.monotonic() - began:.0f} s.")
+    if "search" in stages:
+        limits = (options.hours and 3600 * options.hours, options.seconds, options.search_seconds)
+        _search(bench, console, pools.get("search"), _until(began, *limits))
+    if options.best_of_search:
+        order = with_best(order, bench.read("search.json") or [], options.best_of_search)
+        console.print("; ".join(f"{setting}: {', '.join(arms)}" for setting, arms in order), soft_wrap=True)
+    if "runs" in stages:
+        all_runs(
+            bench,
+            partial(next_runs, order, plan=plan, more_seeds=_with_more_seeds(order)),
+            order,
+            console,
+            pool=pools.get("runs"),
+            until=until,
+        )
+    if "meaning" in stages:
+        bench.write("meaning.json", meaning(bench))
+    if "report" in stages:
+        report(bench, order, options.publish)
+    if options.pack is not None:
+        pack(bench.folder, options.pack)
+    if "toy" in stages:
+        draw_toy(simulate(Toy()), _images(bench.folder, options.publish) / "evidence_toy.png")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", default=["all"], help=f"some of {', '.join(STAGES)}, search; or all")
     parser.add_argument("--folder", type=Path, default=Path("output/evidence"), help="of all that is made")
@@ -71,26 +119,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--publish", type=Path, help="a checkout, whose page, pictures and results a report renews")
     parser.add_argument("--hours", type=float, help="begin no run after so many hours of this command")
     parser.add_argument("--seconds", type=float, help="the same in seconds")
+    parser.add_argument("--search-seconds", type=float, help="begin no run of the search after so many seconds")
+    parser.add_argument(
+        "--best-of-search", type=int, default=0, help="how many arms that the search has found best are compared, too"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of each process that trains")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, default=0, help="processes that train; 0: this one, with a progress bar")
     parser.add_argument("--pack", type=Path, help="a .tar.gz for what was found: rows of runs, numbers, no models")
-    options = parser.parse_args(arguments)
-    stages = (*options.stages, *STAGES) if "all" in options.stages else options.stages
-    unknown = [stage for stage in stages if stage not in (*STAGES, "search", "all")]
-    if unknown:
-        parser.error(f"expected some of {', '.join((*STAGES, 'search', 'all'))}, got {unknown[0]!r}")
-    began = time.monotonic()
-    limits = [3600 * options.hours] if options.hours is not None else []
-    limits += [options.seconds] if options.seconds is not None else []
-    until = began + min(limits) if limits else None
-    torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("highest")
-    plan = Plan.quick() if options.quick else Plan()
-    bench = Bench(options.folder, plan, options.device)
-    console, order = Console(), QUICK if options.quick else ORDER
-    # While this process prepares, the others load what they need.
-    pools = {
+    return parser
+
+
+def _with_more_seeds(order: Order) -> set[tuple[SettingName, str]]:
+    """Return what is compared with more seeds: what the headline has, and what the search has added to it."""
+    added = [(setting, arm) for setting, arms in order for arm in arms if arm not in arms_of(setting)]
+    return {*HEADLINE, *((setting, arm) for setting, arm in added if setting == vocabularies(setting))}
+
+
+def _until(began: float, *seconds: float | None) -> float | None:
+    """Return when the first of some limits is reached; None: there is none."""
+    return min((began + each for each in seconds if each is not None), default=None)
+
+
+def _pools(options: argparse.Namespace, plan: Plan, stages: Sequence[str]) -> dict[str, Pool]:
+    """Start the processes that train: they load what they need while this one prepares."""
+    return {
         stage: Pool(
             Setup(
                 folder=options.folder,
@@ -105,37 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for stage in ("search", "runs")
         if options.workers and stage in stages
     }
-    if "prepare" in stages:
-        with _display(console) as display:
-            watch = _bar(display, "healing a student")
-            prepare(bench, teacher=options.teacher, data=options.data, tiny=options.quick, watch=watch)
-        console.print(f"Prepared after {time.monotonic() - began:.0f} s.")
-    if "teacher" in stages:
-        store_teacher(bench)
-        console.print(f"The teacher's states are there after {time.monotonic() - began:.0f} s.")
-    if "search" in stages:
-        searching = Bench(options.folder, plan, options.device, searches=True)
-        all_runs(searching, partial(next_searched, plan=plan), None, console, pool=pools.get("search"), until=until)
-        rows = ranking(dev_scores(journals(searching.runs)), plan)
-        bench.write("search.json", rows)
-        print(listed(rows), flush=True)
-    if "runs" in stages:
-        all_runs(
-            bench,
-            partial(_in_order, order=order, plan=plan),
-            order,
-            console,
-            pool=pools.get("runs"),
-            until=until,
-        )
-    if "meaning" in stages:
-        bench.write("meaning.json", meaning(bench))
-    if "report" in stages:
-        report(bench, order, options.publish)
-    if options.pack is not None:
-        pack(bench.folder, options.pack)
-    if "toy" in stages:
-        draw_toy(simulate(Toy()), _images(bench.folder, options.publish) / "evidence_toy.png")
 
 
 def report(bench: Bench, order: Order, checkout: Path | None) -> None:
@@ -154,6 +176,15 @@ def report(bench: Bench, order: Order, checkout: Path | None) -> None:
     draw_curves(found, images / "evidence_curves.png")
     if checkout is not None:
         fill(checkout / PUBLISHED["page"], found)
+
+
+def _search(bench: Bench, console: Console, pool: Pool | None, until: float | None) -> None:
+    """Try arms on the dev texts, and print what is best."""
+    searching = Bench(bench.folder, bench.plan, str(bench.device), searches=True)
+    all_runs(searching, partial(next_searched, plan=bench.plan), None, console, pool=pool, until=until)
+    rows = ranking(dev_scores(journals(searching.runs)), bench.plan)
+    bench.write("search.json", rows)
+    print(listed(rows), flush=True)
 
 
 def _images(folder: Path, checkout: Path | None) -> Path:
@@ -198,14 +229,14 @@ def all_runs(
                 if run is not None:
                     with _display(console) as display:
                         finished[run], said = one_run(bench, run, _bar(display, run.name))
-                    left = "" if order is None else f"; about {remaining(order, finished, bench.plan):.0f} runs left"
+                    left = (
+                        ""
+                        if order is None
+                        else f"; about {remaining(order, finished, bench.plan, HEADLINE):.0f} runs left"
+                    )
                     console.print(f"{said}{left}")
     if done:
         console.print("All runs are done.")
-
-
-def _in_order(finished: Mapping[Run, float], *, order: Order, plan: Plan) -> Iterable[Run]:
-    return next_runs(order, finished, plan, HEADLINE)
 
 
 def pack(folder: Path, path: Path) -> None:

@@ -148,13 +148,13 @@ ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
     ("two", ("strict", "span-heads", "cma-shared", "exact-linear")),
     ("one", ("dskd-vanilla", "teacher-space", "ce-longer")),
     ("scarce", ("ce", "exact-heads", "uld-hybrid", "dskd-cma")),
-    ("plentiful", ("ce", "exact-heads", "uld-hybrid", "dskd-cma")),
     ("scarce-one", ("ce", "vanilla-kd", "dskd-heads")),
+    ("two", ("exact-strict", "teacher-space", "dskd-v2-eta", "uld", "min-edit", "kq", "ce-longer")),
+    ("one", ("dskd-reverse_kl", "dskd-js", "dskd-skew_kl", "dskd-skew_reverse_kl", "dskd-adaptive_kl")),
+    ("plentiful", ("ce", "exact-heads", "uld-hybrid")),
     ("plentiful-one", ("ce", "vanilla-kd", "dskd-heads")),
     ("few", ("ce", "exact-heads", "uld-hybrid")),
     ("few-one", ("ce", "vanilla-kd", "dskd-heads")),
-    ("two", ("exact-strict", "teacher-space", "dskd-v2-eta", "uld", "min-edit", "kq", "ce-longer")),
-    ("one", ("dskd-reverse_kl", "dskd-js", "dskd-skew_kl", "dskd-skew_reverse_kl", "dskd-adaptive_kl")),
 )
 """The queue, the most telling first: all arms of a line are tuned, then trained with the other seeds."""
 

@@ -166,9 +166,14 @@ class Bench:
 
         return batch
 
-    def student_collator(self) -> Any:
-        """Return what makes batches for a student with its own tokenizer, alone."""
-        return DualTokenizerCollator(self.own_tokenizer, self.own_tokenizer, aligner=None, append_eos=False)
+    def student_collator(self, setting: SettingName) -> Any:
+        """Return what makes batches for a student alone.
+
+        Args:
+            setting: the setting, which says what its tokenizer is.
+        """
+        tokenizer = self.tokenizer(setting)
+        return DualTokenizerCollator(tokenizer, tokenizer, aligner=None, append_eos=False)
 
     def score(self, student: Any, setting: SettingName, part: str) -> Score:
         """Measure a student.

@@ -51,7 +51,7 @@ class Plan:
         texts: by setting, how many of them it has; a seed takes its own from these.
         dev_texts: texts by which learning rates are chosen.
         test_texts: texts by which arms are compared.
-        heal_steps: steps of cross entropy, on other documents, after the student was given another tokenizer.
+        heal_steps: steps of cross entropy, on other documents, after a student has lost its layers.
         heal_lr: their peak learning rate.
         steps: optimizer steps of a run.
         plentiful_steps: those of a run with plentiful texts.
@@ -61,7 +61,7 @@ class Plan:
         projector_lr: by setting, the peak learning rate of projectors and aligner.
         farthest: how many factors of 2 a rate may be away from the first one.
         seeds: of the order of texts and of random projectors; rates are chosen with the first.
-        more_seeds: those that some arms have besides, once all else is done.
+        more_seeds: those that some arms have besides.
         evaluations: how many times a student is measured on the way.
         autocast: whether the student runs in bfloat16 products, with weights in float32.
     """
@@ -86,13 +86,13 @@ class Plan:
     )
     dev_texts: int = 96
     test_texts: int = 192
-    heal_steps: int = 600
+    heal_steps: int = 200
     heal_lr: float = 1e-3
     steps: int = 100
     plentiful_steps: int = 300
     batch_size: int = 8
     warm_up: float = 0.05
-    first_lr: Mapping[SettingName, float] = field(default_factory=lambda: _by_vocabularies(5e-4, 1e-3))
+    first_lr: Mapping[SettingName, float] = field(default_factory=lambda: _by_vocabularies(1e-3, 1e-3))
     projector_lr: Mapping[SettingName, float] = field(default_factory=lambda: _by_vocabularies(1e-3, 2e-3))
     farthest: int = 4
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -41,7 +41,7 @@ def prepare(
         teacher: a folder with a model of the Llama family and its byte-level BPE; None: from a package.
         data: JSON lines; None: Python's documentation.
         tiny: whether the teacher is an untrained one, for quick runs.
-        watch: told how many steps of how many the student was healed.
+        watch: told how many steps of how many a student was healed.
     """
     bench.folder.mkdir(parents=True, exist_ok=True)
     bench.write_plan()
@@ -49,17 +49,15 @@ def prepare(
         write_texts(load_texts(bench.plan, data), bench.folder / "texts.json")
     if not (bench.folder / "teacher").is_dir():
         _narrow(bench, _whole_teacher(bench, teacher, tiny=tiny))
-    if not (bench.folder / "students" / "one").is_dir():
-        (bench.folder / "students").mkdir(exist_ok=True)
-        whole = load_model(bench.folder / "teacher", torch.bfloat16, torch.device("cpu"))
-        save(pruned(whole, bench.plan.layers), bench.teacher_tokenizer, bench.folder / "students" / "one")
     if not (bench.folder / "tokenizer").is_dir():
         # By lines, as SentencePiece trains: so no token goes across the end of a line.
         lines = [line for text in _texts_of_vocabularies(bench) for line in text.splitlines()]
         trained = train_metaspace_bpe(lines, bench.plan.vocabulary)
         trained.save_pretrained(bench.folder / "tokenizer")
-    if not (bench.folder / "students" / "two").is_dir():
-        _give_tokenizer(bench, watch)
+    (bench.folder / "students").mkdir(exist_ok=True)
+    for vocabularies in ("one", "two"):
+        if not (bench.folder / "students" / vocabularies).is_dir():
+            _make_student(bench, vocabularies, watch)
 
 
 def store_teacher(bench: Bench) -> None:
@@ -110,16 +108,18 @@ def _narrow(bench: Bench, folder: Path) -> None:
     save(with_rows(model, rows, tokenizer.bos_token_id), tokenizer, bench.folder / "teacher")
 
 
-def _give_tokenizer(bench: Bench, watch: Callable[[int, int], None]) -> None:
-    """Write the student with its own tokenizer, healed."""
-    student = load_model(bench.folder / "students" / "one", torch.float32, torch.device("cpu"))
-    embedding = student.get_input_embeddings().weight.detach()
-    rows = mean_embeddings(embedding, bench.teacher_tokenizer, bench.own_tokenizer)
-    student = with_rows(student, rows, bench.own_tokenizer.bos_token_id)
+def _make_student(bench: Bench, vocabularies: SettingName, watch: Callable[[int, int], None]) -> None:
+    """Write a student of some of the teacher's layers, healed. With two vocabularies it gets its own tokenizer."""
+    student = pruned(load_model(bench.folder / "teacher", torch.float32, torch.device("cpu")), bench.plan.layers)
+    tokenizer = bench.tokenizer(vocabularies)
+    if vocabularies == "two":
+        embedding = student.get_input_embeddings().weight.detach()
+        rows = mean_embeddings(embedding, bench.teacher_tokenizer, tokenizer)
+        student = with_rows(student, rows, tokenizer.bos_token_id)
     student.to(bench.device)
     torch.manual_seed(0)
-    trained_by_cross_entropy(bench, student, watch)
-    save(student, bench.own_tokenizer, bench.folder / "students" / "two")
+    trained_by_cross_entropy(bench, student, vocabularies, watch)
+    save(student, tokenizer, bench.folder / "students" / vocabularies)
 
 
 def _texts_of_vocabularies(bench: Bench) -> list[str]:

@@ -37,7 +37,6 @@ def next_runs(
             for rate in next_rates(tried, plan.first_lr[setting], plan.farthest):
                 yield Run(setting, arm, rate, plan.seeds[0])
         yield from _of_seeds(setting, arms, plan.seeds[1:], finished, plan)
-    for setting, arms in order:
         chosen = [arm for arm in arms if (setting, arm) in more_seeds]
         yield from _of_seeds(setting, chosen, plan.more_seeds, finished, plan)
 
@@ -98,13 +97,21 @@ def best_rate(finished: Mapping[Run, float], setting: SettingName, arm: str, pla
     return min(tried, key=tried.__getitem__)
 
 
-def remaining(order: Order, finished: Mapping[Run, float], plan: Plan, *, rates: float = 3.5) -> float:
+def remaining(
+    order: Order,
+    finished: Mapping[Run, float],
+    plan: Plan,
+    more_seeds: Container[tuple[SettingName, str]] = (),
+    *,
+    rates: float = 3.5,
+) -> float:
     """Return about how many runs are left.
 
     Args:
         order: as in `next_runs`.
         finished: as there.
         plan: as there.
+        more_seeds: as there.
         rates: how many rates an arm is tried with, on average.
     """
     left = 0.0
@@ -115,5 +122,6 @@ def remaining(order: Order, finished: Mapping[Run, float], plan: Plan, *, rates:
             left += 0.0 if tuned else max(rates - len(tried), 1.0)
             best = best_rate(finished, setting, arm, plan) if tried else None
             done = {run.seed for run in finished if (run.setting, run.arm, run.lr) == (setting, arm, best)}
-            left += len(set(plan.seeds[1:]) - done)
+            seeds = {*plan.seeds[1:], *(plan.more_seeds if (setting, arm) in more_seeds else ())}
+            left += len(seeds - done)
     return left

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from benchmarks.evidence.plan import Plan, SettingName
+    from benchmarks.evidence.queue import Order
 
 SHARED: Final[dict[str, Any]] = {"name": "uld_hybrid", "unmatched_weight": 0.0}
 """KL over the tokens that both vocabularies have."""
@@ -29,6 +30,8 @@ RISING: Final[dict[str, Any]] = {"name": "linear", "start": 0.0, "end": 1.0, "st
 FALLING: Final[dict[str, Any]] = {"name": "linear", "start": 0.8, "end": 0.2, "steps": 100}
 
 HOT: Final[dict[str, Any]] = {"temperature": 2.0, "temperature_squared": True}
+
+PROJECTING: Final = (StudentSpace, TeacherSpace)
 
 REFERENCES: Final[tuple[tuple[SettingName, str], ...]] = (
     ("two", "ce"),
@@ -241,6 +244,44 @@ def ranking(finished: Mapping[Run, float], plan: Plan) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def best_of(rows: list[dict[str, Any]], vocabulary: str, count: int) -> tuple[str, ...]:
+    """Return the arms that the search has found best, of those that are not compared anyway.
+
+    One of them at least compares projected states with others.
+
+    Args:
+        rows: of `ranking`.
+        vocabulary: ``"one"`` or ``"two"``.
+        count: how many.
+    """
+    setting: SettingName = "one" if vocabulary == "one" else "two"
+    arms = searched(setting)
+    names = [row["arm"] for row in rows if row["setting"] == setting and row["arm"] in arms]
+    projecting = [name for name in names if any(type(space) in PROJECTING for space in arms[name].spec.spaces)]
+    chosen = names[:count]
+    if projecting and not set(chosen) & set(projecting):
+        chosen[-1] = projecting[0]
+    return tuple(chosen)
+
+
+def with_best(order: Order, rows: list[dict[str, Any]], count: int) -> Order:
+    """Return the queue with what the search has found best in the first line of each setting.
+
+    Args:
+        order: the queue.
+        rows: of `ranking`.
+        count: how many arms are added to the settings ``one`` and ``two``; the others get the best one alone.
+    """
+    seen: set[SettingName] = set()
+    found = []
+    for setting, arms in order:
+        kind = vocabularies(setting)
+        more = () if setting in seen else best_of(rows, kind, count if setting == kind else 1)
+        seen.add(setting)
+        found.append((setting, (*arms, *(arm for arm in more if arm not in arms))))
+    return tuple(found)
 
 
 def listed(rows: list[dict[str, Any]]) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.evidence.arms import Arm
     from benchmarks.evidence.bench import Bench
     from benchmarks.evidence.journal import Journal, Row
-    from benchmarks.evidence.plan import Plan, Run
+    from benchmarks.evidence.plan import Plan, Run, SettingName
 
 DIGITS: Final = 6
 """Significant digits of a number of a step; those of an evaluation are kept whole."""
@@ -211,19 +211,22 @@ def _rounded(value: Tensor) -> float:
     return float(f"{float(value.detach()):.{DIGITS}g}")
 
 
-def trained_by_cross_entropy(bench: Bench, student: Any, watch: Callable[[int, int], None]) -> None:
-    """Heal a student that was given another tokenizer, on documents of their own.
+def trained_by_cross_entropy(
+    bench: Bench, student: Any, setting: SettingName, watch: Callable[[int, int], None]
+) -> None:
+    """Heal a student that has lost layers, or was given another tokenizer, on documents of their own.
 
     Args:
         bench: plan, texts, tokenizers.
         student: changed.
+        setting: the setting, which says what its tokenizer is.
         watch: as in `carry_out`.
     """
     plan = bench.plan
     head = Head.from_model(student, verify=False)
     optimizer = AdamW(student.parameters(), lr=plan.heal_lr, fused=True)
     schedule = LambdaLR(optimizer, rates(plan.heal_steps, plan))
-    collate = bench.student_collator()
+    collate = bench.student_collator(setting)
     student.train()
     for step, texts in enumerate(texts_of_steps(bench.texts["heal"], 0, plan.heal_steps, plan.batch_size)):
         batch = on_device(collate([text.sample for text in texts]), bench.device)
