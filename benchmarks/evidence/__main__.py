@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_float32_matmul_precision("highest")
     plan = Plan.quick() if options.quick else Plan()
     bench = Bench(options.folder, plan, options.device)
-    console, order = Console(), QUICK if options.quick else ORDER
+    console = Console()
     pools = _pools(options, plan, stages)
     if "prepare" in stages:
         with _display(console) as display:
@@ -87,9 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "search" in stages:
         limits = (options.hours and 3600 * options.hours, options.seconds, options.search_seconds)
         _search(bench, console, pools.get("search"), _until(began, *limits))
-    if options.best_of_search:
-        order = with_best(order, bench.read("search.json") or [], options.best_of_search)
-        console.print("; ".join(f"{setting}: {', '.join(arms)}" for setting, arms in order), soft_wrap=True)
+    order = _order(options, bench)
     if "runs" in stages:
         all_runs(
             bench,
@@ -128,6 +126,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, help="processes that train; 0: this one, with a progress bar")
     parser.add_argument("--pack", type=Path, help="a .tar.gz for what was found: rows of runs, numbers, no models")
     return parser
+
+
+def _order(options: argparse.Namespace, bench: Bench) -> Order:
+    """Return which arms are compared, and print what the search has added."""
+    order: Order = QUICK if options.quick else ORDER
+    if options.best_of_search:
+        order = with_best(order, bench.read("search.json") or [], options.best_of_search)
+        print("; ".join(f"{setting}: {', '.join(arms)}" for setting, arms in order), flush=True)
+    return order
 
 
 def _with_more_seeds(order: Order) -> set[tuple[SettingName, str]]:
