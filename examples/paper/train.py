@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +32,12 @@ RECIPE = (
     "lr_scheduler_type",
 )
 """Arguments by which a run is the recipe's or another; how a batch is cut over devices is not among them."""
+
+_CHECKPOINTING = next(
+    field.name
+    for field in fields(TrainingArguments)
+    if field.name in ("activation_checkpointing", "gradient_checkpointing")  # the latter is older
+)
 
 
 def recipe_arguments(row: Row, given: Sequence[str]) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def recipe_arguments(row: Row, given: Sequence[str]) -> dict[str, Any]:
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "seed": training.seed,
-        **({"gradient_checkpointing": True} if training.gradient_checkpointing else {}),
+        _CHECKPOINTING: training.gradient_checkpointing,
         "bf16": on_accelerator(),
         "dataloader_pin_memory": on_accelerator(),
         "eval_strategy": "epoch",
