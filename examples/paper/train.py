@@ -139,13 +139,10 @@ def main(arguments: Sequence[str]) -> Path:
 
 def _record(row: Row, training: TrainingArguments, defaults: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     """Return what is to be known of a run: what it was, and in what it was not the recipe's."""
-    reference = TrainingArguments(output_dir=training.output_dir, bf16=False, **{
-        name: value for name, value in defaults.items() if name in RECIPE
-    })  # fmt: skip
-    other = {
-        name: str(getattr(training, name)) for name in RECIPE if getattr(training, name) != getattr(reference, name)
-    }
-    batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    expected = {"max_steps": -1} | {name: value for name, value in defaults.items() if name in RECIPE}
+    found = {name: getattr(training, name) for name in expected}
+    other = {name: str(found[name]) for name in RECIPE if found[name] != expected[name]}
+    batch = training.train_batch_size * training.gradient_accumulation_steps * trainer.accelerator.num_processes
     if batch != row.training.batch_size:
         other["batch_size"] = str(batch)
     return {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from dskd_components import DSKDLoss, DualTokenizerCollator
 from dskd_components.integrations.transformers import DSKDTrainer
@@ -71,15 +71,17 @@ class RougeOnDev(Base):
 
     def _rouge_l(self) -> float:
         generation = common().generation
-        own = list(self.dev[self.args.process_index :: self.args.world_size])
+        own = list(self.dev[self.accelerator.process_index :: self.accelerator.num_processes])
         model = cast("Any", self.model)
         writer = Writer(model, self.tokenizer, no_repeat_ngram_size=0, answer_tokens=self.answer_tokens)
         total = 0.0
         for sampling in range(generation.dev_samplings if own else 0):
             prompts = [sample.prompt for sample in own]
             batches = writer.answers(prompts, seed=sampling, batch_size=self.args.per_device_eval_batch_size)
-            total += mean_rouge_l([answer for batch in batches for answer in batch], own) * len(own)
-        sums = torch.tensor([total, generation.dev_samplings * len(own)], dtype=torch.float64, device=self.args.device)
+            with self.compute_loss_context_manager():
+                answers = [answer for batch in batches for answer in batch]
+            total += mean_rouge_l(answers, own) * len(own)
+        sums = torch.tensor([total, float(generation.dev_samplings * len(own))], device=self.args.device)
         total, count = cast("Tensor", self.accelerator.reduce(sums, reduction="sum")).tolist()
         return float(total / count)
 
