@@ -143,7 +143,7 @@ def _generate(options: argparse.Namespace) -> None:
         for name, its_samples in samples.items():
             for seed in options.seeds:
                 file = folder / "answers" / name / f"{seed}.jsonl"
-                done = write_file(writer, its_samples, file, seed=seed, batch_size=options.batch_size, model=path)
+                done = write_file(writer, its_samples, file, seed=seed, batch_size=options.batch_size)
                 _follow(progress, f"{name}, seed {seed}", done, len(its_samples))
 
 

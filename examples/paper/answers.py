@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
-from examples.paper.models import longest
+from examples.paper.models import fingerprint, longest
 from examples.paper.recipe import PaperError, common
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ class Writer:
         return tokens[:end][: self.max_prompt_length]
 
 
-def write_file(
-    writer: Writer, samples: Sequence[Sample], path: Path, *, seed: int, batch_size: int, model: str
-) -> Iterator[int]:
+def write_file(writer: Writer, samples: Sequence[Sample], path: Path, *, seed: int, batch_size: int) -> Iterator[int]:
     """Write answers to a file, going on where it stops; yield how many it has after each batch.
 
     Args:
@@ -115,15 +113,14 @@ def write_file(
         path: JSONL, a line of settings first, then an answer a line.
         seed: of the samples.
         batch_size: prompts at a time.
-        model: what the answers are of, by which files of another model are known.
 
     Raises:
-        PaperError: the file has been begun with other settings.
+        PaperError: the file has been begun with other settings, or by a model with other weights.
     """
     prompts = [sample.prompt for sample in samples]
     generation = writer.configuration.to_diff_dict() | {"max_prompt_length": writer.max_prompt_length}
     settings = {
-        "model": model,
+        "model": fingerprint(writer.model),
         "seed": seed,
         "batch_size": batch_size,
         "asked": len(prompts),

@@ -146,6 +146,8 @@ def prepare(
     pool = read_instructions(train)
     random.Random(texts.seed).shuffle(pool)
     of_test, of_dev = sizes or (texts.test, texts.dev)
+    if min(of_test, of_dev) < 1:
+        raise PaperError(f"--sizes: expected two numbers of at least 1, got {of_test} and {of_dev}.")
     wanted = (of_test if "dolly" not in tests else 0, of_dev if dev is None else 0)
     if sum(wanted) >= len(pool):
         raise PaperError(
@@ -158,6 +160,8 @@ def prepare(
     dev_part = read_instructions(dev) if dev is not None else pool[wanted[0] : sum(wanted)]
     held_out = {sample.prompt for part in (dev_part, *parts.values()) for sample in part}
     train_part = [sample for sample in pool[sum(wanted) :] if sample.prompt not in held_out]
+    if not train_part:
+        raise PaperError(f"All prompts of {train} are in a test set or in dev, so that none is left to train on.")
     files = {"train": train_part, "dev": dev_part, **{f"tests/{name}": part for name, part in parts.items()}}
     for name, samples in files.items():
         _write(output / f"{name}.jsonl", samples)

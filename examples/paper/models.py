@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def load_model(path: str, model: Model, *, frozen: bool) -> PreTrainedModel:
     try:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise PaperError(_missing(path, model, "model")) from error
+        raise PaperError(_missing(path, model, "model", error)) from error
     if frozen:
         loaded.eval().requires_grad_(False)
     return loaded
@@ -57,7 +58,7 @@ def load_tokenizer(path: str, model: Model) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise PaperError(_missing(path, model, "tokenizer")) from error
+        raise PaperError(_missing(path, model, "tokenizer", error)) from error
     if tokenizer.eos_token_id is None:
         raise PaperError(
             f"The tokenizer of {path} has no eos_token, with which answers end. Set it, and save it again."
@@ -67,7 +68,7 @@ def load_tokenizer(path: str, model: Model) -> Any:
     return tokenizer
 
 
-def _missing(path: str, model: Model, what: str) -> str:
+def _missing(path: str, model: Model, what: str, error: Exception) -> str:
     folder = Path(path)
     state = f"holds {_names(folder)}" if folder.is_dir() else "is no folder, and was not found on the hub either"
     name = model.source.removeprefix("huggingface.co/")
@@ -75,13 +76,26 @@ def _missing(path: str, model: Model, what: str) -> str:
     return (
         f"No {what} could be loaded from {path}: it {state}. The papers have {model.name} there, from {model.source}"
         f"{fetch}. The folder holds config.json, model.safetensors (or its parts with their index) and tokenizer.json "
-        "with tokenizer_config.json."
+        f"with tokenizer_config.json. What transformers said: {str(error).partition(chr(10))[0]}"
     )
 
 
 def _names(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Return what a model's weights are known by: some numbers of each.
+
+    Args:
+        model: on any device.
+    """
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(weight.detach().flatten()[:16].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def longest(models: Sequence[PreTrainedModel], limit: int) -> int:

@@ -130,6 +130,8 @@ def main(arguments: Sequence[str]) -> Path:
         dev_prompts=own.dev_prompts, answer_tokens=own.answer_tokens,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    if skipped := cast("Any", trainer.data_collator).skipped:
+        print(f"Left out, each time that they came up: {dict(skipped)}")
     trainer.save_model(str(folder / "model"))
     if trainer.is_world_process_zero():
         trainer.tokenizer.save_pretrained(folder / "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -115,7 +116,6 @@ def new_trainer(
         dev_prompts: how many texts of dev are answered; None: all.
         answer_tokens: the most tokens of an answer on dev; None: the recipe's.
     """
-    texts, spec = common().texts, row.spec
     train, dev = read_part(data, "train"), read_part(data, "dev")
     tokenizer = load_tokenizer(model_path, row.model)
     model: Any = load_model(model_path, row.model, frozen=False)
@@ -123,50 +123,83 @@ def new_trainer(
     if (lora := row.training.lora) is not None:
         adapters = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, task_type="CAUSAL_LM")
         model = get_peft_model(model, adapters)
-    options: dict[str, Any] = {"tokenizer": tokenizer, "dev": dev[:dev_prompts], "answer_tokens": answer_tokens}
-    if spec is None:
-        limit = longest([model], texts.max_length)
-        both = DualTokenizerCollator(tokenizer, tokenizer, aligner=None, student_max_length=limit, on_error="skip")
-        trains = _short(train, [tokenizer], min(texts.max_prompt_length, limit - 1))
-        options |= {"data_collator": lambda samples: _one_side(both(samples))}
+    if row.spec is None:
+        limit = longest([model], common().texts.max_length)
+        tokenizers = [tokenizer]
         kind: Any = RougeTrainer
+        options: dict[str, Any] = {"data_collator": OneSide(tokenizer, limit)}
     else:
         assert teacher_path is not None
         teacher = load_model(teacher_path, row.pair.teacher, frozen=True)
-        tokenizers = (tokenizer, load_tokenizer(teacher_path, row.pair.teacher))
-        limit = longest([model, teacher], texts.max_length)
-        trains = _short(train, tokenizers, min(texts.max_prompt_length, limit - 1))
-        loss_fn = DSKDLoss.from_models(spec, model, teacher, *tokenizers)
-        options |= {
-            "data_collator": loss_fn.collator(
-                *tokenizers, student_max_length=limit, teacher_max_length=limit, on_error="skip"
-            ),
+        limit = longest([model, teacher], common().texts.max_length)
+        tokenizers = [tokenizer, load_tokenizer(teacher_path, row.pair.teacher)]
+        kind = RougeDSKDTrainer
+        loss_fn = DSKDLoss.from_models(row.spec, model, teacher, *tokenizers)
+        limits: dict[str, Any] = {"student_max_length": limit, "teacher_max_length": limit}
+        options = {
+            "data_collator": loss_fn.collator(*tokenizers, **limits, on_error="skip"),
             "loss_fn": loss_fn,
             "teacher": teacher,
             "projector_lr": row.method.projector_lr,
         }
-        kind = RougeDSKDTrainer
-    pairs = [sample.pair() for sample in trains]
+    longest_prompt = min(common().texts.max_prompt_length, limit - 1)
+    learned, measured = (short(part, tokenizers, longest_prompt) for part in (train, dev))
     trainer: RougeTrainer | RougeDSKDTrainer = kind(
-        model, training, train_dataset=pairs, eval_dataset=[sample.pair() for sample in dev], **options
+        model,
+        training,
+        train_dataset=[sample.pair() for sample in learned],
+        eval_dataset=[sample.pair() for sample in measured],
+        tokenizer=tokenizer,
+        dev=dev[:dev_prompts],
+        answer_tokens=answer_tokens,
+        **options,
     )
     if trainer.is_world_process_zero():
         print(
-            f"{row.name}: {row.title}; {len(pairs)} texts, {len(train) - len(pairs)} left out for prompts of more than "
-            f"{min(texts.max_prompt_length, limit - 1)} tokens"
+            f"{row.name}: {row.title}; {len(learned):,} texts, {len(train) - len(learned):,} left out for prompts of "
+            f"more than {longest_prompt} tokens"
         )
     return trainer
 
 
-def _one_side(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: batch[f"student_{name}"] for name in ("input_ids", "attention_mask", "labels")}
+class OneSide:
+    """Makes batches for one model, with the labels that it has as a student.
+
+    Args:
+        tokenizer: of the model.
+        limit: the most tokens of a text.
+    """
+
+    def __init__(self, tokenizer: Any, limit: int) -> None:
+        self._both = DualTokenizerCollator(
+            tokenizer, tokenizer, aligner=None, student_max_length=limit, on_error="skip"
+        )
+
+    @property
+    def skipped(self) -> Counter[Any]:
+        """How many texts could not be used, by reason."""
+        return Counter(self._both.skipped)
+
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+        """Return the columns that a model of transformers reads."""
+        batch = self._both(samples)
+        return {name: batch[f"student_{name}"] for name in ("input_ids", "attention_mask", "labels")}
 
 
-def _short(samples: Sequence[Sample], tokenizers: Sequence[Any], limit: int) -> list[Sample]:
-    """Return the samples whose prompts are short enough for all tokenizers."""
+def short(samples: Sequence[Sample], tokenizers: Sequence[Any], limit: int) -> list[Sample]:
+    """Return the samples whose prompts are short enough for all tokenizers.
+
+    Args:
+        samples: some.
+        tokenizers: of all models.
+        limit: the most tokens of a prompt.
+
+    Raises:
+        PaperError: there are none.
+    """
     prompts = [sample.prompt for sample in samples]
     counts = [[len(ids) for ids in tokenizer(prompts)["input_ids"]] for tokenizer in tokenizers]
     kept = [sample for sample, *lengths in zip(samples, *counts, strict=True) if max(lengths) <= limit]
     if not kept:
-        raise PaperError(f"None of the {len(samples)} training texts has a prompt of at most {limit} tokens.")
+        raise PaperError(f"None of {len(samples)} texts has a prompt of at most {limit} tokens.")
     return kept

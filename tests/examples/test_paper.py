@@ -258,8 +258,9 @@ def test_every_step_goes_on_where_it_stopped(folder: Path, tmp_path: Path, capsy
         command(*score, folder / "data")
     generate(folder, name)
     assert path.read_text() == "".join(lines)
-    with pytest.raises(PaperError, match="begun with other settings"):
-        generate(folder, name, "--batch_size", 3)
+    for other in (("--batch_size", 3), ("--model", folder / "gpt")):
+        with pytest.raises(PaperError, match="begun with other settings"):
+            generate(folder, name, *other)
 
     command(*score, folder / "data")
     scored = Scores(own).entries
