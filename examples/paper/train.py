@@ -135,7 +135,9 @@ def main(arguments: Sequence[str]) -> Path:
     trainer.save_model(str(folder / "model"))
     if trainer.is_world_process_zero():
         trainer.tokenizer.save_pretrained(folder / "model")
-        run_file.write_text(json.dumps(_record(row, training, defaults, trainer), indent=1) + "\n", encoding="utf-8")
+        paths = {"student": own.student, "teacher": own.teacher}
+        record = _record(row, training, defaults, trainer) | {"models": paths}
+        run_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return folder
 
 

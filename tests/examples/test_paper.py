@@ -212,6 +212,7 @@ def test_rows_run_from_texts_to_table(folder: Path, capsys: pytest.CaptureFixtur
         assert run["differs_from_recipe"] == {"max_steps": "2", "batch_size": "4"}
         assert run["spec"] == json.loads(DSKDSpec.model_dump_json(row_of(name).spec))
         assert run["best"]["metric"] >= 0.0
+        assert run["models"] == {"student": str(folder / "gpt"), "teacher": str(folder / teacher)}
         generate(folder, name)
     command("score", "--data", folder / "data", "--output", folder / "runs")
     capsys.readouterr()
