@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Self
 
+    import torch
     from torch import Tensor
+
+
+def fuses_log_softmax(device: torch.device) -> bool:
+    """Return whether a device makes all log-probabilities in one pass, where several take longer: not a CPU.
+
+    Args:
+        device: where logits are.
+
+    Examples:
+        >>> import torch
+        >>> fuses_log_softmax(torch.device("cpu"))
+        False
+    """
+    return device.type not in ("cpu", "meta")
 
 
 class Distribution:
@@ -31,6 +46,7 @@ class Distribution:
         """Whether no entry is ``-inf``."""
         self._logits = log_probs
         self._is_normalised = True
+        self._is_fused = False
 
     @classmethod
     def of_logits(cls, logits: Tensor, *, all_finite: bool = False) -> Self:
@@ -47,6 +63,7 @@ class Distribution:
         """
         found = cls(log_probs=logits, all_finite=all_finite)
         found._is_normalised = False
+        found._is_fused = fuses_log_softmax(logits.device)
         return found
 
     @classmethod
@@ -73,16 +90,21 @@ class Distribution:
         found = cls.of_logits(logits, all_finite=all_finite)
         # Where cached properties keep what they have. Their own way looks at what is here alone.
         vars(found).update(_largest=largest, _log_sum=log_sum, probs=probs)
+        found._is_fused = False
         return found
 
     @cached_property
     def probs(self) -> Tensor:
         """``[N, V]``: the probabilities."""
-        return self._logits.exp() if self._is_normalised else self._logits.softmax(-1)
+        if self._is_normalised or self._is_fused:
+            return self.log_probs.exp()
+        return self._logits.softmax(-1)
 
     @cached_property
     def log_probs(self) -> Tensor:
         """``[N, V]``: their logarithms, at tokens whose probability rounds to 0 too."""
+        if self._is_fused:
+            return self._logits.log_softmax(-1)
         return self._logits if self._is_normalised else (self._logits - self._largest).sub_(self._log_sum)
 
     def log_probs_of(self, tokens: Tensor) -> Tensor:
@@ -91,6 +113,8 @@ class Distribution:
         Args:
             tokens: ``[N]``, int64.
         """
+        if self._is_fused:
+            return self.log_probs.gather(1, tokens[:, None]).squeeze(1)
         chosen = self._logits.gather(1, tokens[:, None])
         return (chosen if self._is_normalised else chosen - self._largest - self._log_sum).squeeze(1)
 
@@ -106,6 +130,9 @@ class Distribution:
             >>> Distribution(log_probs=p.log()).log_ratio(Distribution(log_probs=q.log()))
             tensor([[ 0.6931, -0.4055]])
         """
+        if self._is_fused or other._is_fused:
+            ratio = self.log_probs - other.log_probs
+            return ratio if self.all_finite else ratio.masked_fill_(self.log_probs == -math.inf, 0.0)
         ratio = self._logits - other._logits
         if not (self._is_normalised and other._is_normalised):
             # What large logits have in common goes first, so that it takes no digits from the rest.

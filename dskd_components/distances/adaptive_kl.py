@@ -58,15 +58,17 @@ class AdaptiveKL(Distance):
         """Return values and gradients in closed form."""
         weight = self._forward_weight(student.log_probs, teacher.log_probs)
         excess, shortfall = student.log_ratio(teacher), teacher.log_ratio(student)
-        forward = without_negative_rounding(expectation(teacher.probs, shortfall))
-        reverse = without_negative_rounding(expectation(student.probs, excess))
+        mean_shortfall, mean_excess = expectation(teacher.probs, shortfall), expectation(student.probs, excess)
+        forward, reverse = without_negative_rounding(mean_shortfall), without_negative_rounding(mean_excess)
         of_student = of_teacher = None
         if student_gradient:
             of_student = (student.probs - teacher.probs).mul_(weight[:, None])
-            of_student.addcmul_(through_log_softmax(student.probs, excess, out=excess), 1 - weight[:, None])
+            through = through_log_softmax(student.probs, excess, out=excess, mean=mean_excess)
+            of_student.addcmul_(through, 1 - weight[:, None])
         if teacher_gradient:
             of_teacher = (teacher.probs - student.probs).mul_(1 - weight[:, None])
-            of_teacher.addcmul_(through_log_softmax(teacher.probs, shortfall, out=shortfall), weight[:, None])
+            through = through_log_softmax(teacher.probs, shortfall, out=shortfall, mean=mean_shortfall)
+            of_teacher.addcmul_(through, weight[:, None])
         return DistanceGradients(
             values=weight * forward + (1 - weight) * reverse, student=of_student, teacher=of_teacher
         )

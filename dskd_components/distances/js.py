@@ -72,8 +72,12 @@ class JS(Distance):
         values, gradients = torch.zeros_like(of_mixture[:, 0]), []
         for side, share, wanted in ((student, 1 - self.beta, student_gradient), (teacher, self.beta, teacher_gradient)):
             ratio = log_ratio_to_mixture(side, of_mixture)
-            values += share * without_negative_rounding(expectation(side.probs, ratio))
-            gradients.append(through_log_softmax(side.probs, ratio, out=ratio).mul_(share) if wanted else None)
+            # The ratio is needed again for the gradient alone.
+            mean = expectation(side.probs, ratio, out=None if wanted else ratio)
+            values += share * without_negative_rounding(mean)
+            gradients.append(
+                through_log_softmax(side.probs, ratio, out=ratio, mean=mean).mul_(share) if wanted else None
+            )
         return DistanceGradients(values=values, student=gradients[0], teacher=gradients[1])
 
     def over_part(

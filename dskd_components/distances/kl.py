@@ -46,10 +46,11 @@ class KL(Distance):
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
         ratio = teacher.log_ratio(student)
-        of_teacher = through_log_softmax(teacher.probs, ratio) if teacher_gradient else None
-        values = without_negative_rounding(expectation(teacher.probs, ratio, out=ratio))
-        of_student = torch.sub(student.probs, teacher.probs, out=ratio) if student_gradient else None
-        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
+        mean = expectation(teacher.probs, ratio, out=None if teacher_gradient else ratio)
+        of_teacher = through_log_softmax(teacher.probs, ratio, out=ratio, mean=mean) if teacher_gradient else None
+        free = None if teacher_gradient else ratio
+        of_student = torch.sub(student.probs, teacher.probs, out=free) if student_gradient else None
+        return DistanceGradients(values=without_negative_rounding(mean), student=of_student, teacher=of_teacher)
 
     def over_part(
         self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool
@@ -86,10 +87,11 @@ class ReverseKL(Distance):
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
         ratio = student.log_ratio(teacher)
-        of_student = through_log_softmax(student.probs, ratio) if student_gradient else None
-        values = without_negative_rounding(expectation(student.probs, ratio, out=ratio))
-        of_teacher = torch.sub(teacher.probs, student.probs, out=ratio) if teacher_gradient else None
-        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
+        mean = expectation(student.probs, ratio, out=None if student_gradient else ratio)
+        of_student = through_log_softmax(student.probs, ratio, out=ratio, mean=mean) if student_gradient else None
+        free = None if student_gradient else ratio
+        of_teacher = torch.sub(teacher.probs, student.probs, out=free) if teacher_gradient else None
+        return DistanceGradients(values=without_negative_rounding(mean), student=of_student, teacher=of_teacher)
 
     def over_part(
         self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool

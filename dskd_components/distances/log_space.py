@@ -133,7 +133,9 @@ def expectation(probs: Tensor, values: Tensor, *, out: Tensor | None = None) -> 
     return torch.mul(probs, values, out=out).sum(-1)
 
 
-def through_log_softmax(probs: Tensor, derivative: Tensor, *, out: Tensor | None = None) -> Tensor:
+def through_log_softmax(
+    probs: Tensor, derivative: Tensor, *, out: Tensor | None = None, mean: Tensor | None = None
+) -> Tensor:
     """Turn derivatives with respect to probabilities into derivatives with respect to logits: ``p (x - sum p x)``.
 
     Derivatives with respect to log-probabilities are ``p x`` here: divide them by p, or leave p out.
@@ -143,6 +145,7 @@ def through_log_softmax(probs: Tensor, derivative: Tensor, *, out: Tensor | None
         derivative: ``[N, V]``, finite; the derivative x with respect to each probability. A constant added to a row
             changes nothing.
         out: ``[N, V]``, for the result; may be the derivative itself.
+        mean: ``[N]``: the `expectation` of the derivative, where it is known already.
 
     Returns:
         ``[N, V]``: ``out``, or else a new tensor.
@@ -151,4 +154,5 @@ def through_log_softmax(probs: Tensor, derivative: Tensor, *, out: Tensor | None
         >>> through_log_softmax(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
         tensor([[-0.5000,  0.5000]])
     """
-    return torch.sub(derivative, expectation(probs, derivative)[:, None], out=out).mul_(probs)
+    mean = expectation(probs, derivative) if mean is None else mean
+    return torch.sub(derivative, mean[:, None], out=out).mul_(probs)

@@ -13,7 +13,7 @@ from dskd_components.engines._tiling import half_products
 from dskd_components.engines._tiling.cut_heads import VocabularyParallel, with_usable_heads
 from dskd_components.engines._tiling.exchanged_pass import ExchangedPass, most_rows
 from dskd_components.engines._tiling.group_passes import teacher_group_sums
-from dskd_components.engines._tiling.head_products import numbers_beside, widened_bytes
+from dskd_components.engines._tiling.head_products import numbers_beside, split_numbers, widened_bytes
 from dskd_components.engines._tiling.plan import Plan, alignment_bytes, projected_bytes
 from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
 from dskd_components.engines._tiling.predictions import teacher_predictions
@@ -230,6 +230,7 @@ def _run_side(
         beside=numbers_beside(
             [head for stream in rows.streams for head in (stream.head, stream.reading_head)], products
         ),
+        beside_all=split_numbers((stream.head for stream in rows.streams if stream.requires_grad), products),
     )
     if shards is None:
         return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()

@@ -17,6 +17,7 @@ from dskd_components.engines._tiling.plan import BLOCK_TENSORS, Plan
     teachers=st.integers(1, 4),
 )
 @example(budget=2**28, rows=5000, vocabularies=[150_000, 150_000], widened=2**26, has_cache=True, teachers=1)
+@example(budget=2**30, rows=500, vocabularies=[30_000], widened=0, has_cache=False, teachers=1)
 def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, has_cache: bool, teachers: int) -> None:
     plan = Plan.of(
         budget=budget,
@@ -42,6 +43,16 @@ def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, h
     buffer = plan.tile_rows * sum(vocabularies) * 4
     assert plan.part_bytes <= widened
     blocks = plan.block_rows * max(vocabularies) * 4 * BLOCK_TENSORS * teachers
-    assert plan.block_rows == 1 or blocks <= budget // 4
+    # Where large blocks are fast, they have what the tile leaves.
+    assert plan.block_rows == 1 or blocks <= (budget // 4 if has_cache else budget - buffer - plan.part_bytes)
     assert plan.tile_rows == 1 or plan.block_rows == 1 or buffer + blocks + plan.part_bytes <= budget
     assert plan.tile_rows == 1 or buffer + plan.part_bytes <= budget
+
+
+def test_large_blocks_take_what_a_small_batch_leaves() -> None:
+    options = {"budget": 2**30, "vocabularies": [32_000], "itemsize": 4, "widened": 0}
+    plan = Plan.of(rows=1000, has_cache=False, **options)
+    assert (plan.tile_rows, plan.block_rows) == (1000, 500)  # about as many in each; a fourth of the budget has 262
+    assert Plan.of(rows=1000, has_cache=False, beside_all=200_000, **options).block_rows < 500
+    tight = Plan.of(rows=100_000, has_cache=False, **options)
+    assert tight.block_rows <= 262

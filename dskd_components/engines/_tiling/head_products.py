@@ -63,10 +63,21 @@ def numbers_beside(heads: Iterable[Head], products: Products) -> int:
     return of_others + max(_beside(head, products) for head in heads)
 
 
+def split_numbers(heads: Iterable[Head], products: Products) -> int:
+    """Return how many numbers the two parts of a gradient take, for each row of the one stream that is split at a time.
+
+    Args:
+        heads: that the gradients go back through.
+        products: how kernels are chosen.
+    """
+    split = [head for head in heads if splits(products, head.valid_weight, torch.float32)]
+    return max((min(SPLIT_COLUMNS, head.token_count) for head in split), default=0)
+
+
 def _beside(head: Head, products: Products) -> int:
     if splits(products, head.valid_weight, torch.float32):
-        # Two parts of a gradient, and of its outcome; three of the states.
-        return min(SPLIT_COLUMNS, head.token_count) + 4 * head.hidden_size
+        # Two parts of the states' gradient, or three of the states.
+        return 4 * head.hidden_size
     if head.weight.device.type != "cpu":
         return 0
     return _cached_rows(head.valid_weight) + max(_cached_rows(head.valid_weight), head.hidden_size)

@@ -61,6 +61,7 @@ class Plan:
         teachers: int = 1,
         products: Products = "torch",
         beside: int = 0,
+        beside_all: int = 0,
     ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
@@ -74,15 +75,22 @@ class Plan:
             teachers: how many teachers are compared with in each block, at most.
             products: how kernels of products are chosen.
             beside: numbers that products take beside the tile, for each row of each stream.
+            beside_all: numbers that they take for each row once, whatever the streams: of one after the other.
         """
         share = budget // SHARE
         for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
         part_bytes = min(share, widened)
         for_tile = budget - for_blocks - part_bytes
         # As large as fits, whatever the batch: what one batch takes, the others take.
-        tile_rows = max(1, min(rows, for_tile // ((sum(vocabularies) + len(vocabularies) * beside) * itemsize)))
+        tile_row_bytes = (sum(vocabularies) + len(vocabularies) * beside + beside_all) * itemsize
+        tile_rows = max(1, min(rows, for_tile // tile_row_bytes))
         row_bytes = max(vocabularies) * itemsize * BLOCK_TENSORS * teachers
+        if not has_cache:
+            # What a small batch's tile leaves: a few large blocks take fewer operations than many.
+            for_blocks = max(for_blocks, budget - part_bytes - tile_rows * tile_row_bytes)
         block_rows = min(max(1, for_blocks // row_bytes), tile_rows)
+        if not has_cache:
+            block_rows = math.ceil(tile_rows / math.ceil(tile_rows / block_rows))
         return cls(
             tile_rows=tile_rows,
             block_rows=block_rows,
