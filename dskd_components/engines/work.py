@@ -6,13 +6,14 @@ what is computed from a block. So whatever a plugin computes is in the outcome.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from dskd_components.components.space import ComparedRows, SharedTokens
 from dskd_components.components.terms import CROSS_ENTROPY, TokenTerm
+from dskd_components.engines._tiling.half_products import EXACT_PARTS
 from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
 from dskd_components.engines._tiling.plan import CACHED_BLOCK
 from dskd_components.engines._tiling.reassociation import Shapes
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.space import Measure, Space
-    from dskd_components.engines._tiling.reassociation import Learner
+    from dskd_components.engines._tiling.reassociation import Learner, Way
     from dskd_components.engines.engine import Engine
     from dskd_components.models.states import Side
 
 ITEMSIZE = 4
 """Bytes of a logit."""
+
+GRADIENT_PARTS = 2
+"""How many bfloat16 numbers a gradient comes in where a head is read as it is stored."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +50,8 @@ class LossShapes:
         vocabularies: by side, the number of logits.
         head_learns: whether the student's head is trained.
         projections_learn: whether projections have parameters.
+        stored_as: by side, bfloat16 where products read its head as it is stored, as accelerators do; else not there.
+        accelerator_memory: bytes that an accelerator has in all; None: on a CPU, or where that is not known.
     """
 
     spaces: Sequence[Space]
@@ -56,6 +62,8 @@ class LossShapes:
     vocabularies: Mapping[Side, int]
     head_learns: bool = True
     projections_learn: bool = True
+    stored_as: Mapping[Side, torch.dtype] = field(default_factory=dict)
+    accelerator_memory: int | None = None
 
     def of_side(self, side: Side) -> list[Space]:
         """Return the spaces that work on a side's positions."""
@@ -76,9 +84,10 @@ class Term(NamedTuple):
     Args:
         name: ``ce``, or the name of the space.
         side: at whose positions.
-        forward: multiplications and additions up to the logits.
+        forward: multiplications and additions up to the logits, of all parts that operands come in.
         backward: those of gradients.
         width: of the states that the side's head reads.
+        dtype: what operands are in. The few that are float32 all the same, those of projections, are not told apart.
     """
 
     name: str
@@ -86,6 +95,7 @@ class Term(NamedTuple):
     forward: int
     backward: int
     width: int
+    dtype: torch.dtype = torch.float32
 
 
 def products_of(shapes: LossShapes) -> Iterator[Term]:
@@ -96,15 +106,24 @@ def products_of(shapes: LossShapes) -> Iterator[Term]:
     sides: tuple[Side, Side] = ("student", "teacher")
     for side in sides:
         once, passes = _read(shapes, side, side), 2 if _counts_first(shapes, side) else 1
+        width = shapes.widths[side]
         if side == "student":
-            yield Term(CROSS_ENTROPY, side, passes * once, (1 + shapes.head_learns) * once, shapes.widths[side])
+            dtype, parts = _operands(shapes, side)
+            yield Term(CROSS_ENTROPY, side, passes * once, parts * (1 + shapes.head_learns) * once, width, dtype)
         for number, space in enumerate(shapes.of_side(side)):
             forward, backward = _projected_products(shapes, space, passes)
             if side == "teacher" and number == 0:
                 forward += passes * once
             if space.needs_teacher_argmax and not shapes.of_side("teacher"):
                 forward += _read(shapes, "teacher", "teacher")
-            yield Term(space.name, side, forward, backward, shapes.widths[side])
+            dtype, _ = _operands(shapes, side if space.projector else _other(side))
+            yield Term(space.name, side, forward, backward, width, dtype)
+
+
+def _operands(shapes: LossShapes, side: Side) -> tuple[torch.dtype, int]:
+    """Return what a side's head is multiplied in, and how many parts a gradient comes in there."""
+    dtype = shapes.stored_as.get(side, torch.float32)
+    return dtype, 1 if dtype == torch.float32 else GRADIENT_PARTS
 
 
 def _read(shapes: LossShapes, at: Side, head: Side) -> int:
@@ -118,7 +137,7 @@ def _projected_products(shapes: LossShapes, space: Space, passes: int) -> tuple[
     if space.projector is None:
         # The teacher's logits are constants; the student's, where the teacher's positions are, are not.
         once = _read(shapes, side, other)
-        return passes * once, 2 * once if other == "student" else 0
+        return passes * once, 2 * _operands(shapes, other)[1] * once if other == "student" else 0
     of_space = Shapes(
         rows=shapes.scored[side],
         source=shapes.widths[other],
@@ -126,10 +145,16 @@ def _projected_products(shapes: LossShapes, space: Space, passes: int) -> tuple[
         vocabulary=shapes.vocabularies[side],
     )
     learner: Learner = "projection" if shapes.projections_learn else "states" if other == "student" else "nothing"
-    budget = shapes.engine.budget_bytes() if isinstance(shapes.engine, Tiled) else 0
-    way = of_space.cheapest(learner, budget / 2 / ITEMSIZE)
+    budget = shapes.engine.budget_bytes(shapes.accelerator_memory) if isinstance(shapes.engine, Tiled) else 0
+    _, parts = _operands(shapes, side)
+    way: Way = "apart" if parts > 1 else of_space.cheapest(learner, budget / 2 / ITEMSIZE)
     forward = of_space.multiplications(way, "nothing")
-    return 2 * passes * forward, 2 * (of_space.multiplications(way, learner) - forward)
+    backward = of_space.multiplications(way, learner) - forward
+    if parts > 1:
+        once = _read(shapes, side, side) // 2
+        forward += (EXACT_PARTS - 1) * once
+        backward += (parts - 1) * once if learner != "nothing" else 0
+    return 2 * passes * forward, 2 * backward
 
 
 def _counts_first(shapes: LossShapes, side: Side) -> bool:

@@ -70,8 +70,8 @@ class StatedDevice:
     Args:
         name: what it is called.
         memory: bytes.
-        flops: a second, of products in the models' precision.
-        float32_flops: a second, of products in float32, in which the loss computes.
+        flops: a second, of products in the models' precision, and of the loss's with a bfloat16 head.
+        float32_flops: a second, of products in float32, which are the loss's others.
         memory_bandwidth: bytes a second.
         bandwidth: bytes a second that each device sends to others.
         efficiency: the share of both peaks that products reach; of the memory's bandwidth 0.7 is taken.
@@ -121,9 +121,9 @@ class StatedDevice:
         """Return how it is known, in words."""
         return (
             f"time: {self.name} as stated by its maker: {self.flops / 1e12:,.0f} TFLOP/s in the models' precision and "
-            f"{self.float32_flops / 1e12:,.0f} in float32, in which the loss computes, of which products reach "
-            f"{self.efficiency:.0%}; {self.memory_bandwidth / 1e12:.2f} TB/s of memory, of which all else reaches "
-            f"{REACHED:.0%}"
+            f"{self.float32_flops / 1e12:,.0f} in float32, in which the loss multiplies what is not bfloat16; products "
+            f"reach {self.efficiency:.0%} of it; {self.memory_bandwidth / 1e12:.2f} TB/s of memory, of which all else "
+            f"reaches {REACHED:.0%}"
         )
 
 

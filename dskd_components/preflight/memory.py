@@ -26,7 +26,7 @@ ITEMSIZE: Final = 4
 """Bytes of a number in the loss, which computes in float32."""
 
 BLOCK_SHARE: Final = 4
-"""One part in so many of a budget is the most that operations on a block of logits hold."""
+"""One part in so many of a budget is the most that operations on a block of logits hold on a CPU."""
 
 BLOCK_BYTES: Final = 2**25
 """The most that they hold on a CPU, where blocks are kept small."""
@@ -191,7 +191,8 @@ def engine_bytes(
     if not isinstance(engine, Tiled):
         return [streams * logits * EAGER_TENSORS for streams, logits in sides]
     budget = engine.budget_bytes(accelerator_memory)
-    blocks = min(budget // BLOCK_SHARE, BLOCK_BYTES) if on_cpu else budget // BLOCK_SHARE
+    # On an accelerator blocks take what a tile leaves.
+    blocks = min(budget // BLOCK_SHARE, BLOCK_BYTES) if on_cpu else budget
     # A tile of all scored rows, and the operations on a block of it.
     return [min(streams * logits + min(logits * BLOCK_TENSORS, blocks), budget) for streams, logits in sides]
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 import torch
 
+from dskd_components.engines.tiled import Tiled
 from dskd_components.engines.work import products_of
 from dskd_components.preflight.operations import Operand, Product, Work, counting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from dskd_components.engines.work import LossShapes
     from dskd_components.models.states import Side
     from dskd_components.preflight.device import Device
     from dskd_components.preflight.plan_pair import PlannedPair
+    from dskd_components.preflight.traced import TracedModel
 
 TILE_ROWS: Final = 256
 """Rows of the product that stands for those of a loss."""
@@ -73,11 +77,11 @@ class PlannedTime:
         found = dict.fromkeys((name for _, name in names), 0.0)
         done: dict[Side, int] = {}
         before = dict.fromkeys(("student", "teacher"), 0.0)
-        for term in products_of(self.pair.shapes):
+        for term in products_of(self._shapes):
             done[term.side] = done.get(term.side, 0) + 1
             compared = self._compared(term.side, done[term.side])
-            read = Product(1, TILE_ROWS, term.width, HEAD_ROWS, torch.float32)
-            back = Product(1, TILE_ROWS, HEAD_ROWS, term.width, torch.float32)
+            read = Product(1, TILE_ROWS, term.width, HEAD_ROWS, term.dtype)
+            back = Product(1, TILE_ROWS, HEAD_ROWS, term.width, term.dtype)
             products = self.device.product_seconds(term.forward, read) + self.device.product_seconds(
                 term.backward, back
             )
@@ -87,6 +91,20 @@ class PlannedTime:
         if self.pair.attends:
             found[f"loss: {names[-1][1].removeprefix('loss: ')}"] += self._attention_seconds()
         return found
+
+    @property
+    def _shapes(self) -> LossShapes:
+        """The shapes of the loss, and how this device makes its products."""
+        pair, engine = self.pair, self.pair.spec.engine
+        if self.device.on_cpu or not isinstance(engine, Tiled):
+            return pair.shapes
+        sides: dict[Side, TracedModel] = {"student": pair.student, "teacher": pair.teacher}
+        reads = engine.products != "torch"
+        return replace(
+            pair.shapes,
+            stored_as={side: model.dtype for side, model in sides.items() if reads and model.dtype == torch.bfloat16},
+            accelerator_memory=self.device.memory,
+        )
 
     def _compared(self, side: Side, terms: int) -> float:
         """Return how long a side's rows of logits take to be compared, by its first terms."""

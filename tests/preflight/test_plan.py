@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import warnings
 from dataclasses import replace
@@ -29,8 +30,11 @@ from dskd_components.preflight.plan_step import plan_step, plan_traced
 from dskd_components.preflight.sharding import Sharding, TeacherPlace, require_sharding
 from dskd_components.preflight.traced import trace
 from tests.helpers.correct_components import LearnedScale, LearnedSpans, SpaceWithModule, SpanLikelihood
+from tests.helpers.half_kernels import HalfKernels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dskd_components.preflight.device import Device
 
 SIZES = {"student": (24, 2, 400), "teacher": (40, 3, 600)}
@@ -200,22 +204,47 @@ def test_fused_attention_keeps_no_scores() -> None:
     assert kept[1] - kept[0] == pytest.approx(scores, rel=0.02)
 
 
-@pytest.mark.parametrize("spaces", [["student", "teacher"], ["student"], ["teacher"], ["shared_vocabulary"]])
+SPACES = [["student", "teacher"], ["student"], ["teacher"], ["shared_vocabulary"]]
+
+
+@pytest.mark.parametrize("spaces", SPACES)
 def test_the_products_of_the_loss_are_those_of_a_step(spaces: list[str]) -> None:
-    spec = DSKDSpec(engine="eager", spaces=spaces, t2s_projector=LINEAR, s2t_projector=LINEAR)
+    shapes, step = a_loss(spaces, "eager", torch.float32)
+    with FlopCounterMode(display=False) as counted:
+        step()
+    stated = sum(term.forward + term.backward for term in products_of(shapes))
+    # The gradient to the teacher's states, which nobody takes, is the only difference.
+    assert stated == pytest.approx(counted.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("spaces", SPACES)
+def test_products_as_stored_come_in_as_many_parts_as_are_stated(spaces: list[str]) -> None:
+    shapes, step = a_loss(spaces, "tiled", torch.bfloat16)
+    shapes = replace(shapes, stored_as=dict.fromkeys(("student", "teacher"), torch.bfloat16))
+    with HalfKernels() as kernels:
+        step()
+    terms = list(products_of(shapes))
+    assert {term.dtype for term in terms} == {torch.bfloat16}
+    made = sum(2 * math.prod(product.shape) for product in kernels.products)
+    # Projections, which are few, are in float32.
+    assert sum(term.forward + term.backward for term in terms) == pytest.approx(made, rel=0.03)
+
+
+def a_loss(
+    spaces: list[str], engine: Literal["eager", "tiled"], dtype: torch.dtype
+) -> tuple[LossShapes, Callable[[], None]]:
+    spec = DSKDSpec(engine=engine, spaces=spaces, t2s_projector=LINEAR, s2t_projector=LINEAR)
     widths, vocabulary, shape = {"student": 12, "teacher": 20}, 900, (2, 16)
     loss_fn = DSKDLoss(spec, student_hidden_size=12, teacher_hidden_size=20)
     targets = torch.randint(vocabulary, shape)
     states = {
         side: LMStates(
-            hidden_states=torch.randn(*shape, width, requires_grad=True),
+            hidden_states=torch.randn(*shape, width, dtype=dtype, requires_grad=True),
             targets=targets,
-            head=Head(torch.randn(vocabulary, width, requires_grad=side == "student")),
+            head=Head(torch.randn(vocabulary, width, dtype=dtype, requires_grad=side == "student")),
         )
         for side, width in widths.items()
     }
-    with FlopCounterMode(display=False) as counted:
-        loss_fn(states["student"], states["teacher"]).loss.backward()
     shapes = LossShapes(
         spaces=spec.spaces,
         measure=spec.measure,
@@ -224,9 +253,16 @@ def test_the_products_of_the_loss_are_those_of_a_step(spaces: list[str]) -> None
         widths=widths,  # type: ignore[arg-type]
         vocabularies=dict.fromkeys(("student", "teacher"), vocabulary),
     )
-    stated = sum(term.forward + term.backward for term in products_of(shapes))
-    # The gradient to the teacher's states, which nobody takes, is the only difference.
-    assert stated == pytest.approx(counted.get_total_flops(), rel=0.02)
+    return shapes, lambda: loss_fn(states["student"], states["teacher"]).loss.backward()
+
+
+def test_a_bfloat16_head_is_fast_where_products_are_made_as_stored() -> None:
+    models = Models(*(on_meta(side, dtype=torch.bfloat16) for side in ("student", "teacher")))
+    found = {}
+    for products in ("fastest", "torch"):
+        plan = planned(models, spec=SPEC.replace(engine={"name": "tiled", "products": products}))
+        found[products] = sum(part.seconds for part in plan.parts if part.component.startswith("loss: "))
+    assert found["fastest"] < found["torch"]
 
 
 def test_a_step_takes_the_memory_that_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
