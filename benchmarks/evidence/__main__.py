@@ -27,7 +27,8 @@ from benchmarks.evidence.arms import HEADLINE, ORDER, arms_of
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.journal import dev_scores, journals
 from benchmarks.evidence.meaning import meaning
-from benchmarks.evidence.page import draw_curves, draw_gains, fill
+from benchmarks.evidence.page import fill
+from benchmarks.evidence.pictures import draw_all
 from benchmarks.evidence.plan import Plan, vocabularies
 from benchmarks.evidence.pool import Pool, Setup, alone_in, one_run
 from benchmarks.evidence.prepare import prepare, store_teacher
@@ -175,12 +176,11 @@ def report(bench: Bench, order: Order, checkout: Path | None) -> None:
         order: which arms there are to be.
         checkout: where the page is; None: all is written to the folder.
     """
-    found = results(bench, order) | {"meaning": bench.read("meaning.json")}
+    found = results(bench, order)
     images = _images(bench.folder, checkout)
     file = bench.folder / "report" / "evidence.json" if checkout is None else checkout / PUBLISHED["json"]
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw_gains(found, images / "evidence_gains.png")
-    draw_curves(found, images / "evidence_curves.png")
+    draw_all(found, images)
     if checkout is not None:
         fill(checkout / PUBLISHED["page"], found)
 

@@ -2,105 +2,179 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
+from dataclasses import asdict, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from benchmarks.evidence.arms import ORDER, arms_of
 from benchmarks.evidence.journal import dev_scores, journals
-from benchmarks.evidence.plan import SETTINGS
+from benchmarks.evidence.plan import SETTINGS, vocabularies
 from benchmarks.evidence.queue import best_rate, next_rates, rates_tried
+from benchmarks.evidence.search import ranking
+from benchmarks.evidence.times import FILE, costs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from benchmarks.evidence.bench import Bench
     from benchmarks.evidence.data import Text
-    from benchmarks.evidence.journal import Journal
+    from benchmarks.evidence.journal import Journal, Row
     from benchmarks.evidence.plan import Plan, Run, SettingName
     from benchmarks.evidence.queue import Order
 
 DRAWS: Final = 4000
 """Of the bootstrap."""
 
-REFERENCES: Final = ("ce", "vanilla-kd")
-"""Arms that others are compared with."""
+RECOMMENDED: Final = ("recommended", "best")
+"""How names of arms begin that are compared with all rivals."""
+
+RIVALS: Final = {
+    "one": ("ce", "ce-longer", "vanilla-kd", "dskd", "dskd-v2"),
+    "two": ("ce", "ce-longer", "uld", "uld-hybrid", "min-edit", "dskd-cma"),
+}
+"""What others offer, by vocabularies."""
 
 
 def results(bench: Bench, order: Order = ORDER) -> dict[str, Any]:
-    """Return all that the runs have found.
+    """Return all that the runs have found, of what is in the folder. Models are not needed.
 
     Args:
-        bench: the folder.
+        bench: the folder; its ``plan.json`` is the plan.
         order: which arms there are to be.
+
+    Raises:
+        SystemExit: there is nothing to report.
     """
-    found = journals(bench.folder / "runs")
-    finished = dev_scores(found)
-    first = next(iter(found.values())).rows[0] if found else {}
+    found, searches = journals(bench.folder / "runs"), journals(bench.folder / "search")
+    plan = _plan(bench)
+    if not found and not searches and bench.read("plan.json") is None:
+        raise SystemExit(
+            f"{bench.folder}: expected what runs write, runs/*.jsonl, search/*.jsonl, plan.json, and found none of it. "
+            "Unpack the file of --pack there, or give another --folder."
+        )
+    finished, searched = dev_scores(found), dev_scores(searches)
+    # Intervals are over documents: which text is of which document only this file says.
+    texts = bench.texts["test"] if (bench.folder / "texts.json").is_file() else None
+    of_costs = costs(bench.read(FILE))
     return {
-        "machine": first.get("machine"),
-        "threads": first.get("threads"),
-        "versions": first.get("versions"),
-        "plan": first.get("plan"),
-        "runs": len(finished),
-        "training hours": sum(journal.end["seconds"] for journal in found.values() if journal.end) / 3600,
+        "plan": bench.read("plan.json") or asdict(plan),
+        "made on": _made_on(found),
+        "searched on": _made_on(searches),
         "baselines": bench.read("baselines.json") or {},
-        "settings": {setting: _setting(bench, setting, order, found, finished) for setting in SETTINGS},
+        "costs": of_costs,
+        "intervals": texts is not None,
+        "settings": {setting: _setting(plan, setting, order, found, finished, texts) for setting in SETTINGS},
+        "search": [_numbers(row) for row in ranking(searched, plan)],
+        "meaning": bench.read("meaning.json") or {},
     }
 
 
+def _plan(bench: Bench) -> Plan:
+    """Return the plan of the folder, or the one of today where it says nothing."""
+    kept = bench.read("plan.json") or {}
+    known = {name.name for name in fields(bench.plan)} & kept.keys()
+    return replace(bench.plan, **{name: kept[name] for name in known})
+
+
+def _made_on(found: Mapping[Run, Journal]) -> list[dict[str, Any]]:
+    """Return by machine how many runs are finished, how long they took, summed up, and with which versions."""
+    rows: dict[str, dict[str, Any]] = {}
+    for journal in found.values():
+        if journal.end is not None:
+            start = journal.rows[0]
+            row = rows.setdefault(
+                start.get("machine", "an unknown machine"),
+                {"runs": 0, "hours": 0.0, "threads": start.get("threads"), "versions": start.get("versions", {})},
+            )
+            row["runs"] += 1
+            row["hours"] += journal.end["seconds"] / 3600
+    return [{"machine": machine, **row} for machine, row in sorted(rows.items())]
+
+
 def _setting(
-    bench: Bench, setting: SettingName, order: Order, found: Mapping[Run, Journal], finished: Mapping[Run, float]
+    plan: Plan,
+    setting: SettingName,
+    order: Order,
+    found: Mapping[Run, Journal],
+    finished: Mapping[Run, float],
+    texts: Sequence[Text] | None,
 ) -> dict[str, Any]:
-    plan = bench.plan
     names = [arm for name, arms in order if name == setting for arm in arms]
-    described, texts_of_arms = {}, {}
-    for arm in (name for name in arms_of(setting) if name in names):
+    begun = Counter(run.arm for run in finished if run.setting == setting)
+    described, well = {}, {}
+    for arm in dict.fromkeys((*names, *begun)):
         tried = rates_tried(finished, setting, arm, plan)
         if not tried:
             continue
         rate = best_rate(finished, setting, arm, plan)
         runs = [run for run in finished if (run.setting, run.arm, run.lr) == (setting, arm, rate)]
         own = {run.seed: found[run] for run in sorted(runs, key=lambda run: run.seed)}
-        described[arm] = _arm(arms_of(setting)[arm].title, rate, tried, own, plan)
+        known = arms_of(setting).get(arm)
+        described[arm] = _arm(arm if known is None else known.title, rate, tried, own, plan)
         described[arm]["tuned"] = not next_rates(tried, plan.first_lr[setting], plan.farthest)
-        texts_of_arms[arm] = {seed: journal.end["nats"] for seed, journal in own.items() if journal.end}
+        described[arm]["recommended"] = arm.startswith(RECOMMENDED)
+        well[arm] = {seed: end for seed, journal in own.items() if (end := _went_well(journal))}
     for arm, description in described.items():
+        rivals = RIVALS[vocabularies(setting)] if description["recommended"] else ("ce",)
         description["minus"] = {
-            reference: paired(texts_of_arms[arm], texts_of_arms[reference], bench.texts["test"])
-            for reference in REFERENCES
-            if reference in described and reference != arm and texts_of_arms[arm].keys() & texts_of_arms[reference]
+            rival: _minus(well[arm], well[rival], texts)
+            for rival in rivals
+            if rival in described and rival != arm and well[arm].keys() & well[rival]
         }
-    return {"arms": described, "not begun": [name for name in names if name not in described]}
+    seen = plan.length(setting) * plan.batch_size
+    return {
+        "vocabularies": vocabularies(setting),
+        "texts": min(plan.texts[setting], seen),
+        "times over": max(1.0, seen / plan.texts[setting]),
+        "arms": described,
+        "not begun": [name for name in names if name not in described],
+    }
+
+
+def _went_well(journal: Journal) -> Row | None:
+    """Return the last row of a run that is finished, and not given up."""
+    end = journal.end
+    return end if end is not None and math.isfinite(end["nats_per_byte"]) else None
+
+
+def _minus(ours: Mapping[int, Row], theirs: Mapping[int, Row], texts: Sequence[Text] | None) -> dict[str, Any]:
+    """Return the difference of two arms; without the texts there is no interval."""
+    if texts is not None:
+        return paired(*({seed: end["nats"] for seed, end in ends.items()} for ends in (ours, theirs)), texts)
+    return _summary(
+        {seed: ours[seed]["nats_per_byte"] - theirs[seed]["nats_per_byte"] for seed in ours if seed in theirs}
+    )
 
 
 def _arm(
     title: str, rate: float, tried: Mapping[float, float], own: Mapping[int, Journal], plan: Plan
 ) -> dict[str, Any]:
-    ends = {seed: journal.end for seed, journal in own.items() if journal.end}
+    ends = {seed: journal.end for seed, journal in own.items() if journal.end is not None}
+    well = {seed: end for seed, end in ends.items() if math.isfinite(end["nats_per_byte"])}
     return {
         "title": title,
         "lr": rate,
-        "rates": {f"{lr:g}": score for lr, score in sorted(tried.items())},
+        "rates": {f"{lr:g}": _number(score) for lr, score in sorted(tried.items())},
         "seeds missing": [seed for seed in plan.seeds if seed not in ends],
-        "test": {str(seed): end["nats_per_byte"] for seed, end in ends.items()},
-        "mean": statistics.fmean(end["nats_per_byte"] for end in ends.values()),
-        "accuracy": statistics.fmean(end["accuracy"] for end in ends.values()),
-        "seconds a step": statistics.median(
-            row["seconds"] for journal in own.values() for row in journal.rows if row["kind"] == "step"
-        ),
-        "seconds": statistics.fmean(end["seconds"] for end in ends.values()),
+        "given up": sorted(ends.keys() - well),
+        "test": {str(seed): end["nats_per_byte"] for seed, end in well.items()},
+        "mean": statistics.fmean(end["nats_per_byte"] for end in well.values()) if well else None,
+        "accuracy": statistics.fmean(end["accuracy"] for end in well.values()) if well else None,
         "steps": next(iter(ends.values()))["step"],
         "dev": {
             str(seed): [
-                {name: row[name] for name in ("step", "seconds", "nats_per_byte", "accuracy")}
-                for row in journal.rows
+                {name: row[name] for name in ("step", "nats_per_byte", "accuracy")}
+                for row in own[seed].rows
                 if row["kind"] == "dev"
             ]
-            for seed, journal in own.items()
+            for seed in well
         },
-        "metrics": {str(seed): _last_metrics(journal) for seed, journal in own.items()},
+        "metrics": {str(seed): _last_metrics(own[seed]) for seed in well},
     }
 
 
@@ -110,6 +184,17 @@ def _last_metrics(journal: Journal) -> dict[str, float]:
     last = steps[-max(1, len(steps) // 10) :]
     names = [name for name in last[-1] if name not in ("kind", "step", "seconds")]
     return {name: statistics.fmean(row[name] for row in last if name in row) for name in names}
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the search as JSON can have it."""
+    rates = {rate: _number(score) for rate, score in row["rates"].items()}
+    return {**row, "dev": _number(row["dev"]), "minus ce": _number(row["minus ce"]), "rates": rates}
+
+
+def _number(value: float) -> float | None:
+    """Return a number, or None for a run whose loss was none any more."""
+    return value if math.isfinite(value) else None
 
 
 def paired(
@@ -136,17 +221,28 @@ def paired(
         [np.bincount(rows, weights=np.subtract(ours[seed], theirs[seed]), minlength=len(documents)) for seed in seeds]
     )
     each = found.sum(1) / sizes.sum()
-    generator = np.random.default_rng(0)
-    drawn_seeds = generator.integers(0, len(seeds), (DRAWS, len(seeds)))
-    drawn = generator.integers(0, len(documents), (DRAWS, len(documents)))
-    # How often each document was drawn, for all its texts at once.
-    times = np.stack([np.bincount(row, minlength=len(documents)) for row in drawn])
-    of_seeds = found[drawn_seeds].mean(1)
-    means = (of_seeds * times).sum(1) / (times @ sizes)
+    drawn_seeds, times = _draws(len(seeds), len(documents))
+    means = (found[drawn_seeds].mean(1) * times).sum(1) / (times @ sizes)
     return {
-        "mean": float(each.mean()),
-        "seeds": {str(seed): float(value) for seed, value in zip(seeds, each, strict=True)},
-        "from": float(each.min()),
-        "to": float(each.max()),
+        **_summary(dict(zip(seeds, each.tolist(), strict=True))),
         "interval": [float(edge) for edge in np.quantile(means, (0.025, 0.975))],
     }
+
+
+def _summary(each: Mapping[int, float]) -> dict[str, Any]:
+    return {
+        "mean": statistics.fmean(each.values()),
+        "seeds": {str(seed): value for seed, value in sorted(each.items())},
+        "from": min(each.values()),
+        "to": max(each.values()),
+        "interval": None,
+    }
+
+
+@lru_cache(maxsize=8)
+def _draws(seeds: int, documents: int) -> tuple[Any, Any]:
+    """Return which seeds each draw has, and how often each document, for all its texts at once."""
+    generator = np.random.default_rng(0)
+    drawn_seeds = generator.integers(0, seeds, (DRAWS, seeds))
+    drawn = generator.integers(0, documents, (DRAWS, documents))
+    return drawn_seeds, np.stack([np.bincount(row, minlength=documents) for row in drawn])

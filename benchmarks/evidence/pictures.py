@@ -1,0 +1,278 @@
+"""The pictures of the page of evidence."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from typing import TYPE_CHECKING, Any, Final
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.evidence.tables import BY_VOCABULARIES, SHORT, of_vocabularies, over_texts, title
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from benchmarks.evidence.tables import Found
+
+COLOURS: Final = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
+BETTER: Final = "#228833"
+WORSE: Final = "#EE6677"
+UNSURE: Final = "#888888"
+
+CURVES: Final = {"one": ("vanilla-kd", "dskd", "dskd-v2"), "two": ("uld-hybrid", "min-edit", "dskd-cma")}
+"""What stands in the picture of curves beside recommended arms."""
+
+WIDEST: Final = 3.0
+"""What is worse by more, in %, stands at the edge, with its number."""
+
+
+def draw_all(found: Found, images: Path) -> None:
+    """Draw what there is to draw; of what is not measured yet there is no picture.
+
+    Args:
+        found: the results.
+        images: the folder.
+    """
+    draw_gains(found, images / "evidence_gains.png")
+    draw_texts(found, images / "evidence_texts.png")
+    draw_curves(found, images / "evidence_curves.png")
+    for name in BY_VOCABULARIES:
+        draw_search(found, name, images / f"evidence_search_{name}.png")
+
+
+def draw_gains(found: Found, path: Path) -> None:
+    """Draw how much better or worse the arms of the two main settings are than cross entropy alone.
+
+    Args:
+        found: the results.
+        path: the PNG.
+    """
+    rows = {
+        name: sorted(
+            (arm for arm in found["settings"][name]["arms"].values() if "ce" in arm["minus"]),
+            key=lambda arm: -arm["minus"]["ce"]["mean"],
+        )
+        for name in BY_VOCABULARIES
+    }
+    rows = {name: arms for name, arms in rows.items() if arms}
+    if not rows:
+        return
+    heights = [len(arms) + 1 for arms in rows.values()]
+    figure = _figure(10.0, 0.3 * sum(heights) + 1.2 * len(rows))
+    for axes, (name, arms) in zip(_column(figure, heights), rows.items(), strict=True):
+        base = found["settings"][name]["arms"]["ce"]["mean"] / 100
+        for place, arm in enumerate(arms):
+            minus = arm["minus"]["ce"]
+            colour = BETTER if minus["to"] < 0 else WORSE if minus["from"] > 0 else UNSURE
+            if minus["interval"] is not None:
+                axes.plot([edge / base for edge in minus["interval"]], [place, place], color=colour, linewidth=1.5)
+            values = [value / base for value in minus["seeds"].values()]
+            axes.plot(values, [place] * len(values), "o", color=colour, markersize=4)
+            if min(values) > WIDEST:
+                _at_edge(axes, place, minus["mean"] / base)
+        _percent(axes, [value / base for arm in arms for value in arm["minus"]["ce"]["seeds"].values()])
+        _labels(axes, [_plain(arm["title"]) for arm in arms], [arm["recommended"] for arm in arms])
+        axes.set_title(f"{title(found['settings'][name])}: test loss minus that of cross entropy alone, %", fontsize=9)
+    figure.supxlabel("points: seeds; lines: 95 % over seeds and documents; green: better in every seed", fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def draw_texts(found: Found, path: Path) -> None:
+    """Draw what a teacher brings over the number of texts: the loss, and its difference to cross entropy alone.
+
+    Args:
+        found: the results.
+        path: the PNG.
+    """
+    columns = {
+        name: {key: of for key, of in of_vocabularies(found, name).items() if "ce" in of["arms"]}
+        for name in BY_VOCABULARIES
+    }
+    columns = {name: settings for name, settings in columns.items() if settings}
+    if not columns:
+        return
+    figure = _figure(5.5 * len(columns), 7.0)
+    grid = figure.subplots(2, len(columns), squeeze=False, height_ratios=(3, 2))
+    for (loss, gain), (name, settings) in zip(grid.T, columns.items(), strict=True):
+        for number, (arm, label) in enumerate(over_texts(found, name).items()):
+            points = [(of["texts"], of["arms"][arm]) for of in settings.values() if arm in of["arms"]]
+            points = [(texts, of) for texts, of in points if of["mean"] is not None]
+            colour = COLOURS[number % len(COLOURS)]
+            _with_range(loss, [(texts, list(of["test"].values())) for texts, of in points], colour, _plain(label))
+            against = [(texts, of) for texts, of in points if "ce" in of["minus"]]
+            _with_range(gain, [(texts, _percents(of)) for texts, of in against], colour, None)
+        loss.set_ylabel("test, nats a byte", fontsize=8)
+        loss.set_title(f"{BY_VOCABULARIES[name]}", fontsize=9)
+        loss.legend(fontsize=8)
+        gain.axhline(0, color="#000000", linewidth=0.8)
+        gain.set_ylabel("minus cross entropy alone, %", fontsize=8)
+        for axes in (loss, gain):
+            axes.set_xscale("log")
+            texts = sorted({of["texts"] for of in settings.values()})
+            axes.set_xticks(texts, [f"{each:,}" for each in texts], fontsize=8)
+            axes.set_xticks([], minor=True)
+            axes.grid(alpha=0.3)
+    figure.supxlabel("training texts; points: means over seeds, lines: their range", fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def draw_curves(found: Found, path: Path) -> None:
+    """Draw over the steps how much better or worse students are than those of cross entropy alone at that step.
+
+    Args:
+        found: the results.
+        path: the PNG.
+    """
+    columns = {
+        name: [of for of in of_vocabularies(found, name).values() if "ce" in of["arms"] and len(of["arms"]) > 1]
+        for name in BY_VOCABULARIES
+    }
+    columns = {name: settings for name, settings in columns.items() if settings}
+    if not columns:
+        return
+    height = max(map(len, columns.values()))
+    figure = _figure(5.5 * len(columns), 2.9 * height)
+    grid = figure.subplots(height, len(columns), squeeze=False)
+    for column, (name, settings) in zip(grid.T, columns.items(), strict=True):
+        arms = over_texts(found, name)
+        titles = {arm: of["title"] for setting in settings for arm, of in setting["arms"].items()}
+        arms |= {arm: SHORT.get(arm, titles[arm]) for arm in CURVES[name] if arm in titles}
+        colours = dict(zip(arms, COLOURS * len(arms), strict=False))
+        for axes in column[len(settings) :]:
+            axes.set_axis_off()
+        for axes, setting in zip(column, settings, strict=False):
+            _curves(axes, setting, {arm: label for arm, label in arms.items() if arm != "ce"}, colours)
+    figure.supxlabel("optimizer steps; lines: means over seeds, areas: their range", fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def _curves(axes: Axes, setting: Found, arms: Mapping[str, str], colours: Mapping[str, str]) -> None:
+    alone = setting["arms"]["ce"]["dev"]
+    base = {seed: {row["step"]: row["nats_per_byte"] for row in rows} for seed, rows in alone.items()}
+    shown: list[float] = []
+    for arm, label in arms.items():
+        of_seeds = setting["arms"].get(arm, {"dev": {}})["dev"]
+        points: dict[int, list[float]] = {}
+        for seed, rows in of_seeds.items():
+            for row in rows:
+                if row["step"] in base.get(seed, {}):
+                    ratio = row["nats_per_byte"] / base[seed][row["step"]]
+                    points.setdefault(row["step"], []).append(100 * (ratio - 1))
+        if points:
+            means = [statistics.fmean(values) for values in points.values()]
+            shown += [edge for values in points.values() for edge in values]
+            axes.plot(list(points), means, ".-", color=colours[arm], label=_plain(label), linewidth=1.3)
+            axes.fill_between(
+                list(points),
+                [min(values) for values in points.values()],
+                [max(values) for values in points.values()],
+                color=colours[arm],
+                alpha=0.15,
+                linewidth=0,
+            )
+    axes.axhline(0, color="#000000", linewidth=0.8)
+    if shown:
+        axes.set_ylim(max(-2 * WIDEST, min(shown)) - 0.3, min(2 * WIDEST, max(shown)) + 0.3)
+        axes.legend(fontsize=7)
+    losses = [row["nats_per_byte"] for row in next(iter(alone.values()), [])]
+    of_ce = f"; cross entropy alone: {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
+    axes.set_title(f"{title(setting)}{of_ce}", fontsize=8)
+    axes.set_ylabel("dev, minus cross entropy, %", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+
+
+def draw_search(found: Found, name: str, path: Path) -> None:
+    """Draw all that was tried on the dev texts, the best way at the top.
+
+    Args:
+        found: the results.
+        name: ``"one"`` or ``"two"`` vocabularies.
+        path: the PNG.
+    """
+    rows = [row for row in found["search"] if row["setting"] == name and row["minus ce"] is not None]
+    if not rows:
+        return
+    figure = _figure(9.0, 0.19 * len(rows) + 1.4)
+    axes = figure.subplots()
+    compared = found["settings"][name]["arms"].keys() | found["settings"][name]["not begun"]
+    values = [100 * row["minus ce"] / (row["dev"] - row["minus ce"]) for row in rows]
+    for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+        colour = BETTER if value < 0 else WORSE if value > 0 else UNSURE
+        face = colour if row["tuned"] else "#FFFFFF"
+        axes.plot([value], [place], "o", color=colour, markerfacecolor=face, markersize=5)
+        if value > WIDEST:
+            _at_edge(axes, place, value)
+    _percent(axes, values)
+    _labels(axes, [row["arm"] for row in rows], [row["arm"] in compared for row in rows])
+    axes.set_ylim(len(rows) - 0.3, -0.7)
+    axes.set_title(
+        f"{BY_VOCABULARIES[name]}: dev loss minus that of cross entropy alone, %, one seed\n"
+        "filled: the rate is tuned; bold: compared on test text, too",
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=100)
+
+
+def _percent(axes: Axes, values: Sequence[float]) -> None:
+    """Show differences in %, but not how much worse the worst are, which would squeeze all others."""
+    axes.axvline(0, color="#000000", linewidth=0.8)
+    low, high = min(*values, -0.1), min(max(*values, 0.1), WIDEST)
+    room = 0.06 * (high - low)
+    axes.set_xlim(low - room, high + room)
+    axes.grid(axis="x", alpha=0.3)
+    axes.tick_params(axis="x", labelsize=8)
+
+
+def _at_edge(axes: Axes, place: float, value: float) -> None:
+    axes.annotate(
+        f"{value:+.1f} \N{RIGHTWARDS ARROW}",
+        (1.0, place),
+        xycoords=("axes fraction", "data"),
+        xytext=(-3, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=7,
+        color=WORSE,
+    )
+
+
+def _labels(axes: Axes, names: Sequence[str], bold: Sequence[bool]) -> None:
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    for label, heavy in zip(axes.get_yticklabels(), bold, strict=True):
+        label.set_fontweight("bold" if heavy else "normal")
+
+
+def _percents(arm: Found) -> list[float]:
+    minus = arm["minus"]["ce"]
+    base = (arm["mean"] - minus["mean"]) / 100
+    return [value / base for value in minus["seeds"].values()]
+
+
+def _with_range(axes: Axes, points: Sequence[tuple[int, Sequence[float]]], colour: str, label: str | None) -> None:
+    """Draw means, and the range of the seeds."""
+    at = [texts for texts, _ in points]
+    axes.plot(at, [statistics.fmean(values) for _, values in points], "o-", color=colour, label=label, linewidth=1.5)
+    for texts, values in points:
+        axes.plot([texts, texts], [min(values), max(values)], color=colour, linewidth=1, alpha=0.7)
+
+
+def _plain(text: str) -> str:
+    """Return a title without marks, short enough for a label."""
+    return re.sub(r"[`*]", "", text)
+
+
+def _figure(width: float, height: float) -> Any:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _column(figure: Figure, heights: Sequence[int]) -> list[Axes]:
+    return list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
