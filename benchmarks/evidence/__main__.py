@@ -4,9 +4,9 @@
     python -m benchmarks.evidence all --quick --folder FOLDER
 
 Stages: `prepare` makes texts, tokenizers and models, `teacher` runs the teacher once, `runs` trains the students, as
-many as there is time for, and goes on where it was stopped, `meaning` looks at what projections keep, `report` writes
-tables and pictures of what is there. `toy` draws the paper's simulation and needs none of the others. `search`, which
-is not among `all`, tries more ways on the dev texts.
+many as there is time for, and goes on where it was stopped, `meaning` looks at what projections keep, `times` measures
+each arm's step alone, `report` writes tables and pictures of what is there, without models. `toy` draws the paper's
+simulation and needs none of the others. `search`, which is not among `all`, tries more ways on the dev texts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from benchmarks.evidence.prepare import prepare, store_teacher
 from benchmarks.evidence.queue import next_runs, remaining
 from benchmarks.evidence.results import results
 from benchmarks.evidence.search import listed, next_searched, ranking, with_best
+from benchmarks.evidence.times import measure_times
 from benchmarks.evidence.toy import Toy, simulate
 from benchmarks.evidence.toy import draw as draw_toy
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from benchmarks.evidence.plan import Run, SettingName
     from benchmarks.evidence.queue import Order
 
-STAGES = ("prepare", "teacher", "runs", "meaning", "report", "toy")
+STAGES = ("prepare", "teacher", "runs", "meaning", "times", "report", "toy")
 """What `all` stands for, in this order; `search` comes after `teacher`."""
 
 PUBLISHED = {
@@ -98,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pool=pools.get("runs"),
             until=until,
         )
-    if "meaning" in stages:
-        bench.write("meaning.json", meaning(bench))
+    _measure(bench, order, stages)
     if "report" in stages:
         report(bench, order, options.publish)
     if options.pack is not None:
@@ -168,6 +168,14 @@ def _pools(options: argparse.Namespace, plan: Plan, stages: Sequence[str]) -> di
     }
 
 
+def _measure(bench: Bench, order: Order, stages: Sequence[str]) -> None:
+    """Look at what projections keep, and at what steps cost."""
+    if "meaning" in stages:
+        bench.write("meaning.json", meaning(bench))
+    if "times" in stages:
+        measure_times(bench.folder, bench.plan, order, partial(print, flush=True))
+
+
 def report(bench: Bench, order: Order, checkout: Path | None) -> None:
     """Write results and pictures; in a checkout the page as well.
 
@@ -180,9 +188,9 @@ def report(bench: Bench, order: Order, checkout: Path | None) -> None:
     images = _images(bench.folder, checkout)
     file = bench.folder / "report" / "evidence.json" if checkout is None else checkout / PUBLISHED["json"]
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw_all(found, images)
+    drawn = draw_all(found, images)
     if checkout is not None:
-        fill(checkout / PUBLISHED["page"], found)
+        fill(checkout / PUBLISHED["page"], found, drawn)
 
 
 def _search(bench: Bench, console: Console, pool: Pool | None, until: float | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.evidence.tables import (
@@ -10,6 +11,7 @@ from benchmarks.evidence.tables import (
     costs_table,
     headline,
     markdown,
+    of_vocabularies,
     search_table,
     table,
     texts_table,
@@ -17,7 +19,7 @@ from benchmarks.evidence.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from benchmarks.evidence.tables import Found
@@ -79,7 +81,8 @@ def plan_facts(found: Found) -> str:
             f"{plan['first_lr'][name]:g}",
             f"{plan['projector_lr'][name]:g}",
         )
-        for name, of in found["settings"].items()
+        for vocabularies in BY_VOCABULARIES
+        for name, of in of_vocabularies(found, vocabularies).items()
     )
     return "\n".join(
         (
@@ -87,8 +90,8 @@ def plan_facts(found: Found) -> str:
             f"{plan['test_texts']} for comparing arms.",
             f"- Vocabularies of {plan['vocabulary']:,} tokens; layers {', '.join(map(str, plan['layers']))} of the "
             "teacher make the student.",
-            f"- A student with a tokenizer of its own is healed by {plan['heal_steps']:,} steps of "
-            f"{plan['batch_size']} texts, at a peak rate of {plan['heal_lr']:g}.",
+            f"- Students are healed by {plan['heal_steps']:,} steps of {plan['batch_size']} texts, at a peak rate of "
+            f"{plan['heal_lr']:g}.",
             f"- A run takes steps of {plan['batch_size']} texts. Rates rise over {100 * plan['warm_up']:g} % of the "
             "steps, then fall to zero.",
             f"- Seeds {', '.join(map(str, plan['seeds']))}" + (f"; {more} besides for some arms." if more else "."),
@@ -129,13 +132,23 @@ def state(found: Found) -> str:
     return "\n".join(lines)
 
 
-def places(found: Found) -> dict[str, str]:
+PICTURES: Final = {
+    "gains": ("evidence_gains.png",),
+    "texts": ("evidence_texts.png",),
+    "curves": ("evidence_curves.png",),
+    "search": ("evidence_search_one.png", "evidence_search_two.png"),
+}
+"""What stands in each place, where it was drawn."""
+
+
+def places(found: Found, drawn: Collection[str]) -> dict[str, str]:
     """Return what goes between the comments of the page, by their names.
 
     Args:
         found: the results.
+        drawn: the names of the pictures that there are.
     """
-    return {
+    tables = {
         "headline": headline(found),
         "texts": texts_table(found),
         **{f"table {name}": table(setting, found) for name, setting in found["settings"].items()},
@@ -145,26 +158,39 @@ def places(found: Found) -> dict[str, str]:
         **{f"meaning {name}": meaning_table(found["meaning"].get(name, {})) for name in BY_VOCABULARIES},
         "costs": costs_table(found),
     }
+    pictures = {
+        name: [f"![{name.capitalize()}](../images/{file})" for file in files if file in drawn]
+        for name, files in PICTURES.items()
+    }
+    return {
+        name: "\n\n".join((*pictures.get(name, ()), *([tables[name]] if name in tables else ())))
+        for name in (*tables, *(name for name in PICTURES if name not in tables))
+    }
 
 
-def fill(page: Path, found: Found) -> None:
-    """Write the tables into the page, between the comments ``<!-- NAME -->`` and ``<!-- end -->``.
+def fill(page: Path, found: Found, drawn: Collection[str]) -> None:
+    """Write tables and pictures into the page, between the comments ``<!-- NAME -->`` and ``<!-- end -->``.
 
     Args:
         page: the page.
         found: the results.
+        drawn: the names of the pictures that there are.
 
     Raises:
-        SystemExit: the page has no place for a table.
+        SystemExit: the page has no place for something.
     """
     text = page.read_text(encoding="utf-8")
-    for name, content in places(found).items():
+    for name, content in places(found, drawn).items():
         text, times = re.subn(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda match, content=content: f"{match[1]}\n{content}\n\n{match[2]}",
+            partial(_between, content),
             text,
             flags=re.DOTALL,
         )
         if not times:
             raise SystemExit(f"{page}: expected a place for '{name}': <!-- {name} --> and, below, <!-- end -->.")
     page.write_text(text, encoding="utf-8")
+
+
+def _between(content: str, match: re.Match[str]) -> str:
+    return f"{match[1]}\n{content}\n\n{match[2]}" if content else f"{match[1]}{match[2]}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import statistics
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks.evidence.tables import BY_VOCABULARIES, SHORT, of_vocabularies, over_texts, title
 
@@ -31,18 +33,26 @@ WIDEST: Final = 3.0
 """What is worse by more, in %, stands at the edge, with its number."""
 
 
-def draw_all(found: Found, images: Path) -> None:
+def draw_all(found: Found, images: Path) -> list[str]:
     """Draw what there is to draw; of what is not measured yet there is no picture.
 
     Args:
         found: the results.
         images: the folder.
+
+    Returns:
+        The names of the pictures.
     """
-    draw_gains(found, images / "evidence_gains.png")
-    draw_texts(found, images / "evidence_texts.png")
-    draw_curves(found, images / "evidence_curves.png")
-    for name in BY_VOCABULARIES:
-        draw_search(found, name, images / f"evidence_search_{name}.png")
+    pictures = {
+        "evidence_gains.png": draw_gains,
+        "evidence_texts.png": draw_texts,
+        "evidence_curves.png": draw_curves,
+        **{f"evidence_search_{name}.png": partial(draw_search, vocabularies=name) for name in BY_VOCABULARIES},
+    }
+    for name, draw in pictures.items():
+        (images / name).unlink(missing_ok=True)
+        draw(found, images / name)
+    return [name for name in pictures if (images / name).is_file()]
 
 
 def draw_gains(found: Found, path: Path) -> None:
@@ -107,7 +117,7 @@ def draw_texts(found: Found, path: Path) -> None:
             against = [(texts, of) for texts, of in points if "ce" in of["minus"]]
             _with_range(gain, [(texts, _percents(of)) for texts, of in against], colour, None)
         loss.set_ylabel("test, nats a byte", fontsize=8)
-        loss.set_title(f"{BY_VOCABULARIES[name]}", fontsize=9)
+        loss.set_title(BY_VOCABULARIES[name], fontsize=9)
         loss.legend(fontsize=8)
         gain.axhline(0, color="#000000", linewidth=0.8)
         gain.set_ylabel("minus cross entropy alone, %", fontsize=8)
@@ -117,6 +127,7 @@ def draw_texts(found: Found, path: Path) -> None:
             axes.set_xticks(texts, [f"{each:,}" for each in texts], fontsize=8)
             axes.set_xticks([], minor=True)
             axes.grid(alpha=0.3)
+            axes.tick_params(axis="y", labelsize=8)
     figure.supxlabel("training texts; points: means over seeds, lines: their range", fontsize=8)
     figure.savefig(path, dpi=100)
 
@@ -146,16 +157,22 @@ def draw_curves(found: Found, path: Path) -> None:
         for axes in column[len(settings) :]:
             axes.set_axis_off()
         for axes, setting in zip(column, settings, strict=False):
-            _curves(axes, setting, {arm: label for arm, label in arms.items() if arm != "ce"}, colours)
-    figure.supxlabel("optimizer steps; lines: means over seeds, areas: their range", fontsize=8)
+            _curves(axes, setting, [arm for arm in arms if arm != "ce"], colours)
+        lines = [Line2D([], [], color=colours[arm], label=_plain(label)) for arm, label in arms.items() if arm != "ce"]
+        column[0].legend(handles=lines, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.1))
+    figure.supxlabel(
+        f"optimizer steps; lines: means over seeds, areas: their range; what is worse by more than {2 * WIDEST:g} % "
+        "is not shown",
+        fontsize=8,
+    )
     figure.savefig(path, dpi=100)
 
 
-def _curves(axes: Axes, setting: Found, arms: Mapping[str, str], colours: Mapping[str, str]) -> None:
+def _curves(axes: Axes, setting: Found, arms: Sequence[str], colours: Mapping[str, str]) -> None:
     alone = setting["arms"]["ce"]["dev"]
     base = {seed: {row["step"]: row["nats_per_byte"] for row in rows} for seed, rows in alone.items()}
     shown: list[float] = []
-    for arm, label in arms.items():
+    for arm in arms:
         of_seeds = setting["arms"].get(arm, {"dev": {}})["dev"]
         points: dict[int, list[float]] = {}
         for seed, rows in of_seeds.items():
@@ -166,7 +183,7 @@ def _curves(axes: Axes, setting: Found, arms: Mapping[str, str], colours: Mappin
         if points:
             means = [statistics.fmean(values) for values in points.values()]
             shown += [edge for values in points.values() for edge in values]
-            axes.plot(list(points), means, ".-", color=colours[arm], label=_plain(label), linewidth=1.3)
+            axes.plot(list(points), means, ".-", color=colours[arm], linewidth=1.3)
             axes.fill_between(
                 list(points),
                 [min(values) for values in points.values()],
@@ -176,9 +193,8 @@ def _curves(axes: Axes, setting: Found, arms: Mapping[str, str], colours: Mappin
                 linewidth=0,
             )
     axes.axhline(0, color="#000000", linewidth=0.8)
-    if shown:
-        axes.set_ylim(max(-2 * WIDEST, min(shown)) - 0.3, min(2 * WIDEST, max(shown)) + 0.3)
-        axes.legend(fontsize=7)
+    low, high = max(-2 * WIDEST, min(shown, default=0.0)), min(2 * WIDEST, max(shown, default=0.0))
+    axes.set_ylim(min(low, 0.0) - 0.3, max(high, 0.0) + 0.3)
     losses = [row["nats_per_byte"] for row in next(iter(alone.values()), [])]
     of_ce = f"; cross entropy alone: {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
     axes.set_title(f"{title(setting)}{of_ce}", fontsize=8)
@@ -187,20 +203,20 @@ def _curves(axes: Axes, setting: Found, arms: Mapping[str, str], colours: Mappin
     axes.grid(alpha=0.3)
 
 
-def draw_search(found: Found, name: str, path: Path) -> None:
+def draw_search(found: Found, path: Path, *, vocabularies: str) -> None:
     """Draw all that was tried on the dev texts, the best way at the top.
 
     Args:
         found: the results.
-        name: ``"one"`` or ``"two"`` vocabularies.
         path: the PNG.
+        vocabularies: ``"one"`` or ``"two"``.
     """
-    rows = [row for row in found["search"] if row["setting"] == name and row["minus ce"] is not None]
+    rows = [row for row in found["search"] if row["setting"] == vocabularies and row["minus ce"] is not None]
     if not rows:
         return
     figure = _figure(9.0, 0.19 * len(rows) + 1.4)
     axes = figure.subplots()
-    compared = found["settings"][name]["arms"].keys() | found["settings"][name]["not begun"]
+    compared = found["settings"][vocabularies]["arms"].keys() | found["settings"][vocabularies]["not begun"]
     values = [100 * row["minus ce"] / (row["dev"] - row["minus ce"]) for row in rows]
     for place, (row, value) in enumerate(zip(rows, values, strict=True)):
         colour = BETTER if value < 0 else WORSE if value > 0 else UNSURE
@@ -209,10 +225,10 @@ def draw_search(found: Found, name: str, path: Path) -> None:
         if value > WIDEST:
             _at_edge(axes, place, value)
     _percent(axes, values)
-    _labels(axes, [row["arm"] for row in rows], [row["arm"] in compared for row in rows])
+    _labels(axes, [row["title"] for row in rows], [row["arm"] in compared for row in rows])
     axes.set_ylim(len(rows) - 0.3, -0.7)
     axes.set_title(
-        f"{BY_VOCABULARIES[name]}: dev loss minus that of cross entropy alone, %, one seed\n"
+        f"{BY_VOCABULARIES[vocabularies]}: dev loss minus that of cross entropy alone, %, one seed\n"
         "filled: the rate is tuned; bold: compared on test text, too",
         fontsize=9,
     )
@@ -258,7 +274,15 @@ def _percents(arm: Found) -> list[float]:
 def _with_range(axes: Axes, points: Sequence[tuple[int, Sequence[float]]], colour: str, label: str | None) -> None:
     """Draw means, and the range of the seeds."""
     at = [texts for texts, _ in points]
-    axes.plot(at, [statistics.fmean(values) for _, values in points], "o-", color=colour, label=label, linewidth=1.5)
+    axes.plot(
+        at,
+        [statistics.fmean(values) for _, values in points],
+        "o-",
+        color=colour,
+        label=label,
+        linewidth=1.5,
+        markersize=4,
+    )
     for texts, values in points:
         axes.plot([texts, texts], [min(values), max(values)], color=colour, linewidth=1, alpha=0.7)
 

@@ -197,6 +197,9 @@ def _work(setup: Setup, pipe: Connection) -> None:
         except (EOFError, OSError):
             return
         with _at_work(setup.folder):
+            # A parent that was killed meanwhile has a successor, which may do this run itself once the lock is free.
+            if not parent.is_alive():
+                return
             answer: tuple[float | None, str]
             try:
                 answer = one_run(bench, run, watch)

@@ -15,7 +15,7 @@ from benchmarks.evidence.arms import ORDER, arms_of
 from benchmarks.evidence.journal import dev_scores, journals
 from benchmarks.evidence.plan import SETTINGS, vocabularies
 from benchmarks.evidence.queue import best_rate, next_rates, rates_tried
-from benchmarks.evidence.search import ranking
+from benchmarks.evidence.search import ranking, searched
 from benchmarks.evidence.times import FILE, costs
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ DRAWS: Final = 4000
 """Of the bootstrap."""
 
 RECOMMENDED: Final = ("recommended", "best")
-"""How names of arms begin that are compared with all rivals."""
+"""How names of arms begin that are compared with all rivals; those that the search has found are, too."""
 
 RIVALS: Final = {
     "one": ("ce", "ce-longer", "vanilla-kd", "dskd", "dskd-v2"),
@@ -57,19 +57,19 @@ def results(bench: Bench, order: Order = ORDER) -> dict[str, Any]:
             f"{bench.folder}: expected what runs write, runs/*.jsonl, search/*.jsonl, plan.json, and found none of it. "
             "Unpack the file of --pack there, or give another --folder."
         )
-    finished, searched = dev_scores(found), dev_scores(searches)
+    finished, scores = dev_scores(found), dev_scores(searches)
     # Intervals are over documents: which text is of which document only this file says.
     texts = bench.texts["test"] if (bench.folder / "texts.json").is_file() else None
     of_costs = costs(bench.read(FILE))
     return {
-        "plan": bench.read("plan.json") or asdict(plan),
+        "plan": asdict(plan),
         "made on": _made_on(found),
         "searched on": _made_on(searches),
         "baselines": bench.read("baselines.json") or {},
         "costs": of_costs,
         "intervals": texts is not None,
         "settings": {setting: _setting(plan, setting, order, found, finished, texts) for setting in SETTINGS},
-        "search": [_numbers(row) for row in ranking(searched, plan)],
+        "search": [_numbers(row) for row in ranking(scores, plan)],
         "meaning": bench.read("meaning.json") or {},
     }
 
@@ -77,8 +77,12 @@ def results(bench: Bench, order: Order = ORDER) -> dict[str, Any]:
 def _plan(bench: Bench) -> Plan:
     """Return the plan of the folder, or the one of today where it says nothing."""
     kept = bench.read("plan.json") or {}
-    known = {name.name for name in fields(bench.plan)} & kept.keys()
-    return replace(bench.plan, **{name: kept[name] for name in known})
+    changed: dict[str, Any] = {}
+    for name in {field.name for field in fields(bench.plan)} & kept.keys():
+        own = getattr(bench.plan, name)
+        # A plan of before has no number for settings of today.
+        changed[name] = {**own, **kept[name]} if isinstance(own, dict) else kept[name]
+    return replace(bench.plan, **changed)
 
 
 def _made_on(found: Mapping[Run, Journal]) -> list[dict[str, Any]]:
@@ -114,10 +118,9 @@ def _setting(
         rate = best_rate(finished, setting, arm, plan)
         runs = [run for run in finished if (run.setting, run.arm, run.lr) == (setting, arm, rate)]
         own = {run.seed: found[run] for run in sorted(runs, key=lambda run: run.seed)}
-        known = arms_of(setting).get(arm)
-        described[arm] = _arm(arm if known is None else known.title, rate, tried, own, plan)
+        described[arm] = _arm(_title(setting, arm), rate, tried, own, plan)
         described[arm]["tuned"] = not next_rates(tried, plan.first_lr[setting], plan.farthest)
-        described[arm]["recommended"] = arm.startswith(RECOMMENDED)
+        described[arm]["recommended"] = arm.startswith(RECOMMENDED) or arm not in arms_of(setting)
         well[arm] = {seed: end for seed, journal in own.items() if (end := _went_well(journal))}
     for arm, description in described.items():
         rivals = RIVALS[vocabularies(setting)] if description["recommended"] else ("ce",)
@@ -136,6 +139,12 @@ def _setting(
     }
 
 
+def _title(setting: SettingName, arm: str) -> str:
+    if arm in arms_of(setting):
+        return arms_of(setting)[arm].title
+    return f"`{searched(setting)[arm].title}`, of the search" if arm in searched(setting) else f"`{arm}`"
+
+
 def _went_well(journal: Journal) -> Row | None:
     """Return the last row of a run that is finished, and not given up."""
     end = journal.end
@@ -145,7 +154,8 @@ def _went_well(journal: Journal) -> Row | None:
 def _minus(ours: Mapping[int, Row], theirs: Mapping[int, Row], texts: Sequence[Text] | None) -> dict[str, Any]:
     """Return the difference of two arms; without the texts there is no interval."""
     if texts is not None:
-        return paired(*({seed: end["nats"] for seed, end in ends.items()} for ends in (ours, theirs)), texts)
+        own, other = ({seed: end["nats"] for seed, end in ends.items()} for ends in (ours, theirs))
+        return paired(own, other, texts)
     return _summary(
         {seed: ours[seed]["nats_per_byte"] - theirs[seed]["nats_per_byte"] for seed in ours if seed in theirs}
     )
@@ -189,7 +199,9 @@ def _last_metrics(journal: Journal) -> dict[str, float]:
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the search as JSON can have it."""
     rates = {rate: _number(score) for rate, score in row["rates"].items()}
-    return {**row, "dev": _number(row["dev"]), "minus ce": _number(row["minus ce"]), "rates": rates}
+    arms = searched(row["setting"])
+    name = arms[row["arm"]].title if row["arm"] in arms else row["arm"]
+    return {**row, "title": name, "dev": _number(row["dev"]), "minus ce": _number(row["minus ce"]), "rates": rates}
 
 
 def _number(value: float) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.evidence.results import RECOMMENDED, RIVALS
+from benchmarks.evidence.results import RIVALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ BY_VOCABULARIES: Final = {"one": "One vocabulary", "two": "Two vocabularies"}
 
 SHORT: Final = {
     "ce": "cross entropy alone",
-    "ce-longer": "the same, 1.5 times the steps",
+    "ce-longer": "cross entropy alone, 1.5 times the steps",
     "vanilla-kd": "vanilla KD",
     "dskd": "DSKD as published",
     "dskd-v2": "DSKD v2 as published",
@@ -26,11 +27,8 @@ SHORT: Final = {
 }
 """Rivals, for the heads of columns."""
 
-OVER_TEXTS: Final = {"one": ("ce", "vanilla-kd"), "two": ("ce", "uld-hybrid")}
+OVER_TEXTS: Final = {"one": ("ce", "vanilla-kd", "dskd-heads"), "two": ("ce", "uld-hybrid", "exact-heads")}
 """What stands beside recommended arms where the number of texts changes."""
-
-UNTIL_RECOMMENDED: Final = {"one": ("dskd-heads",), "two": ("exact-heads",)}
-"""What stands for recommended arms where there is none yet."""
 
 BEST: Final = 10
 """How many ways of the search the page lists."""
@@ -67,9 +65,11 @@ def over_texts(found: Found, vocabularies: str) -> dict[str, str]:
     """
     settings = of_vocabularies(found, vocabularies).values()
     titles = {arm: of["title"] for setting in settings for arm, of in setting["arms"].items()}
-    recommended = [arm for arm in titles if arm.startswith(RECOMMENDED)] or UNTIL_RECOMMENDED[vocabularies]
-    shown = (*OVER_TEXTS[vocabularies], *recommended)
-    return {arm: SHORT.get(arm, titles[arm]) for arm in shown if arm in titles}
+    times = Counter(arm for setting in settings for arm, of in setting["arms"].items() if of["recommended"])
+    most = max(times.values(), default=0)
+    # Those that only the main setting has would be points without a line.
+    recommended = [arm for arm, count in times.items() if count > 1 or most == 1]
+    return {arm: SHORT.get(arm, titles[arm]) for arm in (*OVER_TEXTS[vocabularies], *recommended) if arm in titles}
 
 
 def headline(found: Found) -> str:
@@ -241,7 +241,7 @@ def search_table(found: Found) -> str:
                 ("way", "dev, minus cross entropy alone", "rate", "rates tried"),
                 (
                     (
-                        f"`{row['arm']}`",
+                        f"`{row['title']}`",
                         f"{row['minus ce']:+.4f}",
                         f"{row['lr']:.2g}" + "*" * (not row["tuned"]),
                         str(len(row["rates"])),

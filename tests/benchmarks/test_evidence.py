@@ -6,13 +6,22 @@ import contextlib
 import io
 import json
 import math
+import os
+import re
+import shutil
+import signal
+import tarfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.evidence.__main__ import main
+from benchmarks.evidence import pool
+from benchmarks.evidence.__main__ import PUBLISHED, QUICK, main
 from benchmarks.evidence.arms import HEADLINE, ORDER, arms_of
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.data import Text, load_texts, texts_of_steps
@@ -21,20 +30,21 @@ from benchmarks.evidence.models import load_tokenizer, narrowed_tokenizer
 from benchmarks.evidence.page import fill
 from benchmarks.evidence.plan import Plan, Run
 from benchmarks.evidence.queue import best_rate, next_runs, remaining
-from benchmarks.evidence.results import paired
+from benchmarks.evidence.results import paired, results
+from benchmarks.evidence.times import measure_times
 from benchmarks.evidence.training import Training, carry_out
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.helpers.evidence_in_processes import Parent
 
 PLAN = Plan.quick()
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("evidence") / "folder"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        main(["all", "--quick", "--folder", str(made)])
+        main(["all", "--quick", "--folder", str(made), "--pack", str(made.parent / "found.tar.gz")])
     return made
 
 
@@ -58,7 +68,9 @@ def test_all_arms_are_tuned_and_trained_with_all_seeds(folder: Path) -> None:
 
 def test_the_report_has_all_arms_and_numbers(folder: Path) -> None:
     found = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
-    assert found["runs"] == len(journals(folder / "runs"))
+    (made_on,) = found["made on"]
+    assert made_on["runs"] == len(journals(folder / "runs"))
+    assert made_on["hours"] > 0
     assert set(found["baselines"]) == {"teacher", "one", "two"}
     assert found["settings"]["two"]["arms"]["cma-shared"]["minus"]["ce"]["seeds"].keys() == {"0", "1"}
     assert found["settings"]["scarce"]["arms"] == {}
@@ -67,25 +79,68 @@ def test_the_report_has_all_arms_and_numbers(folder: Path) -> None:
             assert 0 <= row["cka"] <= 1 + 1e-6, name
             assert all(0 <= row[key] <= 1 for key in row if key in ("neighbours", "round trip", "aligned")), name
     assert found["meaning"]["one"]["start"]["aligned"] == 1
-    for name in ("gains", "curves", "toy"):
+    costs = found["costs"]
+    assert {name: costs[name].keys() for name in ("one", "two")} == {"one": {"dskd"}, "two": {"ce", "cma-shared"}}
+    assert costs["two"]["ce"]["ratio"] == 1
+    assert costs["two"]["cma-shared"]["seconds"] > 0
+    assert costs["one"]["dskd"]["ratio"] is None
+    for name in ("gains", "curves", "texts", "toy"):
         assert (folder / "report" / f"evidence_{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_tables_are_written_into_the_page(folder: Path, tmp_path: Path) -> None:
-    found = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
-    places = ["state", *(f"table {name}" for name in found["settings"]), "meaning one", "meaning two"]
-    page = tmp_path / "page.md"
-    page.write_text("".join(f"before\n<!-- {name} -->\nold\n<!-- end -->\nafter\n" for name in places))
-    fill(page, found)
+def test_times_go_on_where_they_were_stopped(folder: Path) -> None:
+    file = folder / "times.json"
+    whole = json.loads(file.read_text())
+    begun = [{**row, "seconds": [9.0] * 8} for row in whole[:2]]
+    file.write_text(json.dumps(begun))
+    said: list[str] = []
+    measure_times(folder, PLAN, (("two", ("ce", "cma-shared")), ("scarce", ("ce",)), ("one", ("dskd",))), said.append)
+    again = json.loads(file.read_text())
+    assert again[:2] == begun
+    assert [(row["vocabularies"], row["arm"]) for row in again] == [(row["vocabularies"], row["arm"]) for row in whole]
+    assert len(said) == 1
+    assert len(again[2]["seconds"]) == 8
+    assert all(0 < each < 9 for each in again[2]["seconds"])
+    file.write_text(json.dumps([{**whole[0], "machine": "another one"}]))
+    with pytest.raises(SystemExit, match="was measured on 'another one'"):
+        measure_times(folder, PLAN, QUICK, said.append)
+    file.write_text(json.dumps(whole))
+
+
+def test_a_packed_folder_is_enough_for_a_report(folder: Path, tmp_path: Path) -> None:
+    elsewhere, checkout = tmp_path / "elsewhere", tmp_path / "checkout"
+    with tarfile.open(folder.parent / "found.tar.gz") as archive:
+        archive.extractall(elsewhere, filter="data")
+    assert not {file.suffix for file in elsewhere.rglob("*")} & {".pt", ".safetensors", ".bin"}
+    for file in PUBLISHED.values():
+        (checkout / file).parent.mkdir(parents=True, exist_ok=True)
+    page = checkout / PUBLISHED["page"]
+    page.write_text((ROOT / PUBLISHED["page"]).read_text(encoding="utf-8"), encoding="utf-8")
+    main(["report", "--folder", str(elsewhere), "--publish", str(checkout)])
+    found = json.loads((checkout / PUBLISHED["json"]).read_text(encoding="utf-8"))
+    there = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
+    for name, setting in there["settings"].items():
+        assert found["settings"][name]["arms"] == setting["arms"]
+    assert {key: found[key] for key in ("plan", "made on", "costs", "meaning", "baselines")} == {
+        key: there[key] for key in ("plan", "made on", "costs", "meaning", "baselines")
+    }
     text = page.read_text(encoding="utf-8")
-    assert "old" not in text
-    assert text.count("before\n") == text.count("after\n") == len(places)
     assert f"{found['settings']['two']['arms']['cma-shared']['mean']:.4f}" in text
-    fill(page, found)
+    assert f"{found['made on'][0]['runs']} runs on {found['made on'][0]['machine']}" in text
+    shown = re.findall(r"!\[.*]\((.*)\)", text)
+    assert all((page.parent / file).is_file() for file in shown if not file.endswith("toy.png"))
+    fill(page, found, [file.rpartition("/")[2] for file in shown])
     assert page.read_text(encoding="utf-8") == text
-    page.write_text("nothing")
+    page.write_text(text.replace("<!-- table one -->", ""))
     with pytest.raises(SystemExit, match="expected a place for 'table one'"):
-        fill(page, found)
+        fill(page, found, ())
+    (elsewhere / "texts.json").unlink()
+    without = results(Bench(elsewhere, Plan()), QUICK)["settings"]["two"]["arms"]["cma-shared"]["minus"]["ce"]
+    within = found["settings"]["two"]["arms"]["cma-shared"]["minus"]["ce"]
+    assert without["interval"] is None
+    assert without["seeds"] == pytest.approx(within["seeds"], abs=1e-5)
+    with pytest.raises(SystemExit, match="found none of it"):
+        main(["report", "--folder", str(tmp_path / "empty")])
 
 
 def test_a_finished_run_is_not_carried_out_again(folder: Path) -> None:
@@ -138,6 +193,33 @@ def test_every_arm_takes_a_step_from_the_same_student_on_the_same_texts(folder: 
         assert all(moved), name
 
 
+def test_killed_workers_and_a_killed_parent_leave_the_same_rows(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "folder"
+    shutil.copytree(folder, copy)
+    for file in (copy / "runs").glob("two-cma-shared-*"):
+        file.unlink()
+    parent = Parent(copy, tmp_path / "said")
+    parent.wait_for("dev")  # so that both workers have begun
+    os.kill(parent.workers[0], signal.SIGKILL)
+    parent.wait_for("It is done again.")
+    parent.kill()
+    main(["runs", "--quick", "--folder", str(copy)])
+    found, wanted = journals(copy / "runs"), journals(folder / "runs")
+    assert {run: without_seconds(journal.rows) for run, journal in found.items()} == {
+        run: without_seconds(journal.rows) for run, journal in wanted.items()
+    }
+
+
+def test_a_worker_whose_parent_was_killed_leaves_its_run_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "parent_process", lambda: SimpleNamespace(is_alive=lambda: False))
+    run = Run("two", "ce", 0.123, 0)
+    ours, theirs = Pipe()
+    ours.send(run)
+    pool._work(pool.Setup(folder=folder, plan=PLAN, device="cpu", searches=False, threads=1), theirs)
+    assert not ours.poll()
+    assert not (folder / "runs" / f"{run.name}.jsonl").exists()
+
+
 def test_another_plan_is_refused(folder: Path) -> None:
     with pytest.raises(SystemExit, match="batch_size was 4, is 5"):
         Bench(folder, replace(PLAN, batch_size=5)).write_plan()
@@ -145,10 +227,12 @@ def test_another_plan_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("best", [-4, -1, 0, 2, 4])
 def test_the_queue_tunes_each_arm_and_does_nothing_twice(best: int) -> None:
-    plan, finished = Plan(), {}
-    while (run := next(iter(next_runs(ORDER, finished, plan, HEADLINE)), None)) is not None:
-        assert run not in finished
-        finished[run] = abs(math.log2(run.lr / plan.first_lr[run.setting]) - best)
+    plan = Plan()
+    finished: dict[Run, float] = {}
+    while runs := list(next_runs(ORDER, finished, plan, HEADLINE)):
+        assert not finished.keys() & runs
+        assert len(set(runs)) == len(runs)
+        finished |= {run: abs(math.log2(run.lr / plan.first_lr[run.setting]) - best) for run in runs}
     assert remaining(ORDER, finished, plan) == 0
     for setting, arms in ORDER:
         for arm in arms:
