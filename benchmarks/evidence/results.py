@@ -120,7 +120,7 @@ def _setting(
         own = {run.seed: found[run] for run in sorted(runs, key=lambda run: run.seed)}
         described[arm] = _arm(_title(setting, arm), rate, tried, own, plan)
         described[arm]["tuned"] = not next_rates(tried, plan.first_lr[setting], plan.farthest)
-        described[arm]["recommended"] = arm.startswith(RECOMMENDED) or arm not in arms_of(setting)
+        described[arm]["recommended"] = arm.startswith(RECOMMENDED) or arm in searched(setting)
         well[arm] = {seed: end for seed, journal in own.items() if (end := _went_well(journal))}
     for arm, description in described.items():
         rivals = RIVALS[vocabularies(setting)] if description["recommended"] else ("ce",)

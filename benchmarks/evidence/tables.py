@@ -231,8 +231,8 @@ def search_table(found: Found) -> str:
         better = [row for row in own if row["minus ce"] < 0]
         base = next((row["dev"] for row in own if row["arm"] == "ce"), None)
         parts.append(
-            f"{label}: {len(own)} ways, {sum(len(row['rates']) for row in own)} runs with one seed; {len(better)} ways "
-            "are better than cross entropy alone"
+            f"{label}: {len(own)} ways, {sum(len(row['rates']) for row in own)} runs with one seed; better than cross "
+            f"entropy alone: {len(better)}"
             + ("" if base is None else f" ({base:.4f} nats a byte, dev)")
             + f". The best {min(BEST, len(own))}:"
         )

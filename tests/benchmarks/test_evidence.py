@@ -33,7 +33,7 @@ from benchmarks.evidence.queue import best_rate, next_runs, remaining
 from benchmarks.evidence.results import paired, results
 from benchmarks.evidence.times import measure_times
 from benchmarks.evidence.training import Training, carry_out
-from tests.helpers.evidence_in_processes import Parent
+from tests.helpers.processes_of_evidence import Parent
 
 PLAN = Plan.quick()
 

@@ -46,13 +46,13 @@ class Parent:
 
 def _train(folder: Path, said: Path) -> None:
     start = pool.Pool._started
-
-    def said_start(self: pool.Pool) -> Any:
-        worker = start(self)
-        print("worker", worker.process.pid, flush=True)
-        return worker
-
     with said.open("w", buffering=1) as output, contextlib.redirect_stdout(output):
+
+        def said_start(self: pool.Pool) -> Any:
+            worker = start(self)
+            output.write(f"worker {worker.process.pid}\n")
+            return worker
+
         pool.get_context = lambda _: forkserver()  # type: ignore[assignment]
         pool.Pool._started = said_start  # type: ignore[method-assign]
         main(["runs", "--quick", "--workers", "2", "--folder", str(folder)])
