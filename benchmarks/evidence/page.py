@@ -133,12 +133,15 @@ def state(found: Found) -> str:
 
 
 PICTURES: Final = {
-    "gains": ("evidence_gains.png",),
-    "texts": ("evidence_texts.png",),
-    "curves": ("evidence_curves.png",),
-    "search": ("evidence_search_one.png", "evidence_search_two.png"),
+    "gains": {"evidence_gains.png": "Every arm against cross entropy alone"},
+    "texts": {"evidence_texts.png": "Loss and gain over the number of training texts"},
+    "curves": {"evidence_curves.png": "Difference to cross entropy alone over the steps"},
+    "search": {
+        "evidence_search_one.png": "Every way of the search with one vocabulary",
+        "evidence_search_two.png": "Every way of the search with two vocabularies",
+    },
 }
-"""What stands in each place, where it was drawn."""
+"""What stands in each place, where it was drawn, and what is said of it to those who do not see it."""
 
 
 def places(found: Found, drawn: Collection[str]) -> dict[str, str]:
@@ -159,7 +162,7 @@ def places(found: Found, drawn: Collection[str]) -> dict[str, str]:
         "costs": costs_table(found),
     }
     pictures = {
-        name: [f"![{name.capitalize()}](../images/{file})" for file in files if file in drawn]
+        name: [f"![{alt}](../images/{file})" for file, alt in files.items() if file in drawn]
         for name, files in PICTURES.items()
     }
     return {

@@ -153,7 +153,7 @@ def test_a_finished_run_is_not_carried_out_again(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "arm", "killed_after"),
-    [("two", "cma-shared", 1), ("two", "cma-shared", 3), ("one", "dskd", 2), ("two", "ce", 3)],
+    [("two", "cma-shared", 3), ("one", "dskd", 1), ("two", "ce", 2)],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     folder: Path, setting: Any, arm: str, killed_after: int
@@ -205,9 +205,11 @@ def test_killed_workers_and_a_killed_parent_leave_the_same_rows(folder: Path, tm
     parent.kill()
     main(["runs", "--quick", "--folder", str(copy)])
     found, wanted = journals(copy / "runs"), journals(folder / "runs")
-    assert {run: without_seconds(journal.rows) for run, journal in found.items()} == {
-        run: without_seconds(journal.rows) for run, journal in wanted.items()
-    }
+    # Two workers may try a rate more: they do not wait for one another to see which neighbour is better.
+    assert found.keys() >= wanted.keys()
+    assert all(journal.end is not None for journal in found.values())
+    for run, journal in wanted.items():
+        assert without_seconds(found[run].rows) == without_seconds(journal.rows), run
 
 
 def test_a_worker_whose_parent_was_killed_leaves_its_run_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
