@@ -48,7 +48,7 @@ def results(bench: Bench, order: Order = ORDER) -> dict[str, Any]:
         order: which arms there are to be.
 
     Raises:
-        SystemExit: there is nothing to report.
+        SystemExit: there is nothing to report, or the texts are not those of the runs.
     """
     found, searches = journals(bench.folder / "runs"), journals(bench.folder / "search")
     plan = _plan(bench)
@@ -60,18 +60,34 @@ def results(bench: Bench, order: Order = ORDER) -> dict[str, Any]:
     finished, scores = dev_scores(found), dev_scores(searches)
     # Intervals are over documents: which text is of which document only this file says.
     texts = bench.texts["test"] if (bench.folder / "texts.json").is_file() else None
-    of_costs = costs(bench.read(FILE))
+    if texts is not None:
+        _check_texts(bench, found, texts)
     return {
         "plan": asdict(plan),
         "made on": _made_on(found),
         "searched on": _made_on(searches),
         "baselines": bench.read("baselines.json") or {},
-        "costs": of_costs,
+        "costs": costs(bench.read(FILE)),
         "intervals": texts is not None,
         "settings": {setting: _setting(plan, setting, order, found, finished, texts) for setting in SETTINGS},
         "search": [_numbers(row) for row in ranking(scores, plan)],
         "meaning": bench.read("meaning.json") or {},
     }
+
+
+def _check_texts(bench: Bench, found: Mapping[Run, Journal], texts: Sequence[Text]) -> None:
+    """Refuse texts that runs were not measured on: intervals would be of other documents."""
+    size = sum(text.scored_bytes for text in texts)
+    for run, journal in found.items():
+        end = _went_well(journal)
+        if end is not None and (
+            len(end["nats"]) != len(texts) or abs(sum(end["nats"]) - size * end["nats_per_byte"]) > 1e-3 * size
+        ):
+            raise SystemExit(
+                f"{bench.folder / 'texts.json'} has {len(texts)} texts for tests, of {size} bytes; {run.name} was "
+                f"measured on {len(end['nats'])}, of {sum(end['nats']) / end['nats_per_byte']:.0f}. Put the file there "
+                "that the runs were made with, or none: then there are no intervals."
+            )
 
 
 def _plan(bench: Bench) -> Plan:

@@ -134,6 +134,10 @@ def test_a_packed_folder_is_enough_for_a_report(folder: Path, tmp_path: Path) ->
     page.write_text(text.replace("<!-- table one -->", ""))
     with pytest.raises(SystemExit, match="expected a place for 'table one'"):
         fill(page, found, ())
+    texts = json.loads((elsewhere / "texts.json").read_text(encoding="utf-8"))
+    (elsewhere / "texts.json").write_text(json.dumps(texts | {"test": texts["test"][1:]}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="has 7 texts for tests, of .* measured on 8, of"):
+        main(["report", "--folder", str(elsewhere)])
     (elsewhere / "texts.json").unlink()
     without = results(Bench(elsewhere, Plan()), QUICK)["settings"]["two"]["arms"]["cma-shared"]["minus"]["ce"]
     within = found["settings"]["two"]["arms"]["cma-shared"]["minus"]["ce"]
@@ -206,8 +210,6 @@ def test_killed_workers_and_a_killed_parent_leave_the_same_rows(folder: Path, tm
     main(["runs", "--quick", "--folder", str(copy)])
     found, wanted = journals(copy / "runs"), journals(folder / "runs")
     # Two workers may try a rate more: they do not wait for one another to see which neighbour is better.
-    assert found.keys() >= wanted.keys()
-    assert all(journal.end is not None for journal in found.values())
     for run, journal in wanted.items():
         assert without_seconds(found[run].rows) == without_seconds(journal.rows), run
 
