@@ -136,7 +136,7 @@ def test_a_packed_folder_is_enough_for_a_report(folder: Path, tmp_path: Path) ->
         fill(page, found, ())
     texts = json.loads((elsewhere / "texts.json").read_text(encoding="utf-8"))
     (elsewhere / "texts.json").write_text(json.dumps(texts | {"test": texts["test"][1:]}), encoding="utf-8")
-    with pytest.raises(SystemExit, match="has 7 texts for tests, of .* measured on 8, of"):
+    with pytest.raises(SystemExit, match=r"has 7 texts for tests, of .* measured on 8, of"):
         main(["report", "--folder", str(elsewhere)])
     (elsewhere / "texts.json").unlink()
     without = results(Bench(elsewhere, Plan()), QUICK)["settings"]["two"]["arms"]["cma-shared"]["minus"]["ce"]
