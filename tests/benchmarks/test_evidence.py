@@ -216,6 +216,7 @@ def test_killed_workers_and_a_killed_parent_leave_the_same_rows(folder: Path, tm
 
 def test_a_worker_whose_parent_was_killed_leaves_its_run_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "parent_process", lambda: SimpleNamespace(is_alive=lambda: False))
+    monkeypatch.setattr(pool.os, "_exit", lambda code: pytest.fail("it has begun"))
     run = Run("two", "ce", 0.123, 0)
     ours, theirs = Pipe()
     ours.send(run)
