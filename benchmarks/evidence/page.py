@@ -114,10 +114,23 @@ def fill(page: Path, found: Mapping[str, Any]) -> None:
     Raises:
         SystemExit: the page has no place for a table.
     """
-    text = page.read_text(encoding="utf-8")
     parts = {f"table {name}": table(setting) for name, setting in found["settings"].items()}
     parts |= {f"meaning {name}": meaning_table((found["meaning"] or {}).get(name, {})) for name in ("one", "two")}
     parts["state"] = state(found)
+    fill_places(page, parts)
+
+
+def fill_places(page: Path, parts: Mapping[str, str]) -> None:
+    """Write texts into a page, each between the comments ``<!-- NAME -->`` and ``<!-- end -->``.
+
+    Args:
+        page: the page.
+        parts: by name.
+
+    Raises:
+        SystemExit: the page has no place for one.
+    """
+    text = page.read_text(encoding="utf-8")
     for name, content in parts.items():
         text, times = re.subn(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",
