@@ -138,7 +138,7 @@ class Plan:
             moments=(0, 2),
             long=(0, 2, 4),
             seeds=(0,),
-            students=("llama2", "bytes"),
+            students=("llama2",),
             teacher="gpt2",
             other_lrs=(),
         )
