@@ -145,7 +145,7 @@ def families(found: Mapping[str, Any]) -> str:
 
 
 def ways(found: Mapping[str, Any]) -> str:
-    """Return the table with a row for each way: means over families and seeds, in Markdown.
+    """Return the table with a row for each way: means over the families that are complete, in Markdown.
 
     Args:
         found: of `results`.
@@ -163,10 +163,13 @@ def ways(found: Mapping[str, Any]) -> str:
         if values[0]:
             lines.append(_row([title, *(_share(statistics.fmean(each)) for each in values)]))
     for name, title in (("diagonal", "*as far into the text on both sides*"), ("uniform", "*at random*")):
-        facts = [known["documentation"] for known in found["known"].values()]
-        code = [known["code"] for known in found["known"].values()]
-        cells = [_share(_mean(facts, name)), "", "", _share(_mean(facts, f"{name} span")), _share(_mean(code, name))]
-        lines.append(_row([title, *cells]))
+        facts, code = (
+            [found["known"][student][kind] for student in complete(found)] for kind in ("documentation", "code")
+        )
+        if facts:
+            means = _mean(facts, name), _mean(facts, f"{name} span"), _mean(code, name)
+            exact, span, of_code = map(_share, means)
+            lines.append(_row([title, exact, "", "", span, of_code]))
     return "\n".join(lines)
 
 
@@ -183,8 +186,22 @@ def summary(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def complete(found: Mapping[str, Any]) -> list[str]:
+    """Return the students whose runs have ended in every way, so that means over them compare.
+
+    Args:
+        found: of `results`.
+    """
+    return [
+        student
+        for student in found["known"]
+        if all(end_of(found, student, way, "documentation", "exact") for way in found["ways"])
+    ]
+
+
 def _over(found: Mapping[str, Any], way: str, kind: str, number: str) -> list[float]:
-    return [value for student in found["known"] for value in end_of(found, student, way, kind, number)]
+    of_students = (end_of(found, student, way, kind, number) for student in complete(found))
+    return [statistics.fmean(values) for values in of_students]
 
 
 def _mean(facts: list[dict[str, float]], name: str) -> float:
