@@ -89,12 +89,12 @@ WAYS: Final[Mapping[str, Way]] = {
     "kq": Way("with key-query matching (`kq`)", PUBLISHED.replace(aligner="kq")),
     "shared": Way("query from shared tokens", PUBLISHED.replace(aligner=SharedQueryAndTarget()), shared=True),
     "shared, no target": Way(
-        "query from shared tokens, without the target's embedding",
+        "query from shared tokens, no target",
         PUBLISHED.replace(aligner=SharedQueryAttention()),
         shared=True,
     ),
     "shared, no target, heads": Way(
-        "the same, with projectors from the heads",
+        "query from shared tokens, no target, projectors from the heads",
         PUBLISHED.replace(aligner=SharedQueryAttention(), **HEADS),
         shared=True,
     ),

@@ -67,7 +67,10 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots(2, 3, sharey=True).flatten()
     for ax, student in zip(axes, found["known"], strict=False):
         _draw_family(ax, found, student)
-    _draw_long(axes[-1], found)
+    if any(run["long"] for run in found["runs"]):
+        _draw_long(axes[-1], found)
+    else:
+        axes[-1].set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     for ax in axes[: len(found["known"])]:
@@ -102,9 +105,8 @@ def _draw_long(ax: Axes, found: Mapping[str, Any]) -> None:
             values = [row[kind]["exact"] for row in run["rows"]]
             label = f"{run['way']}, {'other documents' if kind == 'documentation' else 'code'}"
             ax.plot(steps, values, style, color=COLOURS[run["way"]], marker="o", ms=3, label=label)
-    _finish(ax, f"longer, {runs[0]['student']}" if runs else "")
-    if runs:
-        ax.legend(fontsize=8, frameon=False)
+    _finish(ax, f"longer, {runs[0]['student']}")
+    ax.legend(fontsize=8, frameon=False)
 
 
 def _levels(ax: Axes, facts: Mapping[str, float]) -> None:
@@ -120,6 +122,7 @@ def _finish(ax: Axes, title: str) -> None:
     ax.set_title(title, fontsize=10)
     ax.set_xscale("symlog", linthresh=8, base=2)
     ax.set_xticks([0, 8, 16, 32, 64, 128, 256, 512], ["0", "8", "16", "32", "64", "128", "256", "512"])
+    ax.set_xlim(-1, 600)
     ax.set_xlabel("optimizer steps of 4 texts")
     ax.set_ylabel("share right")
     ax.yaxis.set_tick_params(labelleft=True)

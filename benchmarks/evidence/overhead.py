@@ -251,16 +251,16 @@ def collected(batch: Batch, journal: Journal, console: Console) -> dict[str, Any
         console: where progress is shown.
     """
     done = {(row["kind"], row["student"], row.get("device")) for row in journal.rows}
-    for student, teacher, rounds in batch.pairs:
-        if ("measured", student, None) not in done:
-            journal.add({"kind": "measured", "step": 0, **measure(batch, student, teacher, rounds)})
-            gc.collect()
-            console.print(f"measured {student} <- {teacher}")
     for device in ("cpu", "h100", "h100, TF32"):
         for pair in batch.planned:
             if ("planned", pair[0], device) not in done:
                 journal.add({"kind": "planned", "step": 0, **plan(batch, *pair, device)})
                 console.print(f"planned {' <- '.join(pair)}, {device}")
+    for student, teacher, rounds in batch.pairs:
+        if ("measured", student, None) not in done:
+            journal.add({"kind": "measured", "step": 0, **measure(batch, student, teacher, rounds)})
+            gc.collect()
+            console.print(f"measured {student} <- {teacher}")
     return {
         "machine": machine(),
         "threads": torch.get_num_threads(),

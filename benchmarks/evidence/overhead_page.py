@@ -100,11 +100,11 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     for device, style in (("h100", "--"), ("h100, TF32", ":")):
         rows = [row for row in found["planned"] if row["device"] == device]
         for method in ("ce", "vanilla-kd", "dskd-cma"):
-            label = f"{TITLES[method]}, float32 products {'in TF32' if 'TF32' in device else 'as they are'}"
+            label = f"{TITLES[method]}{', TF32' if 'TF32' in device else ''}"
             values = [100 * planned_share(row, method) for row in rows]
             there.plot(range(len(values)), values, style, color=COLOURS[method], marker="o", mfc="none", label=label)
     _finish(there, names, "H100 by its data sheet, models in bfloat16: arithmetic only")
-    there.legend(fontsize=8, frameon=False, loc="upper right")
+    there.legend(fontsize=8, frameon=False, loc="lower left")
     figure.savefig(path, dpi=95)
 
 
