@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from benchmarks.evidence import attention, tokenizer_pairs
-from benchmarks.evidence.attention import Bench, Measured, Plan, carry_out, known, measure, runs_of
+from benchmarks.evidence.attention import Bench, Plan, carry_out, runs_of
+from benchmarks.evidence.attention_counts import Measured, known, measure
 from benchmarks.evidence.attention_pairs import Pair, Sizes, Texts, new_model, tokenizer_of
 from benchmarks.evidence.page import fill_places
 from dskd_components.tokenization import tokenize_with_spans
