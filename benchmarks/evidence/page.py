@@ -182,8 +182,21 @@ def fill(page: Path, found: Found, drawn: Collection[str]) -> None:
     Raises:
         SystemExit: the page has no place for something.
     """
+    fill_places(page, places(found, drawn))
+
+
+def fill_places(page: Path, parts: Mapping[str, str]) -> None:
+    """Write texts into a page, each between the comments ``<!-- NAME -->`` and ``<!-- end -->``.
+
+    Args:
+        page: the page.
+        parts: by name.
+
+    Raises:
+        SystemExit: the page has no place for one.
+    """
     text = page.read_text(encoding="utf-8")
-    for name, content in places(found, drawn).items():
+    for name, content in parts.items():
         text, times = re.subn(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",
             partial(_between, content),

@@ -9,7 +9,7 @@ import torch
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
 
-Method = Literal["dskd", "dskd-cma", "js"]
+Method = Literal["vanilla-kd", "dskd", "dskd-cma", "js"]
 STUDENT_WIDTH, TEACHER_WIDTH = 768, 2048
 """Widths of the hidden states where a case does not say otherwise."""
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.loss_step.case import TEACHER_WIDTH
 from benchmarks.loss_step.textbook import textbook_step
 from dskd_components.engines._tiling.head_products import HeadGradient, HeadProducts
 
@@ -25,17 +24,17 @@ def bare_products(case: Case, student: LMStates, teacher: LMStates) -> Callable[
 
     Of size student width x student vocabulary: logits of the student and of the projected teacher, the gradients to
     both, the head's gradient. Of the teacher's sizes: logits of the teacher and of the projected student, one gradient.
-    ``js`` has neither projected states nor their gradients.
+    Methods in one vocabulary, ``js`` and ``vanilla-kd``, have neither projected states nor their gradients.
     """
     width = student.hidden_states.shape[-1]
     student_weight, teacher_weight = (side.head.weight.detach().float() for side in (student, teacher))
     ours = torch.randn(int(student.scored.sum()), width)
-    theirs = torch.randn(int(teacher.scored.sum()), TEACHER_WIDTH)
+    theirs = torch.randn(int(teacher.scored.sum()), teacher.hidden_states.shape[-1])
     logits = torch.empty(len(ours), len(student_weight))
     teacher_logits = torch.empty(len(theirs), len(teacher_weight))
     head_gradient, gradient = torch.empty_like(student_weight), torch.empty_like(ours)
     teacher_gradient = torch.empty_like(theirs)
-    visits = 0 if case.method == "js" else 1
+    visits = 0 if case.method in ("js", "vanilla-kd") else 1
 
     def step() -> torch.Tensor:
         for _ in range(1 + visits):
@@ -60,7 +59,7 @@ def fastest_products(case: Case, student: LMStates, teacher: LMStates) -> Callab
     logits = [torch.empty(count, head.vocabulary_size) for count, head in zip(counts, sides, strict=True)]
     ours, theirs = (HeadProducts(head, torch.float32, 2**30, "fastest") for head in sides)
     learning = replace(sides[0], weight=sides[0].weight.requires_grad_())
-    visits = 0 if case.method == "js" else 1
+    visits = 0 if case.method in ("js", "vanilla-kd") else 1
 
     def step() -> torch.Tensor:
         for _ in range(1 + visits):
