@@ -37,7 +37,8 @@ FROM_HEADS: Final = DSKDSpec(
 
 CANDIDATES: Final[Mapping[str, DSKDSpec | None]] = {
     "ce": None,
-    **SPECS,
+    "dskd-cma": SPECS["dskd-cma"],
+    "recommended": SPECS["recommended"],
     "both spaces": FROM_HEADS,
     "with teacher space": SPECS["recommended"].replace(
         spaces=["teacher", *SPECS["recommended"].spaces], s2t_projector="live_pinv"
