@@ -140,7 +140,9 @@ def _texts(batch: dict[str, torch.Tensor]) -> list[list[int]]:
     return [ids[mask.bool()].tolist() for ids, mask in pairs]
 
 
-def test_rates_are_tuned_on_texts_on_which_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_are_tuned_on_texts_on_which_nothing_is_compared(
+    prepared: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured = []
 
     def noted(model: torch.nn.Module, texts: HeldOut, side: Side) -> Score:
@@ -150,7 +152,6 @@ def test_rates_are_tuned_on_texts_on_which_nothing_is_compared(monkeypatch: pyte
     monkeypatch.setattr(tuning, "measure", noted)
     monkeypatch.setattr(tuning, "prepare", lambda _settings: prepared)
     settings = replace(Settings.quick(), teacher_steps=2, pretraining_steps=2, steps=2)
-    prepared = prepare(settings)
     with Progress(disable=True) as progress:
         found = list(tuning.tried(settings, progress, rates=(1e-3,)))
     assert [name for name, _, _ in found] == list(tuning.CANDIDATES)
