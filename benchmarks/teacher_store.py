@@ -237,7 +237,7 @@ def learning(prepared: Preparation, settings: Settings, folder: Path) -> Iterato
             )
             loss_fn = DSKDLoss.from_models(SPEC, student, whose, *own)
             batches = prepared.training_batches("student", settings.batch_size, settings.steps, seed)
-            rates = {"lr": settings.student_lr, "projector_lr": settings.projector_lr}
+            rates = {"lr": settings.student_lrs["dskd-cma"], "projector_lr": settings.projector_lr}
             losses = [float(each["loss"]) for each in distil(student, whose, loss_fn, batches, **rates)]
             first.append(losses[0])
             live = loss_fn.run(student, teacher, batches[0]).loss.item()

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 STUDENTS: Final[dict[Arm, tuple[str, str]]] = {
     "ce": ("student, cross entropy alone", "#4477AA"),
-    "dskd-cma": ("student, dskd-cma", "#EE6677"),
-    "dskd-exact-match": ("student, dskd with exact_match", "#228833"),
+    "dskd-cma": ("student, dskd-cma as published", "#EE6677"),
+    "recommended": ("student, as recommended", "#228833"),
 }
 TEACHER_COLOUR: Final = "#555555"
 
 
 def draw_curves(results: Results, path: Path) -> None:
-    """Draw held-out loss, training loss and alignment over the students' steps.
+    """Draw held-out loss, what the teacher brings, and alignment over the students' steps.
 
     Args:
         results: all runs.
         path: the PNG to write.
     """
     figure = _new_figure(14.0, 4.4)
-    held_out, training, alignment = figure.subplots(1, 3)
+    held_out, gains, alignment = figure.subplots(1, 3)
     _draw_held_out(held_out, results)
-    _draw_training(training, results)
+    _draw_gains(gains, results)
     _draw_alignment_accuracy(alignment, results.of("dskd-cma"))
     seeds = len(results.settings.seeds)
     figure.suptitle(f"Lines: mean over {seeds} seeds; bands: from the lowest to the highest seed", fontsize=10)
@@ -73,21 +73,27 @@ def draw_alignment(alignment: LearnedAlignment, path: Path) -> None:
 
 def _draw_held_out(axes: Axes, results: Results) -> None:
     for arm, (label, colour) in STUDENTS.items():
-        runs = results.of(arm)
-        # The untrained models, at step 0, would squeeze all that is worth seeing.
-        steps = [step for step, _ in runs[0].held_out[1:]]
-        series = [[score.nats_per_byte for _, score in run.held_out[1:]] for run in runs]
+        steps, series = _held_out(results.of(arm))
         _draw_band(axes, steps, series, label, colour, marker="o")
     teacher = results.teacher.score.nats_per_byte
-    axes.axhline(teacher, color=TEACHER_COLOUR, linestyle="--", label="teacher, trained")
+    axes.axhline(teacher, color=TEACHER_COLOUR, linestyle="--", label="teacher")
     _finish(axes, "Held-out text", "loss (nats per byte)")
 
 
-def _draw_training(axes: Axes, results: Results) -> None:
-    for arm, (label, colour) in STUDENTS.items():
-        steps, series = _smoothed(results.of(arm), "ce")
-        _draw_band(axes, steps, series, label, colour)
-    _finish(axes, "Training text: the student's own cross entropy", "loss (nats per student token)")
+def _draw_gains(axes: Axes, results: Results) -> None:
+    steps, alone = _held_out(results.of("ce"))
+    axes.axhline(0.0, color=STUDENTS["ce"][1], label=STUDENTS["ce"][0])
+    for arm, (label, colour) in list(STUDENTS.items())[1:]:
+        _, taught = _held_out(results.of(arm))
+        pairs = zip(taught, alone, strict=True)
+        series = [[ours - theirs for ours, theirs in zip(*pair, strict=True)] for pair in pairs]
+        _draw_band(axes, steps, series, label, colour, marker="o")
+    _finish(axes, "The same, minus cross entropy alone, seed by seed", "difference (nats per byte)")
+
+
+def _held_out(runs: Sequence[Run]) -> tuple[list[int], list[list[float]]]:
+    """Return the steps at which students were measured, and for each run its losses; all begin alike."""
+    return [step for step, _ in runs[0].held_out], [[score.nats_per_byte for _, score in run.held_out] for run in runs]
 
 
 def _draw_alignment_accuracy(axes: Axes, runs: Sequence[Run]) -> None:

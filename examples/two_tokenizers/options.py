@@ -26,7 +26,7 @@ def parse_options(arguments: Sequence[str] | None) -> tuple[Path, Settings]:
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder of the results (default: output)")
     parser.add_argument("--steps", type=_positive, help="optimizer steps of each student")
     parser.add_argument("--teacher-steps", type=_positive, help="optimizer steps of the teacher")
-    parser.add_argument("--seeds", type=int, nargs="+", help="one student of either kind for each, e.g. --seeds 1 2 3")
+    parser.add_argument("--seeds", type=int, nargs="+", help="one student of every arm for each, e.g. --seeds 1 2 3")
     parser.add_argument("--quick", action="store_true", help="tiny models, for seconds, to see that everything works")
     options = parser.parse_args(arguments)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from examples.two_tokenizers.batches import Example, collate, draw_batches, tokenize_for_both
 from examples.two_tokenizers.measuring import HeldOut
@@ -12,10 +12,18 @@ from examples.two_tokenizers.text import SPLIT_SEED, load_corpus
 from examples.two_tokenizers.tokenizers import train_byte_level_bpe, train_metaspace_bpe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedTokenizerFast
 
-    from examples.two_tokenizers.batches import Batch, Side
+    from examples.two_tokenizers.batches import Batch
     from examples.two_tokenizers.settings import Settings
+
+
+Part = Literal["teacher", "pretraining", "student"]
+"""Who reads a part of the training text: the teacher, the student before it is distilled, the student when it is."""
+
+MEASURED_AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True)
@@ -23,16 +31,22 @@ class Preparation:
     """What all models are trained and measured on.
 
     Args:
-        train: training texts of the teacher.
-        student_train: those of them that the students have.
+        train: training texts of the teacher: docstrings and chapters.
+        pretraining: those of them that the student has read before it is distilled: one half of the docstrings.
+        student_train: those of them from which each seed draws the student's texts: chapters.
+        student_texts: how many it draws.
+        dev: chapters on which settings are chosen.
         held_out_examples: the texts of `held_out`, one by one.
-        held_out: texts of other documents.
+        held_out: chapters on which models are compared.
         student_tokenizer: Metaspace BPE with byte fallback.
         teacher_tokenizer: byte-level BPE.
     """
 
     train: list[Example]
+    pretraining: list[Example]
     student_train: list[Example]
+    student_texts: int
+    dev: HeldOut
     held_out_examples: list[Example]
     held_out: HeldOut
     student_tokenizer: PreTrainedTokenizerFast
@@ -41,24 +55,22 @@ class Preparation:
     @property
     def padding(self) -> dict[str, int]:
         """The padding id of each side."""
-        return {
-            "student": int(self.student_tokenizer.pad_token_id),
-            "teacher": int(self.teacher_tokenizer.pad_token_id),
-        }
+        return _padding(self.student_tokenizer, self.teacher_tokenizer)
 
-    def training_batches(self, side: Side, batch_size: int, steps: int, seed: int) -> list[Batch]:
-        """Return training batches of the teacher or of a student; the same seed gives the same ones."""
-        examples = self.train if side == "teacher" else self.student_train
+    def training_batches(self, part: Part, batch_size: int, steps: int, seed: int) -> list[Batch]:
+        """Return training batches of a part; the same seed gives the same ones."""
+        examples = {"teacher": self.train, "pretraining": self.pretraining, "student": self.student_train}[part]
+        if part == "student":
+            examples = random.Random(seed).sample(examples, self.student_texts)
         return draw_batches(examples, self.padding, batch_size=batch_size, steps=steps, seed=seed)
 
     def description(self) -> str:
-        """Return in one line how much text there is."""
-        train_bytes = sum(len(example.text.encode()) for example in self.train)
+        """Return how much text there is."""
         return (
-            f"{len(self.train):,} training texts ({train_bytes / 1e6:.2f} MB), "
-            f"{len(self.student_train):,} of them for the students; "
-            f"{len(self.held_out_examples):,} held-out texts ({self.held_out.utf8_bytes / 1e3:.0f} kB) "
-            f"from other documents; vocabularies: teacher {len(self.teacher_tokenizer):,}, "
+            f"Teacher: {_amount(self.train)}, docstrings and chapters of the language reference. "
+            f"Student, before: {_amount(self.pretraining)}, docstrings; distilled with {self.student_texts:,} of "
+            f"{len(self.student_train):,} texts of the reference. Measured on {_amount(self.held_out_examples)} of "
+            f"other chapters. Vocabularies: teacher {len(self.teacher_tokenizer):,}, "
             f"student {len(self.student_tokenizer):,} tokens."
         )
 
@@ -66,22 +78,44 @@ class Preparation:
 def prepare(settings: Settings) -> Preparation:
     """Read the text, train both tokenizers on its training part, and tokenize all of it by both."""
     corpus = load_corpus(chunk_bytes=settings.chunk_bytes, max_documents=settings.max_documents)
-    teacher_tokenizer = train_byte_level_bpe(corpus.train, settings.teacher_vocabulary)
-    student_tokenizer = train_metaspace_bpe(corpus.train, settings.student_vocabulary)
-    measured = min(settings.held_out_chunks, len(corpus.held_out))
-    held_out_texts = random.Random(SPLIT_SEED).sample(corpus.held_out, measured)
-    held_out = tokenize_for_both(held_out_texts, student_tokenizer, teacher_tokenizer)
-    padding = {"student": student_tokenizer.pad_token_id, "teacher": teacher_tokenizer.pad_token_id}
-    train = tokenize_for_both(corpus.train, student_tokenizer, teacher_tokenizer)
-    student_texts = min(settings.student_texts or len(train), len(train))
-    return Preparation(
-        train=train,
-        student_train=random.Random(SPLIT_SEED).sample(train, student_texts),
-        held_out_examples=held_out,
-        held_out=HeldOut(
-            batches=[collate(held_out[first : first + 32], padding) for first in range(0, len(held_out), 32)],
-            utf8_bytes=sum(len(text.encode()) for text in held_out_texts),
-        ),
-        student_tokenizer=student_tokenizer,
-        teacher_tokenizer=teacher_tokenizer,
+    train = (*corpus.docstrings, *corpus.more_docstrings, *corpus.chapters)
+    tokenizers = (
+        train_metaspace_bpe(train, settings.student_vocabulary),
+        train_byte_level_bpe(train, settings.teacher_vocabulary),
     )
+    docstrings, more_docstrings, chapters = (
+        tokenize_for_both(part, *tokenizers) for part in (corpus.docstrings, corpus.more_docstrings, corpus.chapters)
+    )
+    dev, held_out = (
+        tokenize_for_both(random.Random(SPLIT_SEED).sample(part, min(settings.held_out_chunks, len(part))), *tokenizers)
+        for part in (corpus.dev, corpus.test)
+    )
+    padding = _padding(*tokenizers)
+    return Preparation(
+        train=[*docstrings, *more_docstrings, *chapters],
+        pretraining=docstrings,
+        student_train=chapters,
+        student_texts=min(settings.student_texts, len(chapters)),
+        dev=_to_measure(dev, padding),
+        held_out_examples=held_out,
+        held_out=_to_measure(held_out, padding),
+        student_tokenizer=tokenizers[0],
+        teacher_tokenizer=tokenizers[1],
+    )
+
+
+def _padding(student_tokenizer: PreTrainedTokenizerFast, teacher_tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    return {"student": int(student_tokenizer.pad_token_id), "teacher": int(teacher_tokenizer.pad_token_id)}
+
+
+def _to_measure(examples: list[Example], padding: Mapping[str, int]) -> HeldOut:
+    firsts = range(0, len(examples), MEASURED_AT_ONCE)
+    return HeldOut(
+        batches=[collate(examples[first : first + MEASURED_AT_ONCE], padding) for first in firsts],
+        utf8_bytes=sum(len(example.text.encode()) for example in examples),
+    )
+
+
+def _amount(examples: list[Example]) -> str:
+    size = sum(len(example.text.encode()) for example in examples)
+    return f"{len(examples):,} texts ({size / 1e3:,.0f} kB)"

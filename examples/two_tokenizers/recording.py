@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from examples.two_tokenizers.measuring import HeldOut
     from examples.two_tokenizers.settings import Settings
 
-Arm = Literal["teacher", "ce", "dskd-cma", "dskd-exact-match"]
+Arm = Literal["teacher", "pretrained", "ce", "dskd-cma", "recommended"]
 
-STUDENT_ARMS: Final[tuple[Arm, ...]] = ("ce", "dskd-cma", "dskd-exact-match")
+STUDENT_ARMS: Final[tuple[Arm, ...]] = ("ce", "dskd-cma", "recommended")
 """Students without and with a teacher."""
+
+ARMS: Final[tuple[Arm, ...]] = ("teacher", "pretrained", *STUDENT_ARMS)
 
 
 @dataclass
@@ -31,8 +33,8 @@ class Run:
     """One training run.
 
     Args:
-        arm: ``teacher``, ``ce``: a student without teacher, ``dskd-...``: a student with one.
-        seed: of its initial weights and the order of its batches.
+        arm: ``teacher``, ``pretrained``: the student before, ``ce``: without a teacher, others: with one.
+        seed: of its batches, and of all initial weights that are its own.
         parameters: number of the model's weights.
         initial_weights: fingerprint of the model before the first step.
         batches: fingerprint of all its training batches.
@@ -63,24 +65,32 @@ class Results:
     Args:
         settings: its numbers.
         teacher: the teacher's run.
-        students: the students' runs, both arms of all seeds.
+        pretrained: the run from which all students start.
+        students: the students' runs, all arms of all seeds.
     """
 
     settings: Settings
     teacher: Run
+    pretrained: Run
     students: Sequence[Run]
 
     def of(self, arm: Arm) -> list[Run]:
         """Return the runs of one arm."""
-        return [run for run in (self.teacher, *self.students) if run.arm == arm]
+        return [run for run in (self.teacher, self.pretrained, *self.students) if run.arm == arm]
+
+    def differences(self, arm: Arm) -> list[float]:
+        """Return by how much an arm's loss per byte is above that of cross entropy alone, for each seed."""
+        pairs = zip(self.of("ce"), self.of(arm), strict=True)
+        return [taught.score.nats_per_byte - alone.score.nats_per_byte for alone, taught in pairs]
 
     def summary(self) -> dict[Arm, dict[str, dict[str, float]]]:
         """Return for each arm and each measure its mean and standard deviation over the seeds."""
-        return {arm: _mean_and_sd([run.score for run in self.of(arm)]) for arm in ("teacher", *STUDENT_ARMS)}
+        return {arm: _mean_and_sd([run.score for run in self.of(arm)]) for arm in ARMS}
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, ready for `json.dump`."""
-        return {"summary": self.summary(), **asdict(self)}
+        differences = {arm: self.differences(arm) for arm in STUDENT_ARMS[1:]}
+        return {"summary": self.summary(), "minus_cross_entropy": differences, **asdict(self)}
 
 
 def record_run(

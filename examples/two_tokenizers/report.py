@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 TITLES: Final[Mapping[Arm, str]] = {
     "teacher": "teacher",
-    "ce": "student, ce alone",
-    "dskd-cma": "student, dskd-cma",
-    "dskd-exact-match": "student, exact match",
+    "pretrained": "student, before",
+    "ce": "cross entropy alone",
+    "dskd-cma": "dskd-cma, published",
+    "recommended": "recommended",
 }
 
 
@@ -48,19 +49,19 @@ def closing_table(results: Results) -> Table:
     """Return the table of held-out results."""
     table = Table(
         title=f"Held-out text; students: mean ± standard deviation over {len(results.settings.seeds)} seeds",
-        caption="Loss per token and next-token accuracy are by the model's own tokens: they compare the students. "
-        "Loss per byte compares all rows.",
+        caption="Minus cross entropy: nats per byte, seed by seed; below zero: the teacher helped. Accuracy is by the "
+        "model's own tokens: it compares the students. Loss per byte compares all rows.",
     )
-    table.add_column("model")
-    for heading in ("steps", "nats / token", "nats / byte", "accuracy"):
-        table.add_column(heading, justify="right")
+    table.add_column("model", no_wrap=True)
+    for heading in ("nats / byte", "minus cross entropy", "accuracy"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for arm, measures in results.summary().items():
         runs = results.of(arm)
+        differences = results.differences(arm) if arm in STUDENT_ARMS[1:] else []
         table.add_row(
             TITLES[arm],
-            str(runs[0].held_out[-1][0]),
-            spread(measures["nats_per_token"], len(runs)),
             spread(measures["nats_per_byte"], len(runs)),
+            " ".join(f"{difference:+.3f}" for difference in differences),
             spread(measures["accuracy"], len(runs), percent=True),
         )
     return table
@@ -71,13 +72,3 @@ def spread(values: Mapping[str, float], runs: int, *, percent: bool = False) -> 
     factor, digits, unit = (100.0, 1, " %") if percent else (1.0, 3, "")
     mean = f"{factor * values['mean']:.{digits}f}"
     return f"{mean}{unit}" if runs == 1 else f"{mean} ± {factor * values['sd']:.{digits}f}{unit}"
-
-
-def paired_differences(results: Results) -> str:
-    """Return how the arms differ within each seed, where weights and batches were the same."""
-    lines = ["Minus cross entropy alone, nats per byte, seed by seed (below zero: distillation helped):"]
-    for arm in STUDENT_ARMS[1:]:
-        pairs = zip(results.of("ce"), results.of(arm), strict=True)
-        differences = [distilled.score.nats_per_byte - alone.score.nats_per_byte for alone, distilled in pairs]
-        lines.append(f"  {arm}: {', '.join(f'{difference:+.4f}' for difference in differences)}")
-    return "\n".join(lines)

@@ -30,29 +30,44 @@ SHORTEST_CHUNK: Final = 32
 
 @dataclass(frozen=True)
 class Corpus:
-    """Chunks of text. No paragraph that is held out occurs in the training text.
+    """Chunks of text of two kinds. No document and no paragraph is in two of the parts.
 
     Args:
-        train: training chunks.
-        held_out: chunks of other documents, on which models are measured.
+        docstrings: of one half of the modules.
+        more_docstrings: of the other half.
+        chapters: of the language reference, for training.
+        dev: other chapters, for choosing settings.
+        test: other chapters again, for comparing models.
     """
 
-    train: tuple[str, ...]
-    held_out: tuple[str, ...]
+    docstrings: tuple[str, ...]
+    more_docstrings: tuple[str, ...]
+    chapters: tuple[str, ...]
+    dev: tuple[str, ...]
+    test: tuple[str, ...]
 
 
-def load_corpus(*, chunk_bytes: int, held_out_share: float = 0.08, max_documents: int | None = None) -> Corpus:
+def load_corpus(*, chunk_bytes: int, held_out_share: float = 0.2, max_documents: int | None = None) -> Corpus:
     """Read the text, split it by document, remove repetitions, and cut it into chunks.
 
     Args:
         chunk_bytes: the most UTF-8 bytes that a chunk has.
-        held_out_share: share of the documents that is held out.
-        max_documents: use only so many documents, for quick runs.
+        held_out_share: share of the chapters that is in `Corpus.dev`, and in `Corpus.test`.
+        max_documents: use only so many chapters, and so many modules, for quick runs.
     """
-    shares = {"held_out": held_out_share, "train": 1 - held_out_share}
-    parts = load_parts(shares, chunk_bytes=chunk_bytes, max_documents=max_documents)
-    chunks = {name: tuple(chunk for document in documents for chunk in document) for name, documents in parts.items()}
-    return Corpus(train=chunks["train"], held_out=chunks["held_out"])
+    seen: set[str] = set()
+    shares = {"test": held_out_share, "dev": held_out_share, "chapters": 1 - 2 * held_out_share}
+    parts = {
+        **_split(_topics(), shares, seen, chunk_bytes=chunk_bytes, max_documents=max_documents),
+        **_split(
+            _modules(packages=False),
+            {"docstrings": 0.5, "more_docstrings": 0.5},
+            seen,
+            chunk_bytes=chunk_bytes,
+            max_documents=max_documents,
+        ),
+    }
+    return Corpus(**{name: tuple(chunk for document in part for chunk in document) for name, part in parts.items()})
 
 
 def load_parts(
@@ -73,9 +88,20 @@ def load_parts(
         By name of a part, the chunks of each document; documents without any are there, empty.
     """
     documents = [*_topics(), *_modules(packages=packages)]
+    return _split(documents, shares, set(), chunk_bytes=chunk_bytes, max_documents=max_documents)
+
+
+def _split(
+    documents: list[Document],
+    shares: Mapping[str, float],
+    seen: set[str],
+    *,
+    chunk_bytes: int,
+    max_documents: int | None,
+) -> dict[str, list[tuple[str, ...]]]:
+    """Return parts of documents as `load_parts` does, without the paragraphs that are in `seen`, and add theirs."""
     random.Random(SPLIT_SEED).shuffle(documents)
     texts = [read() for read in documents[:max_documents]]
-    seen: set[str] = set()
     pieces = [tuple(_chunks(_unseen_paragraphs(text, seen), chunk_bytes)) for text in texts]
     parts: dict[str, list[tuple[str, ...]]] = {}
     for name, share in shares.items():

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from rich.progress import Progress
 
 from dskd_components import DSKDLoss, DSKDSpec, get_aligner, get_space
 from examples.distil_two_tokenizers import distil, main
+from examples.two_tokenizers import tuning
 from examples.two_tokenizers.batches import true_correspondence
+from examples.two_tokenizers.measuring import measure
 from examples.two_tokenizers.models import new_student, new_teacher
 from examples.two_tokenizers.preparation import Preparation, prepare
+from examples.two_tokenizers.recording import STUDENT_ARMS
 from examples.two_tokenizers.settings import Settings
 from examples.two_tokenizers.text import load_corpus, normalised
 from tests.helpers.registered import names
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from examples.two_tokenizers.batches import Side
+    from examples.two_tokenizers.measuring import HeldOut, Score
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +71,7 @@ def test_everything_is_written_to_the_output_folder(results: dict[str, Any], fol
 
 
 def test_losses_fall(results: dict[str, Any]) -> None:
-    for run in (results["teacher"], *results["students"]):
+    for run in (results["teacher"], results["pretrained"], *results["students"]):
         (_, untrained), *_, (_, trained) = run["held_out"]
         assert trained["nats_per_byte"] < untrained["nats_per_byte"]
         assert run["log"]["loss"][-1] < run["log"]["loss"][0]
@@ -70,37 +79,92 @@ def test_losses_fall(results: dict[str, Any]) -> None:
 
 def test_the_table_is_what_the_file_says(results: dict[str, Any], printed: str) -> None:
     for arm, measures in results["summary"].items():
-        tokens, byte, accuracy = (measures[name] for name in ("nats_per_token", "nats_per_byte", "accuracy"))
-        assert f"{tokens['mean']:.3f}" in printed
+        byte, accuracy = (measures[name] for name in ("nats_per_byte", "accuracy"))
         assert f"{byte['mean']:.3f}" in printed
         assert f"{100 * accuracy['mean']:.1f}" in printed
-        if arm != "teacher":
+        if arm not in ("teacher", "pretrained"):
             assert f"{byte['mean']:.3f} ± {byte['sd']:.3f}" in printed
     assert "Took" in printed
 
 
-def test_students_of_a_seed_differ_in_the_loss_alone(results: dict[str, Any]) -> None:
+def test_differences_are_those_of_students_of_one_seed(results: dict[str, Any], printed: str) -> None:
+    last = {(run["arm"], run["seed"]): run["held_out"][-1][1]["nats_per_byte"] for run in results["students"]}
+    seeds = results["settings"]["seeds"]
+    assert set(results["minus_cross_entropy"]) == {"dskd-cma", "recommended"}
+    for arm, found in results["minus_cross_entropy"].items():
+        assert found == [last[arm, seed] - last["ce", seed] for seed in seeds]
+        assert " ".join(f"{each:+.3f}" for each in found) in printed
+
+
+def test_students_of_a_seed_differ_in_what_they_learn_from_alone(results: dict[str, Any]) -> None:
     for seed in results["settings"]["seeds"]:
         alone, *distilled = (run for run in results["students"] if run["seed"] == seed)
-        assert [run["arm"] for run in (alone, *distilled)] == ["ce", "dskd-cma", "dskd-exact-match"]
+        assert [run["arm"] for run in (alone, *distilled)] == ["ce", "dskd-cma", "recommended"]
         for run in distilled:
-            assert run["initial_weights"] == alone["initial_weights"]
             assert run["batches"] == alone["batches"]
-            assert run["held_out"][0] == alone["held_out"][0]
+            assert len(run["log"]["loss"]) == len(alone["log"]["loss"])
             assert run["log"]["ce"][0] == pytest.approx(alone["log"]["ce"][0], rel=1e-5)
-    seeds = {(run["initial_weights"], run["batches"]) for run in results["students"]}
-    assert len(seeds) == len(results["settings"]["seeds"])
+    assert len({run["batches"] for run in results["students"]}) == len(results["settings"]["seeds"])
 
 
-def test_no_held_out_paragraph_is_in_the_training_text() -> None:
+def test_every_student_starts_from_the_one_that_has_read_other_text(results: dict[str, Any]) -> None:
+    assert len({run["initial_weights"] for run in results["students"]}) == 1
+    for run in results["students"]:
+        assert run["held_out"][0][1] == results["pretrained"]["held_out"][-1][1]
+
+
+def test_no_held_out_paragraph_is_in_another_part_of_the_text() -> None:
     corpus = load_corpus(chunk_bytes=256)
-    train, held_out = (
-        {normalised(paragraph) for chunk in part for paragraph in chunk.split("\n\n")}
-        for part in (corpus.train, corpus.held_out)
+    parts = {
+        name: {normalised(text) for chunk in part for text in chunk.split("\n\n") if len(text) > 100}
+        for name, part in vars(corpus).items()
+    }
+    assert min(map(len, parts.values())) > 50
+    for held_out, other in itertools.product(("dev", "test"), parts):
+        assert held_out == other or not parts[held_out] & parts[other], (held_out, other)
+
+
+def test_texts_of_a_seed_are_chapters_that_the_student_has_not_read(prepared: Preparation) -> None:
+    before = {example.text for example in prepared.pretraining}
+    assert before < {example.text for example in prepared.train}
+    assert not before & {example.text for example in prepared.student_train}
+    few = replace(prepared, student_texts=8)
+    first, again, other = (few.training_batches("student", 4, 4, seed) for seed in (1, 1, 2))
+    rows = [{tuple(row) for batch in batches for row in _texts(batch)} for batches in (first, again, other)]
+    assert len(rows[0]) == len(rows[2]) == few.student_texts
+    assert rows[0] == rows[1] != rows[2]
+
+
+def _texts(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+    pairs = zip(batch["student_input_ids"], batch["student_attention_mask"], strict=True)
+    return [ids[mask.bool()].tolist() for ids, mask in pairs]
+
+
+def test_rates_are_tuned_on_texts_on_which_nothing_is_compared(
+    prepared: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def noted(model: torch.nn.Module, texts: HeldOut, side: Side) -> Score:
+        measured.append(texts)
+        return measure(model, texts, side)
+
+    monkeypatch.setattr(tuning, "measure", noted)
+    monkeypatch.setattr(tuning, "prepare", lambda _settings: prepared)
+    settings = replace(Settings.quick(), teacher_steps=2, pretraining_steps=2, steps=2)
+    with Progress(disable=True) as progress:
+        found = list(tuning.tried(settings, progress, rates=(1e-3,)))
+    assert [name for name, _, _ in found] == list(tuning.CANDIDATES)
+    assert all(loss > 0 for _, _, loss in found)
+    assert all(texts is prepared.dev for texts in measured)
+    assert len(measured) == len(found)
+    assert {example.text for example in prepared.held_out_examples}.isdisjoint(
+        example.text for example in prepared.train
     )
-    long_enough_to_tell = {paragraph for paragraph in held_out if len(paragraph) > 100}
-    assert len(long_enough_to_tell) > 50
-    assert not long_enough_to_tell & train
+    assert tuning.SEED not in Settings().seeds
+    assert set(Settings().student_lrs) == set(STUDENT_ARMS) <= set(tuning.CANDIDATES)
+    # The best of a grid is known to be one where both its neighbours were tried.
+    assert set(Settings().student_lrs.values()) <= set(tuning.RATES[1:-1])
 
 
 def test_both_tokenizers_stand_for_every_character(prepared: Preparation) -> None:
@@ -142,7 +206,9 @@ def test_everything_registered_for_two_tokenizers_trains_in_the_loop(spec: DSKDS
     loss_fn = DSKDLoss.from_models(spec, student, teacher, *tokenizers)
     before = [parameter.detach().clone() for parameter in (*student.parameters(), *loss_fn.parameters())]
     batches = prepared.training_batches("student", settings.batch_size, 12, seed=0)
-    log = list(distil(student, teacher, loss_fn, batches, lr=settings.student_lr, projector_lr=settings.projector_lr))
+    log = list(
+        distil(student, teacher, loss_fn, batches, lr=settings.pretraining_lr, projector_lr=settings.projector_lr)
+    )
     assert all(value.isfinite() for step in log for value in step.values())
     assert log[-1]["ce"] < log[0]["ce"]
     after = [*student.parameters(), *loss_fn.parameters()]
