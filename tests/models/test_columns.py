@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from dskd_components import (
+    ComparedGroups,
     ComparedRows,
     ConfigurationError,
     DSKDLoss,
     DSKDSpec,
     DualTokenizerCollator,
     DualTokenizerPreprocessor,
+    GroupRows,
+    GroupSpace,
     InputError,
     LMStates,
     MultiTeacherLoss,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dskd_components import DSKDOutput
+    from dskd_components.components import Direction
     from dskd_components.models.states import Side
 
 
@@ -60,7 +64,34 @@ class Worth(Space):
         )
 
 
+class WorthySpans(GroupSpace):
+    """Likelihoods of stretches, in which each side's tokens have weights of their own."""
+
+    terms: ClassVar[tuple[str, ...]] = ("worthy_spans",)
+    reads_columns: ClassVar[tuple[str, ...]] = ("student_worth", "teacher_worth")
+
+    name: Literal["worthy_spans"] = "worthy_spans"
+
+    def row_values(self, rows: GroupRows) -> torch.Tensor:
+        return rows.target_log_probs() * rows.columns["worth"].to(rows.logits.dtype).abs()
+
+    def combine(self, groups: ComparedGroups) -> SpaceResult:
+        return SpaceResult(terms={self.terms[0]: TokenTerm(values=(groups.student - groups.teacher).square())})
+
+
+class WorthyInTheTeachersSpace(WorthySpans):
+    """The same at the teacher's positions, whose weights both sides then have."""
+
+    side: ClassVar[Side] = "teacher"
+    projector: ClassVar[Direction | None] = "s2t"
+    terms: ClassVar[tuple[str, ...]] = ("worthy_projected",)
+    reads_columns: ClassVar[tuple[str, ...]] = ("teacher_worth",)
+
+    name: Literal["worthy_projected"] = "worthy_projected"  # type: ignore[assignment]
+
+
 test_the_laws_hold_for_a_space_with_a_column = laws_of(Worth(), max_examples=5)
+test_the_laws_hold_for_groups_with_columns = laws_of(WorthySpans(), max_examples=2)
 
 SPECS = {
     f"{kind} {engine['name']}": DSKDSpec(aligner=aligner, spaces=spaces, engine=engine)
@@ -68,6 +99,7 @@ SPECS = {
         ("aligner", Nearby(), ("student", "teacher")),
         ("space", "identity", ("student", Worth())),
         ("both", Nearby(), (Worth(), "teacher")),
+        ("groups", "span", (WorthySpans(), WorthyInTheTeachersSpace())),
     )
     for engine in ({"name": "eager"}, {"name": "tiled", "memory_budget_mib": 1e-3})
 }
