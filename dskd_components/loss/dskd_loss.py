@@ -686,6 +686,9 @@ class DSKDLoss(nn.Module):
         columns: Columns | None = None,
         batch: Mapping[str, Tensor] | None = None,
         tokens_per_step: int | None = 2048,
+        student_tokens: Tensor | Sequence[int] | None = None,
+        teacher_tokens: Tensor | Sequence[int] | None = None,
+        other_tokens: Others | None = None,
     ) -> PreflightReport:
         """Look at a pair of models before training: does it fit, what should be changed, what does a step cost.
 
@@ -703,6 +706,9 @@ class DSKDLoss(nn.Module):
             columns: what the keys of a sample are called, as the collator takes it.
             batch: a batch to train on, as `run` takes it; None: one of the samples.
             tokens_per_step: tokens of the student for which time and memory are stated; None: nothing is measured.
+            student_tokens: as in `from_models`: the tokens that the student's head is narrowed to.
+            teacher_tokens: the same of the teacher's.
+            other_tokens: what becomes of all others.
 
         Returns:
             The report. What cannot be looked at is an error in it, never an exception.
@@ -725,6 +731,9 @@ class DSKDLoss(nn.Module):
             samples=samples_of(texts, samples),
             columns=columns,
             batch=batch,
+            student_tokens=student_tokens,
+            teacher_tokens=teacher_tokens,
+            other_tokens=other_tokens,
         )
         return examine(cls, pair, tokens_per_step=tokens_per_step)
 
