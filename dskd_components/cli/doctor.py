@@ -82,9 +82,7 @@ def doctor(
     ] = None,
     other_tokens: Annotated[
         str | None,
-        typer.Option(
-            "--other-tokens", help="What becomes of all others: left_out or one_outcome.", show_default=False
-        ),
+        typer.Option("--other-tokens", help="What becomes of all others: left_out or one_outcome.", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Where all models run.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="For programs: JSON.")] = False,

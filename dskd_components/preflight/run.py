@@ -72,7 +72,7 @@ CHECKED_TOKENS: Final = 128
 class LossType(Protocol):
     """The loss class, which lies above this package; only how it is built is used."""
 
-    def from_models(self, spec: DSKDSpec, **arguments: Any) -> Any:
+    def from_models(self, *arguments: Any, **options: Any) -> Any:
         """Build a loss."""
 
 

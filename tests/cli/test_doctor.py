@@ -79,7 +79,9 @@ def test_heads_that_are_narrowed(dskd: Callable[..., Ran], folders: dict[str, Pa
     numbers.write_text("1 2\n3, 4")
     empty.write_text(" ")
     options = folders["student"], folders["teacher"], "--text", folders["text"], "--tokens", 0
-    ran = dskd("doctor", *options, "--student-tokens", ids, "--teacher-tokens", numbers, "--other-tokens", "one_outcome")
+    ran = dskd(
+        "doctor", *options, "--student-tokens", ids, "--teacher-tokens", numbers, "--other-tokens", "one_outcome"
+    )
     assert ran.code == 0, ran.out + ran.err
     assert "✓ student tokens: its head is narrowed to 270 of 280 tokens, and the others are one outcome; " in ran.out
     assert "✓ teacher tokens: its head is narrowed to 4 of 300 tokens" in ran.out

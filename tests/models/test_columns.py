@@ -10,15 +10,12 @@ import pytest
 import torch
 
 from dskd_components import (
-    ComparedGroups,
     ComparedRows,
     ConfigurationError,
     DSKDLoss,
     DSKDSpec,
     DualTokenizerCollator,
     DualTokenizerPreprocessor,
-    GroupRows,
-    GroupSpace,
     InputError,
     LMStates,
     MultiTeacherLoss,
@@ -31,8 +28,8 @@ from dskd_components import (
 )
 from dskd_components.testing import laws_of
 from dskd_components.testing.strategies.batches import with_example_columns
-from tests.aligners.test_variants import Nearby
 from tests.helpers import stores
+from tests.helpers.column_readers import Nearby, WorthyInTheTeachersSpace, WorthySpans
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer
 from tests.helpers.pairs import look
 from tests.helpers.registered import build
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dskd_components import DSKDOutput
-    from dskd_components.components import Direction
     from dskd_components.models.states import Side
 
 
@@ -62,32 +58,6 @@ class Worth(Space):
             terms={"worth": TokenTerm(values=values)},
             metrics={"weight": Tally(worth.sum(), worth.new_ones(len(worth)).sum())},
         )
-
-
-class WorthySpans(GroupSpace):
-    """Likelihoods of stretches, in which each side's tokens have weights of their own."""
-
-    terms: ClassVar[tuple[str, ...]] = ("worthy_spans",)
-    reads_columns: ClassVar[tuple[str, ...]] = ("student_worth", "teacher_worth")
-
-    name: Literal["worthy_spans"] = "worthy_spans"
-
-    def row_values(self, rows: GroupRows) -> torch.Tensor:
-        return rows.target_log_probs() * rows.columns["worth"].to(rows.logits.dtype).abs()
-
-    def combine(self, groups: ComparedGroups) -> SpaceResult:
-        return SpaceResult(terms={self.terms[0]: TokenTerm(values=(groups.student - groups.teacher).square())})
-
-
-class WorthyInTheTeachersSpace(WorthySpans):
-    """The same at the teacher's positions, whose weights both sides then have."""
-
-    side: ClassVar[Side] = "teacher"
-    projector: ClassVar[Direction | None] = "s2t"
-    terms: ClassVar[tuple[str, ...]] = ("worthy_projected",)
-    reads_columns: ClassVar[tuple[str, ...]] = ("teacher_worth",)
-
-    name: Literal["worthy_projected"] = "worthy_projected"  # type: ignore[assignment]
 
 
 test_the_laws_hold_for_a_space_with_a_column = laws_of(Worth(), max_examples=5)

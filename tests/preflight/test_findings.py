@@ -222,7 +222,9 @@ def test_heads_that_are_narrowed() -> None:
     used = sorted({token for text in TEXTS for token in own(text)["input_ids"]} | {own.eos_token_id})
     report = look(teacher_tokens=used, other_tokens="left_out")
     found = finding(report, "teacher tokens", "ok").found
-    assert found.startswith(f"its head is narrowed to {len(used)} of 300 tokens, and the others are left out; 100.0% of")
+    assert found.startswith(
+        f"its head is narrowed to {len(used)} of 300 tokens, and the others are left out; 100.0% of"
+    )
     kept = finding(report, "teacher kept mass", "ok").found
     assert kept.startswith(f"{len(used)} of 300 tokens have 9")  # a teacher that knows the texts
     assert report.recommended_spec is not None, "the start is measured with the narrowed heads"
