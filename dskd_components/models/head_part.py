@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dskd_components.distributed.gathering import gathered, is_sharded, local_part
+from dskd_components.distributed.gathering import gathered, is_partitioned, is_sharded, local_part
+from dskd_components.distributed.ranks import world_size
 from dskd_components.distributed.vocabulary_shards import VocabularyShards
+from dskd_components.errors import InputError
 from dskd_components.models.head import Head
 from dskd_components.models.head_recipe import HeadRecipe, read_head_recipe
-from dskd_components.models.wrappers import unwrapped
+from dskd_components.models.ranks_of_models import ranks_have_the_same_rows
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,17 @@ class HeadPart(Head):
         Returns:
             A part, if rows are cut over one dimension of a mesh and each rank has a real token; else the whole head,
             gathered. It is good for one step.
+
+        Raises:
+            InputError: ranks of one batch each have the whole weight.
         """
+        if same_rows and world_size() > 1 and _is_whole(weight):
+            raise InputError(
+                f"HeadPart.of: the ranks have one batch (same_rows=True), but the weight, "
+                f"{' x '.join(map(str, weight.shape))}, is whole on each of them: every rank would make all logits and "
+                "hold the gradient of all of the head. Let tensor parallelism cut it by tokens, "
+                "ColwiseParallel(output_layouts=Replicate()); or build Head(weight, ...), if that is meant."
+            )
         recipe = HeadRecipe(weight, bias, scale=scale, softcap=softcap, rows=None)
         found = _part(recipe, valid_vocabulary_size, same_rows=same_rows)
         return HeadPart._gathered(recipe, valid_vocabulary_size) if found is None else found
@@ -214,6 +225,12 @@ class HeadPart(Head):
         return found
 
 
+def _is_whole(weight: Any) -> bool:
+    if is_sharded(weight):
+        return all(placement.is_replicate() for placement in weight.placements)
+    return not is_partitioned(weight)
+
+
 def head_of_step(model: CausalLM, *, valid_vocabulary_size: int | None) -> Head:
     """Return a model's head for one step: a part of it where tensor parallelism or FSDP2 has cut its vocabulary.
 
@@ -225,7 +242,7 @@ def head_of_step(model: CausalLM, *, valid_vocabulary_size: int | None) -> Head:
         InputError: as there.
     """
     recipe = read_head_recipe(model)
-    same_rows = _ranks_have_the_same_rows(recipe.weight, model) if is_sharded(recipe.weight) else None
+    same_rows = ranks_have_the_same_rows(recipe.weight, model) if is_sharded(recipe.weight) else None
     found = None if same_rows is None else _part(recipe, valid_vocabulary_size, same_rows=same_rows)
     return HeadPart._gathered(recipe, valid_vocabulary_size) if found is None else found
 
@@ -240,27 +257,3 @@ def _part(recipe: HeadRecipe, valid_vocabulary_size: int | None, *, same_rows: b
         return None
     size = valid_vocabulary_size or recipe.rows or shards.bounds[-1]
     return HeadPart(recipe, shards, valid_vocabulary_size) if shards.up_to(size).leave_nobody_out else None
-
-
-def _ranks_have_the_same_rows(parameter: Any, model: CausalLM) -> bool | None:
-    """Return whether the ranks of a parameter's mesh have one batch: all but those of FSDP2; None: not known."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not hasattr(fsdp, "FSDPModule"):
-        return True
-    inner: Any = unwrapped(model)
-    meshes = [_data_parallel_mesh(module) for module in inner.modules() if isinstance(module, fsdp.FSDPModule)]
-    if not meshes and getattr(inner.get_output_embeddings(), "_is_fsdp_managed_module", False):
-        return None  # FSDP2 has sharded something around the model
-    if any(mesh is None for mesh in meshes):
-        return None
-    return all(mesh != parameter.device_mesh for mesh in meshes)
-
-
-def _data_parallel_mesh(module: Any) -> Any:
-    """Return over which mesh FSDP2 has sharded a module; None where this version of PyTorch does not say."""
-    try:
-        state = module._get_fsdp_state()
-        groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
-        return groups[0].mesh_info.mesh
-    except (AttributeError, IndexError, TypeError):
-        return None
