@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from dskd_components.distributed.gathering import is_sharded
 from dskd_components.errors import ConfigurationError
 from dskd_components.models.head_recipe import read_head_recipe
@@ -44,9 +46,9 @@ def require_cut_head(model: CausalLM, side: Side) -> None:
     Raises:
         ConfigurationError: it is one; the message names a layer, the head, and what to do.
     """
-    if "torch.distributed.tensor" not in sys.modules:
-        return
     inner: Any = unwrapped(model)
+    if "torch.distributed.tensor" not in sys.modules or not isinstance(inner, nn.Module):
+        return
     meshes = _data_parallel_meshes(inner)
     if meshes is None:
         return  # not known
