@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from dskd_components.engines.tiled import Tiled
-from dskd_components.engines.work import products_of
+from dskd_components.engines.work import block_count, products_of
 from dskd_components.preflight.operations import Operand, Product, Work, counting
+from dskd_components.preflight.sharding import OPERATIONS
+from dskd_components.preflight.traced import WIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +29,9 @@ TILE_ROWS: Final = 256
 
 HEAD_ROWS: Final = 1024
 """Rows of a head that the same takes."""
+
+CUT_COLLECTIVES: Final = 9
+"""Collectives of a block of logits whose head stays cut: largest, sums, targets, distances. Counted in steps of two."""
 
 LOSS_OPERATIONS: Final = 1000
 """Operations of a loss that do not grow with the batch: positions, checks, sums. A step of ``span`` over a few tokens
@@ -57,7 +62,11 @@ class PlannedTime:
         }
         found = {name: seconds * setup.accumulation for name, seconds in found.items()}
         if setup.devices > 1:
-            found["communication"] = self._sent() / device.bandwidth
+            found["communication"] = (
+                (self._sent() + self._exchanged()) / device.bandwidth
+                + sum(self._collectives().values()) * device.latency
+                + device.starting_seconds(self._operations())
+            )
         found["optimizer"] = device.seconds(self._updates())
         return found
 
@@ -122,6 +131,37 @@ class PlannedTime:
         values = self.pair.teacher.hidden_size + self.pair.student.hidden_size
         flops = 2 * (4 * tokens * source * target + 4 * pairs * target + 3 * pairs * values)
         return self.device.product_seconds(flops, Product(1, TILE_ROWS, source, HEAD_ROWS, torch.float32))
+
+    def _collectives(self) -> dict[str, int]:
+        """Return how many collectives a step has, by who asks for them."""
+        pair, setup = self.pair, self.pair.setup
+        tokens_and_projectors = 1 + (pair.projectors.numbers > 0)
+        blocks = sum(block_count(pair.shapes, side, on_cpu=self.device.on_cpu) for side in self._cut_sides)
+        return {
+            "student": pair.spread.collectives(pair.student, micro_batches=setup.accumulation, trains=True),
+            "teacher": pair.teacher_spread.collectives(pair.teacher, micro_batches=setup.accumulation, trains=False),
+            "loss": tokens_and_projectors + CUT_COLLECTIVES * blocks * setup.accumulation,
+        }
+
+    def _operations(self) -> int:
+        """Return how many operations engines add to a step around their collectives."""
+        found, pair = self._collectives(), self.pair
+        of_engines = (("student", pair.spread.sharding), ("teacher", pair.teacher_spread.sharding))
+        return sum(found[name] * OPERATIONS[sharding] for name, sharding in of_engines)
+
+    @property
+    def _cut_sides(self) -> list[Side]:
+        sides: tuple[Side, Side] = ("student", "teacher")
+        return [side for side in sides if self.pair.spreads[side].cut_head and self.pair.shapes.streams(side)]
+
+    def _exchanged(self) -> float:
+        """Return the bytes of states that each device sends to heads which stay cut, and of their gradients."""
+        found, shapes = 0, self.pair.shapes
+        for side in self._cut_sides:
+            streams = len(shapes.streams(side))
+            learning = streams if side == "student" else streams - 1  # the teacher's own states are constants
+            found += (streams + learning) * shapes.scored[side] * shapes.widths[side] * WIDE
+        return (self.pair.setup.devices - 1) * found * self.pair.setup.accumulation
 
     def _sent(self) -> float:
         setup = self.pair.setup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -35,6 +36,16 @@ MASTER: Final = frozenset({"zero1", "zero2", "zero3"})
 
 BUCKET: Final = 500_000_000
 """Numbers that DeepSpeed reduces at once (``reduce_bucket_size``)."""
+
+DDP_FIRST: Final = 2**20
+"""Bytes of the first bucket that DistributedDataParallel reduces."""
+
+DDP_BUCKET: Final = 25 * 2**20
+"""Bytes of each other one (``bucket_cap_mb``)."""
+
+OPERATIONS: Final[Mapping[Sharding, int]] = {"none": 0, "ddp": 75, "zero1": 60, "zero2": 60, "zero3": 60, "fsdp2": 60}
+"""Operations of PyTorch around each collective of an engine, copies in and out. Counted in both passes of two blocks of
+layers under DistributedDataParallel and FSDP2; DeepSpeed is taken to have as many as the latter."""
 
 MORE: Final[Mapping[Sharding, Sharding]] = {"none": "ddp", "ddp": "zero1", "zero1": "zero2", "zero2": "fsdp2"}
 """What cuts up the next part as well."""
@@ -81,10 +92,13 @@ class Spread:
     Args:
         sharding: how.
         devices: over how many.
+        cut_head: whether the head stays cut in the loss. What is outside of blocks is then put away after the forward
+            pass, and gathered again for the backward pass.
     """
 
     sharding: Sharding
     devices: int
+    cut_head: bool = False
 
     def share(self, part: Part) -> float:
         """Return the share of a part that each device keeps."""
@@ -95,9 +109,13 @@ class Spread:
         """Whether parameters are gathered for each use."""
         return "parameters" in CUT[self.sharding]
 
-    def kept_gathered(self, model: TracedModel) -> int:
-        """Return the bytes that stay gathered from the forward pass on: all outside of the blocks of layers."""
+    def root_gathered(self, model: TracedModel) -> int:
+        """Return the bytes that are gathered throughout a pass: all outside of the blocks of layers."""
         return model.root if self.gathers else 0
+
+    def kept_gathered(self, model: TracedModel) -> int:
+        """Return those of them that stay gathered from the forward pass on: all, unless the head stays cut."""
+        return 0 if self.cut_head else self.root_gathered(model)
 
     def passing_gathered(self, model: TracedModel) -> int:
         """Return the bytes of blocks that are gathered at once: the one at work, the next, and what it arrives in."""
@@ -123,3 +141,21 @@ class Spread:
             return others * micro_batches * (2 * model.bytes + gradients)
         # A sum over devices is taken in two rounds, whoever updates what.
         return 2 * others * gradients
+
+    def collectives(self, model: TracedModel, *, micro_batches: int, trains: bool) -> int:
+        """Return how many collectives a step has.
+
+        Args:
+            model: the student or the teacher.
+            micro_batches: how many there are in a step.
+            trains: whether it has a backward pass.
+        """
+        if self.gathers:  # each block in either pass, and its gradients; what is outside of blocks in one, or in both
+            groups = len(model.units) + 1
+            return micro_batches * ((3 * groups - (not self.cut_head)) if trains else groups)
+        if not trains or self.sharding == "none":
+            return 0
+        gradients = sum(model.trained)
+        if self.sharding == "ddp":
+            return 1 + math.ceil(max(gradients - DDP_FIRST, 0) / DDP_BUCKET)
+        return 2 * max(1, math.ceil(gradients / (BUCKET * model.itemsize)))
