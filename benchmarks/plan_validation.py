@@ -1,7 +1,7 @@
 """``python -m benchmarks.plan_validation``: what ``dskd plan`` states of a step, beside what real steps take.
 
-Pairs of random models from 0.1 to 135 million parameters, trained in one process, and in two by DDP and FSDP2 (gloo), the
-latter also with heads that stay cut over the processes (``fsdp2-cut``, both models sharded).
+Pairs of random models from 0.1 to 135 million parameters, trained in one process, and in two by DDP and FSDP2 (gloo),
+the latter also with heads that stay cut over the processes (``fsdp2-cut``, both models sharded).
 Each way has processes of its own, with one thread each:
 
 - *planned*: from models on the meta device, for this machine; how fast processes talk to one another is measured first,

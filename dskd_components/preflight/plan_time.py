@@ -12,7 +12,6 @@ import torch
 from dskd_components.engines.tiled import Tiled
 from dskd_components.engines.work import block_count, products_of
 from dskd_components.preflight.operations import Operand, Product, Work, counting
-from dskd_components.preflight.sharding import OPERATIONS
 from dskd_components.preflight.traced import WIDE
 
 if TYPE_CHECKING:
@@ -32,6 +31,9 @@ HEAD_ROWS: Final = 1024
 
 CUT_COLLECTIVES: Final = 9
 """Collectives of a block of logits whose head stays cut: largest, sums, targets, distances. Counted in steps of two."""
+
+AROUND_CUT: Final = 70
+"""What the host does around each of them, in operations that have nothing to do; measured as `AROUND_GATHERED` was."""
 
 LOSS_OPERATIONS: Final = 1000
 """Operations of a loss that do not grow with the batch: positions, checks, sums. A step of ``span`` over a few tokens
@@ -62,11 +64,8 @@ class PlannedTime:
         }
         found = {name: seconds * setup.accumulation for name, seconds in found.items()}
         if setup.devices > 1:
-            found["communication"] = (
-                (self._sent() + self._exchanged()) / device.bandwidth
-                + sum(self._collectives().values()) * device.latency
-                + device.starting_seconds(self._operations())
-            )
+            sent = self._sent() + self._exchanged()
+            found["communication"] = sent / device.bandwidth + self._around_collectives()
         found["optimizer"] = device.seconds(self._updates())
         return found
 
@@ -132,22 +131,18 @@ class PlannedTime:
         flops = 2 * (4 * tokens * source * target + 4 * pairs * target + 3 * pairs * values)
         return self.device.product_seconds(flops, Product(1, TILE_ROWS, source, HEAD_ROWS, torch.float32))
 
-    def _collectives(self) -> dict[str, int]:
-        """Return how many collectives a step has, by who asks for them."""
-        pair, setup = self.pair, self.pair.setup
-        tokens_and_projectors = 1 + (pair.projectors.numbers > 0)
+    def _around_collectives(self) -> float:
+        """Return the time that collectives take however small they are, and the host around them."""
+        pair, micro_batches = self.pair, self.pair.setup.accumulation
         blocks = sum(block_count(pair.shapes, side, on_cpu=self.device.on_cpu) for side in self._cut_sides)
-        return {
-            "student": pair.spread.collectives(pair.student, micro_batches=setup.accumulation, trains=True),
-            "teacher": pair.teacher_spread.collectives(pair.teacher, micro_batches=setup.accumulation, trains=False),
-            "loss": tokens_and_projectors + CUT_COLLECTIVES * blocks * setup.accumulation,
-        }
-
-    def _operations(self) -> int:
-        """Return how many operations engines add to a step around their collectives."""
-        found, pair = self._collectives(), self.pair
-        of_engines = (("student", pair.spread.sharding), ("teacher", pair.teacher_spread.sharding))
-        return sum(found[name] * OPERATIONS[sharding] for name, sharding in of_engines)
+        of_heads = CUT_COLLECTIVES * blocks * micro_batches
+        # The count of scored tokens, and the projectors' gradients.
+        collectives = of_heads + 1 + (pair.projectors.numbers > 0)
+        operations = AROUND_CUT * of_heads
+        for model, spread, trains in ((pair.student, pair.spread, True), (pair.teacher, pair.teacher_spread, False)):
+            collectives += spread.collectives(model, micro_batches=micro_batches, trains=trains)
+            operations += spread.operations(model, micro_batches=micro_batches, trains=trains)
+        return collectives * self.device.latency + self.device.starting_seconds(operations)
 
     @property
     def _cut_sides(self) -> list[Side]:
