@@ -72,7 +72,8 @@ class Step:
 
 def make_step(preset: str, *, tied: bool, silent: bool = False, engine: str = "tiled", seed: int = 0) -> Step:
     """The same models and batch each time; the loss's own parameters by the seed."""
-    spec = SPECS[preset].model_copy(update={"engine": DSKDSpec(engine=engine).engine})
+    options = {"name": "tiled", "vocabulary_parallel": "always"} if engine == "cut" else engine
+    spec = SPECS[preset].model_copy(update={"engine": DSKDSpec(engine=options).engine})
     teacher_tokenizer = byte_level_tokenizer()
     student_tokenizer = teacher_tokenizer if spec.aligner.same_tokenizer else metaspace_tokenizer()
     # Three rows too many: the vocabulary does not divide by the number of ranks.
