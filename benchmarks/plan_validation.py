@@ -1,7 +1,8 @@
 """``python -m benchmarks.plan_validation``: what ``dskd plan`` states of a step, beside what real steps take.
 
 Pairs of random models from 0.1 to 135 million parameters, trained in one process, and in two by DDP and FSDP2 (gloo),
-the latter also with heads that stay cut over the processes (``fsdp2-cut``, both models sharded).
+the latter also with heads that stay cut over the processes (``fsdp2-cut``, both models sharded). ``zero1`` to ``zero3``
+need DeepSpeed.
 Each way has processes of its own, with one thread each:
 
 - *planned*: from models on the meta device, for this machine; how fast processes talk to one another is measured first,
@@ -94,7 +95,7 @@ PAIRS: Mapping[str, Pair] = {
         Shape(576, 30, 49152), Shape(384, 6, 32000), rows=4, length=128, dtype="bfloat16", budget=128
     ),
 }
-MODES = ("none", "ddp", "fsdp2", "fsdp2-cut")
+MODES = ("none", "ddp", "fsdp2", "fsdp2-cut", "zero1", "zero2", "zero3")
 
 
 def spec_of(pair: Pair, mode: str) -> DSKDSpec:
@@ -164,16 +165,41 @@ class Training:
             for model in (self.student, self.teacher):
                 shard(model, reshard_after_forward=True)
         groups = [{"params": list(self.student.parameters())}, *self.loss_fn.param_groups(lr=1e-4)]
+        self.engine: Any = None
+        if case["mode"].startswith("zero"):
+            self.engine = self.model = in_deepspeed(self.student, int(case["mode"].removeprefix("zero")))
+            groups = self.loss_fn.param_groups(lr=1e-4)
         self.optimizer = torch.optim.AdamW(groups, lr=1e-5, foreach=False)
 
     def step(self) -> None:
         """One step of training, as in the documentation."""
         scored = sum((self.batch["student_labels"][:, 1:] >= 0).sum() for _ in range(world_size()))
         out = self.loss_fn.run(self.model, self.teacher, self.batch, num_items_in_batch=scored)
-        (out.loss * world_size()).backward()
+        loss = out.loss * world_size()
+        if self.engine is None:
+            loss.backward()
+        else:
+            self.engine.backward(loss)
+            self.engine.step()
         reduce_gradients(self.loss_fn)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def in_deepspeed(student: Any, stage: int) -> Any:
+    """The student in an engine of a stage, with DeepSpeed's own buckets."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it compiles something
+    deepspeed.init_distributed("gloo", dist_init_required=False)
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "bf16": {"enabled": next(student.parameters()).dtype == torch.bfloat16},
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-5, "torch_adam": True, "foreach": False}},
+    }
+    engine, *_ = deepspeed.initialize(model=student, model_parameters=list(student.parameters()), config=config)
+    return engine
 
 
 def shard(model: Any, *, reshard_after_forward: bool | None = None) -> None:
@@ -261,7 +287,12 @@ def in_processes(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
             json.dumps(options | {"folder": folder}),
         ]
         running = [
-            subprocess.Popen(command, env=os.environ | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command,
+                env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             for rank in range(options["ranks"])
         ]
         assert running[0].stdout is not None, "a pipe"

@@ -67,7 +67,8 @@ class PartitionRows:
     @cached_property
     def own(self) -> Tensor:
         """``[n, d]``: this rank's rows. All ranks ask for it together."""
-        part, width = self._weight.ds_tensor.detach().flatten(), self.shape[1]
+        part: Tensor = self._weight.ds_tensor.detach().flatten()
+        width = self.shape[1]
         first, last = (bound * width - self.shards.rank * len(part) for bound in self._own_bounds)
         starts = part.new_empty(self.shards.ranks * width)
         all_gather(starts, part[:width].contiguous(), group=self.shards.group)

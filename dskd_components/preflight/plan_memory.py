@@ -114,10 +114,11 @@ class PlannedMemory:
         accumulated = share if self.pair.setup.accumulation == 1 else 0.0
         # Added to what is there already, a gradient exists by itself for a moment.
         alone = max(student.trained, default=0) if self.pair.setup.accumulation > 1 else 0
-        through = kept + passing + whole + alone + student.backward_peak(accumulated)
+        buckets = self.pair.spread.backward_buckets(student)
+        through = kept + passing + whole + alone + buckets + student.backward_peak(accumulated)
         tied = self._trained_head if student.tied else 0
-        at_the_end = kept + accumulated * sum(student.trained) + self.pair.projectors.bytes + tied
-        return max(waiting + narrowed, through + self._trained_head, at_the_end)
+        at_the_end = kept + buckets + accumulated * sum(student.trained) + self.pair.projectors.bytes + tied
+        return max(waiting + buckets + narrowed, through + self._trained_head, at_the_end)
 
     @property
     def _gradients(self) -> float:

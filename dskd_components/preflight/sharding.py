@@ -35,7 +35,8 @@ MASTER: Final = frozenset({"zero1", "zero2", "zero3"})
 """DeepSpeed keeps a copy in float32 of parameters in half precision, for the optimizer."""
 
 BUCKET: Final = 500_000_000
-"""Numbers that DeepSpeed reduces at once (``reduce_bucket_size``)."""
+"""Numbers that DeepSpeed reduces at once (``reduce_bucket_size``, its default). It makes room for all of them, however
+small the model is: in each backward pass at stages 1 and 2, and for good at stage 3."""
 
 DDP_FIRST: Final = 2**20
 """Bytes of the first bucket that DistributedDataParallel reduces."""
@@ -128,11 +129,14 @@ class Spread:
         return 3 * max(model.units, default=0) if self.gathers else 0
 
     def buckets(self, model: TracedModel) -> int:
-        """Return the bytes of buckets in which gradients are brought together and sent."""
-        gradients = sum(model.trained)
+        """Return the bytes of buckets in which gradients are brought together and sent, as far as they are kept."""
         if self.sharding == "ddp":
-            return gradients
-        return min(gradients, BUCKET * model.itemsize) if self.sharding in ("zero1", "zero2") else 0
+            return sum(model.trained)
+        return BUCKET * model.itemsize if self.sharding == "zero3" else 0
+
+    def backward_buckets(self, model: TracedModel) -> int:
+        """Return the bytes of those that are there in the backward pass alone."""
+        return BUCKET * model.itemsize if self.sharding in ("zero1", "zero2") else 0
 
     def sent(self, model: TracedModel, *, micro_batches: int) -> float:
         """Return the bytes that each device sends in a step.
