@@ -174,15 +174,16 @@ def block_rows(shapes: LossShapes, side: Side) -> int:
     return max(1, min(shapes.scored[side], CACHED_BLOCK // (max(shapes.streams(side), default=1) * ITEMSIZE)))
 
 
-def block_count(shapes: LossShapes, side: Side, *, on_cpu: bool) -> int:
+def block_count(shapes: LossShapes, side: Side, *, on_cpu: bool, accelerator_memory: int | None = None) -> int:
     """Return in how many blocks a side's rows are compared.
 
     Args:
         shapes: of the batch; the engine is `Tiled`.
         side: which side.
         on_cpu: whether blocks are kept small, for the caches of a CPU.
+        accelerator_memory: bytes that an accelerator has in all; None: on a CPU, or where that is not known.
     """
-    budget = int(shapes.engine.memory_budget_mib * 2**20) if isinstance(shapes.engine, Tiled) else CACHED_BLOCK
+    budget = shapes.engine.budget_bytes(accelerator_memory) if isinstance(shapes.engine, Tiled) else CACHED_BLOCK
     size = min(budget // SHARE // BLOCK_TENSORS, CACHED_BLOCK) if on_cpu else budget // SHARE // BLOCK_TENSORS
     return -(-shapes.scored[side] * max(shapes.streams(side), default=0) * ITEMSIZE // max(size, 1))
 

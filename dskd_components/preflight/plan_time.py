@@ -134,7 +134,10 @@ class PlannedTime:
     def _around_collectives(self) -> float:
         """Return the time that collectives take however small they are, and the host around them."""
         pair, micro_batches = self.pair, self.pair.setup.accumulation
-        blocks = sum(block_count(pair.shapes, side, on_cpu=self.device.on_cpu) for side in self._cut_sides)
+        on_cpu, memory = self.device.on_cpu, None if self.device.on_cpu else self.device.memory
+        blocks = sum(
+            block_count(pair.shapes, side, on_cpu=on_cpu, accelerator_memory=memory) for side in self._cut_sides
+        )
         of_heads = CUT_COLLECTIVES * blocks * micro_batches
         # The count of scored tokens, and the projectors' gradients.
         collectives = of_heads + 1 + (pair.projectors.numbers > 0)
