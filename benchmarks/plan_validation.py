@@ -1,9 +1,12 @@
 """``python -m benchmarks.plan_validation``: what ``dskd plan`` states of a step, beside what real steps take.
 
-Pairs of random models from 0.1 to 135 million parameters, trained in one process, and in two by DDP and FSDP2 (gloo).
+Pairs of random models from 0.1 to 135 million parameters, trained in one process, and in two by DDP and FSDP2 (gloo),
+the latter also with heads that stay cut over the processes (``fsdp2-cut``, both models sharded). ``zero1`` to ``zero3``
+need DeepSpeed.
 Each way has processes of its own, with one thread each:
 
-- *planned*: from models on the meta device, for this machine; the bandwidth between processes is measured first;
+- *planned*: from models on the meta device, for this machine; how fast processes talk to one another is measured first,
+  by summing many numbers and one;
 - *allocated*: the most that torch's allocator was asked for at once in the second step, models, optimizer and buckets
   included, on the rank that needs the most;
 - *seconds*: of the processor in a process, so that other processes on the machine count little: of the fastest of some
@@ -36,6 +39,7 @@ from benchmarks.loss_step.report import machine
 from dskd_components import DSKDLoss, DSKDSpec
 from dskd_components.distributed import reduce_gradients, synchronise, world_size
 from dskd_components.preflight.device import ThisMachine
+from dskd_components.preflight.link import Link, measured_link
 from dskd_components.preflight.plan import Setup
 from dskd_components.preflight.plan_step import plan_step
 
@@ -91,13 +95,14 @@ PAIRS: Mapping[str, Pair] = {
         Shape(576, 30, 49152), Shape(384, 6, 32000), rows=4, length=128, dtype="bfloat16", budget=128
     ),
 }
-MODES = ("none", "ddp", "fsdp2")
+MODES = ("none", "ddp", "fsdp2", "fsdp2-cut", "zero1", "zero2", "zero3")
 
 
-def spec_of(pair: Pair) -> DSKDSpec:
+def spec_of(pair: Pair, mode: str) -> DSKDSpec:
     """What is computed."""
     linear = {"name": "linear", "init": "torch"}
     engine = {"name": "tiled", "memory_budget_mib": pair.budget}
+    engine |= {"vocabulary_parallel": "always"} if mode == "fsdp2-cut" else {}
     return DSKDSpec(aligner=pair.spec, t2s_projector=linear, s2t_projector=linear, engine=engine)
 
 
@@ -125,13 +130,14 @@ def planned(case: Mapping[str, Any]) -> dict[str, Any]:
     with torch.device("meta"):
         models = [build(config_of(case, side), pair.dtype) for side in ("student", "teacher")]
     setup = Setup(
-        spec=spec_of(pair),
+        spec=spec_of(pair, case["mode"]),
         tokens=pair.rows * pair.length * ranks,
         length=pair.length,
         devices=ranks,
-        sharding=case["mode"],
+        sharding=case["mode"].removesuffix("-cut"),
+        teacher="sharded" if case["mode"] == "fsdp2-cut" else "replicated",
     )
-    plan = plan_step(*models, setup, ThisMachine(bandwidth=case["bandwidth"]))
+    plan = plan_step(*models, setup, ThisMachine(**case["link"]))
     return {
         "mib": plan.bytes / MIB,
         "seconds": plan.seconds,
@@ -148,26 +154,59 @@ class Training:
         self.student = build(case.get("student") or config_of(case, "student"), pair.dtype).train()
         self.teacher = build(config_of(case, "teacher"), pair.dtype).eval().requires_grad_(False)
         self.batch = batch_of(pair, [model.config.vocab_size for model in (self.student, self.teacher)])
-        self.loss_fn = DSKDLoss.from_models(spec_of(pair), self.student, self.teacher)
+        self.loss_fn = DSKDLoss.from_models(spec_of(pair, case["mode"]), self.student, self.teacher)
         synchronise(self.loss_fn)
         self.model: Any = self.student
         if case["mode"] == "ddp":
             self.model = DistributedDataParallel(self.student)
         elif case["mode"] == "fsdp2":
-            for layer in self.student.model.layers:
-                fully_shard(layer)
-            fully_shard(self.student)
+            shard(self.student)
+        elif case["mode"] == "fsdp2-cut":
+            for model in (self.student, self.teacher):
+                shard(model, reshard_after_forward=True)
         groups = [{"params": list(self.student.parameters())}, *self.loss_fn.param_groups(lr=1e-4)]
+        self.engine: Any = None
+        if case["mode"].startswith("zero"):
+            self.engine = self.model = in_deepspeed(self.student, int(case["mode"].removeprefix("zero")))
+            groups = self.loss_fn.param_groups(lr=1e-4)
         self.optimizer = torch.optim.AdamW(groups, lr=1e-5, foreach=False)
 
     def step(self) -> None:
         """One step of training, as in the documentation."""
         scored = sum((self.batch["student_labels"][:, 1:] >= 0).sum() for _ in range(world_size()))
         out = self.loss_fn.run(self.model, self.teacher, self.batch, num_items_in_batch=scored)
-        (out.loss * world_size()).backward()
+        loss = out.loss * world_size()
+        if self.engine is None:
+            loss.backward()
+        else:
+            self.engine.backward(loss)
+            self.engine.step()
         reduce_gradients(self.loss_fn)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def in_deepspeed(student: Any, stage: int) -> Any:
+    """The student in an engine of a stage, with DeepSpeed's own buckets."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it compiles something
+    deepspeed.init_distributed("gloo", dist_init_required=False)
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "bf16": {"enabled": next(student.parameters()).dtype == torch.bfloat16},
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-5, "torch_adam": True, "foreach": False}},
+    }
+    engine, *_ = deepspeed.initialize(model=student, model_parameters=list(student.parameters()), config=config)
+    return engine
+
+
+def shard(model: Any, *, reshard_after_forward: bool | None = None) -> None:
+    """Let FSDP2 shard layers, and the rest."""
+    for layer in model.model.layers:
+        fully_shard(layer)
+    fully_shard(model, reshard_after_forward=reshard_after_forward)
 
 
 def batch_of(pair: Pair, vocabularies: list[int]) -> dict[str, torch.Tensor]:
@@ -206,19 +245,6 @@ def seconds_of(case: Mapping[str, Any]) -> float:
     return min(times[1:])
 
 
-def bandwidth() -> float:
-    """Bytes that a process sends in a second of the processor, when gradients are summed."""
-    if world_size() == 1:
-        return 1e9
-    gradient = torch.ones(2**22)
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        dist.all_reduce(gradient)
-        times.append(time.process_time() - start)
-    return gradient.nbytes / min(times)
-
-
 def on_rank(options: dict[str, Any]) -> None:
     """Plan and measure all pairs in one way, and print a line of JSON for each."""
     torch.set_num_threads(1)
@@ -228,7 +254,8 @@ def on_rank(options: dict[str, Any]) -> None:
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{options['folder']}/ranks", rank=rank, world_size=ranks)
     for name in options["pairs"]:
-        case = options | {"pair": name, "bandwidth": bandwidth()}
+        link = measured_link(time.process_time) if ranks > 1 else Link(bandwidth=1e9, latency=0.0)
+        case = options | {"pair": name, "link": vars(link)}
         if options["model"] and name.startswith("135M"):
             case["student"] = options["model"]
         if ranks > 1:
@@ -241,7 +268,7 @@ def on_rank(options: dict[str, Any]) -> None:
         else:
             found = [of_rank]
         if rank == 0:
-            row = {"pair": name, "mode": options["mode"], "bandwidth": case["bandwidth"], "planned": plan}
+            row = {"pair": name, "mode": options["mode"], "link": case["link"], "planned": plan}
             row |= {what: max(each[what] for each in found) for what in of_rank}
             errors = {what: plan[what] / row[what] - 1 for what in of_rank}
             print("ROW " + json.dumps(row | {"errors": errors}), flush=True)
@@ -260,7 +287,12 @@ def in_processes(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
             json.dumps(options | {"folder": folder}),
         ]
         running = [
-            subprocess.Popen(command, env=os.environ | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command,
+                env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             for rank in range(options["ranks"])
         ]
         assert running[0].stdout is not None, "a pipe"

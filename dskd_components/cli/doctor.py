@@ -62,12 +62,43 @@ def doctor(
     tokens: Annotated[
         int, typer.Option("--tokens", min=0, help="Student tokens in a step, for its cost; 0: measure nothing.")
     ] = 2048,
+    student_tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--student-tokens",
+            metavar="FILE",
+            help="The ids of the tokens that the student's head is narrowed to in the loss: a JSON list, or numbers.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher_tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher-tokens",
+            metavar="FILE",
+            help="The same of the teacher's; NAME=FILE with several teachers.",
+            show_default=False,
+        ),
+    ] = None,
+    other_tokens: Annotated[
+        str | None,
+        typer.Option("--other-tokens", help="What becomes of all others: left_out or one_outcome.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Where all models run.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="For programs: JSON.")] = False,
 ) -> None:
     """Look at a student and a teacher before training. The exit code is 1 if there is an error among the findings."""
     pairs = _pairs(None if spec is None else read_spec(spec), teachers)
-    given = _samples(samples, columns, ignore)
+    given = _samples(samples, columns, ignore) | {"other_tokens": other_tokens}
+    if student_tokens is not None:
+        given["student_tokens"] = _token_ids("--student-tokens", student_tokens)
+    for each in teacher_tokens or ():
+        name, file = ("", each) if "" in pairs else each.partition("=")[::2]
+        if name not in pairs:
+            raise ConfigurationError(
+                f"--teacher-tokens {each}: expected NAME=FILE with one of the teachers {', '.join(map(repr, pairs))}."
+            )
+        pairs[name].tokens = _token_ids("--teacher-tokens", file)
     reports = _reports(student, pairs, given, tokens or None, device)
     passed = all(report.passed for report in reports.values())
     if as_json:
@@ -105,6 +136,7 @@ class _Wanted:
 
     def __init__(self, source: str, spec: DSKDSpec | None, last_step: int | None = None) -> None:
         self.source, self.spec, self.last_step = source, spec, last_step
+        self.tokens: list[int] | None = None
 
 
 def _reports(
@@ -136,6 +168,7 @@ def _reports(
                 teacher_tokenizer=tokenizers[wanted.source],
                 spec=wanted.spec,
                 last_step=wanted.last_step,
+                teacher_tokens=wanted.tokens,
                 **given,
             )
             reports[name] = examine(DSKDLoss, pair, tokens_per_step=tokens, watch=watch)
@@ -181,6 +214,20 @@ def read_spec(name: str) -> DSKDSpec | MultiTeacherSpec:
     if name in PRESETS:
         return DSKDSpec.preset(name)
     raise ConfigurationError(f"--spec {name}: there is neither such a file nor such a preset ({', '.join(PRESETS)}).")
+
+
+def _token_ids(option: str, path: str) -> list[int]:
+    """Return the ids in a file: a JSON list, or numbers with spaces, commas or lines between them."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{option} {path}: cannot be read: {error}.") from error
+    words = text.replace("[", " ").replace("]", " ").replace(",", " ").split()
+    wrong = next((word for word in words if not word.isdecimal()), None)
+    if wrong is not None or not words:
+        found = "nothing" if wrong is None else repr(wrong)
+        raise ConfigurationError(f"{option} {path}: expected ids of tokens, a JSON list or numbers, got {found}.")
+    return [int(word) for word in words]
 
 
 def _samples(path: Path | None, columns: str | None, ignore: str | None) -> dict[str, Any]:

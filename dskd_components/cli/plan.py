@@ -95,6 +95,10 @@ def plan(
     bandwidth: Annotated[
         float | None, typer.Option("--bandwidth", help="Bytes a second that each device sends.", show_default=False)
     ] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option("--latency", help="Seconds of a collective, however small.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: JSON.")] = False,
 ) -> None:
     """Say what a step takes on each device, before there are weights. The exit code is 1 if it does not fit."""
@@ -131,8 +135,9 @@ def plan(
         "efficiency": efficiency,
         "memory_bandwidth": memory_bandwidth,
         "bandwidth": bandwidth,
+        "latency": latency,
     }
-    where = _device(device, {name: value for name, value in rates.items() if value is not None})
+    where = _device(device, {name: value for name, value in rates.items() if value is not None}, devices)
     pair = [
         load_on_meta(source, _one_of(option, precision, DTYPES), attention)
         for source, option, precision in ((student, "--dtype", dtype), (teacher, "--teacher-dtype", teacher_dtype))
@@ -148,21 +153,23 @@ def plan(
         raise typer.Exit(1)
 
 
-def _device(name: str, rates: dict[str, float]) -> Device:
+def _device(name: str, rates: dict[str, float], devices: int) -> Device:
     from dskd_components.preflight.device import ThisMachine, stated_device
+    from dskd_components.preflight.link import local_link
 
     for option, value in rates.items():
         if not value > 0 or (option == "efficiency" and value > 1):
             expected = "a share above 0 and up to 1" if option == "efficiency" else "a positive number"
             raise ConfigurationError(f"--{option.replace('_', '-')}: expected {expected}, got {value:g}.")
     if name == "cpu":
-        others = [option for option in rates if option != "bandwidth"]
+        others = [option for option in rates if option not in ("bandwidth", "latency")]
         if others:
             raise ConfigurationError(
                 f"--{others[0].replace('_', '-')}: the machine at hand is measured. Leave it out, or name another "
                 "--device."
             )
-        return ThisMachine(bandwidth=rates.get("bandwidth", ThisMachine.bandwidth))
+        measured = vars(local_link()) if devices > 1 and len(rates) < 2 else {}
+        return ThisMachine(**measured | rates)
     found = stated_device(name)
     return replace(found, **rates) if rates else found  # type: ignore[arg-type]
 

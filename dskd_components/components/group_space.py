@@ -1,7 +1,8 @@
 """`GroupSpace`: where what two models say of the same stretch of text meets, whatever tokens they cut it into."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,12 +28,15 @@ class GroupRows:
         logits: ``[N, V]``, float32 or float64.
         targets: ``[N]``, int64: the token that is right at each row, in the vocabulary of the logits.
         temperature: what the logits are divided by.
+        columns: by name without the side, ``[N, ...]``: of the side at whose positions the rows are, those columns of
+            the batch that the space `reads_columns` of, each row's entry being that of the token which is right there.
     """
 
     side: Side
     logits: Tensor
     targets: Tensor
     temperature: float
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -94,6 +98,20 @@ class GroupSpace(Space):
     """
 
     side: ClassVar[Side] = "student"
+
+    @property
+    def sides_read(self) -> tuple[Side, ...]:
+        """Both sides, whose rows come with columns of their own; with a projector all rows are of `side`."""
+        return ("student", "teacher") if self.projector is None else (self.side,)
+
+    @property
+    def needs_hard_alignment(self) -> bool:
+        """Always: what is in one group with what must be settled before training.
+
+        False for a space that is meant for aligners of your own which weigh positions anew within known groups, and
+        whose alignments have `Alignment.groups_of_positions`.
+        """
+        return True
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

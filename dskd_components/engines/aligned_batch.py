@@ -135,10 +135,10 @@ class AlignedBatch:
         """Return the states of the model whose states come to a space."""
         return self.teacher if space.side == "student" else self.student
 
-    def columns_for(self, space: Space) -> dict[str, Tensor]:
-        """Return the columns that a space reads, ``[B, T, ...]``, of its own side."""
-        columns = self.side(space.side).columns
-        return {name: columns[name] for name in columns_read_by(space, space.side)}
+    def columns_for(self, space: Space, side: Side) -> dict[str, Tensor]:
+        """Return the columns that a space reads of a side, ``[B, T, ...]``."""
+        columns = self.side(side).columns
+        return {name: columns[name] for name in columns_read_by(space, side)}
 
     def covered(self, side: Side) -> Tensor:
         """Return ``[B, T]``, bool: the scored positions of a side that something on the other side belongs to."""

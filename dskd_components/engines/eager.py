@@ -140,7 +140,7 @@ class AllLogits:
             teacher_argmax=covered.rows_of(self.teacher_argmax) if space.needs_teacher_argmax else None,
             measure=batch.measure,
             shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
-            columns={name: covered.rows_of(column) for name, column in batch.columns_for(space).items()},
+            columns={name: covered.rows_of(column) for name, column in batch.columns_for(space, space.side).items()},
             teacher_to_student=batch.teacher_to_student if space.needs_vocabulary_map else None,
         )
         common = batch.common_ids if space.one_vocabulary else None
@@ -160,8 +160,9 @@ class AllLogits:
             rows = GroupRows(
                 side=side,
                 logits=logits,
-                targets=covered.rows_of(batch.side(at).targets),
+                targets=covered.rows_of(batch.side(at).outcomes),
                 temperature=temperature_of(batch.measure, side),
+                columns={name: covered.rows_of(column) for name, column in batch.columns_for(space, at).items()},
             )
             values = checked_values(space, space.row_values(rows), len(covered))
             numbers = covered.rows_of(batch.group_numbers[at])

@@ -82,9 +82,9 @@ class Tiled(Engine):
 
     vocabulary_parallel: VocabularyParallel = "auto"
     """Which heads are left cut over ranks, each rank computing the logits of its own tokens: ``"auto"``, those of
-    tensor parallelism; ``"always"``, those that FSDP2 has sharded as well, where hidden states travel instead of
-    weights; ``"never"``, none: heads are gathered. Where a space or a distance must see all logits of a row, the head
-    is gathered all the same, and a warning says so."""
+    tensor parallelism; ``"always"``, those that FSDP2 has sharded as well, and of ZeRO-3 those that are constants,
+    where hidden states travel instead of weights; ``"never"``, none: heads are gathered. Where a space or a distance
+    must see all logits of a row, the head is gathered all the same, and a warning says so."""
 
     def budget_bytes(self, accelerator_memory: int | None = None) -> int:
         """Return the memory budget in bytes.

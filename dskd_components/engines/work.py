@@ -15,8 +15,9 @@ from dskd_components.components.space import ComparedRows, SharedTokens
 from dskd_components.components.terms import CROSS_ENTROPY, TokenTerm
 from dskd_components.engines._tiling.half_products import EXACT_PARTS
 from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
-from dskd_components.engines._tiling.plan import CACHED_BLOCK
+from dskd_components.engines._tiling.plan import CACHED_BLOCK, SHARE
 from dskd_components.engines._tiling.reassociation import Shapes
+from dskd_components.engines.engine import BLOCK_TENSORS
 from dskd_components.engines.tiled import Tiled
 from dskd_components.models.head import Head
 
@@ -171,6 +172,20 @@ def _counts_first(shapes: LossShapes, side: Side) -> bool:
 def block_rows(shapes: LossShapes, side: Side) -> int:
     """Return how many rows are compared at once: few, so that they stay in a cache."""
     return max(1, min(shapes.scored[side], CACHED_BLOCK // (max(shapes.streams(side), default=1) * ITEMSIZE)))
+
+
+def block_count(shapes: LossShapes, side: Side, *, on_cpu: bool, accelerator_memory: int | None = None) -> int:
+    """Return in how many blocks a side's rows are compared.
+
+    Args:
+        shapes: of the batch; the engine is `Tiled`.
+        side: which side.
+        on_cpu: whether blocks are kept small, for the caches of a CPU.
+        accelerator_memory: bytes that an accelerator has in all; None: on a CPU, or where that is not known.
+    """
+    budget = shapes.engine.budget_bytes(accelerator_memory) if isinstance(shapes.engine, Tiled) else CACHED_BLOCK
+    size = min(budget // SHARE // BLOCK_TENSORS, CACHED_BLOCK) if on_cpu else budget // SHARE // BLOCK_TENSORS
+    return -(-shapes.scored[side] * max(shapes.streams(side), default=0) * ITEMSIZE // max(size, 1))
 
 
 def block_of(shapes: LossShapes, side: Side, terms: int, rows: int, device: torch.device) -> Callable[[], None]:

@@ -61,6 +61,7 @@ from dskd_components.models.host_reads import require
 from dskd_components.models.loading import require_loaded
 from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.precision import without_autocast
+from dskd_components.models.ranks_of_models import require_cut_head
 from dskd_components.models.run_model import batch_on_host, groups_of_batch, input_embedding, run_model
 from dskd_components.preflight import Pair, examine, samples_of
 
@@ -184,6 +185,7 @@ class DSKDLoss(nn.Module):
         self.projectors = build_projectors(spec, self.hidden_sizes, heads)
         self.spaces = build_spaces(spec, heads)
         self._workspace = Workspace()
+        self._placed: set[Side] = set()
 
     def _overlap_of(self, student: Head, teacher: Head) -> VocabularyOverlap:
         """Return what the vocabularies of two heads are known to have in common."""
@@ -576,7 +578,9 @@ class DSKDLoss(nn.Module):
 
         Raises:
             InputError: a column is missing.
+            ConfigurationError: tensor parallelism has cut the model's layers and left its head whole on each rank.
         """
+        self._look_at_placements(model, side)
         stand_in, ids = self.vocabularies.stand_in, self.teacher_to_student_ids
         if side == "teacher" and self.spec.aligner.same_tokenizer and stand_in is not None and ids is not None:
             batch, host_batch = with_stand_ins(batch, ids, stand_in), None
@@ -591,6 +595,14 @@ class DSKDLoss(nn.Module):
             reads_columns=reasons_for_columns([self.spec], side) if reads_columns is None else reads_columns,
             host_batch=host_batch,
         )
+
+    def _look_at_placements(self, model: CausalLM | OfflineTeacher, side: Side) -> None:
+        """Refuse a head that tensor parallelism has left whole on each rank; looked at in the first step."""
+        if side in self._placed or isinstance(model, OfflineTeacher):
+            return
+        if getattr(self.spec.engine, "vocabulary_parallel", "never") != "never":
+            require_cut_head(model, side)
+        self._placed.add(side)
 
     def save(self, folder: str | Path) -> None:
         """Write all that the loss owns, with what it has learned for: spec, tokenizers, heads, plugins.
@@ -686,6 +698,9 @@ class DSKDLoss(nn.Module):
         columns: Columns | None = None,
         batch: Mapping[str, Tensor] | None = None,
         tokens_per_step: int | None = 2048,
+        student_tokens: Tensor | Sequence[int] | None = None,
+        teacher_tokens: Tensor | Sequence[int] | None = None,
+        other_tokens: Others | None = None,
     ) -> PreflightReport:
         """Look at a pair of models before training: does it fit, what should be changed, what does a step cost.
 
@@ -703,6 +718,9 @@ class DSKDLoss(nn.Module):
             columns: what the keys of a sample are called, as the collator takes it.
             batch: a batch to train on, as `run` takes it; None: one of the samples.
             tokens_per_step: tokens of the student for which time and memory are stated; None: nothing is measured.
+            student_tokens: as in `from_models`: the tokens that the student's head is narrowed to.
+            teacher_tokens: the same of the teacher's.
+            other_tokens: what becomes of all others.
 
         Returns:
             The report. What cannot be looked at is an error in it, never an exception.
@@ -725,6 +743,9 @@ class DSKDLoss(nn.Module):
             samples=samples_of(texts, samples),
             columns=columns,
             batch=batch,
+            student_tokens=student_tokens,
+            teacher_tokens=teacher_tokens,
+            other_tokens=other_tokens,
         )
         return examine(cls, pair, tokens_per_step=tokens_per_step)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dskd_components.distributed.gathering import gathered, is_sharded, local_part
+from dskd_components.distributed.gathering import gathered, is_partitioned, is_sharded, local_part
+from dskd_components.distributed.partitions import PartitionRows
+from dskd_components.distributed.ranks import world_size
 from dskd_components.distributed.vocabulary_shards import VocabularyShards
+from dskd_components.errors import InputError
 from dskd_components.models.head import Head
 from dskd_components.models.head_recipe import HeadRecipe, read_head_recipe
-from dskd_components.models.wrappers import unwrapped
+from dskd_components.models.ranks_of_models import ranks_have_the_same_rows
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,7 @@ class HeadPart(Head):
         recipe: weight and bias as the engine keeps them, a DTensor each.
         shards: how the weight's rows are cut.
         valid_vocabulary_size: as in `Head`.
+        partition: the weight's rows, where ZeRO-3 has cut it.
     """
 
     # An engine that looks for tensors in what it calls, as FSDP2 does, would gather them: here are none to be found.
@@ -37,11 +41,18 @@ class HeadPart(Head):
     _recipe: HeadRecipe
     _all_shards: VocabularyShards
     _origin: HeadPart | None
+    _partition: PartitionRows | None
 
-    def __init__(self, recipe: HeadRecipe, shards: VocabularyShards, valid_vocabulary_size: int | None) -> None:
+    def __init__(
+        self,
+        recipe: HeadRecipe,
+        shards: VocabularyShards,
+        valid_vocabulary_size: int | None,
+        partition: PartitionRows | None = None,
+    ) -> None:
         # What is frozen is set this way once; weight and bias are not: they are made when they are asked for.
         values = {"scale": recipe.scale, "softcap": recipe.softcap, "valid_vocabulary_size": valid_vocabulary_size}
-        vars(self).update(values, _recipe=recipe, _all_shards=shards, _origin=None)
+        vars(self).update(values, _recipe=recipe, _all_shards=shards, _origin=None, _partition=partition)
 
     @classmethod
     def of(
@@ -67,7 +78,17 @@ class HeadPart(Head):
         Returns:
             A part, if rows are cut over one dimension of a mesh and each rank has a real token; else the whole head,
             gathered. It is good for one step.
+
+        Raises:
+            InputError: ranks of one batch each have the whole weight.
         """
+        if same_rows and world_size() > 1 and _is_whole(weight):
+            raise InputError(
+                f"HeadPart.of: the ranks have one batch (same_rows=True), but the weight, "
+                f"{' x '.join(map(str, weight.shape))}, is whole on each of them: every rank would make all logits and "
+                "hold the gradient of all of the head. Let tensor parallelism cut it by tokens, "
+                "ColwiseParallel(output_layouts=Replicate()); or build Head(weight, ...), if that is meant."
+            )
         recipe = HeadRecipe(weight, bias, scale=scale, softcap=softcap, rows=None)
         found = _part(recipe, valid_vocabulary_size, same_rows=same_rows)
         return HeadPart._gathered(recipe, valid_vocabulary_size) if found is None else found
@@ -149,6 +170,8 @@ class HeadPart(Head):
         return HeadPart(recipe, shards, other.valid_vocabulary_size)
 
     def _own_rows(self, parameter: Any) -> Tensor:
+        if self._partition is not None and parameter is self._recipe.weight:
+            return self._partition.own
         return local_part(parameter) if is_sharded(parameter) else parameter[self._all_shards.own]
 
     def _local_part(self, parameter: Any) -> Tensor:
@@ -173,6 +196,8 @@ class HeadPart(Head):
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
+        if self._partition is not None:
+            return self._partition.shards.device
         return local_part(self._recipe.weight).device
 
     @property
@@ -184,12 +209,16 @@ class HeadPart(Head):
     @property
     def hidden_size(self) -> int:
         """Width d of the hidden states that this head reads."""
-        return int(self._recipe.weight.shape[1])
+        return int(self._shape[1])
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(self._recipe.weight.shape) if self._partition is None else self._partition.shape
 
     @property
     def token_count(self) -> int:
         """Number of real tokens on all ranks together, without padding rows."""
-        rows: int = self._recipe.weight.shape[0]
+        rows: int = self._shape[0]
         return self.valid_vocabulary_size or self._recipe.rows or rows
 
     def rows(self, picked: slice | Tensor) -> tuple[Tensor, Tensor | None]:
@@ -209,25 +238,49 @@ class HeadPart(Head):
         return self._like(size, origin=self._origin)
 
     def _like(self, size: int | None, *, origin: HeadPart | None) -> HeadPart:
-        found = HeadPart(self._recipe, self._all_shards, size)
+        found = HeadPart(self._recipe, self._all_shards, size, self._partition)
         vars(found).update(_origin=origin)
         return found
 
 
-def head_of_step(model: CausalLM, *, valid_vocabulary_size: int | None) -> Head:
-    """Return a model's head for one step: a part of it where tensor parallelism or FSDP2 has cut its vocabulary.
+def _is_whole(weight: Any) -> bool:
+    if is_sharded(weight):
+        return all(placement.is_replicate() for placement in weight.placements)
+    return not is_partitioned(weight)
+
+
+def head_of_step(model: CausalLM, *, valid_vocabulary_size: int | None, constant: bool = False) -> Head:
+    """Return a model's head for one step: a part of it where an engine has cut its vocabulary.
+
+    Tensor parallelism and FSDP2 cut between tokens. ZeRO-3 cuts anywhere, and reduces gradients itself, so of its heads
+    only those that are constants have parts.
 
     Args:
         model: a causal language model, as `Head.from_model` takes it.
         valid_vocabulary_size: as there.
+        constant: whether the head is one, whatever its parameters say, as a teacher's is.
 
     Raises:
         InputError: as there.
     """
     recipe = read_head_recipe(model)
-    same_rows = _ranks_have_the_same_rows(recipe.weight, model) if is_sharded(recipe.weight) else None
-    found = None if same_rows is None else _part(recipe, valid_vocabulary_size, same_rows=same_rows)
-    return HeadPart._gathered(recipe, valid_vocabulary_size) if found is None else found
+    if constant or not recipe.weight.requires_grad:
+        found = _part_of_partitions(recipe, valid_vocabulary_size)
+        if found is not None:
+            return found
+    same_rows = ranks_have_the_same_rows(recipe.weight, model) if is_sharded(recipe.weight) else None
+    part = None if same_rows is None else _part(recipe, valid_vocabulary_size, same_rows=same_rows)
+    return HeadPart._gathered(recipe, valid_vocabulary_size) if part is None else part
+
+
+def _part_of_partitions(recipe: HeadRecipe, valid_vocabulary_size: int | None) -> HeadPart | None:
+    """Return a part of a head that ZeRO-3 has cut; None if it has not, or a rank would have no token."""
+    partition = PartitionRows.of(recipe.weight)
+    size = valid_vocabulary_size or recipe.rows
+    if partition is None or not partition.shards.up_to(size or partition.shape[0]).leave_nobody_out:
+        return None
+    bias = None if recipe.bias is None else gathered(recipe.bias)  # a number a token: cut elsewhere, and small
+    return HeadPart(replace(recipe, bias=bias), partition.shards, valid_vocabulary_size, partition)
 
 
 def _part(recipe: HeadRecipe, valid_vocabulary_size: int | None, *, same_rows: bool) -> HeadPart | None:
@@ -240,27 +293,3 @@ def _part(recipe: HeadRecipe, valid_vocabulary_size: int | None, *, same_rows: b
         return None
     size = valid_vocabulary_size or recipe.rows or shards.bounds[-1]
     return HeadPart(recipe, shards, valid_vocabulary_size) if shards.up_to(size).leave_nobody_out else None
-
-
-def _ranks_have_the_same_rows(parameter: Any, model: CausalLM) -> bool | None:
-    """Return whether the ranks of a parameter's mesh have one batch: all but those of FSDP2; None: not known."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not hasattr(fsdp, "FSDPModule"):
-        return True
-    inner: Any = unwrapped(model)
-    meshes = [_data_parallel_mesh(module) for module in inner.modules() if isinstance(module, fsdp.FSDPModule)]
-    if not meshes and getattr(inner.get_output_embeddings(), "_is_fsdp_managed_module", False):
-        return None  # FSDP2 has sharded something around the model
-    if any(mesh is None for mesh in meshes):
-        return None
-    return all(mesh != parameter.device_mesh for mesh in meshes)
-
-
-def _data_parallel_mesh(module: Any) -> Any:
-    """Return over which mesh FSDP2 has sharded a module; None where this version of PyTorch does not say."""
-    try:
-        state = module._get_fsdp_state()
-        groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
-        return groups[0].mesh_info.mesh
-    except (AttributeError, IndexError, TypeError):
-        return None

@@ -116,7 +116,9 @@ def run_model(
     return LMStates(
         hidden_states=hidden_states,
         targets=layout.shifted(columns["labels"], IGNORE_INDEX),
-        head=head_of_step(model, valid_vocabulary_size=valid_vocabulary_size).narrowed_to(subset),
+        head=head_of_step(model, valid_vocabulary_size=valid_vocabulary_size, constant=side == "teacher").narrowed_to(
+            subset
+        ),
         input_ids=columns["input_ids"],
         embedding=input_embedding(model) if reads_embeddings else None,
         segment_ids=layout.segment_ids,

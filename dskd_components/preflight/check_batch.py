@@ -62,6 +62,24 @@ def check_batch(
         if empty:
             text += f"; no token counts in {', '.join(empty)} as yet"
         yield Finding("ok", "batch", text)
+    yield from _kept_masses(loss_fn, {name: float(value) for name, value in out.metrics.items()})
+
+
+KEPT: Final = 0.8
+"""Below this share of the teacher's probability, what a narrowed head says is much of its own making."""
+
+
+def _kept_masses(loss_fn: Any, metrics: Mapping[str, float]) -> Iterator[Finding]:
+    """Say which part of the whole heads' probability those that are narrowed keep."""
+    for side, subset in loss_fn.subsets.items():
+        mass = metrics.get(f"{side}_kept_mass")
+        if mass is None or subset is None:
+            continue
+        # A student that has learned nothing yet has to be narrowed, too.
+        little = side == "teacher" and not subset.has_rest and mass < KEPT
+        found = f"{len(subset):,} of {subset.vocabulary_size:,} tokens have {mass:.1%} of its probability in the batch"
+        advice = "keep more tokens, or have the others as one outcome: other_tokens='one_outcome'" if little else ""
+        yield Finding("warning" if little else "ok", f"{side} kept mass", found, advice)
 
 
 LOST: Final = 0.95

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.collation.problems import SampleError
+from dskd_components.errors import DSKDError
 from dskd_components.models.positions import has_position_table, position_limit
+from dskd_components.models.vocabulary_subset import VocabularySubset
 from dskd_components.preflight.report import Finding
 
 if TYPE_CHECKING:
@@ -61,6 +64,65 @@ def check_positions(pair: Pair) -> Iterator[Finding]:
             + (", so they will be refused" if refused else ": beyond its positions it may predict badly"),
             f"cut samples: DualTokenizerCollator({side}_max_length={limit})",
         )
+
+
+def check_kept_tokens(pair: Pair) -> Iterator[Finding]:
+    """Hold the labels to the tokens that heads are narrowed to."""
+    for side, model, tokenizer in pair.models():
+        given = pair.kept_tokens[side]
+        if given is None:
+            continue
+        rows = len(model.get_output_embeddings().weight)
+        size = rows if tokenizer is None else min(rows, max(tokenizer.get_vocab().values()) + 1)
+        if pair.other_tokens is None:
+            advice = "say it: other_tokens='one_outcome' (exact, and slower) or other_tokens='left_out' (fast)"
+            yield Finding("error", f"{side} tokens", "nobody says what becomes of all other tokens", advice)
+            continue
+        try:
+            subset = VocabularySubset(given, size, others=pair.other_tokens)
+        except DSKDError as error:
+            yield Finding("error", f"{side} tokens", str(error).removeprefix("token_ids: ").rstrip("."))
+        else:
+            yield _kept(pair, side, subset, tokenizer)
+
+
+def _kept(pair: Pair, side: Side, subset: VocabularySubset, tokenizer: Any) -> Finding:
+    """Say how many tokens and labels are kept; with the others left out, a label among these stops training."""
+    labels = _labels(pair, side)
+    kept = set(subset.token_ids.tolist())
+    others = [token for token, _ in labels.most_common() if token not in kept]
+    count = sum(labels[token] for token in others)
+    left_out = subset.others == "left_out"
+    found = (
+        f"its head is narrowed to {len(subset):,} of {subset.vocabulary_size:,} tokens, and the others are "
+        f"{'left out' if left_out else 'one outcome'}"
+    )
+    if not others or not left_out:
+        share = f"; {1 - count / labels.total():.1%} of {labels.total():,} labels are kept" if labels else ""
+        return Finding("ok", f"{side} tokens", found + share)
+    named = ", ".join(_named(token, tokenizer) for token in others[:NAMED])
+    advice = f"add them to {side}_tokens, or have the others as one outcome: other_tokens='one_outcome'"
+    if not pair.has_own_samples and pair.batch is None:
+        advice += "; these are the library's own texts: give what you train on"
+    return Finding(
+        "error",
+        f"{side} tokens",
+        f"{found}, but {count:,} of {labels.total():,} labels are among these ({len(others):,} different tokens, such "
+        f"as {named}), and a batch with one of them is refused",
+        advice,
+    )
+
+
+def _labels(pair: Pair, side: Side) -> Counter[int]:
+    """How often each token is a label, in what there is to train on; nothing where that is not known."""
+    if pair.batch is not None:
+        labels = pair.batch.get(f"{side}_labels", pair.batch.get("labels"))
+        return Counter() if labels is None else Counter(labels[labels >= 0].tolist())
+    return pair.survey.lengths[side].labels if pair.has_both_tokenizers else Counter()
+
+
+def _named(token: int, tokenizer: Any) -> str:
+    return f"{token}" if tokenizer is None else f"{token} {tokenizer.decode([token])!r}"
 
 
 def _lengths(pair: Pair, side: Side) -> list[int]:

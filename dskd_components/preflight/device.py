@@ -11,6 +11,7 @@ import torch
 
 from dskd_components.engines.work import block_of, block_rows
 from dskd_components.errors import ConfigurationError, did_you_mean
+from dskd_components.preflight.link import LATENCY
 from dskd_components.preflight.operations import counting
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Device(Protocol):
     @property
     def bandwidth(self) -> float:
         """Bytes a second that each device sends to others."""
+
+    @property
+    def latency(self) -> float:
+        """Seconds of a collective, however few bytes it has."""
 
     @property
     def on_cpu(self) -> bool:
@@ -74,6 +79,7 @@ class StatedDevice:
         float32_flops: a second, of products in float32, which are the loss's others.
         memory_bandwidth: bytes a second.
         bandwidth: bytes a second that each device sends to others.
+        latency: seconds of a collective, however few bytes it has.
         efficiency: the share of both peaks that products reach; of the memory's bandwidth 0.7 is taken.
     """
 
@@ -83,6 +89,7 @@ class StatedDevice:
     float32_flops: float
     memory_bandwidth: float
     bandwidth: float
+    latency: float = LATENCY["nccl"]
     efficiency: float = 0.4
 
     @property
@@ -185,10 +192,12 @@ class ThisMachine:
     Args:
         memory: bytes; None: as much as needed.
         bandwidth: bytes a second that each process sends to others.
+        latency: seconds of a collective, however few bytes it has. `local_link` measures both.
     """
 
     memory: int | None = None
     bandwidth: float = GB
+    latency: float = LATENCY["gloo"]
     name: str = field(default="cpu", init=False)
 
     @property

@@ -133,7 +133,7 @@ class _Step:
             found: tuple[Tensor, ...] = torch.autograd.grad(out.loss, inputs, allow_unused=True)
             return found
 
-        head, mask = ours.head.weight, batch.get("student_attention_mask", batch.get("attention_mask"))
+        head, mask = _read_by_head(ours), batch.get("student_attention_mask", batch.get("attention_mask"))
         in_loss, gradients = self._timed(loss)
         backward, _ = self._timed(
             lambda: torch.autograd.grad(ours.hidden_states, _trained(student), gradients[0], allow_unused=True)
@@ -185,7 +185,14 @@ def _trained(module: Any) -> list[Tensor]:
 
 
 def _trained_head(states: LMStates) -> list[Tensor]:
-    return [states.head.weight] if states.head.weight.requires_grad else []
+    weight = _read_by_head(states)
+    return [weight] if weight.requires_grad else []
+
+
+def _read_by_head(states: LMStates) -> Tensor:
+    """The weight whose gradient a step makes: all of it, where the head is narrowed to some of its rows."""
+    whole = states.head.whole
+    return states.head.weight if whole is None else whole.weight
 
 
 def _widened(states: Tensor) -> int:

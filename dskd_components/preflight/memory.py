@@ -79,7 +79,7 @@ class StepMemory:
         return {
             "student forward": self.activations,
             "teacher forward": kept,
-            "loss": waiting + self.in_engine + self._attention,
+            "loss": waiting + self.in_engine + self._attention + self._narrowed_heads,
             # The head's gradient is narrowed first; what the embedding makes of it comes last.
             "student backward": max(waiting + self.step.narrowed_gradient, self.gradients + self._tied_gradient),
             "AdamW: step": self.gradients + self.temporaries(foreach=self.foreach),
@@ -139,8 +139,20 @@ class StepMemory:
         model, scored = (
             (self.student, self.step.scored) if side == "student" else (self.teacher, self.step.teacher_scored)
         )
-        rows = len(model.get_output_embeddings().weight) if own else 0
+        subset = self.loss_fn.subsets[side]
+        rows = 0 if not own else len(model.get_output_embeddings().weight) if subset is None else subset.outcome_count
         return own + compared, int(scored * self.scored_factor) * rows * ITEMSIZE
+
+    @property
+    def _narrowed_heads(self) -> int:
+        """Copies of the rows that a narrowed head keeps, and of all others, where these are one outcome."""
+        found = 0
+        for side, model in (("student", self.student), ("teacher", self.teacher)):
+            subset, weight = self.loss_fn.subsets[side], model.get_output_embeddings().weight
+            if subset is not None:
+                rows = subset.vocabulary_size if subset.has_rest else len(subset)
+                found += rows * weight.shape[1] * weight.itemsize
+        return found
 
     @property
     def _attention(self) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dskd_components.components.aligner import Aligner
     from dskd_components.models.loading import Unloaded
     from dskd_components.models.states import Side
+    from dskd_components.models.vocabulary_subset import Others
     from dskd_components.spec.dskd_spec import DSKDSpec
     from dskd_components.tokenization.shared_ids import SharedIds
 
@@ -54,6 +55,9 @@ class Pair:
         places: where each sample is to be found, ``chats.jsonl:3`` for example; empty: they are numbered.
         columns: what the keys of a sample are called; None: as the collator has them.
         batch: a batch to train on, or None.
+        student_tokens: the tokens that the student's head is narrowed to in the loss; None: all.
+        teacher_tokens: the same of the teacher's.
+        other_tokens: what becomes of all others, where a head is narrowed.
         last_step: the optimizer step from which on nothing changes any more, where weights outside the spec, such as
             that of one of several teachers, follow schedules; None: the spec alone tells.
 
@@ -70,6 +74,9 @@ class Pair:
     places: Sequence[str] = ()
     columns: Columns | None = None
     batch: Mapping[str, Tensor] | None = None
+    student_tokens: Tensor | Sequence[int] | None = None
+    teacher_tokens: Tensor | Sequence[int] | None = None
+    other_tokens: Others | None = None
     last_step: int | None = None
 
     def __post_init__(self) -> None:
@@ -80,6 +87,20 @@ class Pair:
     def has_own_samples(self) -> bool:
         """Whether the samples are the user's, and not those that the library brings along."""
         return self.samples is not SAMPLE_TEXTS
+
+    @property
+    def kept_tokens(self) -> dict[Side, Tensor | Sequence[int] | None]:
+        """By side, the tokens that its head is narrowed to; None: all."""
+        return {"student": self.student_tokens, "teacher": self.teacher_tokens}
+
+    @property
+    def loss_arguments(self) -> dict[str, Any]:
+        """What a loss is built with beside its spec."""
+        sides = ("student", "teacher")
+        models = {name: getattr(self, name) for side in sides for name in (side, f"{side}_tokenizer")}
+        if self.student_tokens is None and self.teacher_tokens is None:
+            return models
+        return models | {name: getattr(self, name) for name in ("student_tokens", "teacher_tokens", "other_tokens")}
 
     @cached_property
     def raw_samples(self) -> list[Any]:

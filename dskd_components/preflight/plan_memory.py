@@ -60,20 +60,21 @@ class PlannedMemory:
     def in_turn(self) -> dict[str, float]:
         """Return the most that is there beside what is held while each part runs, by name."""
         student, teacher = self.pair.student, self.pair.teacher
-        kept = self.pair.spread.kept_gathered(student)
+        kept, root = self.pair.spread.kept_gathered(student), self.pair.spread.root_gathered(student)
+        of_teacher = self.pair.teacher_spread.root_gathered(teacher) - self._gathered_of_teacher
         passing = self.pair.spread.passing_gathered(student)
         passing_teacher = self.pair.teacher_spread.passing_gathered(teacher)
         waiting = student.activations + kept + self._states
         parts: dict[str, float] = {
-            "student forward": kept + passing + max(student.forward_peak, student.activations),
-            "teacher forward": kept + student.activations + passing_teacher + teacher.forward_peak,
+            "student forward": root + passing + max(student.forward_peak, student.activations),
+            "teacher forward": kept + student.activations + of_teacher + passing_teacher + teacher.forward_peak,
         }
         if self.pair.setup.teacher == "store":
             parts["teacher forward"] = student.activations + kept + self._teacher_states
         in_loss = self._in_loss()
         for side, name in self.pair.loss_names:
             parts[name] = waiting + in_loss[side]
-        parts["student backward"] = self._backward(waiting + self._head_gradient, kept, passing)
+        parts["student backward"] = self._backward(waiting + self._head_gradient, root, passing)
         new = 0 if self.pair.setup.accumulation > 1 else self._gradients
         if self.pair.setup.devices > 1:
             parts["communication"] = new + (max(student.units, default=0) if self.pair.spread.gathers else 0)
@@ -94,12 +95,17 @@ class PlannedMemory:
     @property
     def _head_gradient(self) -> int:
         """The gradient of the student's head, in float32 whatever the head is stored in."""
-        return self.pair.student.trained_head // self.pair.student.itemsize * WIDE
+        return self._trained_head // self.pair.student.itemsize * WIDE
+
+    @property
+    def _trained_head(self) -> int:
+        """The bytes of the student's head that a device has the gradient of: all, unless the head stays cut."""
+        return self.pair.student.trained_head // (self.pair.setup.devices if self.pair.spread.cut_head else 1)
 
     def _backward(self, waiting: float, kept: float, passing: float) -> float:
         """Return the most that is there while the gradient goes back through the student."""
         student = self.pair.student
-        narrowed = student.trained_head if student.itemsize < WIDE else 0
+        narrowed = self._trained_head if student.itemsize < WIDE else 0
         share = self.pair.spread.share("gradients")
         unit = max(student.units, default=0)
         root = sum(student.trained) - sum(student.units) if student.units else 0
@@ -108,10 +114,11 @@ class PlannedMemory:
         accumulated = share if self.pair.setup.accumulation == 1 else 0.0
         # Added to what is there already, a gradient exists by itself for a moment.
         alone = max(student.trained, default=0) if self.pair.setup.accumulation > 1 else 0
-        through = kept + passing + whole + alone + student.backward_peak(accumulated)
-        tied = student.trained_head if student.tied else 0
-        at_the_end = kept + accumulated * sum(student.trained) + self.pair.projectors.bytes + tied
-        return max(waiting + narrowed, through + student.trained_head, at_the_end)
+        buckets = self.pair.spread.backward_buckets(student)
+        through = kept + passing + whole + alone + buckets + student.backward_peak(accumulated)
+        tied = self._trained_head if student.tied else 0
+        at_the_end = kept + buckets + accumulated * sum(student.trained) + self.pair.projectors.bytes + tied
+        return max(waiting + buckets + narrowed, through + self._trained_head, at_the_end)
 
     @property
     def _gradients(self) -> float:

@@ -12,6 +12,7 @@ from dskd_components.components.distance import Distance
 from dskd_components.components.group_space import GroupSpace
 from dskd_components.components.projector import ProjectorHeads
 from dskd_components.components.space import Space
+from dskd_components.engines.tiled import Tiled
 from dskd_components.engines.work import LossShapes, products_of
 from dskd_components.errors import ConfigurationError
 from dskd_components.models.head import Head
@@ -19,6 +20,8 @@ from dskd_components.preflight.sharding import MASTER, Spread
 from dskd_components.preflight.traced import WIDE, trace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from dskd_components.components.space import Direction
@@ -79,10 +82,18 @@ class PlannedPair:
         self.setup, self.spec, self.models = setup, setup.spec, models
         _require_plain(self.spec)
         self.student, self.teacher = models.traced("student", setup), models.traced("teacher", setup)
-        self.spread = Spread(setup.sharding, setup.devices)
+        heads = cut_heads(setup)
+        self.spread = Spread(setup.sharding, setup.devices, cut_head="student" in heads)
         cut = setup.teacher == "sharded"
-        self.teacher_spread = Spread("fsdp2" if cut else "none", setup.devices if cut else 1)
+        self.teacher_spread = Spread(
+            "fsdp2" if cut else "none", setup.devices if cut else 1, cut_head="teacher" in heads
+        )
         _require_one_vocabulary(self.spec, self.student, self.teacher)
+
+    @property
+    def spreads(self) -> dict[Side, Spread]:
+        """By side, how its model is spread."""
+        return {"student": self.spread, "teacher": self.teacher_spread}
 
     @property
     def has_master(self) -> bool:
@@ -122,6 +133,29 @@ class PlannedPair:
     def projectors(self) -> Projectors:
         """The modules of the loss."""
         return _projectors(self.spec, self.student, self.teacher)
+
+
+def cut_heads(setup: Setup) -> frozenset[Side]:
+    """Return whose heads stay cut over devices in the loss, as `Tiled.vocabulary_parallel` has it.
+
+    Args:
+        setup: how a step is made.
+    """
+    engine = setup.spec.engine
+    if not isinstance(engine, Tiled) or engine.vocabulary_parallel != "always" or setup.devices == 1:
+        return frozenset()
+    shards: dict[Side, bool] = {"student": setup.sharding == "fsdp2", "teacher": setup.teacher == "sharded"}
+    found = {side for side, cut in shards.items() if cut and not any(_sees_all(setup.spec, side))}
+    own = any(space.projector is None for space in setup.spec.spaces)  # both heads are read together
+    return frozenset() if own and "student" not in found else frozenset(found)
+
+
+def _sees_all(spec: DSKDSpec, side: Side) -> Iterator[bool]:
+    """Yield of each space that reads a side's head whether it must see all logits of a row."""
+    for space in spec.spaces:
+        if space.projector is None or space.side == side:
+            yield space.reads_logits
+            yield not all(distance.sums_over_vocabulary for distance in space.distances(spec.distance))
 
 
 @dataclass(frozen=True)

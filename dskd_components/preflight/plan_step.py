@@ -12,6 +12,7 @@ from dskd_components.preflight.plan_changes import remedies
 from dskd_components.preflight.plan_memory import PlannedMemory
 from dskd_components.preflight.plan_pair import Models, PlannedPair
 from dskd_components.preflight.plan_time import PlannedTime
+from dskd_components.preflight.sharding import BUCKET, MASTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,8 +117,19 @@ def _assumptions(pair: PlannedPair, device: Device) -> Iterator[str]:
         yield "memory budget of the loss: it changes memory here and not the time, though small tiles take longer"
     if setup.devices > 1:
         yield (
-            f"communication: {device.bandwidth / 1e9:,.3g} GB/s from each device, not at the same time as "
-            "computation; where both overlap, a step takes less"
+            f"communication: {device.bandwidth / 1e9:,.3g} GB/s from each device, {device.latency * 1e6:,.3g} us a "
+            "collective, not at the same time as computation; where both overlap, a step takes less"
+        )
+    heads = [f"the {side}'s" for side, spread in pair.spreads.items() if spread.cut_head]
+    if heads:
+        yield (
+            f"heads: {' and '.join(heads)} stays cut over devices, so the engine resharded after the forward pass "
+            "(reshard_after_forward=True) gathers again what is outside of blocks"
+        )
+    if pair.setup.sharding in MASTER:
+        yield (
+            f"gradient buckets: DeepSpeed's reduce_bucket_size is taken to be its default, {BUCKET:,} numbers, for "
+            "which it makes room whatever the model's size; less in its file takes less"
         )
     if pair.has_master:
         yield "optimizer: DeepSpeed keeps master weights and states in float32"

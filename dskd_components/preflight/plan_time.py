@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from dskd_components.engines.tiled import Tiled
-from dskd_components.engines.work import products_of
+from dskd_components.engines.work import block_count, products_of
 from dskd_components.preflight.operations import Operand, Product, Work, counting
+from dskd_components.preflight.traced import WIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +28,12 @@ TILE_ROWS: Final = 256
 
 HEAD_ROWS: Final = 1024
 """Rows of a head that the same takes."""
+
+CUT_COLLECTIVES: Final = 9
+"""Collectives of a block of logits whose head stays cut: largest, sums, targets, distances. Counted in steps of two."""
+
+AROUND_CUT: Final = 70
+"""What the host does around each of them, in operations that have nothing to do; measured as `AROUND_GATHERED` was."""
 
 LOSS_OPERATIONS: Final = 1000
 """Operations of a loss that do not grow with the batch: positions, checks, sums. A step of ``span`` over a few tokens
@@ -57,7 +64,8 @@ class PlannedTime:
         }
         found = {name: seconds * setup.accumulation for name, seconds in found.items()}
         if setup.devices > 1:
-            found["communication"] = self._sent() / device.bandwidth
+            sent = self._sent() + self._exchanged()
+            found["communication"] = sent / device.bandwidth + self._around_collectives()
         found["optimizer"] = device.seconds(self._updates())
         return found
 
@@ -122,6 +130,36 @@ class PlannedTime:
         values = self.pair.teacher.hidden_size + self.pair.student.hidden_size
         flops = 2 * (4 * tokens * source * target + 4 * pairs * target + 3 * pairs * values)
         return self.device.product_seconds(flops, Product(1, TILE_ROWS, source, HEAD_ROWS, torch.float32))
+
+    def _around_collectives(self) -> float:
+        """Return the time that collectives take however small they are, and the host around them."""
+        pair, micro_batches = self.pair, self.pair.setup.accumulation
+        on_cpu, memory = self.device.on_cpu, None if self.device.on_cpu else self.device.memory
+        blocks = sum(
+            block_count(pair.shapes, side, on_cpu=on_cpu, accelerator_memory=memory) for side in self._cut_sides
+        )
+        of_heads = CUT_COLLECTIVES * blocks * micro_batches
+        # The count of scored tokens, and the projectors' gradients.
+        collectives = of_heads + 1 + (pair.projectors.numbers > 0)
+        operations = AROUND_CUT * of_heads
+        for model, spread, trains in ((pair.student, pair.spread, True), (pair.teacher, pair.teacher_spread, False)):
+            collectives += spread.collectives(model, micro_batches=micro_batches, trains=trains)
+            operations += spread.operations(model, micro_batches=micro_batches, trains=trains)
+        return collectives * self.device.latency + self.device.starting_seconds(operations)
+
+    @property
+    def _cut_sides(self) -> list[Side]:
+        sides: tuple[Side, Side] = ("student", "teacher")
+        return [side for side in sides if self.pair.spreads[side].cut_head and self.pair.shapes.streams(side)]
+
+    def _exchanged(self) -> float:
+        """Return the bytes of states that each device sends to heads which stay cut, and of their gradients."""
+        found, shapes = 0, self.pair.shapes
+        for side in self._cut_sides:
+            streams = len(shapes.streams(side))
+            learning = streams if side == "student" else streams - 1  # the teacher's own states are constants
+            found += (streams + learning) * shapes.scored[side] * shapes.widths[side] * WIDE
+        return (self.pair.setup.devices - 1) * found * self.pair.setup.accumulation
 
     def _sent(self) -> float:
         setup = self.pair.setup

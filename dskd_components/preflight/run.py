@@ -21,7 +21,7 @@ from dskd_components.preflight.check_models import (
     check_predictions,
     check_sharing,
 )
-from dskd_components.preflight.check_samples import check_positions, check_samples
+from dskd_components.preflight.check_samples import check_kept_tokens, check_positions, check_samples
 from dskd_components.preflight.check_tokenizers import check_chat_templates, check_special_tokens, check_vocabularies
 from dskd_components.preflight.estimate import estimate, memory_findings, step_memory
 from dskd_components.preflight.measuring import measure_step
@@ -50,6 +50,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "special tokens": check_special_tokens,
     "chat templates": check_chat_templates,
     "samples": check_samples,
+    "kept tokens": check_kept_tokens,
     "alignment": check_alignment,
     "positions": check_positions,
     "predictions": check_predictions,
@@ -71,9 +72,7 @@ CHECKED_TOKENS: Final = 128
 class LossType(Protocol):
     """The loss class, which lies above this package; only how it is built is used."""
 
-    def from_models(
-        self, spec: DSKDSpec, student: Any, teacher: Any, student_tokenizer: Any = None, teacher_tokenizer: Any = None
-    ) -> Any:
+    def from_models(self, *arguments: Any, **options: Any) -> Any:
         """Build a loss."""
 
 
@@ -155,9 +154,7 @@ def _with_loss(
     built: list[Any] = []
 
     def build() -> Iterator[Finding]:
-        built.append(
-            loss_type.from_models(spec, pair.student, pair.teacher, pair.student_tokenizer, pair.teacher_tokenizer)
-        )
+        built.append(loss_type.from_models(spec, **pair.loss_arguments))
         yield Finding("ok", "spec", f"the loss can be built, with the aligner {spec.aligner.name!r}")
         # What is recommended has been measured, which says more than a residual.
         yield from check_projectors(built[0]) if pair.spec or recommended is None else ()

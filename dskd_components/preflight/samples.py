@@ -45,11 +45,13 @@ class SideLengths:
         tokens: all of them.
         scored: those that count in the loss.
         paired: scored ones with a partner; empty where the aligner is told nothing.
+        labels: how often each token is a label.
     """
 
     tokens: list[int] = field(default_factory=list)
     scored: list[int] = field(default_factory=list)
     paired: list[int] = field(default_factory=list)
+    labels: Counter[int] = field(default_factory=Counter)
 
     @property
     def share_scored(self) -> float:
@@ -71,6 +73,7 @@ class SideLengths:
         scored = batch[f"{side}_labels"] != IGNORE_INDEX
         self.tokens.append(scored.numel())
         self.scored.append(int(scored.sum()))
+        self.labels.update(batch[f"{side}_labels"][scored].tolist())
         if f"{side}_groups" in batch:
             self.paired.append(int((scored & (batch[f"{side}_groups"] >= 0)).sum()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -34,7 +35,24 @@ MASTER: Final = frozenset({"zero1", "zero2", "zero3"})
 """DeepSpeed keeps a copy in float32 of parameters in half precision, for the optimizer."""
 
 BUCKET: Final = 500_000_000
-"""Numbers that DeepSpeed reduces at once (``reduce_bucket_size``)."""
+"""Numbers that DeepSpeed reduces at once (``reduce_bucket_size``, its default). It makes room for all of them, however
+small the model is: in each backward pass at stages 1 and 2, and for good at stage 3."""
+
+DDP_FIRST: Final = 2**20
+"""Bytes of the first bucket that DistributedDataParallel reduces."""
+
+DDP_BUCKET: Final = 25 * 2**20
+"""Bytes of each other one (``bucket_cap_mb``)."""
+
+AROUND_GATHERED: Final = 140
+"""What a host does around each collective of an engine that gathers parameters, in operations that have nothing to do.
+Measured under FSDP2 (gloo, one thread) with 2 and 8 blocks of layers; of ZeRO-3 it is taken to be the same."""
+
+AROUND_BUCKET: Final = 35
+"""The same of each bucket of gradients, under DistributedDataParallel; of ZeRO-1 and 2 it is taken to be the same."""
+
+FOR_EACH_GRADIENT: Final = 4
+"""The same of each parameter whose gradient goes into a bucket."""
 
 MORE: Final[Mapping[Sharding, Sharding]] = {"none": "ddp", "ddp": "zero1", "zero1": "zero2", "zero2": "fsdp2"}
 """What cuts up the next part as well."""
@@ -81,10 +99,13 @@ class Spread:
     Args:
         sharding: how.
         devices: over how many.
+        cut_head: whether the head stays cut in the loss. What is outside of blocks is then put away after the forward
+            pass, and gathered again for the backward pass.
     """
 
     sharding: Sharding
     devices: int
+    cut_head: bool = False
 
     def share(self, part: Part) -> float:
         """Return the share of a part that each device keeps."""
@@ -95,20 +116,27 @@ class Spread:
         """Whether parameters are gathered for each use."""
         return "parameters" in CUT[self.sharding]
 
-    def kept_gathered(self, model: TracedModel) -> int:
-        """Return the bytes that stay gathered from the forward pass on: all outside of the blocks of layers."""
+    def root_gathered(self, model: TracedModel) -> int:
+        """Return the bytes that are gathered throughout a pass: all outside of the blocks of layers."""
         return model.root if self.gathers else 0
+
+    def kept_gathered(self, model: TracedModel) -> int:
+        """Return those of them that stay gathered from the forward pass on: all, unless the head stays cut."""
+        return 0 if self.cut_head else self.root_gathered(model)
 
     def passing_gathered(self, model: TracedModel) -> int:
         """Return the bytes of blocks that are gathered at once: the one at work, the next, and what it arrives in."""
         return 3 * max(model.units, default=0) if self.gathers else 0
 
     def buckets(self, model: TracedModel) -> int:
-        """Return the bytes of buckets in which gradients are brought together and sent."""
-        gradients = sum(model.trained)
+        """Return the bytes of buckets in which gradients are brought together and sent, as far as they are kept."""
         if self.sharding == "ddp":
-            return gradients
-        return min(gradients, BUCKET * model.itemsize) if self.sharding in ("zero1", "zero2") else 0
+            return sum(model.trained)
+        return BUCKET * model.itemsize if self.sharding == "zero3" else 0
+
+    def backward_buckets(self, model: TracedModel) -> int:
+        """Return the bytes of those that are there in the backward pass alone."""
+        return BUCKET * model.itemsize if self.sharding in ("zero1", "zero2") else 0
 
     def sent(self, model: TracedModel, *, micro_batches: int) -> float:
         """Return the bytes that each device sends in a step.
@@ -123,3 +151,34 @@ class Spread:
             return others * micro_batches * (2 * model.bytes + gradients)
         # A sum over devices is taken in two rounds, whoever updates what.
         return 2 * others * gradients
+
+    def collectives(self, model: TracedModel, *, micro_batches: int, trains: bool) -> int:
+        """Return how many collectives a step has.
+
+        Args:
+            model: the student or the teacher.
+            micro_batches: how many there are in a step.
+            trains: whether it has a backward pass.
+        """
+        if self.gathers:  # each block in either pass, and its gradients; what is outside of blocks in one, or in both
+            groups = len(model.units) + 1
+            return micro_batches * ((3 * groups - (not self.cut_head)) if trains else groups)
+        if not trains or self.sharding == "none":
+            return 0
+        gradients = sum(model.trained)
+        if self.sharding == "ddp":
+            return 1 + math.ceil(max(gradients - DDP_FIRST, 0) / DDP_BUCKET)
+        return 2 * max(1, math.ceil(gradients / (BUCKET * model.itemsize)))
+
+    def operations(self, model: TracedModel, *, micro_batches: int, trains: bool) -> int:
+        """Return as how many operations with nothing to do the host's work around collectives counts.
+
+        Args:
+            model: as in `collectives`.
+            micro_batches: as there.
+            trains: as there.
+        """
+        collectives = self.collectives(model, micro_batches=micro_batches, trains=trains)
+        if self.gathers:
+            return AROUND_GATHERED * collectives
+        return AROUND_BUCKET * collectives + FOR_EACH_GRADIENT * len(model.trained) if collectives else 0

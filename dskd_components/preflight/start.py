@@ -109,8 +109,7 @@ class _Measured:
         self, loss_type: Any, pair: Pair, collate: Collate, spec: DSKDSpec, others: Sequence[DSKDSpec]
     ) -> None:
         self._loss_type, self._collate = loss_type, collate
-        models = (pair.student, pair.teacher, pair.student_tokenizer, pair.teacher_tokenizer)
-        self._from_heads = loss_type.from_models(spec, *models)
+        self._from_heads = loss_type.from_models(spec, **pair.loss_arguments)
         # The tokens are the same whatever the aligner; what else some spec reads has to be there.
         batch = collate(next((other for other in others if other.reads_byte_positions), spec))
         wanted: dict[Side, dict[str, str]] = {

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 import torch
-from pydantic import Field
 
 from dskd_components import DSKDSpec, InputError, LMStates, get_aligner
 from dskd_components.aligners import AttentionAligner, CrossModelAttentionModule
 from dskd_components.testing import laws_of
 from dskd_components.testing.strategies.batches import with_example_columns
+from tests.helpers.column_readers import Nearby
 from tests.helpers.registered import build
 from tests.helpers.strategies import make_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from dskd_components import AlignerModule
 
 
 class WithoutTargets(AttentionAligner):
@@ -31,29 +29,6 @@ class WithoutTargets(AttentionAligner):
             return self.states_over_std(teacher)
 
     module_class: ClassVar[type[CrossModelAttentionModule]] = Module
-
-
-class Nearby(AttentionAligner):
-    """Attention falls off with the bytes that lie between two tokens of a text."""
-
-    reads_columns: ClassVar[tuple[str, ...]] = ("student_byte_starts", "teacher_byte_starts")
-
-    name: Literal["cma_nearby"] = "cma_nearby"
-    slope: Annotated[float, Field(ge=0)] = 0.1
-
-    class Module(CrossModelAttentionModule):
-        slope: float
-
-        def scores(self, student: LMStates, teacher: LMStates) -> torch.Tensor:
-            ours, theirs = student.columns["byte_starts"][:, :, None], teacher.columns["byte_starts"][:, None, :]
-            return super().scores(student, teacher) - self.slope * (ours - theirs).abs()
-
-    module_class: ClassVar[type[CrossModelAttentionModule]] = Module
-
-    def build(self, **given: Any) -> AlignerModule:
-        module = super().build(**given)
-        module.slope = self.slope
-        return module
 
 
 test_variants_keep_the_laws = laws_of(WithoutTargets(), Nearby(), max_examples=5)

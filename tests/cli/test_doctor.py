@@ -73,6 +73,29 @@ def test_a_preset_and_a_file_are_specs(dskd: Callable[..., Ran], folders: dict[s
     assert dskd("doctor", *pair, "--spec", "dskd", "--tokens", 0).code == 1
 
 
+def test_heads_that_are_narrowed(dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path) -> None:
+    ids, numbers, empty = (tmp_path / name for name in ("ids.json", "ids.txt", "empty.txt"))
+    ids.write_text(json.dumps(list(range(270))))
+    numbers.write_text("1 2\n3, 4")
+    empty.write_text(" ")
+    options = folders["student"], folders["teacher"], "--text", folders["text"], "--tokens", 0
+    ran = dskd(
+        "doctor", *options, "--student-tokens", ids, "--teacher-tokens", numbers, "--other-tokens", "one_outcome"
+    )
+    assert ran.code == 0, ran.out + ran.err
+    assert "✓ student tokens: its head is narrowed to 270 of 280 tokens, and the others are one outcome; " in ran.out
+    assert "✓ teacher tokens: its head is narrowed to 4 of 300 tokens" in ran.out
+    assert "✓ student kept mass: 270 of 280 tokens have 9" in ran.out
+    for wrong, words in (
+        (("--student-tokens", folders["text"]), "expected ids of tokens, a JSON list or numbers, got '"),
+        (("--student-tokens", empty), "or numbers, got nothing"),
+        (("--teacher-tokens", tmp_path / "missing"), "cannot be read"),
+    ):
+        ran = dskd("doctor", *options, *wrong)
+        assert ran.code
+        assert words in " ".join(ran.err.split()), ran.err
+
+
 def test_what_cannot_be_read_is_named(dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path) -> None:
     pair = folders["student"], folders["teacher"]
     missing, empty = tmp_path / "missing", tmp_path / "empty.txt"
@@ -133,7 +156,14 @@ def test_a_spec_of_several_teachers(dskd: Callable[..., Ran], folders: dict[str,
         assert "✓ batch: after 150 optimizer steps" in part
     assert "with the aligner 'cma'" in large
     assert "with the aligner 'span'" in code
-    reports = json.loads(dskd("doctor", student, f"code={teacher}", *options, "--json").out)
+    ids = tmp_path / "ids"
+    ids.write_text("1 2 3")
+    narrowing = "--teacher-tokens", f"code={ids}", "--other-tokens", "left_out"
+    reports = json.loads(dskd("doctor", student, f"code={teacher}", *options, "--json", *narrowing).out)
+    assert any("narrowed to 3 of 300" in finding["found"] for finding in reports["code"]["findings"])
+    for wrong in (f"{ids}", f"cod={ids}"):
+        ran = dskd("doctor", student, f"code={teacher}", *options, "--teacher-tokens", wrong)
+        assert "expected NAME=FILE with one of the teachers 'code'" in " ".join(ran.err.split())
     assert list(reports) == ["code"]
     for wrong, words in (
         (

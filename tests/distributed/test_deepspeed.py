@@ -20,6 +20,8 @@ CASES = [
     ("Zero3", "dskd", True, False, "eager"),
     ("Zero3", "dskd-cma", True, False, "tiled"),
     ("Zero3BuiltAfter", "dskd-v2", False, False, "tiled"),
+    ("Zero3", "dskd", False, True, "cut"),
+    ("Zero3", "narrowed", True, False, "cut"),
     ("Zero2", "dskd-v2", False, True, "tiled"),
     ("Zero2Together", "dskd", False, False, "tiled"),
     ("Zero1", "dskd", True, False, "tiled"),
@@ -32,11 +34,16 @@ def run_rank(rank: int, folder: str) -> None:
     for number, (spread, preset, tied, silent, engine) in enumerate(CASES):
         step = make_step(preset, tied=tied, silent=silent, engine=engine, seed=rank)
         spread_step = getattr(engines_of_deepspeed, spread)(step)
-        torch.save(spread_step.run(accumulate=True), f"{folder}/{number}-{rank}.pt")
+        with engines_of_deepspeed.noting_what_is_gathered() as noted:
+            torch.save(spread_step.run(accumulate=True), f"{folder}/{number}-{rank}.pt")
+        if spread == "Zero3":
+            stays_cut = engine == "cut" and preset != "narrowed"
+            assert (step.teacher.lm_head.weight.ds_id in noted) != stays_cut
         spread_step.engine.step()
         partitioned = engines_of_deepspeed.shapes_of(step.student) == {torch.Size([0])}
         assert partitioned == spread.startswith("Zero3"), "what was gathered is put away again"
         spread_step.engine.destroy()
+    torch.save(engines_of_deepspeed.rows_of_partitions(), f"{folder}/rows-{rank}.pt")
     together = engines_of_deepspeed.Zero3Together(make_step("dskd", tied=False, seed=rank))
     with pytest.raises(InputError) as raised:
         together.run(accumulate=False)
@@ -68,3 +75,19 @@ def test_projectors_in_parts_are_refused(folder: Path, rank: int) -> None:
     message = (folder / f"together-{rank}.txt").read_text()
     for part in ("The loss's ", "in parts on several ranks", "ZeRO-3", "reduce_gradients", "fully_shard(loss_fn)"):
         assert part in message
+
+
+def test_rows_of_partitions_are_those_of_the_weight(folder: Path) -> None:
+    """Borders of partitions between rows and within them, padding, and weights that are too small to be cut."""
+    found = [torch.load(folder / f"rows-{rank}.pt") for rank in range(RANKS)]
+    for shape in found[0]:
+        parts = [of_rank[shape] for of_rank in found]
+        if shape in ((1, 6), (2, 1, 3)):
+            assert parts == [None] * RANKS, shape
+            continue
+        weight = torch.arange(shape[0] * shape[1], dtype=torch.float32).view(shape)
+        assert torch.equal(torch.cat([part["own"] for part in parts]), weight), shape
+        for part in parts:
+            assert torch.equal(part["picked"], weight[[shape[0] - 1, 0]]), shape
+            assert torch.equal(part["gathered"], weight)
+            assert part["sizes"] == (shape[0], shape[1], shape[0])

@@ -42,6 +42,9 @@ OF_TWO = [
     *(Case(spread=spread, engine="eager", silent=True) for spread in ("DDPStudent", "FSDP2Resharded")),
     *(Case(spread=spread, preset="dskd-v2") for spread in ("TensorParallel", "TensorParallelColumns")),
     *(Case(spread=spread, tied=True, accumulate=True) for spread in ("Checkpointing", "FSDP2Checkpointing")),
+    *(Case(spread=spread, preset="columns", accumulate=True) for spread in ("DDP", "FSDP2Resharded")),
+    *(Case(spread=spread, preset="narrowed") for spread in ("DDP", "FSDP2Resharded", "TensorParallel")),
+    Case(spread="DDPStudent", preset="narrowed", tied=True, silent=True, accumulate=True),
 ]
 OF_FOUR = [
     Case(spread="DDP", preset="dskd-cma", accumulate=True),

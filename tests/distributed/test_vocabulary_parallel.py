@@ -19,6 +19,7 @@ from tests.helpers.cut_heads import (
 )
 from tests.helpers.process_groups import run_on_ranks
 from tests.helpers.registered import specs
+from tests.helpers.whole_heads import errors_of_whole_heads, found_by_placements
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +75,7 @@ def run_rank(rank: int, folder: str) -> None:
     found["other batches"] = error_of_ranks_with_other_batches()
     found["damaged"] = error_of_a_damaged_part()
     found["sharded around"] = heads_around_which_fsdp_shards()
+    found["placements"], found["whole heads"] = found_by_placements(), errors_of_whole_heads()
     torch.save(found, f"{folder}/{rank}.pt")
 
 
@@ -147,3 +149,30 @@ def test_a_damaged_part_is_named_where_it_is_and_known_everywhere(found: list[di
 def test_ranks_of_fsdp_are_known_by_what_it_shards(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         assert of_rank["sharded around"] == {"model": True, "held": False}, "gathered where it is not known"
+
+
+def test_heads_that_tensor_parallelism_has_left_whole_are_known_by_placements(found: list[dict[str, Any]]) -> None:
+    for of_rank in found:
+        assert {name: refused for name, (_, refused) in of_rank["placements"].items()} == {
+            name: mistaken for name, (mistaken, _) in of_rank["placements"].items()
+        }
+
+
+def test_a_loop_is_told_of_a_whole_head_in_its_first_step(found: list[dict[str, Any]]) -> None:
+    for of_rank in found:
+        errors = of_rank["whole heads"]
+        for side in ("student", "teacher"):
+            told = errors[f"{side}, auto"]
+            assert told.startswith(
+                f"The {side}'s layers are cut over 2 ranks by tensor parallelism (model.layers.0.mlp."
+            )
+            for part in (
+                "its head, 40 x 32, is whole",
+                '"lm_head": ColwiseParallel(',
+                '"vocabulary_parallel": "never"',
+            ):
+                assert part in told
+        for given in ("by hand", "by hand, replicated"):
+            assert "the weight, 4 x 2, is whole on each of them" in errors[given]
+        assert not any(errors[fine] for fine in ("student, never", "teacher, never", "by hand, rows apart"))
+        assert not errors["by hand, columns"]

@@ -223,7 +223,38 @@ def test_sums_over_groups_are_those_of_a_loop(seed: int, temperature: float) -> 
 
 
 @pytest.mark.parametrize("engine", ["eager", SMALL])
-def test_soft_alignments_have_no_groups(engine: Any) -> None:
+@pytest.mark.parametrize("spaces", ["groups", "groups of projected states"])
+def test_groups_read_narrowed_heads(spaces: str, engine: Any) -> None:
+    """Targets of a narrowed head are its outcomes: in another order, all tokens give what the whole head gives."""
+    spec, batch = DSKDSpec(spaces=SPACES[spaces], aligner="span", engine=engine), make_batch(3, same_tokenizer=False)
+    whole = batch.loss(build(spec, batch))
+    sides = (batch.student, batch.teacher)
+    reordered, few = (
+        replace(batch, student=student, teacher=teacher)
+        for student, teacher in (
+            [
+                replace(states, head=states.head.narrowed(range(states.head.token_count)[::-1][:kept], others=others))
+                for states in sides
+            ]
+            for kept, others in ((None, "left_out"), (4, "one_outcome"))
+        )
+    )
+    torch.testing.assert_close(reordered.loss(build(spec, batch)).terms, whole.terms)
+    eager = few.loss(build(spec.replace(engine="eager"), batch))
+    torch.testing.assert_close(few.loss(build(spec, batch)).terms, eager.terms)
+
+
+@pytest.mark.parametrize("space", [SpanLikelihood(), ProjectedSpans(), LearnedSpans()], ids=str)
+def test_soft_alignments_have_no_groups(space: Any) -> None:
+    batch = make_batch(0, same_tokenizer=False)
+    soft = DSKDSpec(spaces=[space], aligner="cma")
+    with pytest.raises(ConfigurationError, match=rf"^The space '{space.name}' needs .* 'cma' weighs .* 'span'"):
+        build(soft, batch)
+
+
+@pytest.mark.parametrize("engine", ["eager", SMALL])
+def test_an_alignment_without_groups_is_refused(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpanLikelihood, "needs_hard_alignment", False)  # which an author may say
     spec = DSKDSpec(spaces=[SpanLikelihood()], aligner="cma", engine=engine)
     batch = make_batch(0, same_tokenizer=False)
     with pytest.raises(ConfigurationError, match=r"'span_likelihood' sums over the groups .* has none"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dskd_components import DSKDLoss, DSKDSpec
 from dskd_components.distributed import sum_over_ranks
+from tests.helpers.column_readers import Nearby
 from tests.helpers.models import byte_level_tokenizer, encode, metaspace_tokenizer, tiny_model
 
 if TYPE_CHECKING:
@@ -24,10 +25,17 @@ SPLIT_INVARIANT_V2 = [
     {"name": "teacher"},
 ]
 SPECS = {
+    "columns": DSKDSpec(aligner=Nearby(slope=0.5)),
+    "narrowed": DSKDSpec.preset("dskd-cma", aligner={"name": "cma", "std": "sample"}),
     "dskd": DSKDSpec.preset("dskd", temperature=2.0),
     "dskd-cma": DSKDSpec.preset("dskd-cma", aligner={"name": "cma", "std": "sample"}),
     "dskd-v2": DSKDSpec.preset("dskd-v2", spaces=SPLIT_INVARIANT_V2),
 }
+
+NARROWED: dict[str, dict[str, Any]] = {
+    "narrowed": {"student_tokens": range(0, 60, 2), "teacher_tokens": range(50), "other_tokens": "one_outcome"}
+}
+"""What heads are narrowed to, where they are."""
 
 # The micro-batches of each rank, as rows of the batch: uneven in size and in scored tokens.
 PARTS = {
@@ -48,10 +56,11 @@ class Step:
     teacher: PreTrainedModel
     batch: dict[str, Tensor]
     loss_fn: DSKDLoss
+    narrowing: dict[str, Any]
 
     def new_loss(self, student: Any, teacher: Any, *, seed: int) -> DSKDLoss:
         torch.manual_seed(seed)
-        return DSKDLoss.from_models(self.spec, student, teacher, *self.tokenizers)
+        return DSKDLoss.from_models(self.spec, student, teacher, *self.tokenizers, **self.narrowing)
 
     def rows(self, rows: Sequence[int]) -> dict[str, Tensor]:
         return {name: column[list(rows)] for name, column in self.batch.items()}
@@ -63,7 +72,8 @@ class Step:
 
 def make_step(preset: str, *, tied: bool, silent: bool = False, engine: str = "tiled", seed: int = 0) -> Step:
     """The same models and batch each time; the loss's own parameters by the seed."""
-    spec = SPECS[preset].model_copy(update={"engine": DSKDSpec(engine=engine).engine})
+    options = {"name": "tiled", "vocabulary_parallel": "always"} if engine == "cut" else engine
+    spec = SPECS[preset].model_copy(update={"engine": DSKDSpec(engine=options).engine})
     teacher_tokenizer = byte_level_tokenizer()
     student_tokenizer = teacher_tokenizer if spec.aligner.same_tokenizer else metaspace_tokenizer()
     # Three rows too many: the vocabulary does not divide by the number of ranks.
@@ -73,7 +83,8 @@ def make_step(preset: str, *, tied: bool, silent: bool = False, engine: str = "t
     teacher = tiny_model("Llama", hidden_size=32, vocabulary=len(teacher_tokenizer) + 20)
     torch.manual_seed(seed)
     tokenizers = (student_tokenizer, teacher_tokenizer)
-    loss_fn = DSKDLoss.from_models(spec, student, teacher, *tokenizers)
+    narrowing = NARROWED.get(preset, {})
+    loss_fn = DSKDLoss.from_models(spec, student, teacher, *tokenizers, **narrowing)
     if spec.aligner.same_tokenizer:
         columns = encode(teacher_tokenizer, "")
     else:
@@ -85,7 +96,10 @@ def make_step(preset: str, *, tied: bool, silent: bool = False, engine: str = "t
                 labels[: 3 * row] = -100
             if silent:
                 batch[name][SILENT] = -100
-    return Step(spec, tokenizers, student, teacher, batch, loss_fn)
+    for side, width in (("student", 3), ("teacher", 5)) if spec.reads_byte_positions else ():
+        ids = batch[f"{side}_input_ids"]
+        batch[f"{side}_byte_starts"] = width * torch.arange(ids.shape[1]) + ids % width
+    return Step(spec, tokenizers, student, teacher, batch, loss_fn, narrowing)
 
 
 @cache

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch import nn
 
+from dskd_components.distributed.gathering import whole_of_partitions
+from dskd_components.distributed.partitions import PartitionRows
+from dskd_components.models.head_part import HeadPart
+from dskd_components.models.head_recipe import HeadRecipe
 from tests.helpers.distributed_step import Wrapped, gradients
 from tests.helpers.engines_of_ranks import Engine
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 MICRO_BATCHES = 2
@@ -156,3 +165,41 @@ class Zero3Together(Zero2Together):
 def shapes_of(model: nn.Module) -> set[torch.Size]:
     """The shapes of a model's parameters, as they lie there."""
     return {parameter.shape for parameter in model.parameters()}
+
+
+@contextmanager
+def noting_what_is_gathered() -> Iterator[set[int]]:
+    """The ids of the parameters that the library gathers."""
+    noted: set[int] = set()
+
+    def note(parameter: Any) -> Tensor:
+        noted.add(parameter.ds_id)
+        return whole_of_partitions(parameter)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dskd_components.distributed.gathering.whole_of_partitions", note)
+        yield noted
+
+
+def rows_of_partitions() -> dict[tuple[int, ...], Any]:
+    """By shape of a weight, what a rank has of a head of it; None if it is not cut."""
+    import deepspeed
+
+    found: dict[tuple[int, ...], Any] = {}
+    for shape in ((6, 4), (7, 4), (7, 5), (64, 3), (3, 4), (2, 8), (1, 6), (2, 1, 3)):
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.arange(math.prod(shape), dtype=torch.float32).view(shape))
+        deepspeed.zero.Init(module=module)
+        partition = PartitionRows.of(module.weight)
+        found[shape] = None
+        if partition is None or len(shape) != 2:
+            continue
+        recipe = HeadRecipe(module.weight, None, scale=1.0, softcap=None, rows=None)
+        head = HeadPart(recipe, partition.shards, None, partition)
+        found[shape] = {
+            "own": partition.own,
+            "picked": head.rows(torch.tensor([shape[0] - 1, 0]))[0],
+            "gathered": head.gathered().weight.detach().clone(),
+            "sizes": (head.token_count, head.hidden_size, len(head.weight)),
+        }
+    return found

@@ -28,8 +28,8 @@ from dskd_components import (
 )
 from dskd_components.testing import laws_of
 from dskd_components.testing.strategies.batches import with_example_columns
-from tests.aligners.test_variants import Nearby
 from tests.helpers import stores
+from tests.helpers.column_readers import Nearby, WorthyInTheTeachersSpace, WorthySpans
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer
 from tests.helpers.pairs import look
 from tests.helpers.registered import build
@@ -61,6 +61,7 @@ class Worth(Space):
 
 
 test_the_laws_hold_for_a_space_with_a_column = laws_of(Worth(), max_examples=5)
+test_the_laws_hold_for_groups_with_columns = laws_of(WorthySpans(), max_examples=2)
 
 SPECS = {
     f"{kind} {engine['name']}": DSKDSpec(aligner=aligner, spaces=spaces, engine=engine)
@@ -68,6 +69,7 @@ SPECS = {
         ("aligner", Nearby(), ("student", "teacher")),
         ("space", "identity", ("student", Worth())),
         ("both", Nearby(), (Worth(), "teacher")),
+        ("groups", "span", (WorthySpans(), WorthyInTheTeachersSpace())),
     )
     for engine in ({"name": "eager"}, {"name": "tiled", "memory_budget_mib": 1e-3})
 }

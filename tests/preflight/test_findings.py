@@ -217,6 +217,46 @@ def test_what_a_pseudo_inverse_loses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("'linear'" in each.advice for each in found)
 
 
+def test_heads_that_are_narrowed() -> None:
+    own = tokenizer(300)
+    used = sorted({token for text in TEXTS for token in own(text)["input_ids"]} | {own.eos_token_id})
+    report = look(teacher_tokens=used, other_tokens="left_out")
+    found = finding(report, "teacher tokens", "ok").found
+    assert found.startswith(
+        f"its head is narrowed to {len(used)} of 300 tokens, and the others are left out; 100.0% of"
+    )
+    kept = finding(report, "teacher kept mass", "ok").found
+    assert kept.startswith(f"{len(used)} of 300 tokens have 9")  # a teacher that knows the texts
+    assert report.recommended_spec is not None, "the start is measured with the narrowed heads"
+    few = look(student_tokens=range(40), teacher_tokens=range(290), other_tokens="one_outcome")
+    assert "are one outcome; " in finding(few, "student tokens", "ok").found
+    assert "290 of 300" in finding(few, "teacher kept mass", "ok").found
+
+
+def test_a_label_among_tokens_that_are_left_out() -> None:
+    refused = finding(look(teacher_tokens=range(290), other_tokens="left_out"), "teacher tokens", "error")
+    assert "290 of 300 tokens, and the others are left out, but " in refused.found
+    assert "other_tokens='one_outcome'" in refused.advice
+    library = look(texts=None, student_tokens=[5], other_tokens="left_out")
+    assert "give what you train on" in finding(library, "student tokens", "error").advice
+    batch = {"labels": torch.tensor([[5, 6, -100]])}
+    of_batch = finding(look(batch=batch, student_tokens=[5], other_tokens="left_out"), "student tokens", "error")
+    assert "1 of 2 labels are among these (1 different tokens, such as 6 " in of_batch.found
+
+
+@pytest.mark.parametrize(
+    ("narrowing", "words"),
+    [
+        ({"student_tokens": [1]}, "nobody says what becomes of all other tokens"),
+        ({"student_tokens": [1, 1], "other_tokens": "left_out"}, "each token once, got 1 twice"),
+        ({"student_tokens": [280], "other_tokens": "left_out"}, "ids from 0 to 279"),
+        ({"student_tokens": [1], "other_tokens": "leftout"}, "did you mean 'left_out'"),
+    ],
+)
+def test_what_is_no_narrowing(narrowing: dict[str, object], words: str) -> None:
+    assert words in finding(look(**narrowing), "student tokens", "error").found
+
+
 def test_a_batch_of_one_tokenizer_for_two() -> None:
     ids = tokenizer(280)(TEXTS[0], return_tensors="pt")["input_ids"]
     report = look(batch={f"{side}_{name}": ids for side in ("student", "teacher") for name in ("input_ids", "labels")})

@@ -55,11 +55,19 @@ def allocated(step: Any) -> int:
 
 
 def stated_and_seen(
-    student: Any, sizes: tuple[int, int], *, foreach: bool, rows: int = 12, budget: float = 4.0, engine: str = "tiled"
+    student: Any,
+    sizes: tuple[int, int],
+    *,
+    foreach: bool,
+    rows: int = 12,
+    budget: float = 4.0,
+    engine: str = "tiled",
+    **narrowing: Any,
 ) -> tuple[int, int]:
     teacher = model(sizes[1], width=64).eval().requires_grad_(False)
     options: Any = {"name": "tiled", "memory_budget_mib": budget} if engine == "tiled" else engine
-    loss_fn = DSKDLoss.from_models(DSKDSpec(aligner="span", engine=options, spaces=["student"]), student, teacher)
+    spec = DSKDSpec(aligner="span", engine=options, spaces=["student"])
+    loss_fn = DSKDLoss.from_models(spec, student, teacher, **narrowing)
     small, batch = batch_of(rows // 4, sizes), batch_of(rows, sizes)
     found = measure_step(loss_fn, student, teacher, small, groups_of_batch(small))
     memory = step_memory(loss_fn, student, teacher, found, rows * 48)
@@ -103,6 +111,17 @@ def test_whatever_the_loss_takes(engine: str, rows: int) -> None:
     student = model(NARROW, layers=1).train()
     stated, seen = stated_and_seen(student, (NARROW, WIDE), foreach=False, rows=rows, budget=64, engine=engine)
     assert stated == pytest.approx(seen, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("others", "kept"), [("left_out", WIDE // 20), ("one_outcome", WIDE // 3)])
+def test_heads_that_are_narrowed(others: Any, kept: int) -> None:
+    """Gradients of the head are as large as ever, logits are not, and rows are copied."""
+    student, narrowing = model(WIDE), {"student_tokens": range(kept), "other_tokens": others}
+    stated, seen = stated_and_seen(student, (kept, WIDE), foreach=False, **narrowing)
+    assert stated == pytest.approx(seen, rel=TOLERANCE)
+    teacher, batch = model(WIDE, width=64).eval(), batch_of(2, (kept, WIDE))
+    loss_fn = DSKDLoss.from_models(DSKDSpec(aligner="span", spaces=["student"]), student, teacher, **narrowing)
+    assert measure_step(loss_fn, student, teacher, batch, groups_of_batch(batch)).head_gradient == WIDE * 96 * 4
 
 
 @pytest.mark.parametrize("frozen", ["head", "all but one layer"])

@@ -87,8 +87,13 @@ def test_more_devices_never_need_more_memory_each(pair: Models, sharding: Shardi
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cutting_up_more_never_holds_more(dtype: torch.dtype, optimizer: str) -> None:
     models = Models(on_meta("student", dtype=dtype), on_meta("teacher", dtype=dtype))
+    # The bucket of stage 3 is there all the time, those of the others in the backward pass.
     held = [
-        planned(models, devices=8, sharding=sharding, optimizer=optimizer).held
+        sum(
+            part.bytes
+            for part in planned(models, devices=8, sharding=sharding, optimizer=optimizer).parts
+            if part.kind == "held" and part.component != "gradient buckets"
+        )
         for sharding in ("zero1", "zero2", "zero3")
     ]
     assert held == sorted(held, reverse=True)
@@ -116,7 +121,9 @@ def test_each_device_holds_its_share(sharding: Sharding) -> None:
         assert held["optimizer: states"] == 2 * 4 * numbers // 8 + 2 * of_loss
     else:
         assert held["optimizer: states"] == 2 * 2 * numbers // (8 if sharding == "fsdp2" else 1) + 2 * of_loss
-    assert held.get("gradient buckets", 0) == (2 * numbers if sharding in ("ddp", "zero1", "zero2") else 0)
+    assert held.get("gradient buckets", 0) == {"ddp": 2 * numbers, "zero3": 2 * 500_000_000}.get(sharding, 0)
+    backward = next(part.bytes for part in plan.parts if part.component == "student backward")
+    assert (backward >= 2 * 500_000_000) == (sharding in ("zero1", "zero2"))
 
 
 @pytest.mark.parametrize("change", [{"teacher": "store"}, {"checkpointing": True}, {"accumulation": 4}])
@@ -304,10 +311,52 @@ def test_micro_batches_take_their_time_and_are_sent_each(pair: Models) -> None:
         assert four[name].seconds == pytest.approx(4 * once[name].seconds)
     assert four["optimizer"].seconds == once["optimizer"].seconds
     sizes = [sum(parameter.nbytes for parameter in model.parameters()) for model in (pair.student, pair.teacher)]
+    layers = [model.config.num_hidden_layers for model in (pair.student, pair.teacher)]
     # Half of the student's weights twice and of its gradients, half of the teacher's, and once those of projectors.
+    # What is outside of layers is gathered once; beside all that, projectors' gradients and a count are summed.
     for parts, times in ((once, 1), (four, 4)):
         sent = times * (3 * sizes[0] + sizes[1]) / 2 + 4 * (2 * 24 * 40 + 24 + 40)
-        assert parts["communication"].seconds == pytest.approx(sent / H100.bandwidth)
+        collectives = times * (3 * layers[0] + 2 + layers[1] + 1) + 2
+        expected = sent / H100.bandwidth + collectives * H100.latency
+        assert parts["communication"].seconds == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("sharding", [name for name in get_args(Sharding) if name != "none"])
+def test_a_collective_takes_time_however_small_it_is(pair: Models, sharding: Sharding) -> None:
+    slow = replace(H100, latency=1.0)
+    seconds = {
+        latency: next(
+            part.seconds
+            for part in planned(pair, device, devices=2, sharding=sharding).parts
+            if part.component == "communication"
+        )
+        for latency, device in ((0.0, replace(H100, latency=0.0)), (1.0, slow))
+    }
+    layers = pair.student.config.num_hidden_layers
+    collectives = {"ddp": 1, "zero1": 2, "zero2": 2}.get(sharding, 3 * layers + 2)
+    assert seconds[1.0] - seconds[0.0] == pytest.approx(collectives + 2)
+
+
+def test_heads_that_stay_cut_are_not_gathered(pair: Models) -> None:
+    usual: dict[str, Any] = {"devices": 4, "sharding": "fsdp2", "teacher": "sharded"}
+
+    def plan(spec: DSKDSpec, **changes: Any) -> dict[str, PlanPart]:
+        return {part.component: part for part in planned(pair, spec=spec, **usual | changes).parts}
+
+    cut = SPEC.replace(engine={"name": "tiled", "vocabulary_parallel": "always"})
+    whole, parts = plan(SPEC), plan(cut)
+    head = 400 * 24 * 4
+    for name in ("loss: ce", "loss: student"):
+        # Nothing that is outside of layers is there, and three quarters of the head's gradient are not.
+        root = pair.traced("student", Setup(spec=SPEC, tokens=512, length=32, **usual)).root
+        assert whole[name].bytes - parts[name].bytes == pytest.approx(root + 3 * head // 4, abs=8)
+    assert "gathered of the teacher" in whole
+    assert "gathered of the teacher" not in parts
+    assert parts["communication"].seconds > whole["communication"].seconds
+    for changes in ({"sharding": "ddp", "teacher": "replicated"}, {"devices": 1}):
+        assert plan(cut, **changes) == plan(SPEC, **changes)
+    sees_all = {"distance": "adaptive_kl"}
+    assert plan(cut.replace(**sees_all)) == plan(SPEC.replace(**sees_all)), "gathered all the same"
 
 
 def test_a_head_that_learns_has_a_gradient_in_full_precision() -> None:
@@ -323,8 +372,10 @@ def test_faster_devices_take_less_time(pair: Models) -> None:
     slower = replace(H100, flops=H100.flops / 2, float32_flops=H100.float32_flops / 2)
     assert planned(pair, slower).seconds > planned(pair).seconds
     sent = {"devices": 2, "sharding": "fsdp2"}
-    narrow = {part.component: part.seconds for part in planned(pair, replace(H100, bandwidth=1e9), **sent).parts}
-    wide = {part.component: part.seconds for part in planned(pair, **sent).parts}
+    narrow, wide = (
+        {part.component: part.seconds for part in planned(pair, device, **sent).parts}
+        for device in (replace(H100, bandwidth=1e9, latency=0.0), replace(H100, latency=0.0))
+    )
     assert narrow["communication"] == pytest.approx(450 * wide["communication"])
     assert {device.name for device in DEVICES.values()} == set(DEVICES)
 

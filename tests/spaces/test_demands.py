@@ -22,6 +22,7 @@ from dskd_components import (
 )
 from dskd_components.cli.options import claims_of
 from examples.tiny import tiny_pair
+from tests.helpers.correct_components import ProjectedSpans, SpanLikelihood
 from tests.helpers.registered import names
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ class Demanding(Space):
         return SpaceResult(terms={"demanded": TokenTerm(values=rows.student_logits.square().sum(-1))})
 
 
-SPACES: list[Space] = [*(get_space(name) for name in names("space")), Demanding(hard=True), Demanding(shared=3)]
+SPACES: list[Space] = [
+    *(get_space(name) for name in names("space")),
+    Demanding(hard=True),
+    Demanding(shared=3),
+    SpanLikelihood(),
+    ProjectedSpans(),
+]
 SIZES = {"student_hidden_size": 4, "teacher_hidden_size": 4}
 SOME, NONE = torch.tensor([0, 1, 2, -1, 4, -1]), torch.full((6,), -1)
 

@@ -129,11 +129,20 @@ class GroupPasses:
         return bool(some.start < some.stop)
 
     def _values(self, side: Side, rows: slice, block: LogitBlock) -> Tensor:
-        targets = self._rows.targets[rows]
-        return row_values(self._batch, self._space, side, block, targets)
+        columns = self._batch.columns_for(self._space, self._rows.side)
+        places = self._rows.coverage.positions[rows]
+        of_rows = {name: column.flatten(0, 1)[places] for name, column in columns.items()}
+        return row_values(self._batch, self._space, side, block, self._rows.targets[rows], of_rows)
 
 
-def row_values(batch: AlignedBatch, space: GroupSpace, side: Side, block: LogitBlock, targets: Tensor) -> Tensor:
+def row_values(
+    batch: AlignedBatch,
+    space: GroupSpace,
+    side: Side,
+    block: LogitBlock,
+    targets: Tensor,
+    columns: Mapping[str, Tensor],
+) -> Tensor:
     """Return ``[n]`` or ``[n, C]``: what a space makes of a block of logits.
 
     Args:
@@ -142,10 +151,16 @@ def row_values(batch: AlignedBatch, space: GroupSpace, side: Side, block: LogitB
         side: which model's states the logits come from.
         block: the logits.
         targets: ``[n]``, int64.
+        columns: by name, ``[n, ...]``: those that the space reads.
     """
     with naming_teacher(batch.teacher_name):
         rows = TiledGroupRows(
-            side=side, logits=block.leaf, targets=targets, temperature=temperature_of(batch.measure, side), block=block
+            side=side,
+            logits=block.leaf,
+            targets=targets,
+            temperature=temperature_of(batch.measure, side),
+            columns=columns,
+            block=block,
         )
         return checked_values(space, space.row_values(rows), len(targets))
 
@@ -170,7 +185,7 @@ def teacher_group_sums(batch: AlignedBatch, scratch: Scratch, budget: int, produ
         positions=covered.indices,
         stored_as=teacher.widened_from,
     )
-    targets, numbers = covered.rows_of(teacher.targets), covered.rows_of(batch.group_numbers["teacher"])
+    targets, numbers = covered.rows_of(teacher.outcomes), covered.rows_of(batch.group_numbers["teacher"])
     plan = Plan.of(
         budget=budget,
         rows=len(stream),
@@ -182,10 +197,17 @@ def teacher_group_sums(batch: AlignedBatch, scratch: Scratch, budget: int, produ
         beside=numbers_beside([stream.head], products),
     )
     stack = HeadStack([stream], plan, stream.dtype, scratch)
+    columns = [
+        {name: covered.rows_of(column) for name, column in batch.columns_for(space, "teacher").items()}
+        for space in spaces
+    ]
 
     def of_rows(logits: Tensor, rows: slice) -> Sequence[Tensor]:
         block = LogitBlock(logits, head=stream.head, all_finite=all_finite, requires_grad=False)
-        return [row_values(batch, space, "teacher", block, targets[rows]) for space in spaces]
+        return [
+            row_values(batch, space, "teacher", block, targets[rows], {name: of[rows] for name, of in read.items()})
+            for space, read in zip(spaces, columns, strict=True)
+        ]
 
     nothing = slice(0, 0)
     like = of_rows(stack.logits({stream: nothing})[stream], nothing)

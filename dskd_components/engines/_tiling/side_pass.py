@@ -251,7 +251,7 @@ class SidePass:
                 shared_tokens=batch.shared_tokens if space.needs_shared_tokens else None,
                 columns={
                     name: column.flatten(0, 1)[self._rows.coverage.positions[self._own(rows)]]
-                    for name, column in batch.columns_for(space).items()
+                    for name, column in batch.columns_for(space, space.side).items()
                 },
                 teacher_to_student=batch.teacher_to_student if space.needs_vocabulary_map else None,
             )

@@ -19,7 +19,7 @@ from dskd_components.models.head import Head
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.testing.expectation import expect_close
 from dskd_components.testing.laws.component import trained
-from dskd_components.testing.strategies.batches import make_batch
+from dskd_components.testing.strategies.batches import make_batch, with_example_columns
 from dskd_components.testing.strategies.logits import SEEDS, normal
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def expect_engines_to_agree(spec: DSKDSpec, seed: int) -> None:
         seed: of the batch and the parameters.
     """
     __tracebackhide__ = True
-    batch = make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer, student_hidden=3, teacher_hidden=4)
+    drawn = make_batch(seed, same_tokenizer=spec.aligner.same_tokenizer, student_hidden=3, teacher_hidden=4)
+    batch = with_example_columns(drawn, spec.spaces)
     (eager, of_eager), (tiled, of_tiled) = (
         _terms_and_gradients(spec.replace(engine=engine), batch, seed) for engine in ("eager", SMALL_TILES)
     )
@@ -198,5 +199,6 @@ def batch_and_loss(component: Distance | Space, seed: int) -> tuple[Batch, DSKDL
     """Return a batch and a loss of a component alone, with parameters as if they had been trained."""
     spec = spec_of(component)
     same = spec.aligner.same_tokenizer
-    batch = make_batch(seed, same_tokenizer=same, student_hidden=3, teacher_hidden=4, at_least=3)
+    drawn = make_batch(seed, same_tokenizer=same, student_hidden=3, teacher_hidden=4, at_least=3)
+    batch = with_example_columns(drawn, spec.spaces)
     return batch, loss_of(spec, batch, seed)

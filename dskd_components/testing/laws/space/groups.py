@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from hypothesis import strategies as st
 
+from dskd_components.components.column_reader import columns_read_by
 from dskd_components.components.group_space import ComparedGroups, GroupRows, GroupSpace
 from dskd_components.components.space import Measure
 from dskd_components.components.terms import Denominator
@@ -39,6 +40,13 @@ def _has_distances(space: Any) -> bool:
     return combines_groups(space) and bool(space.distance_terms)
 
 
+def _with_columns(rows: GroupRows, space: GroupSpace) -> GroupRows:
+    """Return rows with the columns that a space reads, as its `ColumnReader.example_column` makes them."""
+    at = rows.side if space.projector is None else space.side
+    names = columns_read_by(space, at)
+    return replace(rows, columns={name: space.example_column(name, rows.targets) for name in names}) if names else rows
+
+
 @st.composite
 def group_rows(draw: st.DrawFn) -> GroupRows:
     """Rows of either side at a temperature of 1 or 2.
@@ -54,12 +62,13 @@ def group_rows(draw: st.DrawFn) -> GroupRows:
     return GroupRows(side=side, logits=found, targets=torch.tensor(tokens), temperature=temperature)
 
 
-def _row_cases(_space: Any) -> st.SearchStrategy[Mapping[str, Any]]:
-    return st.fixed_dictionaries({"rows": group_rows()})
+def _row_cases(space: Any) -> st.SearchStrategy[Mapping[str, Any]]:
+    return st.fixed_dictionaries({"rows": group_rows().map(lambda drawn: _with_columns(drawn, space))})
 
 
 def _some(rows: GroupRows, which: slice) -> GroupRows:
-    return replace(rows, logits=rows.logits[which], targets=rows.targets[which])
+    columns = {name: column[which] for name, column in rows.columns.items()}
+    return replace(rows, logits=rows.logits[which], targets=rows.targets[which], columns=columns)
 
 
 @law("space", cases=_row_cases, claimed_by=combines_groups)
@@ -113,7 +122,7 @@ def generic_groups(space: GroupSpace, seed: int, *, count: int = 5, scale: float
             targets=(7 * torch.arange(rows) + seed) % 6,
             temperature=measure.temperature if side == "student" else measure.teacher_temperature,
         )
-        values = space.row_values(drawn).detach()
+        values = space.row_values(_with_columns(drawn, space)).detach()
         sums[side] = values.new_zeros(count, *values.shape[1:]).index_add(0, numbers, values)
     return ComparedGroups(
         student=sums["student"],
@@ -236,7 +245,8 @@ def sums_and_logits_are_not_changed(space: GroupSpace, seed: int) -> None:
     The other spaces read it next.
     """
     groups = generic_groups(space, seed)
-    rows = GroupRows(side="student", logits=normal(seed, 3, 5), targets=torch.tensor([0, 4, 2]), temperature=2.0)
+    drawn = GroupRows(side="student", logits=normal(seed, 3, 5), targets=torch.tensor([0, 4, 2]), temperature=2.0)
+    rows = _with_columns(drawn, space)
     tensors = {"logits": rows.logits, "targets": rows.targets, "student": groups.student, "teacher": groups.teacher}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     firsts = [_values(space, rows, groups) for _ in range(2)]
