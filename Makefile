@@ -35,7 +35,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 types: $(READY)
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 architecture: $(READY)
 	$(BIN)/lint-imports

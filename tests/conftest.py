@@ -29,6 +29,8 @@ PREPARE_THE_SAME = {
     "real tokenizers": re.compile(r"examples\.offline\.tokenizers|tests\.helpers import texts"),
     "processes that have imported": re.compile(r"tests\.helpers\.process"),
 }
+# A few long tests, so xdist would start them last, and one worker would wait for the other.
+LONG = re.compile(r"^import subprocess|pytest\.mark\.slow", re.MULTILINE)
 
 
 def pytest_collection_finish() -> None:
@@ -42,7 +44,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Distribute by files, as ``--dist loadfile`` does, but keep files together that prepare the same."""
+    """Distribute by files, as ``--dist loadfile`` does, but keep together what prepares the same; long files first."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -52,10 +54,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file: str = super()._split_scope(nodeid)
             return units.get(file, file)
 
-    units = {
-        path.relative_to(config.rootpath).as_posix(): unit
+        def _assign_work_unit(self, node: Any) -> None:
+            for unit in self.workqueue:
+                if unit in long:
+                    self.workqueue.move_to_end(unit, last=False)
+                    break
+            super()._assign_work_unit(node)
+
+    texts = {
+        path.relative_to(config.rootpath).as_posix(): path.read_text(encoding="utf-8")
         for path in config.rootpath.glob("tests/**/test_*.py")
-        for unit, imported in PREPARE_THE_SAME.items()
-        if imported.search(path.read_text(encoding="utf-8"))
     }
+    units = {
+        file: unit
+        for file, text in texts.items()
+        for unit, imported in PREPARE_THE_SAME.items()
+        if imported.search(text)
+    }
+    long = {units.get(file, file) for file, text in texts.items() if LONG.search(text)}
     return Together(config, log)

@@ -9,13 +9,29 @@ from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, get_projector, get_space, list_components
 from dskd_components.spec.presets import PRESETS
+from dskd_components.testing import laws_about, registered_variants
 
 if TYPE_CHECKING:
+    from dskd_components.components.component import Component
     from tests.helpers.strategies import Batch
 
 
 def names(kind: str) -> list[str]:
     return [info.name for info in list_components(kind)]
+
+
+def by_claims(kind: str) -> tuple[tuple[Component, ...], tuple[Component, ...]]:
+    """The components of a kind: one of each class for every set of laws that it claims, defaults first; and the others.
+
+    The others run through the same code with other numbers, so fewer cases show what these change.
+    """
+    found: dict[tuple[object, ...], Component] = {}
+    others = []
+    for component in registered_variants(kind):
+        claimed = tuple(law.name for law in laws_about(kind) if law.claimed_by(component))
+        if found.setdefault((type(component), claimed), component) is not component:
+            others.append(component)
+    return tuple(found.values()), tuple(others)
 
 
 def towards_student(projector: str) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from dskd_components.testing import laws_of, registered_variants
+from dskd_components.testing import laws_of
+from tests.helpers.registered import by_claims
 
-test_every_aligner = laws_of(*registered_variants("aligner"), max_examples=20)
+ONE_FOR_ALL_CLAIMS, OTHERS = by_claims("aligner")
+
+test_every_aligner = laws_of(*ONE_FOR_ALL_CLAIMS, max_examples=20)
+test_every_aligner_with_other_options = laws_of(*OTHERS, max_examples=10)
