@@ -27,6 +27,10 @@ LOOKED_AT: Final[dict[SettingName, tuple[str, ...]]] = {
 }
 """Whose students are kept, and their projections looked at."""
 
+RECOMMENDED: Final[dict[str, tuple[str, ...]]] = {"one": ("dskd-vanilla",), "two": ("exact-+-hybrid-kd-0.3",)}
+"""Which arms are the presets ``recommended-one-vocabulary`` and ``recommended-two-vocabularies``. A search on the dev
+texts has found them; they are compared in every setting, and with all rivals."""
+
 BOTH_SPACES: Final = (StudentSpace(), TeacherSpace(distance=KL()))
 
 
@@ -70,7 +74,7 @@ def _one_vocabulary() -> dict[str, Arm]:
     distances = ("reverse_kl", "js", "skew_kl", "skew_reverse_kl", "adaptive_kl")
     everywhere = {
         f"dskd-{name}": Arm(
-            title=f"the same, both spaces by `{name}`",
+            title=f"`dskd` with `pinv` and `live_pinv`, both spaces by `{name}`",
             spec=from_heads.replace(distance=name, spaces=(StudentSpace(), TeacherSpace())),
         )
         for name in distances
@@ -82,11 +86,12 @@ def _one_vocabulary() -> dict[str, Arm]:
         "dskd": Arm(title="`dskd`, as published (random `linear` projectors)", spec=DSKDSpec.preset("dskd")),
         "dskd-heads": Arm(title="`dskd` with `pinv` and `live_pinv`", spec=from_heads),
         "teacher-space": Arm(
-            title="its teacher's space alone", spec=from_heads.replace(spaces=(TeacherSpace(distance=KL()),))
+            title="`dskd`, the teacher's space alone, `live_pinv`",
+            spec=from_heads.replace(spaces=(TeacherSpace(distance=KL()),)),
         ),
         "dskd-v2": Arm(title="`dskd-v2`, as published", spec=DSKDSpec.preset("dskd-v2")),
         "dskd-vanilla": Arm(
-            title="`dskd` with `pinv` and `live_pinv`, and `vanilla-kd`",
+            title="`recommended-one-vocabulary`: `dskd` with `pinv` and `live_pinv`, and `vanilla-kd`",
             spec=from_heads.replace(spaces=(SharedVocabularySpace(), *BOTH_SPACES)),
         ),
         **everywhere,
@@ -104,6 +109,11 @@ def _two_vocabularies() -> dict[str, Arm]:
         "uld-hybrid": Arm(
             title="hybrid ULD (`uld_hybrid`), `exact_match`, kd_rate 0.8",
             spec=DSKDSpec(spaces=["uld_hybrid"], aligner="exact_match", kd_rate=0.8),
+        ),
+        "exact-+-hybrid-kd-0.3": Arm(
+            title="`recommended-two-vocabularies`: `exact_match`, both spaces, `pinv` and `live_pinv`, and hybrid ULD, "
+            "kd_rate 0.3",
+            spec=exact.replace(spaces=({"name": "uld_hybrid"}, *BOTH_SPACES), kd_rate=0.3),
         ),
         "strict": Arm(
             title="shared tokens alone, `exact_match` (strict KL)",
@@ -143,25 +153,25 @@ def arms_of(setting: SettingName) -> Mapping[str, Arm]:
 
 
 ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
-    ("two", ("ce", "exact-heads", "dskd-cma", "uld-hybrid")),
-    ("one", ("ce", "vanilla-kd", "dskd-heads", "dskd", "dskd-v2")),
+    ("two", ("ce", *RECOMMENDED["two"], "exact-heads", "dskd-cma", "uld-hybrid")),
+    ("one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads", "dskd", "dskd-v2")),
     ("two", ("strict", "span-heads", "cma-shared", "exact-linear")),
-    ("one", ("dskd-vanilla", "teacher-space", "ce-longer")),
-    ("scarce", ("ce", "exact-heads", "uld-hybrid", "dskd-cma")),
-    ("scarce-one", ("ce", "vanilla-kd", "dskd-heads")),
+    ("one", ("teacher-space", "ce-longer")),
+    ("scarce", ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid", "dskd-cma")),
+    ("scarce-one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
     ("two", ("exact-strict", "teacher-space", "dskd-v2-eta", "uld", "min-edit", "kq", "ce-longer")),
     ("one", ("dskd-reverse_kl", "dskd-js", "dskd-skew_kl", "dskd-skew_reverse_kl", "dskd-adaptive_kl")),
-    ("plentiful", ("ce", "exact-heads", "uld-hybrid")),
-    ("plentiful-one", ("ce", "vanilla-kd", "dskd-heads")),
-    ("few", ("ce", "exact-heads", "uld-hybrid")),
-    ("few-one", ("ce", "vanilla-kd", "dskd-heads")),
+    ("plentiful", ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid")),
+    ("plentiful-one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
+    ("few", ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid")),
+    ("few-one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
 )
 """The queue, the most telling first: all arms of a line are tuned, then trained with the other seeds."""
 
 HEADLINE: Final[frozenset[tuple[SettingName, str]]] = frozenset(
     {
-        *(("two", arm) for arm in ("ce", "exact-heads", "uld-hybrid", "dskd-cma")),
-        *(("one", arm) for arm in ("ce", "vanilla-kd", "dskd-heads", "dskd-vanilla")),
+        *(("two", arm) for arm in ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid", "dskd-cma")),
+        *(("one", arm) for arm in ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
     }
 )
 """The arms that have more seeds than the others."""

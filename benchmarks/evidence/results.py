@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.evidence.arms import ORDER, arms_of
+from benchmarks.evidence.arms import ORDER, RECOMMENDED, arms_of
 from benchmarks.evidence.journal import dev_scores, journals
 from benchmarks.evidence.plan import SETTINGS, vocabularies
 from benchmarks.evidence.queue import best_rate, next_rates, rates_tried
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 DRAWS: Final = 4000
 """Of the bootstrap."""
-
-RECOMMENDED: Final = ("recommended", "best")
-"""How names of arms begin that are compared with all rivals; those that the search has found are, too."""
 
 RIVALS: Final = {
     "one": ("ce", "ce-longer", "vanilla-kd", "dskd", "dskd-v2"),
@@ -136,7 +133,7 @@ def _setting(
         own = {run.seed: found[run] for run in sorted(runs, key=lambda run: run.seed)}
         described[arm] = _arm(_title(setting, arm), rate, tried, own, plan)
         described[arm]["tuned"] = not next_rates(tried, plan.first_lr[setting], plan.farthest)
-        described[arm]["recommended"] = arm.startswith(RECOMMENDED) or arm in searched(setting)
+        described[arm]["recommended"] = arm in RECOMMENDED[vocabularies(setting)]
         well[arm] = {seed: end for seed, journal in own.items() if (end := _went_well(journal))}
     for arm, description in described.items():
         rivals = RIVALS[vocabularies(setting)] if description["recommended"] else ("ce",)
