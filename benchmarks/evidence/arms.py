@@ -74,7 +74,7 @@ def _one_vocabulary() -> dict[str, Arm]:
     distances = ("reverse_kl", "js", "skew_kl", "skew_reverse_kl", "adaptive_kl")
     everywhere = {
         f"dskd-{name}": Arm(
-            title=f"`dskd` with `pinv` and `live_pinv`, both spaces by `{name}`",
+            title=f"`dskd` from the heads, by `{name}`",
             spec=from_heads.replace(distance=name, spaces=(StudentSpace(), TeacherSpace())),
         )
         for name in distances
@@ -83,15 +83,15 @@ def _one_vocabulary() -> dict[str, Arm]:
         "ce": _alone("identity", title="cross entropy alone"),
         "ce-longer": _alone("identity", title="cross entropy alone, 1.5 times the steps", longer=1.5),
         "vanilla-kd": Arm(title="`vanilla-kd`", spec=DSKDSpec.preset("vanilla-kd")),
-        "dskd": Arm(title="`dskd`, as published (random `linear` projectors)", spec=DSKDSpec.preset("dskd")),
-        "dskd-heads": Arm(title="`dskd` with `pinv` and `live_pinv`", spec=from_heads),
+        "dskd": Arm(title="`dskd`, as published", spec=DSKDSpec.preset("dskd")),
+        "dskd-heads": Arm(title="`dskd` from the heads", spec=from_heads),
         "teacher-space": Arm(
-            title="`dskd`, the teacher's space alone, `live_pinv`",
+            title="`dskd` from the heads, the teacher's space alone",
             spec=from_heads.replace(spaces=(TeacherSpace(distance=KL()),)),
         ),
         "dskd-v2": Arm(title="`dskd-v2`, as published", spec=DSKDSpec.preset("dskd-v2")),
         "dskd-vanilla": Arm(
-            title="`recommended-one-vocabulary`: `dskd` with `pinv` and `live_pinv`, and `vanilla-kd`",
+            title="`recommended-one-vocabulary`",
             spec=from_heads.replace(spaces=(SharedVocabularySpace(), *BOTH_SPACES)),
         ),
         **everywhere,
@@ -104,37 +104,36 @@ def _two_vocabularies() -> dict[str, Arm]:
     return {
         "ce": _alone("exact_match", title="cross entropy alone"),
         "ce-longer": _alone("exact_match", title="cross entropy alone, 1.5 times the steps", longer=1.5),
-        "exact-heads": Arm(title="`exact_match`, both spaces, `pinv` and `live_pinv`, no filter", spec=exact),
+        "exact-heads": Arm(title="`exact_match` from the heads", spec=exact),
         "dskd-cma": Arm(title="`dskd-cma`, as published", spec=DSKDSpec.preset("dskd-cma")),
         "uld-hybrid": Arm(
-            title="hybrid ULD (`uld_hybrid`), `exact_match`, kd_rate 0.8",
+            title="hybrid ULD, `exact_match`, kd_rate 0.8",
             spec=DSKDSpec(spaces=["uld_hybrid"], aligner="exact_match", kd_rate=0.8),
         ),
         "exact-+-hybrid-kd-0.3": Arm(
-            title="`recommended-two-vocabularies`: `exact_match`, both spaces, `pinv` and `live_pinv`, and hybrid ULD, "
-            "kd_rate 0.3",
+            title="`recommended-two-vocabularies`",
             spec=exact.replace(spaces=({"name": "uld_hybrid"}, *BOTH_SPACES), kd_rate=0.3),
         ),
         "strict": Arm(
-            title="shared tokens alone, `exact_match` (strict KL)",
+            title="shared tokens alone, `exact_match`",
             spec=DSKDSpec(spaces=[strict], aligner="exact_match"),
         ),
         "exact-strict": Arm(
-            title="`exact_match`, both spaces from the heads, and shared tokens",
+            title="`exact_match` from the heads, and shared tokens",
             spec=exact.replace(spaces=(*BOTH_SPACES, strict)),
         ),
         "teacher-space": Arm(
-            title="`exact_match`, the teacher's space alone, `live_pinv`",
+            title="`exact_match` from the heads, the teacher's space alone",
             spec=exact.replace(spaces=(TeacherSpace(distance=KL()),)),
         ),
-        "span-heads": Arm(title="`span`, both spaces, `pinv` and `live_pinv`", spec=exact.replace(aligner="span")),
+        "span-heads": Arm(title="`span` from the heads", spec=exact.replace(aligner="span")),
         "cma-shared": Arm(
-            title="attention that starts from shared tokens, no target embedding, `pinv` and `live_pinv`",
+            title="attention started from shared tokens, from the heads",
             spec=exact.replace(aligner=SharedQueryAttention()),
         ),
         "dskd-v2-eta": Arm(title="`dskd-v2-eta`, as published", spec=DSKDSpec.preset("dskd-v2-eta")),
         "exact-linear": Arm(
-            title="`dskd-cma` with `exact_match` (random `linear` projectors, filter)",
+            title="`dskd-cma` with `exact_match`",
             spec=DSKDSpec.preset("dskd-cma", aligner="exact_match"),
         ),
         "uld": Arm(title="ULD (`uld`, `positional`)", spec=DSKDSpec(spaces=["uld"], aligner="positional")),
