@@ -248,6 +248,17 @@ def print_table(results: dict[str, Any]) -> None:
     Console(width=160).print(table)
 
 
+def add_compiled(
+    rows: list[dict[str, Any]], cases: list[tuple[Case, tuple[str, ...]]], rounds: int, write: Callable[[], None]
+) -> None:
+    """Measure what is compiled, once all else is measured: to compile can take a minute each."""
+    for row, (case, names) in zip(rows, cases, strict=True):
+        compiled = tuple(name for name in names if name.endswith("compiled"))
+        if compiled:
+            row["contestants"] |= measure(case, compiled, rounds)["contestants"]
+            write()
+
+
 def main() -> None:
     """Measure, print the table, and write JSON as the rows come."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -283,8 +294,6 @@ def main() -> None:
             options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     methods: set[str] = set()
-    # What is compiled comes last: that can take a minute each.
-    compiled = [(case, [name for name in names if name.endswith("compiled")]) for case, names in cases]
     for case, names in track(cases, description="cases", console=Console(stderr=True)):
         plain = tuple(name for name in names if not name.endswith("compiled"))
         row = {"case": case.label} if options.accuracy else measure(case, plain, options.rounds)
@@ -295,10 +304,8 @@ def main() -> None:
             Console(stderr=True, width=160).print(case.label, row["accuracy"])
         results["rows"].append(row)
         write()
-    for row, (case, names) in zip(results["rows"], compiled, strict=True):
-        if names and not options.accuracy:
-            row["contestants"] |= measure(case, tuple(names), options.rounds)["contestants"]
-            write()
+    if not options.accuracy:
+        add_compiled(results["rows"], cases, options.rounds, write)
     print_table(results)
 
 
