@@ -116,7 +116,7 @@ def positions_belong_to_themselves(aligner: Aligner, batch: Batch, seed: int) ->
         _expect_only(there, own, name, "another position")
 
 
-@law("aligner", cases=batch_cases(), claimed_by=is_told)
+@law("aligner", cases=batch_cases(min_samples=3, at_least=4), claimed_by=is_told)
 def pairs_do_not_cross(aligner: Aligner, batch: Batch, seed: int) -> None:
     """Later positions never belong to earlier ones: ``teacher_index`` does not fall along a sample.
 
