@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from dskd_components import DualTokenizerCollator
 from dskd_components.tokenization import build_vocabulary_map
 from examples.offline.tokenizers import LOADERS
-from examples.two_tokenizers.text import SPLIT_SEED, load_corpus
+from examples.two_tokenizers.text import SPLIT_SEED, load_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +41,9 @@ STUDENTS: Final[Mapping[str, str]] = {
 
 CODE: Final = ("argparse", "textwrap", "statistics", "zipfile", "smtplib", "mailbox", "tarfile", "pprint")
 """Modules whose code is measured on; nothing is learned from code."""
+
+SHARES: Final = {"held_out": 0.08, "train": 0.92}
+"""Of the documents: what alignment is measured on, and what is learned from."""
 
 EMBEDDING_STD: Final = 0.5
 """Of new models: with the usual 0.02 what layers add drowns the tokens, and hundreds of steps go by."""
@@ -102,10 +105,11 @@ class Texts:
         Args:
             sizes: how many.
         """
-        corpus = load_corpus(chunk_bytes=sizes.chunk_bytes, max_documents=sizes.max_documents)
+        parts = load_parts(SHARES, chunk_bytes=sizes.chunk_bytes, max_documents=sizes.max_documents)
+        chunks = {name: tuple(chain.from_iterable(documents)) for name, documents in parts.items()}
         draw = random.Random(SPLIT_SEED)
-        train = draw.sample(corpus.train, min(sizes.train, len(corpus.train)))
-        held_out = draw.sample(corpus.held_out, min(sizes.measured, len(corpus.held_out)))
+        train = draw.sample(chunks["train"], min(sizes.train, len(chunks["train"])))
+        held_out = draw.sample(chunks["held_out"], min(sizes.measured, len(chunks["held_out"])))
         modules = CODE if sizes.max_documents is None else CODE[1:2]
         code = draw.sample(code_chunks(modules, sizes.chunk_bytes), sizes.measured)
         return cls(tuple(train), {"documentation": tuple(held_out), "code": tuple(code)})
