@@ -60,6 +60,8 @@ class Start:
         s2t_uniform: the logarithm of the teacher's vocabulary, which the same of a uniform guess never exceeds.
         of_spec: whether it is the choice of the spec that was given.
         recommended: whether it is the choice that is recommended.
+        direct_space: of the recommended choice, the space without a projector that is recommended beside the two with
+            one; None: none is, because it does not fit the pair, or no installed plugin has it.
     """
 
     aligner: str
@@ -73,6 +75,7 @@ class Start:
     s2t_uniform: float
     of_spec: bool = False
     recommended: bool = False
+    direct_space: str | None = None
 
     @property
     def is_sane(self) -> bool:
@@ -219,11 +222,20 @@ def recommended_spec(starts: tuple[Start, ...]) -> DSKDSpec | None:
     return None if found is None else DSKDSpec(**spec_fields(found))
 
 
-def spec_fields(start: Start) -> dict[str, str]:
-    """Return the fields of a choice that are not the defaults of a spec."""
-    fields = {"aligner": start.aligner} if start.aligner != "identity" else {}
+KD_RATE_OF_TWO: Final = 0.3
+"""What is recommended with two tokenizers; see docs/explanation/evidence.md. With one it is the default."""
+
+
+def spec_fields(start: Start) -> dict[str, Any]:
+    """Return the fields of the recommended choice that are not the defaults of a spec."""
+    of_two = start.aligner != "identity"
     projectors = {"t2s_projector": start.t2s_projector, "s2t_projector": start.s2t_projector}
-    return fields | {name: value for name, value in projectors.items() if value is not None and value != "pinv"}
+    return {
+        **({"aligner": start.aligner} if of_two else {}),
+        **{name: value for name, value in projectors.items() if value is not None and value != "pinv"},
+        **({} if start.direct_space is None else {"spaces": [start.direct_space, "student", "teacher"]}),
+        **({"kd_rate": KD_RATE_OF_TWO} if of_two else {}),
+    }
 
 
 def _sentence(finding: Finding) -> str:

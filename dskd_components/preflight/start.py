@@ -15,6 +15,7 @@ from dskd_components.preflight.report import Finding, Start, spec_fields
 from dskd_components.projectors import Linear
 from dskd_components.projectors.pinv import PinvProjection
 from dskd_components.spec.dskd_spec import DSKDSpec
+from dskd_components.spec.presets import has_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,10 @@ OF_TWO_TOKENIZERS: Final = ("exact_match", "span", "cma")
 """The aligners among which one is recommended. The pairs of ``min_edit`` may be wrong, those of the others are not."""
 
 
+EVIDENCE: Final = "docs/explanation/evidence.md"
+"""The page on what was measured with real models."""
+
+
 def recommendation(starts: tuple[Start, ...]) -> str:
     """Return a sentence that names the spec to begin with, and how it starts.
 
@@ -41,11 +46,12 @@ def recommendation(starts: tuple[Start, ...]) -> str:
     if found is None:
         return "Give both tokenizers for a recommendation."
     tokenizers, published = ("One tokenizer", "dskd") if found.aligner == "identity" else ("Two tokenizers", "dskd-cma")
-    return f"{tokenizers}: {spec_text(found)}; as published, DSKDSpec.preset({published!r}). {_sentence(found)}."
+    text = f"{tokenizers}: {spec_text(found)}; as published, DSKDSpec.preset({published!r}). {_sentence(found)}."
+    return f"{text} {_why(found)}"
 
 
 def spec_text(start: Start) -> str:
-    """Return the spec of a choice as Python writes it, defaults left out.
+    """Return the spec of the recommended choice as Python writes it, defaults left out.
 
     Args:
         start: the choice.
@@ -99,7 +105,7 @@ def measure_starts(loss_type: Any, pair: Pair, collate: Collate, specs: Sequence
     others = [start for aligner in aligners for start in found.of_aligner(aligner)]
     if not others:
         raise found.refused[-1]
-    return (*starts, *_with_recommended(others))
+    return (*starts, *_with_recommended(others, found.direct_space))
 
 
 class _Measured:
@@ -134,6 +140,24 @@ class _Measured:
                 yield self._start(loss_fn.spec.replace(aligner=aligner), loss_fn)
             except DSKDError as error:  # an aligner may be of no use for this pair
                 self.refused.append(error)
+
+    def direct_space(self, aligner: str) -> str | None:
+        """Return the space without a projector that is of use with an aligner, None if there is none.
+
+        An aligner that has its pairs yet to learn has none: before it has, logits of other tokens would be compared.
+        """
+        name = _direct_space(aligner)
+        spec = self._from_heads.spec.replace(aligner=aligner)
+        if not has_space(name) or (spec.aligner.text_method is None and not spec.aligner.same_tokenizer):
+            return None
+        spec = spec.replace(spaces=(name,))
+        try:
+            loss_fn = self._loss(spec, reads_heads=False)
+            loss_fn(self._student, self._teacher, alignment=groups_of_batch(self._collate(spec)))
+        except DSKDError as error:  # too few shared tokens, or heads of other sizes
+            self.refused.append(error)
+            return None
+        return name
 
     def of_spec(self, spec: DSKDSpec) -> list[Start]:
         """Return the start of a spec's own choice; nothing where it projects nothing, or cannot be built."""
@@ -200,15 +224,31 @@ def _built(loss_fn: Any, direction: Direction) -> str | None:
     return "linear" if is_other else name
 
 
-def _with_recommended(starts: list[Start]) -> list[Start]:
+def _direct_space(aligner: str) -> str:
+    return "shared_vocabulary" if aligner == "identity" else "uld_hybrid"
+
+
+def _with_recommended(starts: list[Start], direct_space: Callable[[str], str | None]) -> list[Start]:
     """Return starts with the one to begin with marked, or made of two: the directions do not depend on one another."""
     best = max(starts, key=lambda start: (start.reads_sanely, start.known))
     beside = [start for start in starts if start.aligner == best.aligner]
     back = min(beside, key=lambda start: math.inf if start.s2t_kd is None else start.s2t_kd)
     chosen = replace(best, s2t_projector=back.s2t_projector, s2t_kd=back.s2t_kd, recommended=True)
+    chosen = replace(chosen, direct_space=direct_space(best.aligner))
     if back is best:
         return [chosen if start is best else start for start in starts]
     return [*starts, chosen]
+
+
+def _why(start: Start) -> str:
+    """Return what is known of the spaces that are recommended, or why one of them is not."""
+    name = _direct_space(start.aligner)
+    known = f"On real models {name!r} and the dual spaces together gained more than either: {EVIDENCE}."
+    if start.direct_space is not None:
+        return known
+    if not has_space(name):
+        return f"{known} To have it recommended, install the distribution dskd-uld."
+    return f"{known} It does not fit the choice made here."
 
 
 def _projectors(start: Start) -> str:

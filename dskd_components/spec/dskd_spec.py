@@ -77,17 +77,19 @@ class PairSpec(FrozenModel):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
-        """Return a published method.
+        """Return a published method, or a recommended one.
 
         Args:
-            name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"``, ``"dskd-v2"`` or ``"dskd-v2-eta"``.
+            name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"``, ``"dskd-v2"`` or ``"dskd-v2-eta"``, as published;
+                ``"recommended-one-vocabulary"`` or ``"recommended-two-vocabularies"``, which gained most on real models
+                (docs/explanation/evidence.md). The last one needs the plugin ``dskd-uld``.
             **overrides: fields of the spec to set otherwise.
 
         Raises:
-            UnknownComponentError: there is no such preset.
+            UnknownComponentError: there is no such preset, or the plugin that it needs is not installed.
             pydantic.ValidationError: a field is unknown or out of range.
         """
-        return cls(**(preset_fields(name) | overrides))
+        return cls(**(preset_fields(name, cls.model_fields) | overrides))
 
     @field_validator("spaces")
     @classmethod
@@ -201,7 +203,7 @@ class DSKDSpec(PairSpec):
 
     A component field takes an instance, a name, or a mapping with a name and options. The spec is frozen, refuses
     unknown fields, and goes through JSON and back unchanged. Defaults are those choices under which a batch has the
-    same gradient as its micro-batches; the presets are as published.
+    same gradient as its micro-batches; the presets of papers are as published.
 
     Examples:
         >>> spec = DSKDSpec.preset("dskd-cma", distance="reverse_kl", temperature=2.0)

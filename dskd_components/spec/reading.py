@@ -182,7 +182,7 @@ def spec_of(cls: type[Pair], values: Mapping[Any, Any], document: ParsedFile, pa
     preset: dict[str, Any] = {}
     if PRESET in fields:
         try:
-            preset = preset_fields(_preset_name(fields.pop(PRESET)))
+            preset = preset_fields(_preset_name(fields.pop(PRESET)), cls.model_fields)
         except (UnknownComponentError, TypeError) as error:
             line = line_of((*path, PRESET), document.lines)
             problems.append(SpecProblem((*path, PRESET), in_one_line(str(error)), line))

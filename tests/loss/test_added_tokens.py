@@ -35,7 +35,7 @@ ADDED: dict[str, tuple[list[str], list[str]]] = {
     "one token under two ids": (["<new>", "<same>"], ["<same>"]),
 }
 STUDENT_HAS_OTHERS = [name for name in ADDED if not name.startswith("the teacher")]
-PRESETS = ["vanilla-kd", "dskd", "dskd-v2"]
+PRESETS = ["vanilla-kd", "dskd", "dskd-v2", "recommended-one-vocabulary"]
 SIDES: Any = ("student", "teacher")
 
 

@@ -124,6 +124,7 @@ def loss_of_pair(spec: MultiTeacherSpec, name: str) -> DSKDLoss:
 def test_a_collator_of_the_loss_fits_each_preset(preset: str) -> None:
     """And a collator that is told nothing fits those presets alone that read exact matches or nothing."""
     made, spec = pair(), DSKDSpec.preset(preset)
+    made.student.eval()
     # Both of one tokenizer, as some presets presume.
     sides = (made.student_tokenizer, made.student_tokenizer)
     loss_fn = DSKDLoss.from_models(spec, made.student, made.student, *sides)

@@ -107,7 +107,8 @@ def one_tokenizer(spec: DSKDSpec) -> tuple[DSKDLoss, Any, Any, dict[str, torch.T
     return DSKDLoss.from_models(spec, student, teacher, tokenizer, tokenizer), student, teacher, encode(tokenizer, "")
 
 
-DUAL = [name for name in PRESETS if name != "vanilla-kd"]
+# Of the others, a space compares one vocabulary.
+DUAL = [name for name in PRESETS if not any(space.one_vocabulary for space in DSKDSpec.preset(name).spaces)]
 ALIGNERS = [info.name for info in list_components("aligner")]
 
 

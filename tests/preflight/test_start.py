@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components
+from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components, use_plugins
 from dskd_components.aligners import CrossModelAttentionModule
 from dskd_components.preflight.report import SANE, Finding, Start
 from dskd_components.preflight.start import OF_TWO_TOKENIZERS, check_start
@@ -152,6 +152,10 @@ def test_one_tokenizer() -> None:
     assert all(start.covered == 1.0 for start in report.starts)
     assert recommended(report).is_sane
     assert report.recommendation.startswith("One tokenizer: DSKDSpec(")
+    assert named_spaces(report) == ("shared_vocabulary", "student", "teacher")
+    assert report.recommended_spec is not None
+    assert report.recommended_spec.kd_rate == DSKDSpec.preset("recommended-one-vocabulary").kd_rate
+    assert "'shared_vocabulary' and the dual spaces" in report.recommendation
 
 
 def test_vocabularies_that_share_too_little_start_from_random_weights() -> None:
@@ -159,6 +163,31 @@ def test_vocabularies_that_share_too_little_start_from_random_weights() -> None:
     report = look(student=student, student_tokenizer=metaspace_tokenizer())
     assert {(start.t2s_projector, start.s2t_projector) for start in report.starts} == {("linear", "linear")}
     assert recommended(report).is_sane
+    assert recommended(report).aligner == "cma"
+    assert named_spaces(report) == ("student", "teacher"), "its pairs are not known yet"
+    assert "It does not fit" in report.recommendation
+
+
+def named_spaces(report: PreflightReport) -> tuple[str, ...]:
+    spec = report.recommended_spec
+    assert spec is not None
+    assert report.passed
+    return tuple(space.name for space in spec.spaces)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_space_of_a_plugin_is_recommended_where_it_is(installed: bool) -> None:
+    use_plugins(disable=[] if installed else ["dskd-uld"])
+    try:
+        report = look(tokens_per_step=32)
+        assert named_spaces(report) == (*(["uld_hybrid"] if installed else []), "student", "teacher")
+        assert report.recommended_spec is not None
+        assert report.recommended_spec.kd_rate == 0.3
+        assert "'uld_hybrid' and the dual spaces" in report.recommendation
+        assert ("install the distribution dskd-uld" in report.recommendation) != installed
+        assert recommended(report).direct_space == ("uld_hybrid" if installed else None)
+    finally:
+        use_plugins()
 
 
 def test_an_aligner_that_cannot_read_a_teacher_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

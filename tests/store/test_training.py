@@ -127,7 +127,7 @@ def test_one_tokenizer(tmp_path: Path, prefixed: bool) -> None:
     batch = collate(samples())
     if not prefixed:
         batch = {name: batch[f"student_{name}"] for name in ("input_ids", "labels", "attention_mask")}
-    for preset in ("vanilla-kd", "dskd", "dskd-v2"):
+    for preset in ("vanilla-kd", "dskd", "dskd-v2", "recommended-one-vocabulary"):
         loss_fn = loss_of(DSKDSpec.preset(preset), store, learner=learner, own=own)
         live = stepped(loss_fn, learner, teacher(), batch)
         require_close(stepped(loss_fn, learner, store, batch), live)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from dskd_components import CheckpointError, DSKDLoss, DSKDSpec
 from dskd_components.loss.checkpoints import checkpoint_tensors, read_checkpoint
+from dskd_components.spec.presets import PRESETS
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer, tiny_model
 from tests.helpers.registered import build, names, specs
 from tests.helpers.spec_strategies import specs as any_specs
@@ -84,7 +85,7 @@ def pair(spec: DSKDSpec) -> tuple[Any, ...]:
     return student, teacher, student_tokenizer, teacher_tokenizer
 
 
-@pytest.mark.parametrize("preset", ["vanilla-kd", "dskd", "dskd-cma", "dskd-v2", "dskd-v2-eta"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_loss_is_built_from_its_files_for_a_student_that_has_learned(preset: str, tmp_path: Path) -> None:
     spec = DSKDSpec.preset(preset, temperature=1.5)
     models = pair(spec)
