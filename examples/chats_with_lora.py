@@ -131,7 +131,7 @@ def look(models: Models, samples: Sequence[Chat], *, steps: int) -> DSKDSpec:
     print(report.to_text())
     report.raise_if_failed()
     assert report.recommended_spec is not None
-    spec = report.recommended_spec.replace(kd_rate={"name": "linear", "start": 0.1, "end": 0.5, "steps": steps})
+    spec = report.recommended_spec.replace(kd_rate={"name": "linear", "start": 0.1, "end": 0.3, "steps": steps})
     print(models.collator(models.loss(spec)).show(samples[0]))
     return spec
 

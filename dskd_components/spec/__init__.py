@@ -1,8 +1,8 @@
 """The typed choices: `DSKDSpec` and `MultiTeacherSpec`, their presets and schedules, and how they are read from files.
 
-`dskd_spec` and `multi_teacher` have the two models; `presets` the published methods; `schedules` the weights that
-change over the steps; `reading`, with `documents` and `problems`, reads YAML and JSON without running anything and
-reports every problem with the path of its field. Import the names below, or from the package.
+`dskd_spec` and `multi_teacher` have the two models; `presets` the published and the recommended methods; `schedules`
+the weights that change over the steps; `reading`, with `documents` and `problems`, reads YAML and JSON without running
+anything and reports every problem with the path of its field. Import the names below, or from the package.
 """
 
 from dskd_components.components.schedule import Schedule

@@ -45,7 +45,7 @@ OURS: Final = frozenset({"unknown_field", "unknown_term", "unusable_name", "valu
 def load_spec(path: str | Path) -> DSKDSpec:
     r"""Read a spec from a file: JSON if its name ends in ``.json``, YAML otherwise.
 
-    A file holds the fields of `DSKDSpec`. It may start from a published method with ``preset: dskd-cma``; its other
+    A file holds the fields of `DSKDSpec`. It may start from a preset, ``preset: dskd-cma`` for example; its other
     fields then replace those of the preset. Nothing in a file is ever executed or imported: components are found by
     name among the installed plugins.
 
@@ -236,8 +236,8 @@ def shown(value: object) -> str:
 def load_multi_teacher_spec(path: str | Path) -> MultiTeacherSpec:
     r"""Read a spec of several teachers from a file; see `load_spec`.
 
-    A file holds the fields of `MultiTeacherSpec`. What stands under a teacher's name may start from a published method
-    with ``preset: dskd-cma``, as a file of one teacher may.
+    A file holds the fields of `MultiTeacherSpec`. What stands under a teacher's name may start from a preset,
+    ``preset: dskd-cma`` for example, as a file of one teacher may.
 
     Args:
         path: the file.

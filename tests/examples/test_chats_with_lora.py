@@ -84,5 +84,5 @@ def test_the_spec_is_the_recommended_one(output: Path) -> None:
     )
     assert report.recommended_spec is not None
     spec = json.loads((output / "spec.json").read_text())
-    assert spec["kd_rate"] == {"name": "linear", "start": 0.1, "end": 0.5, "steps": STEPS, "begin": 0}
+    assert spec["kd_rate"] == {"name": "linear", "start": 0.1, "end": 0.3, "steps": STEPS, "begin": 0}
     assert f"DSKDSpec(aligner={report.recommended_spec.aligner.name!r}" in report.recommendation
