@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 
 class SharedQueryAttention(Aligner):
-    """Cross-model attention without the target's embedding; `start_from_shared_tokens` gives it its query."""
+    """Cross-model attention whose query `start_from_shared_tokens` gives it."""
 
     source: ClassVar[str] = "a variant of Zhang et al. 2024 (DSKD), arXiv 2406.17328"
 
     name: Literal["cma_shared"] = "cma_shared"
     sharpness: float = 6.0
     """By how many nats a token that is the same on both sides is to stand out, on average over the shared tokens."""
+    target: bool = False
+    """Whether its values have the target's embedding, too, as published."""
 
     def build(
         self,
@@ -45,15 +47,20 @@ class SharedQueryAttention(Aligner):
         heads: ProjectorHeads | None = None,  # noqa: ARG002
     ) -> AlignerModule:
         """Return the attention."""
-        return SharedQueryModule(student_embedding_size, teacher_embedding_size, std="sample")
+        module = SharedQueryModule(student_embedding_size, teacher_embedding_size, std="sample")
+        module.target = self.target
+        return module
 
 
 class SharedQueryModule(CrossModelAttentionModule):
-    """The attention whose values are the teacher's states."""
+    """The attention; without targets its values are the teacher's states."""
+
+    target = False
 
     def forward(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
         """Align one batch."""
-        return replace(super().forward(student, teacher, given), teacher_values=teacher.hidden_states)
+        found = super().forward(student, teacher, given)
+        return found if self.target else replace(found, teacher_values=teacher.hidden_states)
 
 
 @torch.no_grad()

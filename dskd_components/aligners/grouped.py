@@ -205,7 +205,10 @@ class TextAligner(Aligner):
         heads: ProjectorHeads | None = None,  # noqa: ARG002
     ) -> AlignerModule:
         """Return the module that applies the groups; it has no parameters."""
-        return GroupedModule(self.name, one_to_one=self.one_to_one, pooling="mean")
+        return GroupedModule(self.name, one_to_one=self.one_to_one, pooling=self._pools_by())
+
+    def _pools_by(self) -> Pooling:
+        return "mean"
 
 
 class ExactMatch(TextAligner):
@@ -247,15 +250,8 @@ class Span(TextAligner):
         """Return the smallest stretches of tokens that both sides cut out."""
         return span_groups(student, teacher)
 
-    def build(
-        self,
-        *,
-        student_embedding_size: int,  # noqa: ARG002
-        teacher_embedding_size: int,  # noqa: ARG002
-        heads: ProjectorHeads | None = None,  # noqa: ARG002
-    ) -> AlignerModule:
-        """Return the module that applies given groups; it has no parameters."""
-        return GroupedModule(self.name, one_to_one=False, pooling=self.pooling)
+    def _pools_by(self) -> Pooling:
+        return self.pooling
 
 
 class MinEdit(TextAligner):
@@ -289,12 +285,5 @@ class MinEdit(TextAligner):
         """Return the tokens that the path joins, of several texts in much less time than one after the other."""
         return warped_groups(students, teachers)
 
-    def build(
-        self,
-        *,
-        student_embedding_size: int,  # noqa: ARG002
-        teacher_embedding_size: int,  # noqa: ARG002
-        heads: ProjectorHeads | None = None,  # noqa: ARG002
-    ) -> AlignerModule:
-        """Return the module that applies given groups; it has no parameters."""
-        return GroupedModule(self.name, one_to_one=self.one_to_one, pooling=self.pooling)
+    def _pools_by(self) -> Pooling:
+        return self.pooling

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-
 from dskd_components.components.distance import Distance, DistanceGradients, PartOfDistances
 from dskd_components.distances.log_space import (
-    expectation,
     part_of_relative_entropy,
     relative_entropy,
-    through_log_softmax,
-    without_negative_rounding,
+    relative_entropy_and_gradients,
 )
 
 if TYPE_CHECKING:
@@ -45,12 +41,10 @@ class KL(Distance):
         self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
-        ratio = teacher.log_ratio(student)
-        mean = expectation(teacher.probs, ratio, out=None if teacher_gradient else ratio)
-        of_teacher = through_log_softmax(teacher.probs, ratio, out=ratio, mean=mean) if teacher_gradient else None
-        free = None if teacher_gradient else ratio
-        of_student = torch.sub(student.probs, teacher.probs, out=free) if student_gradient else None
-        return DistanceGradients(values=without_negative_rounding(mean), student=of_student, teacher=of_teacher)
+        values, of_teacher, of_student = relative_entropy_and_gradients(
+            teacher, student, p_gradient=teacher_gradient, q_gradient=student_gradient
+        )
+        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
 
     def over_part(
         self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool
@@ -86,12 +80,10 @@ class ReverseKL(Distance):
         self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
     ) -> DistanceGradients:
         """Return values and gradients in closed form."""
-        ratio = student.log_ratio(teacher)
-        mean = expectation(student.probs, ratio, out=None if student_gradient else ratio)
-        of_student = through_log_softmax(student.probs, ratio, out=ratio, mean=mean) if student_gradient else None
-        free = None if student_gradient else ratio
-        of_teacher = torch.sub(teacher.probs, student.probs, out=free) if teacher_gradient else None
-        return DistanceGradients(values=without_negative_rounding(mean), student=of_student, teacher=of_teacher)
+        values, of_student, of_teacher = relative_entropy_and_gradients(
+            student, teacher, p_gradient=student_gradient, q_gradient=teacher_gradient
+        )
+        return DistanceGradients(values=values, student=of_student, teacher=of_teacher)
 
     def over_part(
         self, student: Distribution, teacher: Distribution, *, student_derivative: bool, teacher_derivative: bool

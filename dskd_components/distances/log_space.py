@@ -36,6 +36,27 @@ def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
     return without_negative_rounding((log_p.exp() * log_ratio).sum(-1))
 
 
+def relative_entropy_and_gradients(
+    p: Distribution, q: Distribution, *, p_gradient: bool, q_gradient: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return ``KL(p || q)`` of each row, and the gradients that are wanted, with respect to logits.
+
+    Args:
+        p: ``[N, V]``.
+        q: ``[N, V]``.
+        p_gradient: whether that of p is wanted.
+        q_gradient: whether that of q is.
+
+    Returns:
+        ``[N]``, in nats, and ``[N, V]`` each or None.
+    """
+    ratio = p.log_ratio(q)
+    mean = expectation(p.probs, ratio, out=None if p_gradient else ratio)
+    of_p = through_log_softmax(p.probs, ratio, out=ratio, mean=mean) if p_gradient else None
+    of_q = torch.sub(q.probs, p.probs, out=None if p_gradient else ratio) if q_gradient else None
+    return without_negative_rounding(mean), of_p, of_q
+
+
 def part_of_relative_entropy(
     p: Distribution, q: Distribution, *, p_derivative: bool, q_derivative: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -68,6 +68,10 @@ class Device(Protocol):
         """Return how it is known, in words."""
 
 
+def _products_seconds(device: Device, work: Work) -> float:
+    return sum(device.product_seconds(product.flops * count, product) for product, count in work.products.items())
+
+
 @dataclass(frozen=True, kw_only=True)
 class StatedDevice:
     """A device by the figures of its maker, and the share of them that is reached.
@@ -99,9 +103,7 @@ class StatedDevice:
 
     def seconds(self, work: Work) -> float:
         """Return how long a pass of a model takes: products at their speed, all else at the memory's."""
-        of_products = sum(
-            self.product_seconds(product.flops * count, product) for product, count in work.products.items()
-        )
+        of_products = _products_seconds(self, work)
         flops = sum(attention.flops * count for attention, count in work.attentions.items()) + work.other_flops
         return of_products + flops / (self.flops * self.efficiency) + self.moving_seconds(work.moved)
 
@@ -207,9 +209,7 @@ class ThisMachine:
 
     def seconds(self, work: Work) -> float:
         """Return how long a pass of a model takes: products by their shapes, all else by what it moves."""
-        of_products = sum(
-            self.product_seconds(product.flops * count, product) for product, count in work.products.items()
-        )
+        of_products = _products_seconds(self, work)
         fastest = max(map(_speed, work.products), default=1.0)
         return (
             of_products
