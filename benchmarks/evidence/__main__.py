@@ -29,7 +29,7 @@ from benchmarks.evidence.journal import dev_scores, journals
 from benchmarks.evidence.meaning import meaning
 from benchmarks.evidence.page import fill
 from benchmarks.evidence.pictures import draw_all
-from benchmarks.evidence.plan import Plan, vocabularies
+from benchmarks.evidence.plan import SETTINGS, Plan, vocabularies
 from benchmarks.evidence.pool import Pool, Setup, alone_in, one_run
 from benchmarks.evidence.prepare import prepare, store_teacher
 from benchmarks.evidence.queue import next_runs, remaining
@@ -122,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--best-of-search", type=int, default=0, help="how many arms that the search has found best are compared, too"
     )
+    parser.add_argument(
+        "--arms", action="append", type=_line, metavar="SETTING:ARM,ARM", help="compare these alone; may be given again"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of each process that trains")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, default=0, help="processes that train; 0: this one, with a progress bar")
@@ -129,9 +132,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _line(given: str) -> tuple[SettingName, tuple[str, ...]]:
+    """Return a line of the queue as the command line has it, such as ``two:ce,min-edit``."""
+    name, _, names = given.partition(":")
+    setting = next((each for each in SETTINGS if each == name), None)
+    if setting is None:
+        raise argparse.ArgumentTypeError(f"expected SETTING:ARM,ARM with one of {', '.join(SETTINGS)}, got {given!r}")
+    arms = tuple(arm for arm in names.split(",") if arm)
+    unknown = [arm for arm in arms if arm not in arms_of(setting)]
+    if unknown or not arms:
+        what = f"no arm {unknown[0]!r}" if unknown else "no arms"
+        raise argparse.ArgumentTypeError(
+            f"{given!r} has {what}; expected some of {', '.join(arms_of(setting))} after {setting}:"
+        )
+    return setting, arms
+
+
 def _order(options: argparse.Namespace, bench: Bench) -> Order:
     """Return which arms are compared, and print what the search has added."""
-    order: Order = QUICK if options.quick else ORDER
+    order: Order = options.arms or (QUICK if options.quick else ORDER)
     if options.best_of_search:
         order = with_best(order, bench.read("search.json") or [], options.best_of_search)
         print("; ".join(f"{setting}: {', '.join(arms)}" for setting, arms in order), flush=True)
