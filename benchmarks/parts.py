@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("student")
     parser.add_argument("teacher")
     parser.add_argument("--preset", default="dskd-cma")
+    parser.add_argument("--products", default="fastest", choices=("fastest", "half_gradients", "torch"))
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=256)
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a row is added there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    spec = DSKDSpec.preset(options.preset)
+    spec = DSKDSpec.preset(options.preset, engine={"name": "tiled", "products": options.products})
     step = Step(options.student, options.teacher, spec, getattr(torch, options.dtype), options.rows, options.length)
     step.whole()
     rounds = [
@@ -129,6 +130,7 @@ def main() -> None:
         "student": Path(options.student).name,
         "teacher": Path(options.teacher).name,
         "preset": options.preset,
+        "products": options.products,
         "dtype": options.dtype,
         "scored_tokens": int((step.batch["student_labels"] >= 0).sum()),
         "threads": options.threads,

@@ -19,7 +19,7 @@ def gradient_errors(case: Case) -> dict[str, Any]:
     student, teacher = case.states()
     expected_loss, expected = _outcome(case, "tiled", _double(student), _double(teacher))
     found = {}
-    for name in ("tiled", "Liger eager"):
+    for name in ("tiled", "half gradients", "Liger eager"):
         loss, gradient = _outcome(case, name, student, teacher)
         found[name] = {
             "loss": float(loss),

@@ -72,10 +72,15 @@ class Case:
         )
 
     def loss(self, engine: str) -> DSKDLoss:
-        """The library's loss, with seeded projectors."""
+        """The library's loss, with seeded projectors.
+
+        Args:
+            engine: its name; ``half gradients``: the tiled one with gradients that are rounded to bfloat16.
+        """
         options: object = engine
-        if engine == "tiled" and self.budget is not None:
-            options = {"name": "tiled", "memory_budget_mib": self.budget}
+        if engine in ("tiled", "half gradients"):
+            products = "fastest" if engine == "tiled" else "half_gradients"
+            options = {"name": "tiled", "memory_budget_mib": self.budget, "products": products}
         if self.method == "js":
             spec = DSKDSpec(spaces=("shared_vocabulary",), distance="js", engine=options)
         else:

@@ -17,14 +17,14 @@ TIMED: Final = [
     (Case("dskd", 2048, ONE, budget=1024.0), ("tiled",)),
     (Case("dskd", 4096, ONE, budget=1024.0), ("tiled",)),
     (Case("dskd", 2048, ONE, scored=0.5), ("tiled", "textbook")),
-    (Case("dskd", 1024, ONE, dtype=torch.bfloat16), ("tiled", "textbook")),
+    (Case("dskd", 1024, ONE, dtype=torch.bfloat16), ("tiled", "half gradients", "textbook")),
     (Case("dskd-cma", 512, TWO), ("tiled", "eager", "textbook")),
     (Case("dskd-cma", 1024, TWO, scored=0.5), ("tiled", "textbook")),
     (Case("dskd-cma", 2048, TWO, budget=2048.0), ("tiled",)),
     (Case("dskd-cma", 4096, TWO, budget=3072.0), ("tiled",)),
     (Case("dskd", 512, LARGE), ("tiled",)),
     (Case("js", 1024, ONE), ("tiled", "Liger eager", "Liger compiled")),
-    (Case("js", 1024, ONE, dtype=torch.bfloat16), ("tiled", "Liger eager")),
+    (Case("js", 1024, ONE, dtype=torch.bfloat16), ("tiled", "half gradients", "Liger eager")),
 ]
 """Each case with those who compete: the others need more memory or time than there is, or cannot do the work."""
 

@@ -34,7 +34,7 @@ def print_tables(results: dict[str, Any]) -> None:
     """Print what was measured."""
     console = Console()
     timed = Table(title="Time of a step over that of its bare matrix products: median of the rounds (range)")
-    columns = ("tiled", "eager", "textbook", "Liger eager", "Liger compiled")
+    columns = ("tiled", "half gradients", "eager", "textbook", "Liger eager", "Liger compiled")
     for heading in ("case", "torch.mm, s", "fastest products", "tiled over these", *columns):
         timed.add_column(heading)
     for row in results.get("time", []):

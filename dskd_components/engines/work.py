@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 ITEMSIZE = 4
 """Bytes of a logit."""
 
-GRADIENT_PARTS = 2
-"""How many bfloat16 numbers a gradient comes in where a head is read as it is stored."""
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LossShapes:
@@ -124,7 +121,8 @@ def products_of(shapes: LossShapes) -> Iterator[Term]:
 def _operands(shapes: LossShapes, side: Side) -> tuple[torch.dtype, int]:
     """Return what a side's head is multiplied in, and how many parts a gradient comes in there."""
     dtype = shapes.stored_as.get(side, torch.float32)
-    return dtype, 1 if dtype == torch.float32 else GRADIENT_PARTS
+    rounds = isinstance(shapes.engine, Tiled) and shapes.engine.products == "half_gradients"
+    return dtype, 1 if dtype == torch.float32 or rounds else 2
 
 
 def _read(shapes: LossShapes, at: Side, head: Side) -> int:
@@ -147,11 +145,11 @@ def _projected_products(shapes: LossShapes, space: Space, passes: int) -> tuple[
     )
     learner: Learner = "projection" if shapes.projections_learn else "states" if other == "student" else "nothing"
     budget = shapes.engine.budget_bytes(shapes.accelerator_memory) if isinstance(shapes.engine, Tiled) else 0
-    _, parts = _operands(shapes, side)
-    way: Way = "apart" if parts > 1 else of_space.cheapest(learner, budget / 2 / ITEMSIZE)
+    dtype, parts = _operands(shapes, side)
+    way: Way = "apart" if dtype != torch.float32 else of_space.cheapest(learner, budget / 2 / ITEMSIZE)
     forward = of_space.multiplications(way, "nothing")
     backward = of_space.multiplications(way, learner) - forward
-    if parts > 1:
+    if dtype != torch.float32:
         once = _read(shapes, side, side) // 2
         forward += (EXACT_PARTS - 1) * once
         backward += (parts - 1) * once if learner != "nothing" else 0

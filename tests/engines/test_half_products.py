@@ -6,6 +6,7 @@ A CPU has none, so kernels of the test's own stand in for a device's: exact prod
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ from dskd_components.engines._tiling.half_products import (
     add_product,
     column_parts,
     exact_parts,
+    gradient_parts,
     reads_as_stored,
+    split_columns,
     splits,
     stacked_parts,
     write_product,
@@ -139,6 +142,76 @@ def test_a_step_loses_nothing(
     assert max(map(difference, of_again, of_ours)) < 1e-6
 
 
+@pytest.mark.parametrize("has_kernels", [False, True], ids=["as on a CPU", "as on an accelerator"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_rounded_gradients_change_nothing_else(
+    way: str, bias: bool, has_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(half_products, "_is_worth_rounding", lambda: True)
+    monkeypatch.setattr(half_products, "ALIGNED", 1)
+    monkeypatch.setattr(half_products, "CACHED_ROWS", 4)  # several parts of a head
+    monkeypatch.setattr(half_products, "SPLIT_COLUMNS", 4)
+    spec = EVERY_WAY[way]
+    batch = make_batch(
+        5, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float32, student_hidden=16, teacher_hidden=24
+    )
+    batch = in_half(batch, torch.bfloat16, bias=bias)
+    with HalfKernels() if has_kernels else nullcontext():
+        loss, gradients = outcome(spec, batch, {"memory_budget_mib": 2e-2})
+        ours, of_ours = outcome(spec, batch, {"memory_budget_mib": 2e-2, "products": "half_gradients"})
+    # The order of sums may change with the way round a projection.
+    assert math.isclose(ours, loss, rel_tol=1e-6)
+    assert len(of_ours) == len(gradients) > 1
+    # An operand is off by 2^-9 of each number at most, on a CPU a sum of each part as well; gradients may cancel more.
+    found = list(map(difference, of_ours, gradients))
+    assert max(found[:2]) < (1.5 if has_kernels else 2.5) * 2.0**-9
+    assert max(found[:2]) > 2.0**-13, "nothing was rounded"
+    # What comes to parameters are differences of such numbers, which are smaller than these.
+    assert max(found) < 2.0**-6
+
+
+def test_gradients_are_rounded_where_somebody_asks_and_a_device_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.ones(2, 2, dtype=torch.bfloat16, device=CPU)
+    gains = True
+    monkeypatch.setattr(half_products, "_is_worth_rounding", lambda: gains)
+    assert gradient_parts("half_gradients", weight, torch.float32) == 1
+    assert gradient_parts("half_gradients", weight.half(), torch.float32) == 0  # small ones would vanish
+    assert gradient_parts("half_gradients", weight.float(), torch.float32) == 0
+    assert gradient_parts("half_gradients", weight, torch.float64) == 0
+    assert gradient_parts("fastest", weight, torch.float32) == 0
+    assert not reads_as_stored("half_gradients", weight, torch.float32)  # logits are never rounded
+    gains = False
+    assert gradient_parts("half_gradients", weight, torch.float32) == 0
+    assert gradient_parts("half_gradients", weight.to("meta"), torch.float32) == 0
+    with HalfKernels():
+        assert gradient_parts("half_gradients", weight, torch.float32) == 1
+        assert gradient_parts("fastest", weight, torch.float32) == 2
+        assert gradient_parts("torch", weight, torch.float32) == 0
+
+
+@pytest.mark.parametrize("faster", [False, True])
+@pytest.mark.parametrize("sums", ["float32", "bfloat16", "missing"])
+def test_a_cpu_is_measured_before_gradients_are_rounded(
+    sums: str, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = torch.Tensor.__matmul__
+
+    def product(left: Tensor, right: Tensor) -> Tensor:
+        if left.dtype == torch.bfloat16 and sums == "missing":
+            raise RuntimeError("no such product")
+        found = own(left, right)
+        return torch.full_like(found, 256.0) if left.dtype == torch.bfloat16 and sums == "bfloat16" else found
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    monkeypatch.setattr(half_products, "takes_less", lambda *_: faster)
+    monkeypatch.setattr(half_products, "_worth_rounding", {})
+    assert half_products._is_worth_rounding() == (faster and sums == "float32")
+    assert Tiled().kernels().endswith(f"as measured: {'yes' if faster and sums == 'float32' else 'no'}")
+    monkeypatch.setattr(half_products, "_measured", lambda: pytest.fail("once is enough"))
+    half_products._is_worth_rounding()
+
+
 def test_float16_is_multiplied_where_nothing_can_vanish(kernels: HalfKernels) -> None:
     batch = in_half(make_batch(5, same_tokenizer=True, dtype=torch.float32), torch.float16)
     loss, gradients = outcome(SPECS["preset dskd"], batch, {"products": "torch"})
@@ -252,16 +325,18 @@ def test_parts_are_what_they_are_parts_of(seed: int, exponent: int) -> None:
 
 @given(columns=st.integers(1, 300_000))
 def test_all_columns_are_split_once(columns: int) -> None:
-    parts = list(column_parts(columns))
+    most = half_products.SPLIT_COLUMNS
+    parts = list(column_parts(columns, most))
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
     assert parts[-1].stop == columns
-    assert all(0 < part.stop - part.start <= half_products.SPLIT_COLUMNS for part in parts)
+    assert all(0 < part.stop - part.start <= most for part in parts)
 
 
 def test_parts_have_room_in_the_budget(kernels: HalfKernels) -> None:
     head = Head(torch.ones(50_000, 4, dtype=torch.bfloat16))
     assert head_products.numbers_beside([head], "fastest") > 0
-    assert head_products.split_numbers([head], "fastest") == 50_000
+    assert head_products.split_numbers([head], "fastest") == split_columns(head.weight)
+    assert head_products.split_numbers([head], "half_gradients") == split_columns(head.weight) // 2
     assert head_products.split_numbers([head], "torch") == 0
     assert head_products.widened_bytes(head, torch.float32, "fastest") == 0
     assert head_products.widened_bytes(head, torch.float32, "torch") > 0

@@ -83,6 +83,10 @@ def test_ways_take_as_many_multiplications_as_their_products(learner: Learner) -
     ways: tuple[Way, ...] = ("apart", "logits", "throughout")
     expected = [there + back for there, back in zip(forward, backward, strict=True)]
     assert [shapes.multiplications(way, learner) for way in ways] == expected
+    # Gradients that are rounded go through the head in half of the time, and through a joint matrix as before.
+    rounded = [shapes._replace(rounded=True).multiplications(way, learner) for way in ways]
+    saved = 0 if learner == "nothing" else read - read // 2
+    assert rounded == [expected[0] - saved, expected[1] - saved, expected[2]]
 
 
 def test_no_more_is_held_for_joining_than_there_is_room_for() -> None:

@@ -1,8 +1,10 @@
-"""Products of operands in half precision, summed in float32, and how float32 numbers come as parts in half precision.
+"""Products of operands in half precision, and how float32 numbers come as parts in half precision.
 
-An accelerator makes such products many times faster than those of float32. The product of two numbers in half precision
-is exact in float32, so where both operands are stored in it nothing is lost. A float32 number comes as a sum of
-bfloat16 numbers, which have its range; of float16 numbers it does not, since small gradients would vanish there.
+An accelerator makes such products many times faster than those of float32, and sums them in float32. The product of
+two numbers in half precision is exact there, so where both operands are stored in it nothing is lost. A float32 number
+comes as a sum of bfloat16 numbers, which have its range; of float16 numbers it does not, since small gradients would
+vanish there. Some CPUs make products of bfloat16 numbers twice as fast and faster, but PyTorch has their sums in
+bfloat16 alone: that will do for gradients that are rounded themselves, and for nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
+
+from dskd_components.engines._tiling.products import CACHED_ROWS, takes_less
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +34,13 @@ SPLIT_COLUMNS: Final = 2**18
 made much faster than those of some columns."""
 
 
+ROUNDED: Final = 2.0**-8
+"""How far a sum may be off that is rounded to bfloat16: no more than its last digit."""
+
+WORTH_ROUNDING: Final = 0.8
+"""Of the time of float32 products, what those of bfloat16 numbers may take on a CPU to be worth what they lose."""
+
+
 class _Kernels(NamedTuple):
     """What a device has for one type.
 
@@ -44,6 +55,9 @@ class _Kernels(NamedTuple):
 
 _found: dict[tuple[torch.device, torch.dtype], _Kernels] = {}
 """What devices have, each looked at once: that waits for the device."""
+
+_worth_rounding: dict[int, bool] = {}
+"""By number of threads whether a CPU makes products of bfloat16 numbers much faster, measured once."""
 
 
 def reads_as_stored(products: Products, weight: Tensor, dtype: torch.dtype) -> bool:
@@ -70,31 +84,56 @@ def splits(products: Products, weight: Tensor, dtype: torch.dtype) -> bool:
     return weight.dtype == torch.bfloat16 and reads_as_stored(products, weight, dtype)
 
 
+def gradient_parts(products: Products, weight: Tensor, dtype: torch.dtype) -> int:
+    """Return in how many bfloat16 parts a gradient is multiplied with a weight and with states; 0: it stays as it is.
+
+    Args:
+        products: how the engine chooses.
+        weight: a part of a head.
+        dtype: what is computed in.
+    """
+    if products == "half_gradients" and weight.dtype == torch.bfloat16 and dtype == torch.float32:
+        of_cpu = weight.device.type == "cpu" and not _kernels(weight.device, weight.dtype).write
+        if _is_worth_rounding() if of_cpu else reads_as_stored(products, weight, dtype):
+            return 1
+    return 2 if splits(products, weight, dtype) else 0
+
+
 def write_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Write ``left right`` to a float32 matrix.
+    """Write ``left right`` to a float32 matrix; where a device has no sums in float32, rounded to half precision.
 
     Args:
         out: ``[n, m]``, float32.
         left: ``[n, k]``, in half precision.
         right: ``[k, m]``, of the same type.
     """
-    torch.mm(left, right, out_dtype=torch.float32, out=out)
+    if _kernels(left.device, left.dtype).write:
+        _write_at_once(out, left, right)
+    else:
+        out.copy_(left @ right)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``left right`` to a float32 matrix.
+    """Add ``left right`` to a float32 matrix; as in `write_product`, it may be rounded before.
 
     Args:
         total: ``[n, m]``, float32.
         left: ``[n, k]``, in half precision.
         right: ``[k, m]``, of the same type.
     """
-    if _kernels(left.device, left.dtype).add:
+    kernels = _kernels(left.device, left.dtype)
+    if kernels.add:
         _add_at_once(total, left, right)
-    else:
+    elif kernels.write:
         product = torch.empty_like(total)
-        write_product(product, left, right)
+        _write_at_once(product, left, right)
         total.add_(product)
+    else:
+        total.add_(left @ right)
+
+
+def _write_at_once(out: Tensor, left: Tensor, right: Tensor) -> None:
+    torch.mm(left, right, out_dtype=torch.float32, out=out)
 
 
 def _add_at_once(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -119,13 +158,14 @@ def exact_parts(numbers: Tensor) -> list[Tensor]:
     return parts
 
 
-def stacked_parts(numbers: Tensor) -> Tensor:
+def stacked_parts(numbers: Tensor, count: int = 2) -> Tensor:
     """Return ``[2 n, m]``, bfloat16: numbers rounded, and below them what was rounded off, rounded itself.
 
     The sum of both is off by 2^-18 of a number at most, far less than the rounding of a gradient in half precision.
 
     Args:
         numbers: ``[n, m]``, float32.
+        count: 2; or 1 for the numbers rounded alone, ``[n, m]``.
 
     Examples:
         >>> import torch
@@ -134,23 +174,34 @@ def stacked_parts(numbers: Tensor) -> Tensor:
     """
     rows, columns = numbers.shape
     width = math.ceil(columns / ALIGNED) * ALIGNED
-    buffer = torch.empty(2, rows, width, dtype=torch.bfloat16, device=numbers.device)[:, :, :columns]
+    buffer = torch.empty(count, rows, width, dtype=torch.bfloat16, device=numbers.device)[:, :, :columns]
     buffer[0].copy_(numbers)
-    torch.sub(numbers, buffer[0], out=buffer[1])
+    if count > 1:
+        torch.sub(numbers, buffer[0], out=buffer[1])
     return buffer.flatten(0, 1)
 
 
-def column_parts(columns: int) -> Iterator[slice]:
+def split_columns(weight: Tensor) -> int:
+    """Return of how many tokens a gradient is split at once, at most.
+
+    Args:
+        weight: the head's, which says where it is: on a CPU a product takes few rows of it at a time.
+    """
+    return CACHED_ROWS if weight.device.type == "cpu" else SPLIT_COLUMNS
+
+
+def column_parts(columns: int, most: int) -> Iterator[slice]:
     """Yield slices of columns that are split at once, about as many in each.
 
     Args:
         columns: how many there are.
+        most: in each.
 
     Examples:
-        >>> [(part.start, part.stop) for part in column_parts(300_000)]
+        >>> [(part.start, part.stop) for part in column_parts(300_000, 2**18)]
         [(0, 150016), (150016, 300000)]
     """
-    size = math.ceil(columns / math.ceil(columns / SPLIT_COLUMNS) / ALIGNED) * ALIGNED
+    size = math.ceil(columns / math.ceil(columns / most) / ALIGNED) * ALIGNED
     for start in range(0, columns, size):
         yield slice(start, min(start + size, columns))
 
@@ -159,7 +210,31 @@ def description() -> str:
     """Return which products in half precision devices make, as far as they have been looked at; nothing if none."""
     there = [key for key, kernels in _found.items() if kernels.write]
     made = sorted(f"{str(dtype).removeprefix('torch.')} on {device}" for device, dtype in there)
-    return f"products of stored numbers with sums in float32: {', '.join(made)}" if made else ""
+    said = [f"products of stored numbers with sums in float32: {', '.join(made)}"] if made else []
+    if _worth_rounding:
+        said.append(f"gradients in bfloat16 on cpu, as measured: {'yes' if any(_worth_rounding.values()) else 'no'}")
+    return "; ".join(said)
+
+
+def _is_worth_rounding() -> bool:
+    """Return whether a CPU makes products of bfloat16 numbers right but for rounding, and much faster."""
+    threads = torch.get_num_threads()
+    if threads not in _worth_rounding:
+        _worth_rounding[threads] = _measured()
+    return _worth_rounding[threads]
+
+
+@torch.no_grad()
+def _measured() -> bool:
+    """Measure products of the size that a part of a head has, whose sums would stand still in bfloat16."""
+    gradient, weight = torch.ones(256, CACHED_ROWS, device="cpu"), torch.ones(CACHED_ROWS, 512, device="cpu")
+    rounded = gradient.bfloat16(), weight.bfloat16()
+    try:
+        if not bool(((rounded[0] @ rounded[1]).float() - CACHED_ROWS).abs().le(ROUNDED * CACHED_ROWS).all()):
+            return False
+    except RuntimeError:  # a PyTorch without such products
+        return False
+    return takes_less(lambda: rounded[0] @ rounded[1], lambda: gradient @ weight, WORTH_ROUNDING)
 
 
 def _kernels(device: torch.device, dtype: torch.dtype) -> _Kernels:
@@ -179,7 +254,7 @@ def _look(device: torch.device, dtype: torch.dtype) -> _Kernels:
     right = torch.ones_like(left)
     expected, found = 256 + 31 * 2.0**-8, torch.full_like(left, torch.nan, dtype=torch.float32)
     try:
-        write_product(found, left, right)
+        _write_at_once(found, left, right)
         if not bool((found == expected).all()):
             return _Kernels(write=False, add=False)
     except (RuntimeError, TypeError):  # a device, or a PyTorch, that has none

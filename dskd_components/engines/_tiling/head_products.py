@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from dskd_components.engines._tiling.half_products import (
-    SPLIT_COLUMNS,
     add_product,
     column_parts,
     exact_parts,
+    gradient_parts,
     reads_as_stored,
+    split_columns,
     splits,
     stacked_parts,
     write_product,
@@ -64,14 +65,21 @@ def numbers_beside(heads: Iterable[Head], products: Products) -> int:
 
 
 def split_numbers(heads: Iterable[Head], products: Products) -> int:
-    """Return how many numbers the two parts of a gradient take, for each row of the one stream that is split at a time.
+    """Return how many numbers the parts of a gradient take, for each row of the one stream that is split at a time.
 
     Args:
         heads: that the gradients go back through.
         products: how kernels are chosen.
     """
-    split = [head for head in heads if splits(products, head.valid_weight, torch.float32)]
-    return max((min(SPLIT_COLUMNS, head.token_count) for head in split), default=0)
+    weights = [head.valid_weight for head in heads]
+    # Two bfloat16 numbers take as much memory as one in float32.
+    return max(
+        (
+            math.ceil(gradient_parts(products, weight, torch.float32) * min(split_columns(weight), len(weight)) / 2)
+            for weight in weights
+        ),
+        default=0,
+    )
 
 
 def _beside(head: Head, products: Products) -> int:
@@ -112,7 +120,9 @@ class HeadProducts:
         self.reads_as_stored = reads_as_stored(products, self._weight, dtype)
         """Whether logits of states in the type of the weight are made of both as they are stored."""
         self.splits = splits(products, self._weight, dtype)
-        """Whether all else that the weight multiplies comes in parts of its type."""
+        """Whether all other states that the weight multiplies come in parts of its type."""
+        self.gradient_parts = gradient_parts(products, self._weight, dtype)
+        """In how many parts of its type a gradient comes; 0: it stays in full precision."""
 
     def logits(self, states: Tensor, out: Tensor, stored_as: torch.dtype | None = None) -> None:
         """Write the logits of states.
@@ -240,15 +250,15 @@ class HeadProducts:
         Returns:
             ``[n, d]``; None where it is not wanted.
         """
-        if not self.splits:
+        if not self.gradient_parts:
             found = self.states_gradient(gradient) if wanted else None
             if head is not None and states is not None:
                 head.add(gradient, states, self._products)
             return found
         gradient, stacked = gradient[:, : self._head.token_count], None
-        rows = None if head is None or states is None else _HeadRows.of(states, stored_as)
-        for columns in column_parts(len(self._weight)):
-            parts = stacked_parts(gradient[:, columns])
+        rows = None if head is None or states is None else _HeadRows.of(states, stored_as, self.gradient_parts)
+        for columns in column_parts(len(self._weight), split_columns(self._weight)):
+            parts = stacked_parts(gradient[:, columns], self.gradient_parts)
             if wanted and stacked is None:
                 stacked = gradient.new_empty(len(parts), self._weight.shape[1])
                 write_product(stacked, parts, self._weight[columns])
@@ -258,7 +268,10 @@ class HeadProducts:
                 head.add_columns(columns, parts, rows)
         if head is not None:
             head.end_columns(gradient)
-        return None if stacked is None else stacked.unflatten(0, (2, -1)).sum(0)
+        if stacked is None or self.gradient_parts == 1:
+            return stacked
+        both: Tensor = stacked.unflatten(0, (self.gradient_parts, -1)).sum(0)
+        return both
 
     def joined(self, projection: Tensor, scratch: Scratch) -> Tensor:
         """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``, in scratch memory."""
@@ -282,22 +295,22 @@ class HeadProducts:
 
 
 class _HeadRows(NamedTuple):
-    """States as they are multiplied with the two parts of a gradient.
+    """States as they are multiplied with the parts of a gradient.
 
     Args:
-        twice: ``[2 n, d]``, bfloat16: the states rounded, twice.
-        rest: ``[n, d]``: what was rounded off; None where nothing was.
+        rounded: ``[parts n, d]``, bfloat16: the states rounded, once for each part.
+        rest: ``[n, d]``: what was rounded off; None where nothing was, or where gradients are rounded as well.
     """
 
-    twice: Tensor
+    rounded: Tensor
     rest: Tensor | None
 
     @classmethod
-    def of(cls, states: Tensor, stored_as: torch.dtype | None) -> _HeadRows:
-        if stored_as == torch.bfloat16:
-            return cls(states.to(stored_as).repeat(2, 1), None)
+    def of(cls, states: Tensor, stored_as: torch.dtype | None, parts: int) -> _HeadRows:
+        if stored_as == torch.bfloat16 or parts == 1:
+            return cls(states.to(torch.bfloat16).repeat(parts, 1), None)
         rounded, rest = stacked_parts(states).split(len(states))
-        return cls(rounded.repeat(2, 1), rest)
+        return cls(rounded.repeat(parts, 1), rest)
 
 
 class HeadGradient:
@@ -372,16 +385,16 @@ class HeadGradient:
 
         Args:
             columns: which tokens.
-            parts: ``[2 n, m]``, bfloat16: the gradient to the product of states and their rows of the weight.
+            parts: ``[parts n, m]``, bfloat16: the gradient to the product of states and their rows of the weight.
             rows: the hidden states of the tile.
         """
         if self._weight is None:
             return
         total = self._weight[columns]
         if self._is_empty:
-            write_product(total, parts.T, rows.twice)
+            write_product(total, parts.T, rows.rounded)
         else:
-            add_product(total, parts.T, rows.twice)
+            add_product(total, parts.T, rows.rounded)
         if rows.rest is not None:
             add_product(total, parts[: len(rows.rest)].T, rows.rest)
 

@@ -77,7 +77,7 @@ class HeadStack:
         learning = [stream for stream in views if stream.states_learn]
         of_rest = self._rest_backward(rows, tile) if self._has_rest else {}
         together: dict[TiledStates, Tensor] = {}
-        if len(learning) == len(views) > 1 and not self._products.splits:
+        if len(learning) == len(views) > 1 and not self._products.gradient_parts:
             gradients = self._products.states_gradient(tile).split(_lengths(rows))
             together = dict(zip(learning, gradients, strict=True))
         for stream, gradient in views.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
-from dskd_components.engines._tiling.half_products import splits
+from dskd_components.engines._tiling.half_products import gradient_parts, splits
 from dskd_components.engines._tiling.plan import SHARE
 from dskd_components.engines._tiling.projected_stream import (
     JoinedLogits,
@@ -40,12 +40,14 @@ class Shapes(NamedTuple):
         source: their width.
         target: their width once they are projected.
         vocabulary: logits of a row.
+        rounded: whether gradients are multiplied with the head in half precision, in about half of the time.
     """
 
     rows: int
     source: int
     target: int
     vocabulary: int
+    rounded: bool = False
 
     def cheapest(self, learner: Learner, most_numbers: float) -> Way:
         """Return the way that takes the fewest multiplications.
@@ -62,8 +64,8 @@ class Shapes(NamedTuple):
         return min(ways, key=lambda way: self.multiplications(way, learner))
 
     def multiplications(self, way: Way, learner: Learner) -> int:
-        """Return how many multiplications projection and head take together, forward and backward."""
-        rows, source, target, vocabulary = self
+        """Return how many multiplications projection and head take, forward and backward, or what takes as long."""
+        rows, source, target, vocabulary, rounded = self
         read, read_joined = rows * target * vocabulary, rows * source * vocabulary
         project, join = rows * source * target, vocabulary * source * target
         forward = project + read if way == "apart" else join + read_joined
@@ -71,7 +73,7 @@ class Shapes(NamedTuple):
             return forward
         if way == "throughout":
             return forward + read_joined + (read_joined + join if learner == "projection" else 0)
-        return forward + read + (2 * project if learner == "projection" else project)
+        return forward + (read // 2 if rounded else read) + (2 * project if learner == "projection" else project)
 
 
 def projected_stream(
@@ -100,12 +102,14 @@ def projected_stream(
         budget = 0  # rows of other ranks have come through their projections, so nothing can be joined with the head
     other: Side = "teacher" if space.side == "student" else "student"
     all_finite = batch.positions.all_finite[space.side if space.projector else other]
+    weight, dtype = here.head.local.valid_weight, source.hidden_states.dtype
     shapes = Shapes(
         rows=len(batch.positions.covered[space.side]),
         source=source.head.hidden_size,
         target=here.head.hidden_size,
         # Ranks that have cut a head must choose alike, so all count the widest part.
         vocabulary=here.head.vocabulary_size if here.head.shards is None else here.head.shards.widest,
+        rounded=gradient_parts(products, weight, dtype) == 1,
     )
     most_numbers = budget / 2 / source.hidden_states.itemsize
     # What learns is known only once the states are aligned, which costs something, too.
@@ -113,7 +117,7 @@ def projected_stream(
     widens = shapes.source <= shapes.target
     # The outcome of all other tokens is no product of states and a matrix. A joint matrix is in float32: it saves less
     # than products with a head as it is stored.
-    reads_head = splits(products, here.head.local.valid_weight, source.hidden_states.dtype)
+    reads_head = splits(products, weight, dtype)
     joins = not here.head.has_rest and not reads_head
     may_join = joins and any(shapes.cheapest(learner, most_numbers) != "apart" for learner in learners)
     if space.projector and (widens or may_join):
