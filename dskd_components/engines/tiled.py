@@ -73,7 +73,8 @@ class Tiled(Engine):
     ``"fastest"``: those that lose nothing that can be measured. ``"half_gradients"``: the same for loss and terms, but
     with a bfloat16 head the gradients to logits are rounded to bfloat16 before they are multiplied, as in ordinary
     training in mixed precision; gradients are off by 0.2 to 0.3 % of their norm then, and take half of the time. On a
-    CPU that is done where a measurement, once in a process, finds such products faster.
+    CPU that is done where a measurement, once in a process, finds such products faster, and never under
+    `torch.use_deterministic_algorithms`.
 
     - On a CPU, oneDNN's where a short measurement, once in a process for each kind of product, finds them faster. They
       are as exact, and the choice stays, so that a step has the same bits whenever it is repeated in that process;

@@ -94,7 +94,9 @@ def gradient_parts(products: Products, weight: Tensor, dtype: torch.dtype) -> in
     """
     if products == "half_gradients" and weight.dtype == torch.bfloat16 and dtype == torch.float32:
         of_cpu = weight.device.type == "cpu" and not _kernels(weight.device, weight.dtype).write
-        if _is_worth_rounding() if of_cpu else reads_as_stored(products, weight, dtype):
+        # What is measured may be found otherwise in another process.
+        measured = of_cpu and not torch.are_deterministic_algorithms_enabled() and _is_worth_rounding()
+        if measured or reads_as_stored(products, weight, dtype):
             return 1
     return 2 if splits(products, weight, dtype) else 0
 
@@ -181,13 +183,18 @@ def stacked_parts(numbers: Tensor, count: int = 2) -> Tensor:
     return buffer.flatten(0, 1)
 
 
-def split_columns(weight: Tensor) -> int:
+def split_columns(weight: Tensor, rows: int) -> int:
     """Return of how many tokens a gradient is split at once, at most.
 
     Args:
-        weight: the head's, which says where it is: on a CPU a product takes few rows of it at a time.
+        weight: ``[V, d]``, the head's: on a CPU a product takes few rows of it at a time.
+        rows: of the gradient.
     """
-    return CACHED_ROWS if weight.device.type == "cpu" else SPLIT_COLUMNS
+    if weight.device.type != "cpu":
+        return SPLIT_COLUMNS
+    # As many as `numbers_beside` has room for, with what is read and what is made in half precision.
+    width = weight.shape[1]
+    return max(1, min(CACHED_ROWS, 2 * rows * (CACHED_ROWS + max(CACHED_ROWS, width)) // (rows + width)))
 
 
 def column_parts(columns: int, most: int) -> Iterator[slice]:

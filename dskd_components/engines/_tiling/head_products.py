@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_components.engines._tiling.half_products import (
+    SPLIT_COLUMNS,
     add_product,
     column_parts,
     exact_parts,
@@ -71,15 +72,14 @@ def split_numbers(heads: Iterable[Head], products: Products) -> int:
         heads: that the gradients go back through.
         products: how kernels are chosen.
     """
-    weights = [head.valid_weight for head in heads]
-    # Two bfloat16 numbers take as much memory as one in float32.
-    return max(
-        (
-            math.ceil(gradient_parts(products, weight, torch.float32) * min(split_columns(weight), len(weight)) / 2)
-            for weight in weights
-        ),
-        default=0,
-    )
+    most = 0
+    for head in heads:
+        weight = head.valid_weight
+        columns = CACHED_ROWS if weight.device.type == "cpu" else SPLIT_COLUMNS
+        # Two bfloat16 numbers take as much memory as one in float32.
+        parts = gradient_parts(products, weight, torch.float32)
+        most = max(most, math.ceil(parts * min(columns, len(weight)) / 2))
+    return most
 
 
 def _beside(head: Head, products: Products) -> int:
@@ -257,7 +257,7 @@ class HeadProducts:
             return found
         gradient, stacked = gradient[:, : self._head.token_count], None
         rows = None if head is None or states is None else _HeadRows.of(states, stored_as, self.gradient_parts)
-        for columns in column_parts(len(self._weight), split_columns(self._weight)):
+        for columns in column_parts(len(self._weight), split_columns(self._weight, len(gradient))):
             parts = stacked_parts(gradient[:, columns], self.gradient_parts)
             if wanted and stacked is None:
                 stacked = gradient.new_empty(len(parts), self._weight.shape[1])
