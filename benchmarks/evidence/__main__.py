@@ -58,7 +58,7 @@ PUBLISHED = {
 }
 """Where the repository keeps what a report has."""
 
-QUICK: Order = (("two", ("ce", "cma-shared")), ("one", ("dskd",)))
+QUICK: Order = (("two", ("ce", "cma-shared")), ("one", ("dskd", "teacher-text")))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
