@@ -27,6 +27,7 @@ from benchmarks.evidence.prepare import _narrow
 from benchmarks.evidence.written import Writer, beginning, texts_needed, write_as_teacher, writing, written_texts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 PROSE = "A student learns from text that its teacher wrote, word by word, and the teacher learns from nobody at all. "
@@ -103,13 +104,19 @@ def test_a_response_is_the_teachers_and_no_longer_than_it_was(writer: Writer) ->
     assert not found[0]["response"].startswith(CHATS[0]["response"][:8])
 
 
-def test_the_teacher_ends_a_response_and_never_a_text(writer: Writer) -> None:
-    ending = copy.deepcopy(writer)
-    head = torch.nn.Linear(32, len(writer._pieces), bias=True)
+def with_bias(writer: Writer, tokens: Iterable[int], bias: float) -> Writer:
+    """Return a writer that likes or dislikes some tokens."""
+    other = copy.deepcopy(writer)
+    head = torch.nn.Linear(32, len(writer._pieces))
     with torch.no_grad():
         head.weight.copy_(writer._model.lm_head.weight)
-        head.bias.zero_()[writer._tokenizer.bos_token_id] = 1000.0
-    ending._model.lm_head = head
+        head.bias.zero_()[list(tokens)] = bias
+    other._model.lm_head = head
+    return other
+
+
+def test_the_teacher_ends_a_response_and_never_a_text(writer: Writer) -> None:
+    ending = with_bias(writer, [writer._tokenizer.bos_token_id], 1000.0)
     texts, chats = ending.write([{"text": PROSE}], seed=0), ending.write([CHATS[0]] * 20, seed=0)
     assert len(texts[0]["text"].encode()) > len(PROSE) - 4
     # A first token that is no character leaves the response as it was.
@@ -119,21 +126,21 @@ def test_the_teacher_ends_a_response_and_never_a_text(writer: Writer) -> None:
 
 
 def test_text_is_sampled_from_the_whole_distribution_of_the_teacher(writer: Writer) -> None:
-    """Each first character comes at least as often as tokens begin with it; others may follow bytes that are none."""
-    times, prompt = 600, CHATS[0]["prompt"]
-    samples = [{"prompt": prompt, "response": "x" * 8}] * times
-    drawn = Counter(row["response"][0] for row in writer.write(samples, seed=0))
-    logits = writer._model(torch.tensor([writer._tokenizer(prompt)["input_ids"]])).logits[0, -1].detach()
+    starts = [piece.decode(errors="ignore")[:1] for piece in writer._pieces]
+    characters = with_bias(writer, [token for token, start in enumerate(starts) if not start], -1000.0)
+    times, prompt = 2000, CHATS[0]["prompt"]
+    drawn = Counter(row["response"] for row in characters.write([{"prompt": prompt, "response": "x"}] * times, seed=0))
+    logits = characters._model(torch.tensor([writer._tokenizer(prompt)["input_ids"]])).logits[0, -1].detach()
     logits[writer._marks] = -torch.inf
-    likely: Counter[str] = Counter()
-    for piece, probability in zip(writer._pieces, logits.softmax(0).tolist(), strict=True):
-        likely[piece[:1].decode(errors="ignore")] += probability
-    del likely[""]
-    assert sum(likely.values()) > 0.5
-    rare = {character for character, share in likely.items() if share < 0.01}
-    for characters in (rare, *({each} for each in likely.keys() - rare)):
-        least = times * sum(likely[each] for each in characters)
-        assert sum(drawn[each] for each in characters) > least - 3 * least**0.5, characters
+    expected: Counter[str] = Counter()
+    for start, probability in zip(starts, logits.softmax(0).tolist(), strict=True):
+        expected[start] += times * probability
+    often = [start for start in expected if expected[start] >= 5]
+    cells = [(expected[start], drawn[start]) for start in often]
+    cells.append((times - sum(mean for mean, _ in cells), times - sum(found for _, found in cells)))
+    assert len(cells) > 20
+    # Pearson's statistic: its mean is the degrees of freedom, its variance twice that.
+    assert sum((found - mean) ** 2 / mean for mean, found in cells) < len(cells) + 4 * (2 * len(cells)) ** 0.5
 
 
 def test_what_a_kill_has_cut_becomes_the_same_file(elsewhere: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
