@@ -1,9 +1,9 @@
 """Text that the teacher writes: each training text is begun with the words it has, and the teacher goes on from there.
 
 It is sampled from the teacher's own distribution, at temperature 1: the mean of a student's loss is then the cross
-entropy from the teacher's distribution of texts to its own. What a small model finds likeliest, by greedy or beam search,
-repeats itself. Batches have the same texts and the same random numbers whenever they are written, so that a file that was
-cut by a kill becomes the same one.
+entropy from the teacher's distribution of texts to its own. What a small model finds likeliest, by greedy or beam
+search, repeats itself. Batches have the same texts and the same random numbers whenever they are written, so that a
+file that was cut by a kill becomes the same one.
 """
 
 from __future__ import annotations
