@@ -3,10 +3,11 @@
     python -m benchmarks.evidence all --folder FOLDER
     python -m benchmarks.evidence all --quick --folder FOLDER
 
-Stages: `prepare` makes texts, tokenizers and models, `teacher` runs the teacher once, `runs` trains the students, as
-many as there is time for, and goes on where it was stopped, `meaning` looks at what projections keep, `times` measures
-each arm's step alone, `report` writes tables and pictures of what is there, without models. `toy` draws the paper's
-simulation and needs none of the others. `search`, which is not among `all`, tries more ways on the dev texts.
+Stages: `prepare` makes texts, tokenizers and models, `teacher` runs the teacher once, and lets it write text if an arm
+learns from that, `runs` trains the students, as many as there is time for, and goes on where it was stopped, `meaning`
+looks at what projections keep, `times` measures each arm's step alone, `report` writes tables and pictures of what is
+there, without models. `toy` draws the paper's simulation and needs none of the others. `search`, which is not among
+`all`, tries more ways on the dev texts.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from benchmarks.evidence.search import listed, next_searched, ranking, with_best
 from benchmarks.evidence.times import measure_times
 from benchmarks.evidence.toy import Toy, simulate
 from benchmarks.evidence.toy import draw as draw_toy
+from benchmarks.evidence.written import FILE as WRITTEN
+from benchmarks.evidence.written import texts_needed, unwritten, write_as_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,7 +58,7 @@ PUBLISHED = {
 }
 """Where the repository keeps what a report has."""
 
-QUICK: Order = (("two", ("ce", "cma-shared")), ("one", ("dskd",)))
+QUICK: Order = (("two", ("ce", "cma-shared")), ("one", ("dskd", "teacher-text")))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limits = (options.hours and 3600 * options.hours, options.seconds, options.search_seconds)
         _search(bench, console, pools.get("search"), _until(began, *limits))
     order = _order(options, bench)
+    if not {"teacher", "runs", "times"}.isdisjoint(stages):
+        _write(bench, texts_needed(order, plan), console)
     if "runs" in stages:
         all_runs(
             bench,
@@ -187,6 +192,13 @@ def _pools(options: argparse.Namespace, plan: Plan, stages: Sequence[str]) -> di
     }
 
 
+def _write(bench: Bench, count: int, console: Console) -> None:
+    """Let the teacher write what arms learn from, before any worker may ask for it."""
+    if unwritten(bench, count):
+        with alone_in(bench.folder), _display(console) as display:
+            write_as_teacher(bench, count, _bar(display, "the teacher writes"))
+
+
 def _measure(bench: Bench, order: Order, stages: Sequence[str]) -> None:
     """Look at what projections keep, and at what steps cost."""
     if "meaning" in stages:
@@ -281,7 +293,7 @@ def pack(folder: Path, path: Path) -> None:
         path: a ``.tar.gz``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = ("*.json", "tokenizer/*.json", "runs/*.jsonl", "search/*.jsonl", "report/*")
+    names = ("*.json", WRITTEN, "tokenizer/*.json", "runs/*.jsonl", "search/*.jsonl", "report/*")
     with tarfile.open(path, "w:gz") as archive:
         for file in sorted(file for name in names for file in folder.glob(name)):
             archive.add(file, file.relative_to(folder))

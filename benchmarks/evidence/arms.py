@@ -46,6 +46,7 @@ class Arm:
         vocabulary_method: as in `DSKDLoss.from_models`.
         projector_lr: what the setting's rate of projectors and aligner is multiplied with.
         held: share of the steps in which the student stays as it is, so that projectors learn first.
+        teacher_text: whether its training texts are those that the teacher has written.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Arm:
     vocabulary_method: Any = "bytes"
     projector_lr: float = 1.0
     held: float = 0.0
+    teacher_text: bool = False
 
     @property
     def collated_for(self) -> Aligner:
@@ -82,6 +84,7 @@ def _one_vocabulary() -> dict[str, Arm]:
     return {
         "ce": _alone("identity", title="cross entropy alone"),
         "ce-longer": _alone("identity", title="cross entropy alone, 1.5 times the steps", longer=1.5),
+        "teacher-text": _alone("identity", title="cross entropy on the teacher's text", teacher_text=True),
         "vanilla-kd": Arm(title="`vanilla-kd`", spec=DSKDSpec.preset("vanilla-kd")),
         "dskd": Arm(title="`dskd`, as published", spec=DSKDSpec.preset("dskd")),
         "dskd-heads": Arm(title="`dskd` from the heads", spec=from_heads),
@@ -104,6 +107,7 @@ def _two_vocabularies() -> dict[str, Arm]:
     return {
         "ce": _alone("exact_match", title="cross entropy alone"),
         "ce-longer": _alone("exact_match", title="cross entropy alone, 1.5 times the steps", longer=1.5),
+        "teacher-text": _alone("exact_match", title="cross entropy on the teacher's text", teacher_text=True),
         "exact-heads": Arm(title="`exact_match` from the heads", spec=exact),
         "dskd-cma": Arm(title="`dskd-cma`, as published", spec=DSKDSpec.preset("dskd-cma")),
         "uld-hybrid": Arm(
@@ -155,10 +159,10 @@ ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
     ("two", ("ce", *RECOMMENDED["two"], "exact-heads", "dskd-cma", "uld-hybrid")),
     ("one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads", "dskd", "dskd-v2")),
     ("two", ("strict", "span-heads", "cma-shared", "exact-linear")),
-    ("one", ("teacher-space", "ce-longer")),
+    ("one", ("teacher-space", "ce-longer", "teacher-text")),
     ("scarce", ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid", "dskd-cma")),
     ("scarce-one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
-    ("two", ("exact-strict", "teacher-space", "dskd-v2-eta", "uld", "min-edit", "kq", "ce-longer")),
+    ("two", ("exact-strict", "teacher-space", "dskd-v2-eta", "uld", "min-edit", "kq", "ce-longer", "teacher-text")),
     ("one", ("dskd-reverse_kl", "dskd-js", "dskd-skew_kl", "dskd-skew_reverse_kl", "dskd-adaptive_kl")),
     ("plentiful", ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid")),
     ("plentiful-one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),

@@ -143,7 +143,8 @@ class Bench:
     def batches(self, arm: Arm, run: Run) -> Callable[[int, Sequence[Text]], dict[str, Tensor]]:
         """Return what gives the batch of a step, from its number and its texts.
 
-        On a GPU batches are kept there, with the teacher's states, for the next arms that have the same ones.
+        On a GPU batches are kept there, with the teacher's states, for the next arms that have the same ones. Of text
+        that the teacher wrote there are no states.
 
         Args:
             arm: the arm.
@@ -152,8 +153,8 @@ class Bench:
         collate = self.collator(arm, run.setting)
         if self.device.type == "cpu":
             return lambda _, texts: collate([text.sample for text in texts])
-        read_ahead = ReadAheadCollator(collate, self.store)
-        key = run.setting, run.seed, arm.collated_for.model_dump_json()
+        made = collate if arm.teacher_text else ReadAheadCollator(collate, self.store)
+        key = run.setting, run.seed, arm.collated_for.model_dump_json(), arm.teacher_text
         kept = self._batches.setdefault(key, {})
         self._batches.move_to_end(key)
         while len(self._batches) > KEPT_BATCHES:
@@ -161,7 +162,7 @@ class Bench:
 
         def batch(step: int, texts: Sequence[Text]) -> dict[str, Tensor]:
             if step not in kept:
-                kept[step] = on_device(read_ahead([text.sample for text in texts]), self.device)
+                kept[step] = on_device(made([text.sample for text in texts]), self.device)
             return kept[step]
 
         return batch

@@ -17,6 +17,7 @@ from benchmarks.evidence.plan import SETTINGS, vocabularies
 from benchmarks.evidence.queue import best_rate, next_rates, rates_tried
 from benchmarks.evidence.search import ranking, searched
 from benchmarks.evidence.times import FILE, costs
+from benchmarks.evidence.written import writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,8 +32,8 @@ DRAWS: Final = 4000
 """Of the bootstrap."""
 
 RIVALS: Final = {
-    "one": ("ce", "ce-longer", "vanilla-kd", "dskd", "dskd-v2"),
-    "two": ("ce", "ce-longer", "uld", "uld-hybrid", "min-edit", "dskd-cma"),
+    "one": ("ce", "ce-longer", "teacher-text", "vanilla-kd", "dskd", "dskd-v2"),
+    "two": ("ce", "ce-longer", "teacher-text", "uld", "uld-hybrid", "min-edit", "dskd-cma"),
 }
 """What others offer, by vocabularies."""
 
@@ -65,6 +66,7 @@ def results(bench: Bench, order: Order = ORDER) -> dict[str, Any]:
         "searched on": _made_on(searches),
         "baselines": bench.read("baselines.json") or {},
         "costs": costs(bench.read(FILE)),
+        "written": writing(bench.folder),
         "intervals": texts is not None,
         "settings": {setting: _setting(plan, setting, order, found, finished, texts) for setting in SETTINGS},
         "search": [_numbers(row) for row in ranking(scores, plan)],

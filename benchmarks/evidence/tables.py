@@ -17,6 +17,7 @@ BY_VOCABULARIES: Final = {"one": "One vocabulary", "two": "Two vocabularies"}
 SHORT: Final = {
     "ce": "cross entropy alone",
     "ce-longer": "cross entropy alone, 1.5 times the steps",
+    "teacher-text": "cross entropy on the teacher's text",
     "vanilla-kd": "vanilla KD",
     "dskd": "DSKD as published",
     "dskd-v2": "DSKD v2 as published",
@@ -291,9 +292,18 @@ def costs_table(found: Found) -> str:
                     ),
                 )
             )
-    if not parts:
-        return "No step is timed yet."
-    return "\n\n".join((f"On one thread of {costs['machine']}.", *parts))
+    timed = (f"On one thread of {costs['machine']}.", *parts) if parts else ("No step is timed yet.",)
+    return "\n\n".join((*timed, *_writing(found["written"])))
+
+
+def _writing(written: Found | None) -> tuple[str, ...]:
+    if written is None:
+        return ()
+    seconds, texts = written["seconds"], written["texts"]
+    return (
+        f"The teacher's text, written once for all runs: {texts:,} texts, {written['bytes']:,} bytes, {seconds:,.0f} "
+        f"seconds, {seconds / texts:.2f} a text, on {written['machine']}.",
+    )
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.evidence.data import texts_of_steps, training_texts
 from benchmarks.evidence.measuring import on_device
+from benchmarks.evidence.written import written_texts
 from dskd_components import Head, clip_grad_norms, load_checkpoint, save_checkpoint
 from dskd_components.errors import NonFiniteError
 
@@ -82,7 +83,10 @@ class Training:
             [lambda step: 0.0 if step < held else of_student(step - held), *(of_all for _ in groups)],
         )
         self._batch = bench.batches(arm, run)
-        self._texts = texts_of_steps(training_texts(bench.texts, run, plan), run.seed, self.length, plan.batch_size)
+        texts = training_texts(bench.texts, run, plan)
+        if arm.teacher_text:
+            texts = written_texts(bench, texts)
+        self._texts = texts_of_steps(texts, run.seed, self.length, plan.batch_size)
         self._checkpoint = bench.runs / f"{run.name}.pt"
         self._kept = time.monotonic()
         self._seconds = 0.0

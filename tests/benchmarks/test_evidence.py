@@ -33,6 +33,7 @@ from benchmarks.evidence.queue import best_rate, next_runs, remaining
 from benchmarks.evidence.results import paired, results
 from benchmarks.evidence.times import measure_times
 from benchmarks.evidence.training import Training, carry_out
+from benchmarks.evidence.written import write_as_teacher, written_texts
 from tests.helpers.processes_of_evidence import Parent
 
 PLAN = Plan.quick()
@@ -56,7 +57,7 @@ def test_all_arms_are_tuned_and_trained_with_all_seeds(folder: Path) -> None:
     found = journals(folder / "runs")
     finished = dev_scores(found)
     assert len(finished) == len(found) == len(list((folder / "runs").iterdir()))  # no checkpoint is left
-    for setting, arm in (("two", "ce"), ("two", "cma-shared"), ("one", "dskd")):
+    for setting, arm in (("two", "ce"), ("two", "cma-shared"), ("one", "dskd"), ("one", "teacher-text")):
         rate = best_rate(finished, setting, arm, PLAN)  # type: ignore[arg-type]
         assert all(Run(setting, arm, rate, seed) in finished for seed in PLAN.seeds)  # type: ignore[arg-type]
     for journal in found.values():
@@ -80,7 +81,9 @@ def test_the_report_has_all_arms_and_numbers(folder: Path) -> None:
             assert all(0 <= row[key] <= 1 for key in row if key in ("neighbours", "round trip", "aligned")), name
     assert found["meaning"]["one"]["start"]["aligned"] == 1
     costs = found["costs"]
-    assert {name: costs[name].keys() for name in ("one", "two")} == {"one": {"dskd"}, "two": {"ce", "cma-shared"}}
+    assert costs["one"].keys() == {"dskd", "teacher-text"}
+    assert costs["two"].keys() == {"ce", "cma-shared"}
+    assert found["written"]["texts"] == PLAN.texts["one"]
     assert costs["two"]["ce"]["ratio"] == 1
     assert costs["two"]["cma-shared"]["seconds"] > 0
     assert costs["one"]["dskd"]["ratio"] is None
@@ -91,16 +94,16 @@ def test_the_report_has_all_arms_and_numbers(folder: Path) -> None:
 def test_times_go_on_where_they_were_stopped(folder: Path) -> None:
     file = folder / "times.json"
     whole = json.loads(file.read_text())
-    begun = [{**row, "seconds": [9.0] * 8} for row in whole[:2]]
+    begun = [{**row, "seconds": [9.0] * 8} for row in whole[:3]]
     file.write_text(json.dumps(begun))
     said: list[str] = []
-    measure_times(folder, PLAN, (("two", ("ce", "cma-shared")), ("scarce", ("ce",)), ("one", ("dskd",))), said.append)
+    measure_times(folder, PLAN, (*QUICK, ("scarce", ("ce",))), said.append)
     again = json.loads(file.read_text())
-    assert again[:2] == begun
+    assert again[:3] == begun
     assert [(row["vocabularies"], row["arm"]) for row in again] == [(row["vocabularies"], row["arm"]) for row in whole]
     assert len(said) == 1
-    assert len(again[2]["seconds"]) == 8
-    assert all(0 < each < 9 for each in again[2]["seconds"])
+    assert len(again[3]["seconds"]) == 8
+    assert all(0 < each < 9 for each in again[3]["seconds"])
     file.write_text(json.dumps([{**whole[0], "machine": "another one"}]))
     with pytest.raises(SystemExit, match="was measured on 'another one'"):
         measure_times(folder, PLAN, QUICK, said.append)
@@ -121,8 +124,8 @@ def test_a_packed_folder_is_enough_for_a_report(folder: Path, tmp_path: Path) ->
     there = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
     for name, setting in there["settings"].items():
         assert found["settings"][name]["arms"] == setting["arms"]
-    assert {key: found[key] for key in ("plan", "made on", "costs", "meaning", "baselines")} == {
-        key: there[key] for key in ("plan", "made on", "costs", "meaning", "baselines")
+    assert {key: found[key] for key in ("plan", "made on", "costs", "written", "meaning", "baselines")} == {
+        key: there[key] for key in ("plan", "made on", "costs", "written", "meaning", "baselines")
     }
     text = page.read_text(encoding="utf-8")
     assert f"{found['settings']['two']['arms']['cma-shared']['mean']:.4f}" in text
@@ -183,18 +186,53 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 def test_every_arm_takes_a_step_from_the_same_student_on_the_same_texts(folder: Path, setting: Any) -> None:
     bench = Bench(folder, replace(PLAN, steps=1, evaluations=1))
     first = {name: value.clone() for name, value in bench.student(setting).state_dict().items()}
-    seen = None
+    train = bench.texts["train"]
+    written = {text.whole: own for text, own in zip(train, written_texts(bench, train), strict=True)}
+    given: list[Text] = []
     for name, arm in arms_of(setting).items():
         training = Training(bench, Run(setting, name, 0.001, 3), arm, Journal(folder / "unused.jsonl"))
         assert all(torch.equal(value, first[key]) for key, value in training._student.state_dict().items()), name
-        assert training._texts[0] == (seen or training._texts[0]), name
-        seen = training._texts[0]
+        if arm.teacher_text:
+            assert training._texts[0] == [written[text.whole] for text in given], name
+        else:
+            given = given or training._texts[0]
+            assert training._texts[0] == given, name
         row = training._step(0)
         assert math.isfinite(row["loss"]), name
         assert "ce" in row, name
         assert (len(row) > 3) == arm.teacher, name
         moved = [not torch.equal(value, first[key]) for key, value in training._student.state_dict().items()]
         assert all(moved), name
+
+
+@pytest.mark.parametrize("setting", ["one", "two"])
+def test_a_student_learns_from_the_teachers_responses(folder: Path, tmp_path: Path, setting: Any) -> None:
+    shutil.copytree(folder, tmp_path / "folder", ignore=shutil.ignore_patterns("written.jsonl", "runs"))
+    bench = Bench(tmp_path / "folder", replace(PLAN, steps=1, evaluations=1))
+    chats = [{"prompt": f"What is {number}?", "response": f" It is {number}."} for number in range(8)]
+    bench.texts["train"] = [Text(number, chat) for number, chat in enumerate(chats)]
+    write_as_teacher(bench, len(chats), lambda done, total: None)
+    arm = arms_of(setting)["teacher-text"]
+    training = Training(bench, Run(setting, "teacher-text", 0.001, 3), arm, Journal(folder / "unused.jsonl"))
+    for text in training._texts[0]:
+        assert text.sample["prompt"] == chats[text.document]["prompt"]
+        assert text.sample["response"] != chats[text.document]["response"]
+    assert math.isfinite(training._step(0)["loss"])
+
+
+def test_batches_that_are_kept_on_a_gpu_are_not_those_of_the_teachers_text(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, arms, run = Bench(folder, PLAN), arms_of("one"), Run("one", "unused", 0.001, 0)
+    train = bench.texts["train"][:2]
+    assert bench.store is not None  # read before the device is another one
+    bench.device = SimpleNamespace(type="cuda")  # type: ignore[assignment]
+    monkeypatch.setattr("benchmarks.evidence.bench.on_device", lambda batch, device: batch)
+    given = bench.batches(arms["ce"], run)(0, train)
+    written = bench.batches(arms["teacher-text"], run)(0, written_texts(bench, train))
+    assert not torch.equal(given["student_input_ids"], written["student_input_ids"])
+    assert bench.batches(arms["ce-longer"], run)(0, []) is given
+    assert bench.batches(arms["teacher-text"], run)(0, []) is written
 
 
 def test_killed_workers_and_a_killed_parent_leave_the_same_rows(folder: Path, tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 from benchmarks.evidence.arms import RECOMMENDED, arms_of
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.data import Text, write_texts
+from benchmarks.evidence.journal import Journal
 from benchmarks.evidence.page import places
 from benchmarks.evidence.pictures import draw_all
 from benchmarks.evidence.plan import Plan
 from benchmarks.evidence.results import results
 from benchmarks.evidence.tables import table
+from benchmarks.evidence.written import FILE as WRITTEN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +83,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     times = {("two", "ce"): [1, 2, 3], ("two", BEST): [2, 4, 3], ("one", "dskd-heads"): [5, 5, 5]}
     rows = [{"vocabularies": key[0], "arm": key[1], "seconds": of, "machine": "a CPU"} for key, of in times.items()]
     bench.write("times.json", rows)
+    for number, seconds in enumerate((600.0, 60.0)):
+        row = {"kind": "texts", "step": number + 1, "seconds": seconds, "machine": "a slow one"}
+        Journal(folder / WRITTEN).add({**row, "samples": [{"text": "é" * 500}] * 20})
     return json.loads(json.dumps(results(bench, ORDER), allow_nan=False))
 
 
@@ -141,6 +146,11 @@ def test_the_search_the_costs_and_where_runs_were_made(found: Any) -> None:
     assert "evidence_search_one.png" not in text["search"]
     assert cells(text["costs"], TITLE)[1:] == ["3.000", "2.00"]
     assert cells(text["costs"], "`dskd-heads`")[1:] == ["5.000", ""]
+    assert (
+        "The teacher's text, written once for all runs: 40 texts, 40,000 bytes, 660 seconds, 16.50 a text, on a slow"
+        in (text["costs"])
+    )
+    assert "written once" not in places({**found, "written": None}, ())["costs"]
     runs = sum(map(len, LOSSES.values())) + 2 * (len(LOSSES) - 1)
     assert f"compared: {runs} runs on {MACHINE}, {runs / 10:.1f} hours" in text["state"]
     assert f"searched: 4 runs on {MACHINE}, 0.4 hours" in text["state"]
