@@ -48,7 +48,8 @@ def unread_arguments(
     Examples:
         >>> def render(options, add_generation_prompt):
         ...     return f"{options.get('tools')} Hello!"
-        >>> unread_arguments({"tools": ["look_up"], "documents": ["A page."], "brief": True}, "{{ tools }} Hello!", render)
+        >>> told = {"tools": ["look_up"], "documents": ["A page."], "brief": True}
+        >>> unread_arguments(told, "{{ tools }} Hello!", render)
         ('documents', 'brief')
     """
     unread = []
@@ -95,7 +96,8 @@ class UnreadNotices:
                 self._told |= new
                 key = argument_key(name, self._columns)
                 readers = [model for model in unread if model not in leave_out]
-                problem = f"{unread_text(key, leave_out, readers)}. {unread_advice(name, self._columns)}. Said once."
+                advice = unread_advice(name, self._columns)
+                problem = f"{unread_text(key, leave_out, readers)}. Do: {advice}. This is said once."
                 warnings.warn(names.message(index, problem), DSKDWarning, stacklevel=2)
 
 
@@ -133,5 +135,5 @@ def unread_advice(name: str, columns: Columns) -> str:
     key = argument_key(name, columns)
     remove = f"leave it out for all: columns=Columns(ignore=[{key}])" if name == "tools" else "remove it"
     return (
-        f"Set a chat_template that reads {name!r} on each tokenizer, write what it says into the messages, or {remove}"
+        f"set a chat_template that reads {name!r} on each tokenizer, write what it says into the messages, or {remove}"
     )

@@ -1,4 +1,4 @@
-"""What a sample tells a chat template, and the template leaves out, is said once: by whom it is read, and by whom not."""
+"""What a sample tells a chat template, and the template leaves out, is said once, with whose template reads it."""
 
 from __future__ import annotations
 
