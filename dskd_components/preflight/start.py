@@ -262,7 +262,8 @@ def _sentence(start: Start) -> str:
     if start.t2s_ce_covered is not None:
         parts.append(
             f"t2s_ce_covered starts at {start.t2s_ce_covered:.2f} nats a covered token, a uniform guess is "
-            f"{start.t2s_uniform:.2f}; it covers {start.covered:.0%} of the student's tokens and predicts {start.kept:.1%} of these"
+            f"{start.t2s_uniform:.2f}; it covers {start.covered:.0%} of the student's tokens and predicts "
+            f"{start.kept:.1%} of these"
         )
     if start.s2t_kd_covered is not None:
         parts.append(
