@@ -70,6 +70,7 @@ def run(arguments: Sequence[str] | None) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("always", PluginWarning)
+        warnings.simplefilter("default", DSKDWarning)
         show_other = warnings.showwarning
 
         def show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:

@@ -273,7 +273,7 @@ class ChatRenderer:
                 return text
             try:
                 return self._apply(messages, others, add_generation_prompt)
-            except SampleError:
+            except InputError:  # refused, or there is no template for a chat without tools
                 return None
 
         source = self.tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))

@@ -111,7 +111,8 @@ class DualEncoder:
             ChatRenderer(teacher_tokenizer, "teacher"),
             train_on_prompt=options.train_on_prompt,
         )
-        self.notices: UnreadNotices | None = UnreadNotices(self.columns)
+        self.notices = UnreadNotices(self.columns)
+        self._models: dict[Side, str] = {"student": "the student", "teacher": "the teacher"}
 
     @property
     def fingerprints(self) -> dict[Side, int]:
@@ -133,7 +134,7 @@ class DualEncoder:
         tokenizer = self.teacher.tokenizer
         options = replace(self.options, aligner=None, student_max_length=None, byte_positions=False)
         alone = type(self)(tokenizer, tokenizer, options)
-        alone.notices = None  # it has no student, and what its teacher does not read is said where there is one
+        alone.notices, alone._models = self.notices, {"teacher": "the teacher"}
         return alone
 
     def encode(self, raws: Sequence[Any], names: SampleNames | None = None) -> list[EncodedSample | SampleError]:
@@ -149,9 +150,8 @@ class DualEncoder:
         names = names or SampleNames(raws)
         outcomes = self.prepare(raws, names)
         for index, outcome in enumerate(outcomes):
-            if self.notices is not None and isinstance(outcome, Prepared):
-                unread = {f"the {side}": found for side, found in outcome.unread.items()}
-                self.notices.tell(names, index, unread)
+            if isinstance(outcome, Prepared) and outcome.unread:
+                self.notices.tell(names, index, {model: outcome.unread[side] for side, model in self._models.items()})
         encoded = iter(self.align([outcome for outcome in outcomes if isinstance(outcome, Prepared)]))
         return [next(encoded) if isinstance(outcome, Prepared) else outcome for outcome in outcomes]
 

@@ -180,3 +180,17 @@ def test_templates_by_name() -> None:
     named.chat_template = {"default": MESSAGES, "tool_use": MESSAGES}
     (message,) = warned(lambda: DualTokenizerCollator(named, plain)([FORMS["chat"] | {"tools": TOOLS}]))
     assert "of the student writes" in message
+    named.chat_template = {"tool_use": MESSAGES}  # without tools there is none at all
+    assert not warned(lambda: DualTokenizerCollator(named, plain)([FORMS["chat"] | {"tools": TOOLS}]))
+
+
+def test_a_store_of_the_teacher_is_built_from_what_its_own_template_reads() -> None:
+    reads, ignores = tokenizer(byte_level, "{{ tools }}"), tokenizer(unigram, "")
+    samples = [FORMS["chat"] | {"tools": TOOLS}] * 2
+    collate = DualTokenizerCollator(reads, ignores)
+    (message,) = warned(lambda: collate.teacher_sides(samples))
+    assert message.startswith(
+        "Sample 0: 'tools' makes no difference to what the chat template of the teacher writes. Do:"
+    )
+    assert not warned(lambda: collate(samples)), "said already"
+    assert not warned(lambda: DualTokenizerCollator(ignores, reads).teacher_sides(samples))
