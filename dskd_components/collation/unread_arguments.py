@@ -32,6 +32,19 @@ def is_content(value: Any) -> bool:
     return isinstance(value, Mapping | list | tuple)
 
 
+def told_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of what a template is told: without what is empty, and without a template of the sample's own.
+
+    Args:
+        options: What ``apply_chat_template`` gets beside the messages.
+    """
+    return tuple(
+        name
+        for name, value in options.items()
+        if name != ITSELF and (value or not (value is None or isinstance(value, str) or is_content(value)))
+    )
+
+
 def unread_arguments(
     options: Mapping[str, Any], source: str, render: Callable[[Mapping[str, Any], bool], str | None]
 ) -> tuple[str, ...]:
@@ -53,9 +66,8 @@ def unread_arguments(
         ('documents', 'brief')
     """
     unread = []
-    for name, value in options.items():
-        if name == ITSELF or (not value and (value is None or isinstance(value, str) or is_content(value))):
-            continue
+    for name in told_arguments(options):
+        value = options[name]
         if not is_content(value) and re.search(rf"\b{re.escape(name)}\b", source):
             continue
         without = {other: given for other, given in options.items() if other != name}

@@ -12,6 +12,7 @@ from dskd_components.collation.collator import DualTokenizerCollator
 from dskd_components.collation.encoded import SIDES
 from dskd_components.collation.samples import ChatSample, Columns, PairSample, TextSample
 from dskd_components.collation.token_samples import TokenSample
+from dskd_components.collation.unread_arguments import told_arguments
 from dskd_components.errors import InputError
 from dskd_components.models.states import IGNORE_INDEX
 
@@ -127,7 +128,7 @@ class SampleSurvey:
 
     def _add_arguments(self, sample: ChatSample, unread: Mapping[Side, tuple[str, ...]], place: str) -> None:
         """Note of each argument of the template in which samples which sides do not read it."""
-        for name in sample.template_options:
+        for name in told_arguments(sample.template_options):
             sides = tuple(side for side in SIDES if name in unread[side])
             self.arguments.setdefault(name, {}).setdefault(sides, []).append(place)
 

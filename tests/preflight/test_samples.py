@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,7 @@ def expected(samples: list[Any], aligner: str, side: str) -> tuple[int, int, flo
     return int(batch[f"{side}_attention_mask"].sum()), int(scored.sum()), int(paired.sum()) / int(scored.sum())
 
 
-@pytest.mark.parametrize("aligner", ["span", "exact_match"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "aligner"), list(zip(KINDS, itertools.cycle(["span", "exact_match"]), strict=False)))
 def test_every_kind_is_counted_as_the_collator_reads_it(kind: str, aligner: str) -> None:
     sample, words = KINDS[kind]
     report = of_pair([sample, sample], spec=DSKDSpec(aligner=aligner), tokens_per_step=64)
@@ -117,7 +117,9 @@ UNREAD = {
 def test_tools_that_a_template_does_not_read_are_counted(before: tuple[str, str]) -> None:
     student, teacher = tokenizer(280, template=before[0] + CHATML), tokenizer(300, template=before[1] + OTHER)
     chats: list[Any] = [{"messages": messages} for messages in ([ASKED, ANSWERED], [ASKED, ANSWERED] * 2)]
-    samples = [chats[0], *(chat | {"tools": TOOLS} for chat in chats)]
+    # What is empty, and a template of its own, is nothing that a template is told.
+    beside = {"tools": [], "chat_template_kwargs": {"documents": [], "chat_template": before[0] + CHATML}}
+    samples = [chats[0] | beside, *(chat | {"tools": TOOLS} for chat in chats)]
     severity, text = UNREAD[before]
     tokenizers = {"student_tokenizer": student, "teacher_tokenizer": teacher}
     with warnings.catch_warnings():
