@@ -268,11 +268,11 @@ class ChatRenderer:
         if pattern is not None and pattern in self._unread:
             return self._unread[pattern]
 
-        def render(others: Mapping[str, Any], add_generation_prompt: bool) -> str | None:
-            if others is options and not add_generation_prompt:
+        def render(others: Mapping[str, Any]) -> str | None:
+            if others is options:
                 return text
             try:
-                return self._apply(messages, others, add_generation_prompt)
+                return self._apply(messages, others)
             except InputError:  # refused, or there is no template for a chat without tools
                 return None
 

@@ -46,20 +46,21 @@ def told_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def unread_arguments(
-    options: Mapping[str, Any], source: str, render: Callable[[Mapping[str, Any], bool], str | None]
+    options: Mapping[str, Any], source: str, render: Callable[[Mapping[str, Any]], str | None]
 ) -> tuple[str, ...]:
     """Return what a template is told of one chat and does not read.
 
     Tools, documents and other lists and mappings are read where the chat is rendered otherwise without them. A setting
-    may be the template's default, which makes no difference; so it is read where the template has its name, too.
+    may be the template's default, or be read for what is to be generated, which makes no difference here; so it is read
+    where the template has its name, too.
 
     Args:
         options: What the template is told beside the messages.
         source: The template.
-        render: Renders the chat with other options, with the generation prompt or without; None if it is refused.
+        render: Renders the chat with these options or others; None if it is refused.
 
     Examples:
-        >>> def render(options, add_generation_prompt):
+        >>> def render(options):
         ...     return f"{options.get('tools')} Hello!"
         >>> told = {"tools": ["look_up"], "documents": ["A page."], "brief": True}
         >>> unread_arguments(told, "{{ tools }} Hello!", render)
@@ -71,9 +72,7 @@ def unread_arguments(
         if not is_content(value) and re.search(rf"\b{re.escape(name)}\b", source):
             continue
         without = {other: given for other, given in options.items() if other != name}
-        # What is generated after a prompt tells where a turn begins that is scored.
-        prompts = (False,) if is_content(value) else (False, True)
-        if all(render(options, prompt) == render(without, prompt) for prompt in prompts):
+        if render(options) == render(without):
             unread.append(name)
     return tuple(unread)
 
