@@ -155,24 +155,22 @@ def test_auto_is_what_transformers_fills_in(kind: str) -> None:
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
-def test_the_bucket_is_as_large_as_it_is_said_to_be(sharding: Sharding) -> None:
-    models = Models(on_meta("student", dtype=torch.bfloat16), on_meta("teacher"))
-
+def test_the_bucket_is_as_large_as_it_is_said_to_be(pair: Models, sharding: Sharding) -> None:
     def bucket(size: int | str) -> tuple[int, int, str]:
-        plan = planned(models, devices=2, sharding=sharding, reduce_bucket_size=size)
+        plan = planned(pair, devices=2, sharding=sharding, reduce_bucket_size=size)
         held = {part.component: part.bytes for part in plan.parts if part.kind == "held"}.get("gradient buckets", 0)
         backward = next(part.bytes for part in plan.parts if part.component == "student backward")
         return held, backward, " ".join(plan.assumptions)
 
     usual, small, large = bucket(500_000_000), bucket("auto"), bucket(10**9)
-    saved = 2 * (500_000_000 - 24**2)  # of bfloat16 numbers
+    saved = 4 * (500_000_000 - 24**2)  # of float32 numbers
     if not sharding.startswith("zero"):
         assert usual == small == large
         assert "reduce_bucket_size" not in small[2]
         return
     where = 0 if sharding == "zero3" else 1
     assert usual[where] - small[where] == saved
-    assert large[where] - usual[where] == 2 * 500_000_000
+    assert large[where] - usual[where] == 4 * 500_000_000
     assert usual[1 - where] == small[1 - where]
     assert "500,000,000 numbers, its default" in usual[2]
     assert "--reduce-bucket-size auto" in usual[2]
