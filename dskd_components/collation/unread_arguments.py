@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from dskd_components.collation.problems import SampleNames
     from dskd_components.collation.samples import Columns
 
+WRITTEN: Final = ("tools", "documents")
+"""Arguments that ``transformers`` names, which templates write down for the model to read."""
+
 ITSELF: Final = "chat_template"
 """The option that is the template, not what it is told."""
 
@@ -107,7 +110,7 @@ class UnreadNotices:
                 self._told |= new
                 key = argument_key(name, self._columns)
                 readers = [model for model in unread if model not in leave_out]
-                advice = unread_advice(name, self._columns)
+                advice = unread_advice(name, self._columns, readers)
                 problem = f"{unread_text(key, leave_out, readers)}. Do: {advice}. This is said once."
                 warnings.warn(names.message(index, problem), DSKDWarning, stacklevel=2)
 
@@ -136,15 +139,18 @@ def unread_text(key: str, leave_out: Sequence[str], readers: Sequence[str]) -> s
     return f"{found}; that of {' and of '.join(readers)} reads it, so the models read different prompts"
 
 
-def unread_advice(name: str, columns: Columns) -> str:
+def unread_advice(name: str, columns: Columns, readers: Sequence[str]) -> str:
     """Return what to do about an argument that is not read.
 
     Args:
         name: What the template calls it.
         columns: What the keys of a sample are called.
+        readers: Whose templates read it.
     """
-    key = argument_key(name, columns)
-    remove = f"leave it out for all: columns=Columns(ignore=[{key}])" if name == "tools" else "remove it"
-    return (
-        f"set a chat_template that reads {name!r} on each tokenizer, write what it says into the messages, or {remove}"
-    )
+    if name not in WRITTEN:
+        alone = f"; if it is meant for the template of {' and of '.join(readers)} alone, nothing is to be done"
+        return f"check its name, set a chat_template that reads it, or remove it{alone if readers else ''}"
+    remove = "remove them"
+    if name == "tools":
+        remove = f"leave them out for all: columns=Columns(ignore=[{argument_key(name, columns)}])"
+    return f"set a chat_template that reads {name!r} on each tokenizer, write them into the messages, or {remove}"

@@ -164,15 +164,14 @@ def _arguments(survey: SampleSurvey) -> Iterator[Finding]:
         for unread, found in places.items():
             if not unread:
                 continue
-            text = unread_text(
-                key, [f"the {side}" for side in unread], [f"the {side}" for side in SIDES if side not in unread]
-            )
+            readers = [f"the {side}" for side in SIDES if side not in unread]
+            text = unread_text(key, [f"the {side}" for side in unread], readers)
             more = [f"and {len(found) - NAMED:,} more"] if len(found) > NAMED else []
             yield Finding(
                 "warning",
                 "template arguments",
                 f"{text} in {len(found):,} of the {total:,} chats with it ({'; '.join([*found[:NAMED], *more])})",
-                unread_advice(name, survey.columns),
+                unread_advice(name, survey.columns, readers),
             )
         if places.keys() == {()}:
             count = f"{total:,} chat{'s' if total > 1 else ''}"

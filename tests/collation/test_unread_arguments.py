@@ -124,9 +124,11 @@ def test_whoever_leaves_out_an_argument_is_named_once(
     )
     if do_read:
         assert f"that of {' and of '.join(do_read)} reads it, so the models read different prompts" in message
-    assert "messages" in message
+    assert ("check its name" in message) == (argument in ("a text", "a switch"))
+    alone = f"if it is meant for the template of {' and of '.join(do_read)} alone, nothing is to be done"
+    assert (alone in message) == ("check its name" in message and bool(do_read))
     assert "The sample: {" in message
-    assert (f"Columns(ignore=['{name[1:-1]}'])" if argument == "tools" else "remove it") in message
+    assert (f"Columns(ignore=['{name[1:-1]}'])" if argument == "tools" else "remove") in message
 
 
 def test_every_argument_and_every_further_reader_is_said_once() -> None:
