@@ -20,7 +20,7 @@ from dskd_components.cli.show_sample import show_sample
 from dskd_components.cli.store import app as store
 from dskd_components.cli.terminal import complain, plain
 from dskd_components.cli.validate import validate
-from dskd_components.errors import DSKDError, PluginWarning
+from dskd_components.errors import DSKDError, DSKDWarning, PluginWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,10 +70,11 @@ def run(arguments: Sequence[str] | None) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("always", PluginWarning)
+        warnings.simplefilter("default", DSKDWarning)
         show_other = warnings.showwarning
 
         def show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
-            if issubclass(category, PluginWarning):
+            if issubclass(category, PluginWarning | DSKDWarning):
                 complain("warning", str(message))
             else:
                 show_other(message, category, *where)  # type: ignore[arg-type]

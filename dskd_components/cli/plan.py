@@ -18,6 +18,7 @@ from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:
     from dskd_components.preflight.device import Device
+    from dskd_components.preflight.sharding import BucketSize
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
 BYTES: Final = {
@@ -59,6 +60,14 @@ def plan(
     ] = "replicated",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the student: bfloat16, float16 or float32.")] = "bfloat16",
     teacher_dtype: Annotated[str, typer.Option("--teacher-dtype", help="Of the teacher.")] = "bfloat16",
+    bucket: Annotated[
+        str | None,
+        typer.Option(
+            "--reduce-bucket-size",
+            help="Of DeepSpeed's file, for ZeRO: 50M; or auto, as trainers fill it in; otherwise 500M.",
+            show_default=False,
+        ),
+    ] = None,
     optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, adam, sgd-momentum or sgd.")] = "adamw",
     accumulation: Annotated[int, typer.Option("--accumulation", help="Micro-batches of a step, on each device.")] = 1,
     checkpointing: Annotated[
@@ -127,6 +136,9 @@ def plan(
         optimizer=optimizer,
         device_memory=None if device_memory is None else memory_size(device_memory),
     )
+    if bucket is not None:
+        size: BucketSize = "auto" if bucket == "auto" else count_of("--reduce-bucket-size", bucket)
+        setup = replace(setup, reduce_bucket_size=size)
     if memory_budget is not None:
         setup = setup.with_budget(memory_budget)
     rates = {

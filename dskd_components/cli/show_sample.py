@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -14,7 +15,7 @@ from rich.text import Text
 from dskd_components.cli.pretrained import load_tokenizer
 from dskd_components.cli.sample_files import columns_named, read_samples
 from dskd_components.cli.terminal import complain, console, plain
-from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.errors import ConfigurationError, DSKDWarning, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,15 +110,25 @@ def show_sample(
     if form is Form.HTML:
         plain('<!DOCTYPE html>\n<meta charset="utf-8">')
     for index, raw in enumerate(raws, start=start):
+        place = f"{samples}: sample {index}"
         try:
-            view = show(raw)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", DSKDWarning)
+                view = show(raw)
         except InputError as error:
             failed += 1
-            complain("error", f"{samples}: sample {index}: {str(error).replace('Sample 0: ', '', 1)}")
+            complain("error", f"{place}: {_unnumbered(error)}")
             continue
-        _write(view, f"{samples}: sample {index}", index, form, is_first=index == start)
+        for warning in caught:
+            complain("warning", f"{place}: {_unnumbered(warning.message)}")
+        _write(view, place, index, form, is_first=index == start)
     if failed:
         raise typer.Exit(1)
+
+
+def _unnumbered(message: object) -> str:
+    """What is said of a sample that was collated by itself, without its number there."""
+    return str(message).replace("Sample 0: ", "", 1)
 
 
 def _shower(

@@ -15,6 +15,7 @@ from typing import Any, Final
 from dskd_components.collation.assistant_turns import CALLS, THOUGHTS, FoundTurn, TurnFinder, other_fields
 from dskd_components.collation.messages import as_parts, reads_parts_alone
 from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
+from dskd_components.collation.unread_arguments import unread_arguments
 from dskd_components.errors import InputError
 from dskd_components.tokenization.fast_tokenizers import backend_of
 from dskd_components.tokenization.token_bytes import VocabularyBytes
@@ -70,11 +71,13 @@ class Rendered:
         places: Where it has each content.
         turns: Where it has each turn of the assistant; None for other messages, for turns that are empty, and for those
             that are in doubt and were not asked for.
+        unread: What the template was told and does not read.
     """
 
     text: str
     places: tuple[Place, ...]
     turns: tuple[Turn | None, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,13 @@ class ChatRenderer:
         self.tokenizer = tokenizer
         self.side = side
         self._skeletons: dict[str, _Skeleton | None] = {}
+        self._unread: dict[str, tuple[str, ...]] = {}
         self._parts: dict[str, bool] = {}
         self._read_from: tuple[object, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is only remembered, so that copies of one renderer are equal."""
-        return self.__dict__ | {"_skeletons": {}, "_parts": {}, "_read_from": ()}
+        return self.__dict__ | {"_skeletons": {}, "_unread": {}, "_parts": {}, "_read_from": ()}
 
     def refresh(self, vocabulary: VocabularyBytes) -> None:
         """Forget what is remembered if the template has changed, or what it reads of its tokenizer.
@@ -120,7 +124,7 @@ class ChatRenderer:
         template = dict(template) if isinstance(template, Mapping) else template
         present = (template, getattr(self.tokenizer, "special_tokens_map", None), vocabulary)
         if present != self._read_from:
-            self._skeletons, self._parts, self._read_from = {}, {}, present
+            self._skeletons, self._unread, self._parts, self._read_from = {}, {}, {}, present
 
     def render(
         self, messages: Messages, options: Mapping[str, Any] | None = None, turns: Sequence[int] = ()
@@ -141,7 +145,8 @@ class ChatRenderer:
         require_unicode([text])
         messages = self._without_notes(text, messages, options)
         contents = [message.get("content") or "" for message in messages]
-        skeleton = self._skeleton(messages, options, turns)
+        pattern = _pattern(messages, options, turns)
+        skeleton = self._skeleton(pattern, messages, options, turns)
         found = None if skeleton is None else _between(text, skeleton.literals, contents)
         if found is None and _only_places(text, contents) is None:
             # A template may also write what it reads off a clock, so that what is remembered no longer fits.
@@ -159,7 +164,8 @@ class ChatRenderer:
                 raise SampleError(SkipReason.CONTENT_ALTERED, self._altered(text, contents))
             places = [(start, start + last - first) for start, first, last in found]
             ranges = self._finder(messages, options, text, places).find(turns)
-        return Rendered(text, _in_bytes(text, contents, found), _turns_in_bytes(text, ranges))
+        unread = self._unread_of(pattern, text, messages, options)
+        return Rendered(text, _in_bytes(text, contents, found), _turns_in_bytes(text, ranges), unread)
 
     def _apply_leniently(self, messages: Messages, options: Mapping[str, Any]) -> tuple[str, Messages]:
         """Render a chat, with an empty content for messages without one if the template does not do without."""
@@ -241,22 +247,42 @@ class ChatRenderer:
 
         return TurnFinder(self.side, apply, specials, messages, text, places)
 
-    def _skeleton(self, messages: Messages, options: Mapping[str, Any], turns: Sequence[int]) -> _Skeleton | None:
+    def _skeleton(
+        self, pattern: str | None, messages: Messages, options: Mapping[str, Any], turns: Sequence[int]
+    ) -> _Skeleton | None:
         """What the template writes beside the contents; None if marks do not come through."""
-        if any(callable(tool) for tool in options.get("tools", ())):
-            # Another function may later have the name and the address of one that is gone.
+        if pattern is None:
             return self._marked(messages, options, turns)
-        kinds = [{**message, "content": bool(message.get("content"))} for message in messages]
-        whole = [kinds, dict(options), list(turns)]
-        try:
-            pattern = json.dumps(whole, default=repr, sort_keys=True)
-        except (TypeError, ValueError):  # keys that are no texts, or a loop
-            pattern = repr(whole)
         if pattern not in self._skeletons:
             if len(self._skeletons) >= KNOWN_PATTERNS:
                 self._skeletons.clear()
             self._skeletons[pattern] = self._marked(messages, options, turns)
         return self._skeletons[pattern]
+
+    def _unread_of(
+        self, pattern: str | None, text: str, messages: Messages, options: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """What the template is told and does not read, found once for each pattern."""
+        if not options:
+            return ()
+        if pattern is not None and pattern in self._unread:
+            return self._unread[pattern]
+
+        def render(others: Mapping[str, Any]) -> str | None:
+            if others is options:
+                return text
+            try:
+                return self._apply(messages, others)
+            except InputError:  # refused, or there is no template for a chat without tools
+                return None
+
+        source = self.tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
+        unread = unread_arguments(options, source, render)
+        if pattern is not None:
+            if len(self._unread) >= KNOWN_PATTERNS:
+                self._unread.clear()
+            self._unread[pattern] = unread
+        return unread
 
     def _marked(self, messages: Messages, options: Mapping[str, Any], turns: Sequence[int]) -> _Skeleton | None:
         marks = [
@@ -294,6 +320,19 @@ class ChatRenderer:
             f"The {self.side}'s chat template alters the messages, so that {what}: {text!r:.200}. Use a template that "
             "keeps contents, or change the messages."
         )
+
+
+def _pattern(messages: Messages, options: Mapping[str, Any], turns: Sequence[int]) -> str | None:
+    """What decides what a template writes beside contents; None if that cannot be told."""
+    if any(callable(tool) for tool in options.get("tools", ())):
+        # Another function may later have the name and the address of one that is gone.
+        return None
+    kinds = [{**message, "content": bool(message.get("content"))} for message in messages]
+    whole = [kinds, dict(options), list(turns)]
+    try:
+        return json.dumps(whole, default=repr, sort_keys=True)
+    except (TypeError, ValueError):  # keys that are no texts, or a loop
+        return repr(whole)
 
 
 Found = list[tuple[int, int, int]]

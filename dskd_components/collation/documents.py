@@ -10,6 +10,7 @@ from dskd_components.collation.messages import Message, is_cut
 from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.collation.samples import ChatSample, PairSample, TextSample
 from dskd_components.errors import InputError
+from dskd_components.models.states import Side
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class RenderedSample:
     student: Rendered
     teacher: Rendered
     is_chat: bool
+
+    @property
+    def unread(self) -> dict[Side, tuple[str, ...]]:
+        """By side, what its chat template was told and does not read."""
+        return {"student": self.student.unread, "teacher": self.teacher.unread}
 
 
 class DocumentReader:

@@ -1,7 +1,7 @@
 """Raw samples in the tokens of both sides: the steps in their order."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from dskd_components.collation.chat_templates import ChatRenderer
@@ -23,6 +23,7 @@ from dskd_components.collation.side_encoder import SideEncoder
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.token_samples import TokenSample
 from dskd_components.collation.truncation import TruncatedLengths, keep_within
+from dskd_components.collation.unread_arguments import UnreadNotices
 from dskd_components.components.aligner import Aligner
 from dskd_components.components.column_reader import BYTE_POSITIONS
 from dskd_components.errors import InputError
@@ -39,12 +40,14 @@ class Prepared:
         teacher: The teacher's tokens.
         kept: How many of them are kept.
         stretches: What is aligned of it.
+        unread: By side, what its chat template was told and does not read.
     """
 
     student: SideTokens
     teacher: SideTokens
     kept: TruncatedLengths
     stretches: list[Stretch]
+    unread: Mapping[Side, tuple[str, ...]] = field(default_factory=dict)
 
 
 class SampleKeywords(TypedDict, total=False):
@@ -108,6 +111,8 @@ class DualEncoder:
             ChatRenderer(teacher_tokenizer, "teacher"),
             train_on_prompt=options.train_on_prompt,
         )
+        self.notices = UnreadNotices(self.columns)
+        self._models: dict[Side, str] = {"student": "the student", "teacher": "the teacher"}
 
     @property
     def fingerprints(self) -> dict[Side, int]:
@@ -127,8 +132,10 @@ class DualEncoder:
     def of_teacher_alone(self) -> "DualEncoder":
         """Return an encoder with the teacher's tokenizer on both sides: no student's tokens decide where it cuts."""
         tokenizer = self.teacher.tokenizer
-        alone = replace(self.options, aligner=None, student_max_length=None, byte_positions=False)
-        return type(self)(tokenizer, tokenizer, alone)
+        options = replace(self.options, aligner=None, student_max_length=None, byte_positions=False)
+        alone = type(self)(tokenizer, tokenizer, options)
+        alone.notices, alone._models = self.notices, {"teacher": "the teacher"}
+        return alone
 
     def encode(self, raws: Sequence[Any], names: SampleNames | None = None) -> list[EncodedSample | SampleError]:
         """Return each sample in tokens, or what is wrong with it.
@@ -140,12 +147,18 @@ class DualEncoder:
         Raises:
             InputError: Something is no sample at all.
         """
+        names = names or SampleNames(raws)
         outcomes = self.prepare(raws, names)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, Prepared) and outcome.unread:
+                self.notices.tell(names, index, {model: outcome.unread[side] for side, model in self._models.items()})
         encoded = iter(self.align([outcome for outcome in outcomes if isinstance(outcome, Prepared)]))
         return [next(encoded) if isinstance(outcome, Prepared) else outcome for outcome in outcomes]
 
     def prepare(self, raws: Sequence[Any], names: SampleNames | None = None) -> list[Prepared | SampleError]:
         """Return each sample's tokens before they are aligned, or what is wrong with it.
+
+        What templates do not read of it is for the caller to tell.
 
         Args:
             raws: The samples.
@@ -184,7 +197,8 @@ class DualEncoder:
                 outcomes[index] = names.named(index, refused)
                 continue
             try:
-                outcomes[index] = self._prepared(student, teacher)
+                prepared = self._prepared(student, teacher)
+                outcomes[index] = replace(prepared, unread=documents[index].unread)
             except SampleError as error:
                 outcomes[index] = names.named(index, error)
         return [outcome for outcome in outcomes if outcome is not None]
@@ -195,7 +209,7 @@ class DualEncoder:
         Raises:
             SampleError: No scored token would be left on one of the sides.
         """
-        return self._cut(sample.student, sample.teacher, student_limit)
+        return replace(self._cut(sample.student, sample.teacher, student_limit), unread=sample.unread)
 
     def _pretokenized(self, sample: TokenSample) -> Prepared:
         if self.fingerprints["student"] != self.fingerprints["teacher"]:

@@ -11,6 +11,7 @@ from dskd_components.collation.encoded import is_preprocessed
 from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SampleNames, SkipPolicy
 from dskd_components.collation.sample_view import MultiTeacherSampleView
 from dskd_components.collation.samples import Columns
+from dskd_components.collation.unread_arguments import UnreadNotices
 from dskd_components.collation.viewing import view_of_raw
 from dskd_components.components.aligner import Aligner
 from dskd_components.errors import ConfigurationError, InputError
@@ -110,6 +111,7 @@ class MultiTeacherCollator:
             )
             for name, tokenizer in teacher_tokenizers.items()
         }
+        self._notices = UnreadNotices(next(iter(self.encoders.values())).columns)
 
     @property
     def encoders(self) -> dict[str, DualEncoder]:
@@ -198,10 +200,19 @@ class MultiTeacherCollator:
             name: encoder.prepare([_for_teacher(sample, columns.teacher_prompt, name) for sample in samples], names)
             for name, encoder in encoders.items()
         }
-        return [
-            _cut_alike({name: outcomes[index] for name, outcomes in prepared.items()}, encoders, index, names)
-            for index in range(len(samples))
-        ]
+        by_sample = [{name: outcomes[index] for name, outcomes in prepared.items()} for index in range(len(samples))]
+        for index, outcomes in enumerate(by_sample):
+            self._notices.tell(names, index, _unread(outcomes))
+        return [_cut_alike(outcomes, encoders, index, names) for index, outcomes in enumerate(by_sample)]
+
+
+def _unread(outcomes: Mapping[str, Prepared | SampleError]) -> dict[str, tuple[str, ...]]:
+    """By model, in words, what its chat template was told of a sample and does not read."""
+    unread: dict[str, tuple[str, ...]] = {}
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, Prepared) and outcome.unread:
+            unread |= {"the student": outcome.unread["student"], f"teacher {name!r}": outcome.unread["teacher"]}
+    return unread
 
 
 def _cut_alike(

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from dskd_components.components.distribution import Distribution
 
 
+def _skewed_divergence(log_p: Tensor, log_q: Tensor, alpha: float) -> Tensor:
+    """Return ``KL(p || alpha p + (1 - alpha) q)`` of each row, for autograd: the forward form, and the reverse one."""
+    return relative_entropy(log_p, log_mixture(log_p, log_q, alpha))
+
+
 def skewed_relative_entropy(
     p: Distribution, q: Distribution, alpha: float, *, p_gradient: bool, q_gradient: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -40,10 +45,8 @@ def skewed_relative_entropy(
     Returns:
         Values ``[N]``, nats; the gradients ``[N, V]``, each None where not wanted.
     """
-    mixture = torch.lerp(q.probs, p.probs, alpha)
     # The derivatives are log(p / m) - alpha p / m with respect to p, and -(1 - alpha) p / m with respect to q.
-    share = p.probs / mixture.clamp_min(torch.finfo(mixture.dtype).tiny)
-    ratio = log_ratio_to_mixture(p, log_of_mixture(mixture))
+    share, ratio = _ratio_to_mixture(p, q, alpha)
     values = without_negative_rounding(expectation(p.probs, ratio))
     of_p = through_log_softmax(p.probs, ratio.sub_(share, alpha=alpha), out=ratio) if p_gradient else None
     of_q = through_log_softmax(q.probs, share, out=share).mul_(alpha - 1) if q_gradient else None
@@ -65,13 +68,18 @@ def part_of_skewed_relative_entropy(
     Returns:
         Values ``[N]``, nats, of either sign; the derivatives ``[N, W]``, each None where not wanted.
     """
-    mixture = torch.lerp(q.probs, p.probs, alpha)
-    share = p.probs / mixture.clamp_min(torch.finfo(mixture.dtype).tiny)
-    ratio = log_ratio_to_mixture(p, log_of_mixture(mixture))
+    share, ratio = _ratio_to_mixture(p, q, alpha)
     values = expectation(p.probs, ratio)
     of_p = ratio.add_(1).sub_(share, alpha=alpha).mul_(p.probs) if p_derivative else None
     of_q = share.mul_(q.probs).mul_(alpha - 1) if q_derivative else None
     return values, of_p, of_q
+
+
+def _ratio_to_mixture(p: Distribution, q: Distribution, alpha: float) -> tuple[Tensor, Tensor]:
+    """Return ``p / m`` and ``log(p / m)``, finite where both have underflowed, each ``[N, W]`` and new."""
+    mixture = torch.lerp(q.probs, p.probs, alpha)
+    share = p.probs / mixture.clamp_min(torch.finfo(mixture.dtype).tiny)
+    return share, log_ratio_to_mixture(p, log_of_mixture(mixture))
 
 
 class SkewKL(Distance):
@@ -99,8 +107,7 @@ class SkewKL(Distance):
 
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return ``[N]``, nats."""
-        mixture = log_mixture(teacher_log_probs, student_log_probs, self.alpha)
-        return relative_entropy(teacher_log_probs, mixture)
+        return _skewed_divergence(teacher_log_probs, student_log_probs, self.alpha)
 
     def value_and_gradients(
         self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool
@@ -146,8 +153,7 @@ class SkewReverseKL(Distance):
 
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
         """Return ``[N]``, nats."""
-        mixture = log_mixture(student_log_probs, teacher_log_probs, self.alpha)
-        return relative_entropy(student_log_probs, mixture)
+        return _skewed_divergence(student_log_probs, teacher_log_probs, self.alpha)
 
     def value_and_gradients(
         self, student: Distribution, teacher: Distribution, *, student_gradient: bool, teacher_gradient: bool

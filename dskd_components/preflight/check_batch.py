@@ -55,7 +55,7 @@ def check_batch(
             yield Finding("error", "batch", "no token of it is scored", "look at its labels: all of them are -100")
             return
         terms = ", ".join(f"{name} {value.item():.3g}" for name, value in out.terms.items())
-        text = f"the loss is {out.loss.item():.4g} ({terms})"
+        text = f"the loss is {out.loss.item():.4g} (terms as training logs them: {terms})"
         if step is not None:
             rate = loss_fn.spec.loss_weights(step).distillation
             text = f"after {step:,} optimizer steps, with kd_rate {rate:.3g}, {text}"

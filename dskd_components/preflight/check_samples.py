@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from dskd_components.collation.encoded import SIDES
 from dskd_components.collation.problems import SampleError
+from dskd_components.collation.unread_arguments import argument_key, unread_advice, unread_text
 from dskd_components.errors import DSKDError
 from dskd_components.models.positions import has_position_table, position_limit
 from dskd_components.models.vocabulary_subset import VocabularySubset
@@ -38,6 +40,7 @@ def check_samples(pair: Pair) -> Iterator[Finding]:
         for side, lengths in survey.lengths.items()
     ]
     yield Finding("ok", "samples", f"{kinds}: {', and '.join(sides)}")
+    yield from _arguments(survey)
     paired = {side: lengths.share_paired for side, lengths in survey.lengths.items()}
     if None not in paired.values():
         shares = " and ".join(f"{share:.1%} of the {side}'s" for side, share in paired.items())
@@ -152,6 +155,27 @@ def _faults(survey: SampleSurvey) -> Iterator[Finding]:
             if can_be_skipped
             else "mend them, or leave them out",
         )
+
+
+def _arguments(survey: SampleSurvey) -> Iterator[Finding]:
+    """Which side reads what its chat template is told beside the messages."""
+    for name, places in survey.arguments.items():
+        key, total = argument_key(name, survey.columns), sum(map(len, places.values()))
+        for unread, found in places.items():
+            if not unread:
+                continue
+            readers = [f"the {side}" for side in SIDES if side not in unread]
+            text = unread_text(key, [f"the {side}" for side in unread], readers)
+            more = [f"and {len(found) - NAMED:,} more"] if len(found) > NAMED else []
+            yield Finding(
+                "warning",
+                "template arguments",
+                f"{text} in {len(found):,} of the {total:,} chats with it ({'; '.join([*found[:NAMED], *more])})",
+                unread_advice(name, survey.columns, readers),
+            )
+        if places.keys() == {()}:
+            count = f"{total:,} chat{'s' if total > 1 else ''}"
+            yield Finding("ok", "template arguments", f"both chat templates read {key}, in {count}")
 
 
 def _reason(error: InputError) -> str:

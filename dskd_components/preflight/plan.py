@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dskd_components.errors import ConfigurationError, did_you_mean
 from dskd_components.preflight.report import seconds_of, size_text
+from dskd_components.preflight.sharding import BUCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import RenderableType
 
-    from dskd_components.preflight.sharding import Sharding, TeacherPlace
+    from dskd_components.preflight.sharding import BucketSize, Sharding, TeacherPlace
     from dskd_components.spec.dskd_spec import DSKDSpec
 
 
@@ -35,6 +36,8 @@ class Setup:
         fused_attention: whether attention keeps no scores.
         optimizer: its name.
         device_memory: bytes of each device; None: as much as needed.
+        reduce_bucket_size: how many numbers ZeRO's buckets of gradients have; ``"auto"``: the square of the student's
+            hidden_size, as trainers fill it in where DeepSpeed's file says so. The default is DeepSpeed's own.
 
     Raises:
         ConfigurationError: a number is out of range, or the choices contradict one another.
@@ -53,6 +56,7 @@ class Setup:
     fused_attention: bool = True
     optimizer: str = "adamw"
     device_memory: int | None = None
+    reduce_bucket_size: BucketSize = BUCKET
 
     def __post_init__(self) -> None:
         for name in ("tokens", "length", "teacher_tokens", "devices", "accumulation"):
@@ -62,6 +66,9 @@ class Setup:
             raise ConfigurationError(f"scored: expected a share above 0 and up to 1, got {self.scored!r}.")
         if self.device_memory is not None and self.device_memory <= 0:
             raise ConfigurationError(f"device_memory: expected a positive number of bytes, got {self.device_memory!r}.")
+        size = self.reduce_bucket_size
+        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ConfigurationError(f"reduce_bucket_size: expected a positive number or 'auto', got {size!r}.")
         if self.sharding == "none" and self.devices > 1:
             raise ConfigurationError(
                 f"sharding 'none' is for one device, got {self.devices}: say how the student is spread over them, as "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dskd_components.engines.tiled import Tiled
 from dskd_components.preflight.plan import Remedy
-from dskd_components.preflight.sharding import MORE
+from dskd_components.preflight.sharding import MASTER, MORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from dskd_components.preflight.sharding import Sharding
 
 
-def remedies(planned: StepPlan, plan: Callable[[Setup], StepPlan], *, can_checkpoint: bool) -> Iterator[Remedy]:
+def remedies(
+    planned: StepPlan, plan: Callable[[Setup], StepPlan], *, can_checkpoint: bool, has_width: bool
+) -> Iterator[Remedy]:
     """Yield changes after which the step fits: one that does alone, or the fewest together; the fastest first.
 
     Args:
         planned: the step that does not fit.
         plan: plans a step of another setup.
         can_checkpoint: whether the student's activations may be computed again.
+        has_width: whether a trainer can fill in the bucket of gradients by the student's configuration.
     """
-    kinds = [kind for kind in map(list, _changes(planned.setup, can_checkpoint=can_checkpoint)) if kind]
+    changes = _changes(planned.setup, can_checkpoint=can_checkpoint, has_width=has_width)
+    kinds = [kind for kind in map(list, changes) if kind]
     for number in range(1, len(kinds) + 1):
         found = []
         for chosen in itertools.combinations(kinds, number):
@@ -60,8 +64,11 @@ SMALL_BUDGET: Final = 64
 """MiB for the loss, below which tiles get slow and little is saved."""
 
 
-def _changes(setup: Setup, *, can_checkpoint: bool) -> Iterator[Iterator[_Change]]:
+def _changes(setup: Setup, *, can_checkpoint: bool, has_width: bool) -> Iterator[Iterator[_Change]]:
     """Yield the kinds of changes, each as its alternatives, of which those that cost less come first."""
+    if has_width and setup.sharding in MASTER and setup.reduce_bucket_size != "auto":
+        words = 'reduce_bucket_size "auto" in the trainer\'s DeepSpeed file'
+        yield iter([_Change(words, "--reduce-bucket-size auto", lambda at: replace(at, reduce_bucket_size="auto"))])
     engine = setup.spec.engine
     if not isinstance(engine, Tiled) or engine.budget_bytes() > SMALL_BUDGET * 2**20:
         words = f"a memory budget of {SMALL_BUDGET} MiB for the loss"

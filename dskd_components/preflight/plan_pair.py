@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,7 @@ from dskd_components.engines.tiled import Tiled
 from dskd_components.engines.work import LossShapes, products_of
 from dskd_components.errors import ConfigurationError
 from dskd_components.models.head import Head
-from dskd_components.preflight.sharding import MASTER, Spread
+from dskd_components.preflight.sharding import MASTER, Spread, reduce_bucket_size
 from dskd_components.preflight.traced import WIDE, trace
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class PlannedPair:
         self.student, self.teacher = models.traced("student", setup), models.traced("teacher", setup)
         heads = cut_heads(setup)
         self.spread = Spread(setup.sharding, setup.devices, cut_head="student" in heads)
+        if setup.sharding in MASTER:
+            size = reduce_bucket_size(setup.reduce_bucket_size, getattr(models.student, "config", None))
+            self.spread = replace(self.spread, reduce_bucket_size=size)
         cut = setup.teacher == "sharded"
         self.teacher_spread = Spread(
             "fsdp2" if cut else "none", setup.devices if cut else 1, cut_head="teacher" in heads

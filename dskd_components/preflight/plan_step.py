@@ -12,7 +12,7 @@ from dskd_components.preflight.plan_changes import remedies
 from dskd_components.preflight.plan_memory import PlannedMemory
 from dskd_components.preflight.plan_pair import Models, PlannedPair
 from dskd_components.preflight.plan_time import PlannedTime
-from dskd_components.preflight.sharding import BUCKET, MASTER
+from dskd_components.preflight.sharding import BUCKET, MASTER, hidden_size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,12 @@ def plan_step(student: Any, teacher: Any, setup: Setup, device: Device) -> StepP
     if planned.fits:
         return planned
     can_checkpoint = bool(getattr(student, "supports_gradient_checkpointing", False))
-    found = remedies(planned, lambda changed: plan_traced(models, changed, device), can_checkpoint=can_checkpoint)
+    found = remedies(
+        planned,
+        lambda changed: plan_traced(models, changed, device),
+        can_checkpoint=can_checkpoint,
+        has_width=hidden_size_of(getattr(student, "config", None)) is not None,
+    )
     return replace(planned, remedies=tuple(found))
 
 
@@ -127,9 +132,17 @@ def _assumptions(pair: PlannedPair, device: Device) -> Iterator[str]:
             "(reshard_after_forward=True) gathers again what is outside of blocks"
         )
     if pair.setup.sharding in MASTER:
+        size, said = pair.spread.reduce_bucket_size, pair.setup.reduce_bucket_size
+        why = (
+            ", the square of the student's hidden_size, as a trainer makes it"
+            if said == "auto"
+            else ', its default (--reduce-bucket-size auto, if a trainer reads "auto" in the file)'
+            if said == BUCKET
+            else ""
+        )
         yield (
-            f"gradient buckets: DeepSpeed's reduce_bucket_size is taken to be its default, {BUCKET:,} numbers, for "
-            "which it makes room whatever the model's size; less in its file takes less"
+            f"gradient buckets: DeepSpeed's reduce_bucket_size is {size:,} numbers{why}; it makes room for all of them "
+            "whatever the model's size"
         )
     if pair.has_master:
         yield "optimizer: DeepSpeed keeps master weights and states in float32"

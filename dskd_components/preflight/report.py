@@ -38,7 +38,7 @@ class Finding:
 
 
 SANE: Final = 1.05
-"""Up to this multiple of a uniform guess, ``t2s_ce`` starts sanely: the projector has little to unlearn."""
+"""Up to this multiple of a uniform guess, ``t2s_ce_covered`` starts sanely: the projector has little to unlearn."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class Start:
         aligner: its name.
         t2s_projector: the name of what maps the teacher's states into the student's space; None: nothing does.
         s2t_projector: of what maps the student's into the teacher's.
-        t2s_ce: in nats, a mean over the covered tokens: cross entropy of the labels, as the student's head reads them
-            from the teacher's projected states.
+        t2s_ce_covered: in nats, a mean over the covered tokens, as the metric of this name: cross entropy of the
+            labels, as the student's head reads them from the teacher's projected states. The term ``t2s_ce`` of a loss
+            divides by all scored tokens instead.
         t2s_uniform: the same of a uniform guess: the logarithm of the student's vocabulary.
         kept: share of the covered tokens whose label is what the projected teacher predicts, which is what the filter
             ``correct`` keeps.
         covered: share of the student's scored tokens to which something of the teacher belongs.
-        s2t_kd: in nats, a mean over the teacher's covered tokens: forward KL from the teacher to the student's
+        s2t_kd_covered: in nats, a mean over the teacher's covered tokens: forward KL from the teacher to the student's
             projected states, as the teacher's head reads them.
         s2t_uniform: the logarithm of the teacher's vocabulary, which the same of a uniform guess never exceeds.
         of_spec: whether it is the choice of the spec that was given.
@@ -67,11 +68,11 @@ class Start:
     aligner: str
     t2s_projector: str | None
     s2t_projector: str | None
-    t2s_ce: float | None
+    t2s_ce_covered: float | None
     t2s_uniform: float
     kept: float | None
     covered: float
-    s2t_kd: float | None
+    s2t_kd_covered: float | None
     s2t_uniform: float
     of_spec: bool = False
     recommended: bool = False
@@ -80,17 +81,17 @@ class Start:
     @property
     def is_sane(self) -> bool:
         """Whether neither head reads much worse than a uniform guess."""
-        return self.reads_sanely and (self.s2t_kd is None or self.s2t_kd <= SANE * self.s2t_uniform)
+        return self.reads_sanely and (self.s2t_kd_covered is None or self.s2t_kd_covered <= SANE * self.s2t_uniform)
 
     @property
     def reads_sanely(self) -> bool:
         """Whether the student's head does not read much worse than a uniform guess."""
-        return self.t2s_ce is None or self.t2s_ce <= SANE * self.t2s_uniform
+        return self.t2s_ce_covered is None or self.t2s_ce_covered <= SANE * self.t2s_uniform
 
     @property
     def known(self) -> float:
         """By how many nats a scored token of the student the projected teacher is better than a uniform guess."""
-        return -math.inf if self.t2s_ce is None else self.covered * (self.t2s_uniform - self.t2s_ce)
+        return -math.inf if self.t2s_ce_covered is None else self.covered * (self.t2s_uniform - self.t2s_ce_covered)
 
 
 Basis = Literal["measured", "scaled from a measured step", "arithmetic"]
@@ -242,8 +243,8 @@ def _sentence(finding: Finding) -> str:
     return f"{finding.component}: {finding.found}." + (f" Do: {finding.advice}." if finding.advice else "")
 
 
-START_HEADERS: Final = ("t2s_ce", "kept", "covered", "s2t_kd")
-"""What is shown of a start; terms in nats, of those of a uniform guess."""
+START_HEADERS: Final = ("t2s_ce_covered", "kept", "covered", "s2t_kd_covered")
+"""What is shown of a start; in nats a covered token, of those of a uniform guess."""
 
 
 def start_cells(start: Start) -> tuple[str, ...]:
@@ -251,10 +252,10 @@ def start_cells(start: Start) -> tuple[str, ...]:
     projectors = dict.fromkeys(name for name in (start.t2s_projector, start.s2t_projector) if name is not None)
     return (
         f"{start.aligner} with {' and '.join(projectors)}",
-        "-" if start.t2s_ce is None else f"{start.t2s_ce:.2f} of {start.t2s_uniform:.2f}",
+        "-" if start.t2s_ce_covered is None else f"{start.t2s_ce_covered:.2f} of {start.t2s_uniform:.2f}",
         "-" if start.kept is None else f"{start.kept:.1%}",
         f"{start.covered:.1%}",
-        "-" if start.s2t_kd is None else f"{start.s2t_kd:.2f} of {start.s2t_uniform:.2f}",
+        "-" if start.s2t_kd_covered is None else f"{start.s2t_kd_covered:.2f} of {start.s2t_uniform:.2f}",
         "recommended" if start.recommended else "as in the spec" if start.of_spec else "",
     )
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from dskd_components.collation.collator import DualTokenizerCollator
 from dskd_components.collation.encoded import SIDES
-from dskd_components.collation.samples import ChatSample, PairSample, TextSample
+from dskd_components.collation.samples import ChatSample, Columns, PairSample, TextSample
 from dskd_components.collation.token_samples import TokenSample
+from dskd_components.collation.unread_arguments import told_arguments
 from dskd_components.errors import InputError
 from dskd_components.models.states import IGNORE_INDEX
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.collation.samples import Columns, Sample
+    from dskd_components.collation.samples import Sample
     from dskd_components.components.aligner import Aligner
     from dskd_components.models.states import Side
 
@@ -81,6 +82,9 @@ class SideLengths:
 class SampleSurvey:
     """What the collator makes of each sample.
 
+    ``arguments`` has, for each argument of a chat template, where the samples are that have it, by the sides that do
+    not read it.
+
     Args:
         student_tokenizer: a fast one.
         teacher_tokenizer: a fast one.
@@ -106,6 +110,8 @@ class SampleSurvey:
         self.lengths: dict[Side, SideLengths] = {side: SideLengths() for side in SIDES}
         self.usable: list[Any] = []
         self.problems: list[tuple[str, InputError]] = []
+        self.arguments: dict[str, dict[tuple[Side, ...], list[str]]] = {}
+        self.columns = columns or Columns()
         collate = DualTokenizerCollator(student_tokenizer, teacher_tokenizer, aligner=aligner, columns=columns)
         for raw, sample, place in samples:
             try:
@@ -115,8 +121,16 @@ class SampleSurvey:
                 continue
             self.usable.append(raw)
             self.kinds[_kind(sample)] += 1
+            if isinstance(sample, ChatSample) and sample.template_options:
+                self._add_arguments(sample, collate.encoder.reader.read(sample).unread, place)
             for side, lengths in self.lengths.items():
                 lengths.add(batch, side)
+
+    def _add_arguments(self, sample: ChatSample, unread: Mapping[Side, tuple[str, ...]], place: str) -> None:
+        """Note of each argument of the template in which samples which sides do not read it."""
+        for name in told_arguments(sample.template_options):
+            sides = tuple(side for side in SIDES if name in unread[side])
+            self.arguments.setdefault(name, {}).setdefault(sides, []).append(place)
 
     @property
     def aligner_name(self) -> str:

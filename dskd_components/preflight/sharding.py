@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from dskd_components.errors import ConfigurationError, did_you_mean
 
@@ -37,6 +37,9 @@ MASTER: Final = frozenset({"zero1", "zero2", "zero3"})
 BUCKET: Final = 500_000_000
 """Numbers that DeepSpeed reduces at once (``reduce_bucket_size``, its default). It makes room for all of them, however
 small the model is: in each backward pass at stages 1 and 2, and for good at stage 3."""
+
+BucketSize = int | Literal["auto"]
+"""A ``reduce_bucket_size`` as DeepSpeed's file has it; ``"auto"``: what a trainer or Accelerate fills in."""
 
 DDP_FIRST: Final = 2**20
 """Bytes of the first bucket that DistributedDataParallel reduces."""
@@ -84,6 +87,45 @@ def require_teacher_place(name: str) -> TeacherPlace:
     return known[_number("teacher", name, known)]
 
 
+def hidden_size_of(config: Any) -> int | None:
+    """Return the width that ``"auto"`` in a DeepSpeed file stands for, None if a configuration has none.
+
+    Args:
+        config: of the model that an engine trains.
+    """
+    for holder in (config, getattr(config, "text_config", None)):
+        sizes = [getattr(holder, "hidden_size", None), *(getattr(holder, "hidden_sizes", None) or ())]
+        if sizes[0] is not None or len(sizes) > 1:
+            return int(sizes[0] if sizes[0] is not None else max(sizes[1:]))
+    return None
+
+
+def reduce_bucket_size(given: BucketSize, config: Any) -> int:
+    """Return how many numbers a bucket has: ``"auto"`` is the square of the width, as transformers fills it in.
+
+    Args:
+        given: what the file has.
+        config: of the model that the engine trains.
+
+    Raises:
+        ConfigurationError: it is ``"auto"``, and the configuration has no width.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> reduce_bucket_size("auto", SimpleNamespace(hidden_size=4096))
+        16777216
+    """
+    if given != "auto":
+        return given
+    width = hidden_size_of(config)
+    if width is None:
+        raise ConfigurationError(
+            "reduce_bucket_size 'auto': the student's configuration has neither hidden_size nor hidden_sizes, so that "
+            "a trainer cannot fill it in. Give a number, as in its DeepSpeed file."
+        )
+    return width**2
+
+
 def _number(field: str, name: str, known: tuple[str, ...]) -> int:
     if name not in known:
         raise ConfigurationError(
@@ -101,11 +143,13 @@ class Spread:
         devices: over how many.
         cut_head: whether the head stays cut in the loss. What is outside of blocks is then put away after the forward
             pass, and gathered again for the backward pass.
+        reduce_bucket_size: how many numbers DeepSpeed's buckets of gradients have.
     """
 
     sharding: Sharding
     devices: int
     cut_head: bool = False
+    reduce_bucket_size: int = BUCKET
 
     def share(self, part: Part) -> float:
         """Return the share of a part that each device keeps."""
@@ -132,11 +176,14 @@ class Spread:
         """Return the bytes of buckets in which gradients are brought together and sent, as far as they are kept."""
         if self.sharding == "ddp":
             return sum(model.trained)
-        return BUCKET * model.itemsize if self.sharding == "zero3" else 0
+        return self._bucket(model) if self.sharding == "zero3" else 0
 
     def backward_buckets(self, model: TracedModel) -> int:
         """Return the bytes of those that are there in the backward pass alone."""
-        return BUCKET * model.itemsize if self.sharding in ("zero1", "zero2") else 0
+        return self._bucket(model) if self.sharding in ("zero1", "zero2") else 0
+
+    def _bucket(self, model: TracedModel) -> int:
+        return self.reduce_bucket_size * model.itemsize
 
     def sent(self, model: TracedModel, *, micro_batches: int) -> float:
         """Return the bytes that each device sends in a step.
@@ -162,13 +209,16 @@ class Spread:
         """
         if self.gathers:  # each block in either pass, and its gradients; what is outside of blocks in one, or in both
             groups = len(model.units) + 1
-            return micro_batches * ((3 * groups - (not self.cut_head)) if trains else groups)
+            if not trains:
+                return micro_batches * groups
+            full = math.ceil(sum(model.trained) / self._bucket(model)) if self.sharding == "zero3" else 0
+            return micro_batches * (2 * groups - (not self.cut_head) + max(groups, full))
         if not trains or self.sharding == "none":
             return 0
         gradients = sum(model.trained)
         if self.sharding == "ddp":
             return 1 + math.ceil(max(gradients - DDP_FIRST, 0) / DDP_BUCKET)
-        return 2 * max(1, math.ceil(gradients / (BUCKET * model.itemsize)))
+        return 2 * max(1, math.ceil(gradients / self._bucket(model)))
 
     def operations(self, model: TracedModel, *, micro_batches: int, trains: bool) -> int:
         """Return as how many operations with nothing to do the host's work around collectives counts.

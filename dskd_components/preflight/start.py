@@ -206,11 +206,11 @@ class _Measured:
             aligner=spec.aligner.name,
             t2s_projector=_built(projecting, "t2s"),
             s2t_projector=_built(projecting, "s2t"),
-            t2s_ce=means.get("t2s_ce"),
+            t2s_ce_covered=means.get("t2s_ce"),
             t2s_uniform=math.log(self._student.head.vocabulary_size),
             kept=metrics["t2s_accuracy"] if "t2s_ce" in means else None,
             covered=covered / max(scored, 1),
-            s2t_kd=means.get("s2t_kd"),
+            s2t_kd_covered=means.get("s2t_kd"),
             s2t_uniform=math.log(self._teacher.head.vocabulary_size),
         )
 
@@ -232,8 +232,8 @@ def _with_recommended(starts: list[Start], direct_space: Callable[[str], str | N
     """Return starts with the one to begin with marked, or made of two: the directions do not depend on one another."""
     best = max(starts, key=lambda start: (start.reads_sanely, start.known))
     beside = [start for start in starts if start.aligner == best.aligner]
-    back = min(beside, key=lambda start: math.inf if start.s2t_kd is None else start.s2t_kd)
-    chosen = replace(best, s2t_projector=back.s2t_projector, s2t_kd=back.s2t_kd, recommended=True)
+    back = min(beside, key=lambda start: math.inf if start.s2t_kd_covered is None else start.s2t_kd_covered)
+    chosen = replace(best, s2t_projector=back.s2t_projector, s2t_kd_covered=back.s2t_kd_covered, recommended=True)
     chosen = replace(chosen, direct_space=direct_space(best.aligner))
     if back is best:
         return [chosen if start is best else start for start in starts]
@@ -259,11 +259,14 @@ def _projectors(start: Start) -> str:
 def _sentence(start: Start) -> str:
     """Return what was measured, in words."""
     parts = []
-    if start.t2s_ce is not None:
+    if start.t2s_ce_covered is not None:
         parts.append(
-            f"t2s_ce starts at {start.t2s_ce:.2f} nats, a uniform guess is {start.t2s_uniform:.2f}; it covers "
-            f"{start.covered:.0%} of the student's tokens and predicts {start.kept:.1%} of these"
+            f"t2s_ce_covered starts at {start.t2s_ce_covered:.2f} nats a covered token, a uniform guess is "
+            f"{start.t2s_uniform:.2f}; it covers {start.covered:.0%} of the student's tokens and predicts "
+            f"{start.kept:.1%} of these"
         )
-    if start.s2t_kd is not None:
-        parts.append(f"s2t_kd starts at {start.s2t_kd:.2f}, a uniform guess is at most {start.s2t_uniform:.2f}")
+    if start.s2t_kd_covered is not None:
+        parts.append(
+            f"s2t_kd_covered starts at {start.s2t_kd_covered:.2f}, a uniform guess is at most {start.s2t_uniform:.2f}"
+        )
     return "; ".join(parts) or "no token of the texts is covered"

@@ -55,7 +55,8 @@ class Linear(Projector):
     Drawn as `torch.nn.Linear` draws them, they do not know how large the states are that come in, nor what the target's
     head makes of those that go out: projected states may be read as sure and wrong predictions, far worse than a
     uniform guess, and the student is pulled there until the projector has learned. Calibrated, the same weights are
-    multiplied by one number, which follows from the two heads, so that ``t2s_ce`` starts at nearly a uniform guess.
+    multiplied by one number, which follows from the two heads, so that ``t2s_ce_covered`` starts at nearly a uniform
+    guess.
 
     Examples:
         >>> Linear().build(source_size=24, target_size=16, heads=None)

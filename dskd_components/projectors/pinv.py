@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 ENOUGH: Final = 4
 """How many shared tokens, as a multiple of the target's width, make a map that holds for the others too. With as many
 tokens as it has columns, a least-squares map fits their logits exactly and makes anything of all others: from
-Gemma-3-270M to SmolLM2-135M (width 576; a uniform guess is 10.8 nats), ``t2s_ce`` starts at 43.0 with 600 tokens, at
-10.5 with 1,000, 7.4 with 2,000, 6.6 with 5,000, 6.4 with 20,000."""
+Gemma-3-270M to SmolLM2-135M (width 576; a uniform guess is 10.8 nats), ``t2s_ce_covered`` starts at 43.0 with 600
+tokens, at 10.5 with 1,000, 7.4 with 2,000, 6.6 with 5,000, 6.4 with 20,000."""
 
 
 class PinvProjection(LinearProjection):

@@ -50,6 +50,16 @@ def test_a_table_and_what_it_presumes(dskd: Callable[..., Ran], folders: dict[st
     assert sorted(path.name for path in folders["student"].iterdir() if path.suffix == ".safetensors") == []
 
 
+def test_buckets_are_as_deepspeeds_file_has_them(dskd: Callable[..., Ran], folders: dict[str, Path]) -> None:
+    command = ("plan", folders["student"], folders["teacher"], *SMALL, "--devices", 2, "--sharding", "zero3", "--json")
+    width = json.loads((folders["student"] / "config.json").read_text())["hidden_size"]
+    for option, numbers in ((), 500_000_000), (("auto",), width**2), (("2M",), 2_000_000):
+        report = json.loads(dskd(*command, *(f"--reduce-bucket-size={size}" for size in option)).out)
+        assert {part["component"]: part["bytes"] for part in report["parts"]}["gradient buckets"] == 2 * numbers
+    refused = dskd(*command, "--reduce-bucket-size", "much")
+    assert "--reduce-bucket-size much: expected a number such as" in refused.err
+
+
 def test_json_is_the_plan_and_the_exit_code_says_whether_it_fits(
     dskd: Callable[..., Ran], folders: dict[str, Path]
 ) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
-from dskd_components import DualTokenizerCollator, MultiTeacherCollator
+from dskd_components import DSKDWarning, DualTokenizerCollator, MultiTeacherCollator
 from tests.helpers.collating import byte_level, metaspace, unigram
 from tests.helpers.fake_distributions import FakeDistribution
 from tests.helpers.sample_kinds import OF_TWO_TOKENIZERS
@@ -52,6 +53,29 @@ def test_as_many_are_shown_as_were_asked_for(show: Callable[..., Ran], folder: P
         assert (ran.code, ran.err) == (0, "")
         assert ran.out == "\n".join(expected)
     assert show(columns=40).out.count(": sample ") == 3
+
+
+def test_tools_that_a_template_does_not_read_are_said_of_the_sample(dskd: Callable[..., Ran], folder: Path) -> None:
+    ignores = byte_level().__class__.from_pretrained(folder / "byte_level")
+    ignores.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    ignores.save_pretrained(folder / "ignores")
+    own = ("--student", folder / "ignores", "--teacher", folder / "metaspace", folder / "samples.jsonl")
+    number = list(OF_TWO_TOKENIZERS).index("tools")
+    ran = dskd("show-sample", *own, "--start", number, "-n", 1)
+    place = f"{folder / 'samples.jsonl'}: sample {number}"
+    assert " ".join(ran.err.split()).startswith(
+        f"warning: {place}: 'tools' makes no difference to what the chat template of the student writes; that of the "
+    )
+    assert (ran.code, ran.out.startswith(place)) == (0, True)
+
+
+def test_other_warnings_of_the_library_are_sentences(show: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_nothing(*_: object) -> list[object]:
+        warnings.warn("something is odd", DSKDWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr("dskd_components.cli.show_sample.read_samples", read_nothing)
+    assert show().err.startswith("warning: something is odd\nerror: ")
 
 
 def test_options_are_those_of_the_collator(show: Callable[..., Ran]) -> None:

@@ -163,8 +163,10 @@ def test_a_template_for_tools_is_enough_where_there_are_tools() -> None:
     )
     tools = [{"type": "function", "function": {"name": "look", "description": "", "parameters": {}}}]
     collate = DualTokenizerCollator(tokenizer, byte_level())
-    row = row_of(collate([GOOD | {"tools": tools}]), "student")
-    assert row["input_ids"] == row_of(DualTokenizerCollator(byte_level(), byte_level())([GOOD]), "student")["input_ids"]
+    named, only = (
+        one([GOOD | {"tools": tools}]) for one in (collate, DualTokenizerCollator(byte_level(), byte_level()))
+    )
+    assert row_of(named, "student")["input_ids"] == row_of(only, "student")["input_ids"]
 
 
 def test_a_tokenizer_that_fails_on_what_it_does_not_know() -> None:

@@ -16,13 +16,17 @@ from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_with
 if TYPE_CHECKING:
     from torch import Tensor
 
+# What a template may be told beside the messages; nothing is written where nothing is told.
+TOLD = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% if enable_thinking is defined %}({{ enable_thinking }}){% endif %}"
+)
 CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    TOLD + "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # As Llama 2's: BOS, contents stripped, a space before the end of a turn, no system role of its own.
 LLAMA = (
-    "{{ bos_token }}{% for m in messages %}"
+    "{{ bos_token }}" + TOLD + "{% for m in messages %}"
     "{% if m['role'] == 'assistant' %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}"
     "{% elif m['role'] == 'user' %}{{ '[INST] ' + m['content'] | trim + ' [/INST]' }}"
     "{% elif m['role'] == 'system' %}{{ '<<SYS>>\n' + m['content'] + '\n<</SYS>>\n\n' }}"

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import replace
 from io import StringIO
 from itertools import accumulate, pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import pytest
@@ -16,6 +17,7 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
 from dskd_components.components import ComparedRows, Space, SpaceResult, TokenTerm, default_registry
@@ -27,7 +29,7 @@ from dskd_components.preflight.device import DEVICES, ThisMachine, stated_device
 from dskd_components.preflight.plan import PlanPart, Remedy, Setup, StepPlan
 from dskd_components.preflight.plan_pair import Models, PlannedPair
 from dskd_components.preflight.plan_step import plan_step, plan_traced
-from dskd_components.preflight.sharding import Sharding, TeacherPlace, require_sharding
+from dskd_components.preflight.sharding import Sharding, Spread, TeacherPlace, reduce_bucket_size, require_sharding
 from dskd_components.preflight.traced import trace
 from tests.helpers.correct_components import LearnedScale, LearnedSpans, SpaceWithModule, SpanLikelihood
 from tests.helpers.half_kernels import HalfKernels
@@ -124,6 +126,82 @@ def test_each_device_holds_its_share(sharding: Sharding) -> None:
     assert held.get("gradient buckets", 0) == {"ddp": 2 * numbers, "zero3": 2 * 500_000_000}.get(sharding, 0)
     backward = next(part.bytes for part in plan.parts if part.component == "student backward")
     assert (backward >= 2 * 500_000_000) == (sharding in ("zero1", "zero2"))
+
+
+AUTO = {"reduce_bucket_size": "auto"}
+WIDTHS: dict[str, tuple[SimpleNamespace, int | None]] = {
+    "a width": (SimpleNamespace(hidden_size=24, hidden_sizes=[3]), 24),
+    "several widths": (SimpleNamespace(hidden_sizes=[8, 32, 16]), 32),
+    "a text model's": (SimpleNamespace(text_config=SimpleNamespace(hidden_size=40)), 40),
+    "a text model's, several": (SimpleNamespace(text_config=SimpleNamespace(hidden_sizes=[8, 4])), 8),
+    "none": (SimpleNamespace(text_config=SimpleNamespace()), None),
+}
+
+
+@pytest.mark.parametrize("kind", WIDTHS)
+def test_auto_is_what_transformers_fills_in(kind: str) -> None:
+    config, width = WIDTHS[kind]
+    filled = HfTrainerDeepSpeedConfig({"zero_optimization": {"stage": 3} | AUTO})
+    arguments, model = SimpleNamespace(get_warmup_steps=lambda steps: 0), SimpleNamespace(config=config)
+    if width is None:
+        with pytest.raises(ValueError, match="neither `hidden_size`"):
+            filled.trainer_config_finalize(arguments, model, 1)
+        with pytest.raises(ConfigurationError, match=r"reduce_bucket_size 'auto'.*hidden_size.*a number"):
+            reduce_bucket_size("auto", config)
+        return
+    filled.trainer_config_finalize(arguments, model, 1)
+    assert reduce_bucket_size("auto", config) == filled.config["zero_optimization"]["reduce_bucket_size"] == width**2
+    assert reduce_bucket_size(7, config) == 7
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
+def test_the_bucket_is_as_large_as_it_is_said_to_be(pair: Models, sharding: Sharding) -> None:
+    def bucket(size: int | str) -> tuple[int, int, str]:
+        plan = planned(pair, devices=2, sharding=sharding, reduce_bucket_size=size)
+        held = {part.component: part.bytes for part in plan.parts if part.kind == "held"}.get("gradient buckets", 0)
+        backward = next(part.bytes for part in plan.parts if part.component == "student backward")
+        return held, backward, " ".join(plan.assumptions)
+
+    usual, small, large = bucket(500_000_000), bucket("auto"), bucket(10**9)
+    saved = 4 * (500_000_000 - 24**2)  # of float32 numbers
+    if not sharding.startswith("zero"):
+        assert usual == small == large
+        assert "reduce_bucket_size" not in small[2]
+        return
+    where = 0 if sharding == "zero3" else 1
+    assert usual[where] - small[where] == saved
+    assert large[where] - usual[where] == 4 * 500_000_000
+    assert usual[1 - where] == small[1 - where]
+    assert "500,000,000 numbers, its default" in usual[2]
+    assert "--reduce-bucket-size auto" in usual[2]
+    assert "576 numbers, the square of the student's hidden_size" in small[2]
+
+
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+def test_a_smaller_bucket_is_more_collectives(pair: Models, sharding: Sharding) -> None:
+    student = pair.traced("student", Setup(spec=SPEC, tokens=512, length=32))
+    counts = [
+        Spread(sharding, 2, reduce_bucket_size=size).collectives(student, micro_batches=2, trains=True)
+        for size in (100, 24**2, 500_000_000)
+    ]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+def test_a_bucket_that_is_none_is_refused() -> None:
+    for wrong in (0, -1, "small", 1.5):
+        with pytest.raises(ConfigurationError, match=r"reduce_bucket_size: expected a positive number or 'auto'"):
+            Setup(spec=SPEC, reduce_bucket_size=wrong)  # type: ignore[arg-type]
+
+
+def test_a_bucket_as_a_trainer_makes_it_is_a_change_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = on_meta("student"), on_meta("teacher")
+    setup = Setup(spec=SPEC, tokens=512, length=32, devices=2, sharding="zero2", device_memory=2**29)
+    assert "--reduce-bucket-size auto" in [remedy.options for remedy in plan_step(*models, setup, H100).remedies]
+    monkeypatch.setattr("dskd_components.preflight.plan_step.hidden_size_of", lambda config: None)
+    remedies = plan_step(*models, setup, H100).remedies
+    assert remedies
+    assert not any("bucket" in remedy.options for remedy in remedies)
 
 
 @pytest.mark.parametrize("change", [{"teacher": "store"}, {"checkpointing": True}, {"accumulation": 4}])

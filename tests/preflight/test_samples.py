@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, DualTokenizerPreprocessor, InputError
+from dskd_components import (
+    DSKDLoss,
+    DSKDSpec,
+    DSKDWarning,
+    DualTokenizerCollator,
+    DualTokenizerPreprocessor,
+    InputError,
+)
 from dskd_components.collation.samples import Columns
 from dskd_components.preflight import Pair, examine
+from dskd_components.preflight.check_samples import check_samples
 from tests.helpers.models import TEXTS, tiny_model
 from tests.helpers.pairs import CHATML, OTHER, finding, look, sound_pair, tokenizer, trained_teacher
 
 if TYPE_CHECKING:
     from dskd_components.preflight import PreflightReport
 
-STUDENT, TEACHER = tokenizer(280, template=CHATML), tokenizer(300, template=OTHER)
+READS_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
+STUDENT, TEACHER = tokenizer(280, template=READS_TOOLS + CHATML), tokenizer(300, template=READS_TOOLS + OTHER)
 ASKED = {"role": "user", "content": "What counts?"}
 ANSWERED = {"role": "assistant", "content": "Readability counts, and explicit is better."}
 TOOLS = [{"type": "function", "function": {"name": "count", "parameters": {"type": "object", "properties": {}}}}]
@@ -51,8 +62,7 @@ def expected(samples: list[Any], aligner: str, side: str) -> tuple[int, int, flo
     return int(batch[f"{side}_attention_mask"].sum()), int(scored.sum()), int(paired.sum()) / int(scored.sum())
 
 
-@pytest.mark.parametrize("aligner", ["span", "exact_match"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "aligner"), list(zip(KINDS, itertools.cycle(["span", "exact_match"]), strict=False)))
 def test_every_kind_is_counted_as_the_collator_reads_it(kind: str, aligner: str) -> None:
     sample, words = KINDS[kind]
     report = of_pair([sample, sample], spec=DSKDSpec(aligner=aligner), tokens_per_step=64)
@@ -81,6 +91,45 @@ def test_kinds_are_told_apart_in_one_file() -> None:
         "2 texts and 2 prompts and responses and 1 prompt and response with a prompt of the teacher's own and 3 chats "
         "and 1 chat with tools"
     )
+
+
+UNREAD = {
+    ("", ""): (
+        "warning",
+        "'tools' makes no difference to what the chat template of the student and of the teacher writes in 2 of the 2 "
+        "chats with it (sample 1; sample 2)",
+    ),
+    ("{{ tools }}", ""): (
+        "warning",
+        "'tools' makes no difference to what the chat template of the teacher writes; that of the student reads it, so "
+        "the models read different prompts in 2 of the 2 chats with it (sample 1; sample 2)",
+    ),
+    ("{{ tools }}", "{{ tools }}"): ("ok", "both chat templates read 'tools', in 2 chats"),
+    ("{{ tools if messages | length == 2 }}", "{{ tools }}"): (
+        "warning",
+        "'tools' makes no difference to what the chat template of the student writes; that of the teacher reads it, so "
+        "the models read different prompts in 1 of the 2 chats with it (sample 2)",
+    ),
+}
+
+
+@pytest.mark.parametrize("before", UNREAD)
+def test_tools_that_a_template_does_not_read_are_counted(before: tuple[str, str]) -> None:
+    student, teacher = tokenizer(280, template=before[0] + CHATML), tokenizer(300, template=before[1] + OTHER)
+    chats: list[Any] = [{"messages": messages} for messages in ([ASKED, ANSWERED], [ASKED, ANSWERED] * 2)]
+    # What is empty, and a template of its own, is nothing that a template is told.
+    beside = {"tools": [], "chat_template_kwargs": {"documents": [], "chat_template": before[0] + CHATML}}
+    samples = [chats[0] | beside, *(chat | {"tools": TOOLS} for chat in chats)]
+    severity, text = UNREAD[before]
+    tokenizers = {"student_tokenizer": student, "teacher_tokenizer": teacher}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DSKDWarning)  # as `examine` does
+        findings = list(check_samples(Pair(**sound_pair() | tokenizers, samples=samples)))
+    (found,) = [each for each in findings if each.component == "template arguments"]
+    assert (found.severity, found.found) == (severity, text)
+    assert bool(found.advice) == (severity == "warning")
+    without = check_samples(Pair(**sound_pair() | tokenizers, samples=chats))
+    assert all(each.component != "template arguments" for each in without)
 
 
 def test_samples_in_tokens_and_preprocessed_ones() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +58,13 @@ def test_what_is_recommended_starts_sanely(name: str, head_scale: float) -> None
     report = look(student=student)
     assert {start.aligner for start in report.starts} == set(OF_TWO_TOKENIZERS)
     best = recommended(report)
-    assert best.t2s_ce is not None
-    assert best.t2s_ce <= SANE * math.log(280), report.to_text()
+    assert best.t2s_ce_covered is not None
+    assert best.t2s_ce_covered <= SANE * math.log(280), report.to_text()
     for start in random_ones(report):
-        assert start.t2s_ce is not None
-        assert start.t2s_ce <= SANE * start.t2s_uniform, "whichever aligner one takes, the calibrated projector is sane"
+        assert start.t2s_ce_covered is not None
+        assert start.t2s_ce_covered <= SANE * start.t2s_uniform, (
+            "whichever aligner one takes, the calibrated projector is sane"
+        )
     assert finding(report, "start", "ok")
 
 
@@ -76,7 +79,9 @@ def test_what_is_recommended_can_be_written_down_and_used() -> None:
     [again] = [start for start in look(spec=spec).starts if start.of_spec]
     best = recommended(report)
     # Random weights are drawn anew.
-    assert (again.t2s_ce, again.s2t_kd) == pytest.approx((best.t2s_ce, best.s2t_kd), rel=1e-2)
+    assert (again.t2s_ce_covered, again.s2t_kd_covered) == pytest.approx(
+        (best.t2s_ce_covered, best.s2t_kd_covered), rel=1e-2
+    )
 
 
 @pytest.mark.parametrize("aligner", OF_TWO_TOKENIZERS)
@@ -93,8 +98,11 @@ def test_it_is_the_start_of_the_loss_itself(aligner: str) -> None:
         out = loss_fn.run(pair["student"], pair["teacher"], collate([{"text": text} for text in TEXTS]))
     scored = int(out.counts["ce"])
     covered = int(out.counts["t2s_ce"])
-    assert found.t2s_ce == pytest.approx(float(out.terms["t2s_ce"]) * scored / covered, rel=1e-5)
-    assert found.s2t_kd == pytest.approx(float(out.terms["s2t_kd"]) * scored / int(out.counts["s2t_kd"]), rel=1e-5)
+    assert found.t2s_ce_covered == pytest.approx(float(out.terms["t2s_ce"]) * scored / covered, rel=1e-5)
+    assert found.s2t_kd_covered == pytest.approx(
+        float(out.terms["s2t_kd"]) * scored / int(out.counts["s2t_kd"]), rel=1e-5
+    )
+    assert found.t2s_ce_covered == pytest.approx(float(out.metrics["t2s_ce_covered"]), rel=1e-5)
     assert found.covered == pytest.approx(covered / scored)
     assert found.kept == pytest.approx(int(out.counts["t2s_kd"]) / covered)
     assert (found.t2s_uniform, found.s2t_uniform) == (math.log(280), math.log(300))
@@ -132,17 +140,17 @@ def test_each_head_is_held_to_its_own_guess(t2s_ce: float | None, s2t_kd: float,
         aligner="span",
         t2s_projector=None if t2s_ce is None else "mlp",
         s2t_projector="mlp",
-        t2s_ce=t2s_ce,
+        t2s_ce_covered=t2s_ce,
         t2s_uniform=6.0,
         kept=None if t2s_ce is None else 0.1,
         covered=0.9,
-        s2t_kd=s2t_kd,
+        s2t_kd_covered=s2t_kd,
         s2t_uniform=6.0,
         of_spec=True,
     )
     [found] = check_start((start,))
     assert (found.severity, found.component) == (severity, "start of the spec")
-    assert f"s2t_kd starts at {s2t_kd:.2f}" in found.found
+    assert f"s2t_kd_covered starts at {s2t_kd:.2f}" in found.found
 
 
 def test_one_tokenizer() -> None:
@@ -201,8 +209,8 @@ def test_an_aligner_that_cannot_read_a_teacher_is_left_out(monkeypatch: pytest.M
 
 def test_a_spec_that_projects_one_way_or_not_at_all() -> None:
     [own] = [start for start in look(spec=DSKDSpec(aligner="span", spaces=["teacher"])).starts if start.of_spec]
-    assert (own.t2s_projector, own.t2s_ce, own.kept) == (None, None, None)
-    assert own.s2t_kd is not None
+    assert (own.t2s_projector, own.t2s_ce_covered, own.kept) == (None, None, None)
+    assert own.s2t_kd_covered is not None
     assert 0 < own.covered <= 1
     same = {"student": tiny_model("Llama", vocabulary=300), "student_tokenizer": tokenizer(300)}
     assert not any(start.of_spec for start in look(**same, spec=DSKDSpec.preset("vanilla-kd")).starts)
@@ -218,16 +226,26 @@ def test_programs_and_people_are_told_all_of_it() -> None:
     report = look()
     plain = json.loads(json.dumps(report.to_dict()))
     assert [start["recommended"] for start in plain["starts"]].count(True) == 1
-    assert plain["starts"][0].keys() >= {"aligner", "t2s_ce", "t2s_uniform", "kept", "covered", "s2t_kd"}
+    assert plain["starts"][0].keys() >= {
+        *("aligner", "t2s_ce_covered", "t2s_uniform", "kept", "covered", "s2t_kd_covered")
+    }
     text = report.to_text()
     for start in report.starts:
         assert f"start of {start.aligner} with {start.t2s_projector}" in text
-        assert f"{start.t2s_ce:.2f} of {start.t2s_uniform:.2f}" in text
+        assert f"{start.t2s_ce_covered:.2f} of {start.t2s_uniform:.2f}" in text
     from rich.console import Console
 
     console = Console(width=200, file=io.StringIO())
     console.print(report)
-    assert "recommended" in console.file.getvalue()  # type: ignore[attr-defined]
+    table = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "recommended" in table
+    # The name of a term is that of a mean over scored tokens; what is divided by covered ones has another.
+    [batch] = [finding.found for finding in report.findings if finding.component == "batch"]
+    assert re.fullmatch(r"the loss is [\d.]+ \(terms as training logs them: ce [\d.]+, .*t2s_ce [\d.]+, .*\)", batch)
+    for written in (text.replace(batch, ""), report.recommendation, json.dumps(plain["starts"])):
+        assert not re.findall(r"\b(?:t2s_ce|t2s_kd|s2t_kd)\b", written)
+        assert "t2s_ce_covered" in written
+    assert "t2s_ce_covered" in table
 
 
 def test_models_run_once_and_projectors_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
