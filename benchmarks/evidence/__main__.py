@@ -69,12 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    unknown = [stage for stage in options.stages if stage not in (*STAGES, "search", "all")]
-    if unknown:
-        parser.error(f"expected some of {', '.join((*STAGES, 'search', 'all'))}, got {unknown[0]!r}")
-    stages = (*options.stages, *STAGES) if "all" in options.stages else options.stages
-    if options.beside and "report" not in stages:
-        parser.error(f"expected the stage 'report', which reads --beside, got {', '.join(stages)}")
+    stages = _stages(parser, options)
     began = time.monotonic()
     until = _until(began, options.hours and 3600 * options.hours, options.seconds)
     torch.set_num_threads(options.threads)
@@ -146,6 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, help="processes that train; 0: this one, with a progress bar")
     parser.add_argument("--pack", type=Path, help="a .tar.gz for what was found: rows of runs, numbers, no models")
     return parser
+
+
+def _stages(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the stages that are asked for; others are refused."""
+    unknown = [stage for stage in options.stages if stage not in (*STAGES, "search", "all")]
+    if unknown:
+        parser.error(f"expected some of {', '.join((*STAGES, 'search', 'all'))}, got {unknown[0]!r}")
+    stages = (*options.stages, *STAGES) if "all" in options.stages else options.stages
+    if options.beside and "report" not in stages:
+        parser.error(f"expected the stage 'report', which reads --beside, got {', '.join(stages)}")
+    return tuple(stages)
 
 
 def _line(given: str) -> tuple[SettingName, tuple[str, ...]]:

@@ -64,7 +64,7 @@ def results(bench: Bench, order: Order = ORDER, beside: Sequence[Bench] = ()) ->
         "searched on": made_on(searches),
         "baselines": bench.read("baselines.json") or {},
         "costs": costs(bench.read(FILE)),
-        "written": writing(bench.folder),
+        "written": next((took for each in (bench, *beside) if (took := writing(each.folder))), None),
         "intervals": texts is not None,
         "settings": {setting: _setting(folder, setting, order) for setting in SETTINGS},
         "others": [
