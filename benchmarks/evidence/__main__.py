@@ -69,10 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    unknown = [stage for stage in options.stages if stage not in (*STAGES, "search", "all")]
-    if unknown:
-        parser.error(f"expected some of {', '.join((*STAGES, 'search', 'all'))}, got {unknown[0]!r}")
-    stages = (*options.stages, *STAGES) if "all" in options.stages else options.stages
+    stages = _stages(parser, options)
     began = time.monotonic()
     until = _until(began, options.hours and 3600 * options.hours, options.seconds)
     torch.set_num_threads(options.threads)
@@ -106,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     _measure(bench, order, stages)
     if "report" in stages:
-        report(bench, order, options.publish)
+        beside = [Bench(folder, plan, options.device) for folder in options.beside]
+        report(bench, order, options.publish, beside)
     if options.pack is not None:
         pack(bench.folder, options.pack)
     if "toy" in stages:
@@ -120,6 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--teacher", type=Path, help="a folder with a model of the Llama family; else from a package")
     parser.add_argument("--data", type=Path, help="JSON lines: text, or prompt and response; else Python's help")
     parser.add_argument("--quick", action="store_true", help="tiny models, in seconds; results mean nothing")
+    parser.add_argument(
+        "--beside",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="of the same experiment on another machine, for a report; may be given again",
+    )
     parser.add_argument("--publish", type=Path, help="a checkout, whose page, pictures and results a report renews")
     parser.add_argument("--hours", type=float, help="begin no run after so many hours of this command")
     parser.add_argument("--seconds", type=float, help="the same in seconds")
@@ -135,6 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, help="processes that train; 0: this one, with a progress bar")
     parser.add_argument("--pack", type=Path, help="a .tar.gz for what was found: rows of runs, numbers, no models")
     return parser
+
+
+def _stages(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the stages that are asked for; others are refused."""
+    unknown = [stage for stage in options.stages if stage not in (*STAGES, "search", "all")]
+    if unknown:
+        parser.error(f"expected some of {', '.join((*STAGES, 'search', 'all'))}, got {unknown[0]!r}")
+    stages = (*options.stages, *STAGES) if "all" in options.stages else options.stages
+    if options.beside and "report" not in stages:
+        parser.error(f"expected the stage 'report', which reads --beside, got {', '.join(stages)}")
+    return tuple(stages)
 
 
 def _line(given: str) -> tuple[SettingName, tuple[str, ...]]:
@@ -207,15 +224,16 @@ def _measure(bench: Bench, order: Order, stages: Sequence[str]) -> None:
         measure_times(bench.folder, bench.plan, order, partial(print, flush=True))
 
 
-def report(bench: Bench, order: Order, checkout: Path | None) -> None:
+def report(bench: Bench, order: Order, checkout: Path | None, beside: Sequence[Bench] = ()) -> None:
     """Write results and pictures; in a checkout the page as well.
 
     Args:
         bench: the folder, with runs.
         order: which arms there are to be.
         checkout: where the page is; None: all is written to the folder.
+        beside: folders of the same experiment, whose runs were made elsewhere.
     """
-    found = results(bench, order)
+    found = results(bench, order, beside)
     images = _images(bench.folder, checkout)
     file = bench.folder / "report" / "evidence.json" if checkout is None else checkout / PUBLISHED["json"]
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -6,14 +6,15 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.evidence.ablation_page import ablation_tables
+from benchmarks.evidence.answer import answer, headline
+from benchmarks.evidence.machines import all_tables, state
 from benchmarks.evidence.tables import (
     BY_VOCABULARIES,
     costs_table,
-    headline,
     markdown,
     of_vocabularies,
     search_table,
-    table,
     texts_table,
     title,
 )
@@ -102,38 +103,9 @@ def plan_facts(found: Found) -> str:
     )
 
 
-def state(found: Found) -> str:
-    """Return where the runs were made, and what is complete and what is not.
-
-    Args:
-        found: the results.
-    """
-    lines = [
-        f"- {kind}: {row['runs']:,} runs on {row['machine']}, {row['hours']:.1f} hours of training, summed over runs"
-        + (", several of which share the GPU." if "NVIDIA" in row["machine"] else ".")
-        for kind, key in (("compared", "made on"), ("searched", "searched on"))
-        for row in found[key]
-    ]
-    if not found["intervals"]:
-        lines.append("- The texts are not at hand, so that there are no intervals.")
-    seeds = len(found["plan"]["seeds"])
-    lines += ["", f"An arm is complete with its rate tuned and {seeds} seeds.", ""]
-    for setting in found["settings"].values():
-        arms = setting["arms"]
-        whole = [arm for arm, of in arms.items() if of["tuned"] and not of["seeds missing"]]
-        partly = [arm for arm in arms if arm not in whole]
-        parts = [
-            f"{label} {', '.join(f'`{arm}`' for arm in some)}"
-            for label, some in (("complete:", whole), ("begun:", partly), ("not begun:", setting["not begun"]))
-            if some
-        ]
-        if parts:
-            lines.append(f"- {title(setting)}: {'; '.join(parts)}.")
-    return "\n".join(lines)
-
-
 PICTURES: Final = {
     "gains": {"evidence_gains.png": "Every arm against cross entropy alone"},
+    "ablation": {"evidence_ablation.png": "What each part changes in the test loss, pair by pair"},
     "texts": {"evidence_texts.png": "Loss and gain over the number of training texts"},
     "curves": {"evidence_curves.png": "Difference to cross entropy alone over the steps"},
     "search": {
@@ -152,9 +124,11 @@ def places(found: Found, drawn: Collection[str]) -> dict[str, str]:
         drawn: the names of the pictures that there are.
     """
     tables = {
+        "answer": answer(found),
         "headline": headline(found),
+        "ablation": ablation_tables(found),
         "texts": texts_table(found),
-        **{f"table {name}": table(setting, found) for name, setting in found["settings"].items()},
+        "tables": all_tables(found),
         "search": search_table(found),
         "plan": plan_facts(found),
         "state": state(found),

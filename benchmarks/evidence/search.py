@@ -170,6 +170,18 @@ def arm_of(run: Run) -> Arm:
     return arms[run.arm] if run.arm in arms else searched(run.setting)[run.arm]
 
 
+def title_of(setting: SettingName, arm: str) -> str:
+    """Return what tables call an arm, of the comparison, of the search, or one that the code of today does not know.
+
+    Args:
+        setting: the setting.
+        arm: the arm.
+    """
+    if arm in arms_of(setting):
+        return arms_of(setting)[arm].title
+    return f"`{searched(setting)[arm].title}`, of the search" if arm in searched(setting) else f"`{arm}`"
+
+
 @cache
 def all_searched() -> list[tuple[SettingName, str]]:
     """Return all arms of the search, those that are compared in the end among them, most promising first."""

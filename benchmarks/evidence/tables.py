@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
-
-from benchmarks.evidence.results import RIVALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,53 +72,40 @@ def over_texts(found: Found, vocabularies: str) -> dict[str, str]:
     return {arm: SHORT.get(arm, titles[arm]) for arm in (*OVER_TEXTS[vocabularies], *recommended) if arm in titles}
 
 
-def headline(found: Found) -> str:
-    """Return the tables of recommended arms, against what others offer.
+def difference(minus: Found | None) -> str:
+    """Return the cell of a difference, with its interval; bold if it is surely an improvement.
 
     Args:
-        found: the results.
+        minus: of the results; None: there is none.
     """
-    parts = []
-    for name, rivals in RIVALS.items():
-        settings = of_vocabularies(found, name).values()
-        rows = [
-            (setting, arm)
-            for setting in settings
-            for arm in setting["arms"].values()
-            if arm["recommended"] and arm["mean"] is not None
-        ]
-        shown = [rival for rival in rivals if any(rival in arm["minus"] for _, arm in rows)]
-        if rows:
-            parts.append(
-                markdown(
-                    (BY_VOCABULARIES[name], "learned from", "nats a byte", *(f"minus {SHORT[each]}" for each in shown)),
-                    (
-                        (
-                            title(setting).partition(", ")[2],
-                            arm["title"] + _incomplete(arm),
-                            f"{arm['mean']:.4f}",
-                            *(_difference(arm["minus"].get(each)) for each in shown),
-                        )
-                        for setting, arm in rows
-                    ),
-                )
-            )
-    if not parts:
-        return "No arm is recommended yet."
-    note = (
-        "Nats a byte of test text, mean over seeds; differences are seed by seed, at equal steps, less is better. In "
-        "brackets 95 %, over seeds and documents. Bold: better in every seed, and the whole interval is below 0."
-    )
-    return "\n\n".join((*parts, note))
-
-
-def _difference(minus: Found | None) -> str:
     if minus is None:
         return ""
     interval = minus["interval"]
     between = "" if interval is None else f" ({interval[0]:+.4f} to {interval[1]:+.4f})"
-    sure = minus["to"] < 0 and interval is not None and interval[1] < 0
-    return f"**{minus['mean']:+.4f}**{between}" if sure else f"{minus['mean']:+.4f}{between}"
+    return f"**{minus['mean']:+.4f}**{between}" if verdict(minus) == "better" else f"{minus['mean']:+.4f}{between}"
+
+
+def verdict(minus: Found) -> str:
+    """Return ``"better"`` or ``"worse"`` where every seed and the whole interval say so, else ``"not clear"``.
+
+    Args:
+        minus: a difference, of the results.
+    """
+    low, high = minus["interval"] or (float("-inf"), float("inf"))
+    if max(minus["to"], high) < 0:
+        return "better"
+    return "worse" if min(minus["from"], low) > 0 else "not clear"
+
+
+def base_of(arm: Found, rival: str) -> float:
+    """Return nats a byte of what is subtracted from an arm, over the seeds that both have.
+
+    Args:
+        arm: of the results.
+        rival: of its differences.
+    """
+    minus = arm["minus"][rival]
+    return fmean(arm["test"][seed] for seed in minus["seeds"]) - float(minus["mean"])
 
 
 def texts_table(found: Found) -> str:
@@ -151,7 +137,7 @@ def _over_texts(arm: Found | None) -> str:
     minus = arm["minus"].get("ce")
     if minus is None:
         return f"{arm['mean']:.4f}"
-    base = (arm["mean"] - minus["mean"]) / 100
+    base = base_of(arm, "ce") / 100
     return f"{arm['mean']:.4f} ({minus['mean'] / base:+.2f}: {minus['from'] / base:+.2f} to {minus['to'] / base:+.2f})"
 
 
@@ -206,11 +192,15 @@ def _row(arm: Found, cost: Found | None) -> tuple[str, ...]:
         ("no number any more", "") if arm["mean"] is None else (f"{arm['mean']:.4f}", f"{100 * arm['accuracy']:.2f} %")
     )
     name = f"**{arm['title']}**" if arm["recommended"] else arm["title"]
-    return name + _incomplete(arm), mean, seeds, interval, right, f"{arm['lr']:.2g}", _cost(cost)
+    return name + incomplete(arm), mean, seeds, interval, right, f"{arm['lr']:.2g}", _cost(cost)
 
 
-def _incomplete(arm: Found) -> str:
-    """Return what an arm still lacks."""
+def incomplete(arm: Found) -> str:
+    """Return what an arm still lacks.
+
+    Args:
+        arm: of the results.
+    """
     seeds = len(arm["test"])
     notes = [
         *([f"{seeds} seed{'s' * (seeds != 1)} so far"] if arm["seeds missing"] else []),
@@ -276,7 +266,10 @@ def costs_table(found: Found) -> str:
     parts = []
     for name, label in BY_VOCABULARIES.items():
         titles = {
-            arm: of["title"] for setting in of_vocabularies(found, name).values() for arm, of in setting["arms"].items()
+            arm: of["title"]
+            for source in (*found["others"], found)
+            for setting in of_vocabularies(source, name).values()
+            for arm, of in setting["arms"].items()
         }
         if costs[name]:
             parts.append(

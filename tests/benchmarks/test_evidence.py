@@ -25,12 +25,13 @@ from benchmarks.evidence.__main__ import PUBLISHED, QUICK, main
 from benchmarks.evidence.arms import HEADLINE, ORDER, arms_of
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.data import Text, load_texts, texts_of_steps
+from benchmarks.evidence.folder import paired
 from benchmarks.evidence.journal import Journal, dev_scores, journals
 from benchmarks.evidence.models import load_tokenizer, narrowed_tokenizer
 from benchmarks.evidence.page import fill
 from benchmarks.evidence.plan import Plan, Run
 from benchmarks.evidence.queue import best_rate, next_runs, remaining
-from benchmarks.evidence.results import paired, results
+from benchmarks.evidence.results import results
 from benchmarks.evidence.times import measure_times
 from benchmarks.evidence.training import Training, carry_out
 from benchmarks.evidence.written import write_as_teacher, written_texts
@@ -119,7 +120,7 @@ def test_a_packed_folder_is_enough_for_a_report(folder: Path, tmp_path: Path) ->
         (checkout / file).parent.mkdir(parents=True, exist_ok=True)
     page = checkout / PUBLISHED["page"]
     page.write_text((ROOT / PUBLISHED["page"]).read_text(encoding="utf-8"), encoding="utf-8")
-    main(["report", "--folder", str(elsewhere), "--publish", str(checkout)])
+    main(["report", "--folder", str(elsewhere), "--beside", str(folder), "--publish", str(checkout)])
     found = json.loads((checkout / PUBLISHED["json"]).read_text(encoding="utf-8"))
     there = json.loads((folder / "report" / "evidence.json").read_text(encoding="utf-8"))
     for name, setting in there["settings"].items():
@@ -127,6 +128,7 @@ def test_a_packed_folder_is_enough_for_a_report(folder: Path, tmp_path: Path) ->
     assert {key: found[key] for key in ("plan", "made on", "costs", "written", "meaning", "baselines")} == {
         key: there[key] for key in ("plan", "made on", "costs", "written", "meaning", "baselines")
     }
+    assert [other["settings"].keys() for other in found["others"]] == [{"one", "two"}]
     text = page.read_text(encoding="utf-8")
     assert f"{found['settings']['two']['arms']['cma-shared']['mean']:.4f}" in text
     assert f"{found['made on'][0]['runs']} runs on {found['made on'][0]['machine']}" in text
@@ -134,8 +136,8 @@ def test_a_packed_folder_is_enough_for_a_report(folder: Path, tmp_path: Path) ->
     assert all((page.parent / file).is_file() for file in shown if not file.endswith("toy.png"))
     fill(page, found, [file.rpartition("/")[2] for file in shown])
     assert page.read_text(encoding="utf-8") == text
-    page.write_text(text.replace("<!-- table one -->", ""))
-    with pytest.raises(SystemExit, match="expected a place for 'table one'"):
+    page.write_text(text.replace("<!-- tables -->", ""))
+    with pytest.raises(SystemExit, match="expected a place for 'tables'"):
         fill(page, found, ())
     texts = json.loads((elsewhere / "texts.json").read_text(encoding="utf-8"))
     (elsewhere / "texts.json").write_text(json.dumps(texts | {"test": texts["test"][1:]}), encoding="utf-8")
