@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import math
 import statistics
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -96,16 +97,18 @@ def draw_ablation(found: Found, path: Path) -> None:
             label = f"{pair['setting']}: {pair['before']} \N{RIGHTWARDS ARROW} {pair['after']}{where}"
             name = f"{pair['part'].capitalize()}: change of the test loss, %"
             panels.setdefault(name, []).append((label, row["minus"], row["before"], False))
-    _panels(panels, path, f"; where no machine is named: {found['machine']}" if found["others"] else "")
+    note = f"; where no machine is named: {found['machine']}" if found["others"] else ""
+    _panels(panels, path, note, widest=math.inf)
 
 
-def _panels(panels: Mapping[str, Sequence[Change]], path: Path, note: str = "") -> None:
+def _panels(panels: Mapping[str, Sequence[Change]], path: Path, note: str = "", *, widest: float = WIDEST) -> None:
     """Draw differences, one panel below the other.
 
     Args:
         panels: by title, from the top.
         path: the PNG. Without panels there is none.
         note: what is said below besides.
+        widest: how much worse, in %, is still shown in its place.
     """
     if not panels:
         return
@@ -120,10 +123,10 @@ def _panels(panels: Mapping[str, Sequence[Change]], path: Path, note: str = "") 
             colour = _colour(min(values), max(values))
             axes.plot(edges, [place] * len(edges), color=colour, linewidth=1.5)
             axes.plot(values, [place] * len(values), "o", color=colour, markersize=4)
-            if min(values) > WIDEST:
+            if min(values) > widest:
                 _at_edge(axes, place, 100 * minus["mean"] / base)
             shown += [*values, *edges]
-        _percent(axes, shown)
+        _percent(axes, shown, widest)
         _labels(axes, [_plain(label) for label, *_ in rows], [bold for *_, bold in rows])
         axes.set_title(name, fontsize=9)
     _save(figure, path, f"points: seeds; lines: 95 % over seeds and documents; green: better in every seed{note}")
@@ -258,10 +261,10 @@ def draw_search(found: Found, path: Path, *, vocabularies: str) -> None:
     _save(figure, path)
 
 
-def _percent(axes: Axes, values: Sequence[float]) -> None:
+def _percent(axes: Axes, values: Sequence[float], widest: float = WIDEST) -> None:
     """Show differences in %, but not how much worse the worst are, which would squeeze all others."""
     _scale(axes, "x")
-    low, high = min(*values, -0.1), min(max(*values, 0.1), WIDEST)
+    low, high = min(*values, -0.1), min(max(*values, 0.1), widest)
     room = 0.06 * (high - low)
     axes.set_xlim(low - room, high + room)
 
