@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import math
+import re
 import statistics
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
