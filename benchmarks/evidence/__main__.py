@@ -16,6 +16,7 @@ import argparse
 import json
 import tarfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ from benchmarks.evidence.pool import Pool, Setup, alone_in, one_run
 from benchmarks.evidence.prepare import prepare, store_teacher
 from benchmarks.evidence.queue import next_runs, remaining
 from benchmarks.evidence.results import results
-from benchmarks.evidence.search import listed, next_searched, ranking, with_best
+from benchmarks.evidence.search import listed, next_searched, ranking, searched, with_best
 from benchmarks.evidence.times import measure_times
 from benchmarks.evidence.toy import Toy, simulate
 from benchmarks.evidence.toy import draw as draw_toy
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"The teacher's states are there after {time.monotonic() - began:.0f} s.")
     if "search" in stages:
         limits = (options.hours and 3600 * options.hours, options.seconds, options.search_seconds)
-        _search(bench, console, pools.get("search"), _until(began, *limits))
+        _search(bench, options.arms, console, pools.get("search"), _until(began, *limits))
     order = _order(options, bench)
     if not {"teacher", "runs", "times"}.isdisjoint(stages):
         _write(bench, texts_needed(order, plan), console)
@@ -134,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         "--best-of-search", type=int, default=0, help="how many arms that the search has found best are compared, too"
     )
     parser.add_argument(
-        "--arms", action="append", type=_line, metavar="SETTING:ARM,ARM", help="compare these alone; may be given again"
+        "--arms", action="append", type=_line, metavar="SETTING:ARM,ARM", help="these alone; may be given again"
     )
     parser.add_argument("--threads", type=int, default=1, help="of each process that trains")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
@@ -161,7 +162,7 @@ def _line(given: str) -> tuple[SettingName, tuple[str, ...]]:
     if setting is None:
         raise argparse.ArgumentTypeError(f"expected SETTING:ARM,ARM with one of {', '.join(SETTINGS)}, got {given!r}")
     arms = tuple(arm for arm in names.split(",") if arm)
-    unknown = [arm for arm in arms if arm not in arms_of(setting)]
+    unknown = [arm for arm in arms if arm not in arms_of(setting) and arm not in searched(setting)]
     if unknown or not arms:
         what = f"no arm {unknown[0]!r}" if unknown else "no arms"
         raise argparse.ArgumentTypeError(
@@ -242,10 +243,12 @@ def report(bench: Bench, order: Order, checkout: Path | None, beside: Sequence[B
         fill(checkout / PUBLISHED["page"], found, drawn)
 
 
-def _search(bench: Bench, console: Console, pool: Pool | None, until: float | None) -> None:
-    """Try arms on the dev texts, and print what is best."""
+def _search(bench: Bench, arms: Order | None, console: Console, pool: Pool | None, until: float | None) -> None:
+    """Try arms on the dev texts, all that there are or some at all rates that they need, and print what is best."""
     searching = Bench(bench.folder, bench.plan, str(bench.device), searches=True)
-    all_runs(searching, partial(next_searched, plan=bench.plan), None, console, pool=pool, until=until)
+    one_seed = replace(bench.plan, seeds=bench.plan.seeds[:1])
+    next_of = partial(next_searched, plan=bench.plan) if arms is None else partial(next_runs, arms, plan=one_seed)
+    all_runs(searching, next_of, arms, console, pool=pool, until=until)
     rows = ranking(dev_scores(journals(searching.runs)), bench.plan)
     bench.write("search.json", rows)
     print(listed(rows), flush=True)

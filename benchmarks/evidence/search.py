@@ -31,6 +31,9 @@ FALLING: Final[dict[str, Any]] = {"name": "linear", "start": 0.8, "end": 0.2, "s
 
 HOT: Final[dict[str, Any]] = {"temperature": 2.0, "temperature_squared": True}
 
+LIGHT: Final[dict[str, Any]] = {"t2s_kd": 0.3, "s2t_kd": 0.3}
+"""What is learned from projected states counts less beside what is learned without."""
+
 PROJECTING: Final = (StudentSpace, TeacherSpace)
 
 REFERENCES: Final[tuple[tuple[SettingName, str], ...]] = (
@@ -119,13 +122,17 @@ def _two_vocabularies() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
     attention = exact.replace(aligner=SharedQueryAttention())
     hybrid = DSKDSpec(spaces=[HYBRID], aligner="exact_match", kd_rate=0.8)
     shared = DSKDSpec(spaces=[SHARED], aligner="exact_match")
+    both = exact.replace(spaces=(SHARED, *BOTH_SPACES))
     return {
         **_with(exact, "exact", HYBRID, "hybrid"),
         "exact span + hybrid": (exact.replace(aligner="span", spaces=(HYBRID, *BOTH_SPACES)), {}),
         "hybrid kd 0.5": (hybrid.replace(kd_rate=0.5), {}),
         "hybrid kd 0.9": (hybrid.replace(kd_rate=0.9), {}),
         **_with(exact, "exact", SHARED, "shared"),
-        "shared kd 0.8": (shared.replace(kd_rate=0.8), {}),
+        **{f"shared kd {rate}": (shared.replace(kd_rate=rate), {}) for rate in (0.3, 0.65, 0.8)},
+        "shared T 2": (shared.replace(**HOT), {}),
+        "exact + shared, projected x0.3": (both.replace(weights=LIGHT), {}),
+        "exact + shared, projected x0.3 kd 0.65": (both.replace(weights=LIGHT, kd_rate=0.65), {}),
         **_variants(exact, "exact"),
         "span, t2s fixed": (exact.replace(aligner="span"), {"projector_lr": 0.0}),
         "span kd 0.7": (exact.replace(aligner="span", kd_rate=0.7), {}),
