@@ -31,9 +31,6 @@ FALLING: Final[dict[str, Any]] = {"name": "linear", "start": 0.8, "end": 0.2, "s
 
 HOT: Final[dict[str, Any]] = {"temperature": 2.0, "temperature_squared": True}
 
-LIGHT: Final[dict[str, Any]] = {"t2s_kd": 0.3, "s2t_kd": 0.3}
-"""What is learned from projected states counts less beside what is learned without."""
-
 PROJECTING: Final = (StudentSpace, TeacherSpace)
 
 REFERENCES: Final[tuple[tuple[SettingName, str], ...]] = (
@@ -45,6 +42,11 @@ REFERENCES: Final[tuple[tuple[SettingName, str], ...]] = (
     ("one", "dskd-heads"),
 )
 """Arms that are tuned first."""
+
+
+def _light(share: float) -> dict[str, float]:
+    """Return weights by which what is learned from projected states counts less beside what is learned without."""
+    return {"t2s_kd": share, "s2t_kd": share}
 
 
 def _variants(base: DSKDSpec, name: str) -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
@@ -131,8 +133,9 @@ def _two_vocabularies() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
         **_with(exact, "exact", SHARED, "shared"),
         **{f"shared kd {rate}": (shared.replace(kd_rate=rate), {}) for rate in (0.3, 0.65, 0.8)},
         "shared T 2": (shared.replace(**HOT), {}),
-        "exact + shared, projected x0.3": (both.replace(weights=LIGHT), {}),
-        "exact + shared, projected x0.3 kd 0.65": (both.replace(weights=LIGHT, kd_rate=0.65), {}),
+        **{f"exact + shared, projected x{share}": (both.replace(weights=_light(share)), {}) for share in (0.1, 0.3)},
+        "exact + shared, projected x0.3 kd 0.4": (both.replace(weights=_light(0.3), kd_rate=0.4), {}),
+        "exact + shared, projected x0.3 kd 0.65": (both.replace(weights=_light(0.3), kd_rate=0.65), {}),
         **_variants(exact, "exact"),
         "span, t2s fixed": (exact.replace(aligner="span"), {"projector_lr": 0.0}),
         "span kd 0.7": (exact.replace(aligner="span", kd_rate=0.7), {}),
