@@ -133,6 +133,13 @@ def _two_vocabularies() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
         **_with(exact, "exact", SHARED, "shared"),
         **{f"shared kd {rate}": (shared.replace(kd_rate=rate), {}) for rate in (0.3, 0.65, 0.8)},
         "shared T 2": (shared.replace(**HOT), {}),
+        "shared T 2 kd 0.3": (shared.replace(**HOT, kd_rate=0.3), {}),
+        "shared T 4": (shared.replace(temperature=4.0, temperature_squared=True), {}),
+        "exact + shared T 2 kd 0.3": (both.replace(**HOT, kd_rate=0.3), {}),
+        **{
+            f"exact + shared, projected x{share} T 2": (both.replace(**HOT, weights=_light(share)), {})
+            for share in (0.1, 0.3)
+        },
         **{f"exact + shared, projected x{share}": (both.replace(weights=_light(share)), {}) for share in (0.1, 0.3)},
         "exact + shared, projected x0.3 kd 0.4": (both.replace(weights=_light(0.3), kd_rate=0.4), {}),
         "exact + shared, projected x0.3 kd 0.65": (both.replace(weights=_light(0.3), kd_rate=0.65), {}),
