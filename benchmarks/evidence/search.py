@@ -133,8 +133,11 @@ def _two_vocabularies() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
         **_with(exact, "exact", SHARED, "shared"),
         **{f"shared kd {rate}": (shared.replace(kd_rate=rate), {}) for rate in (0.3, 0.65, 0.8)},
         "shared T 2": (shared.replace(**HOT), {}),
-        "shared T 2 kd 0.3": (shared.replace(**HOT, kd_rate=0.3), {}),
-        "shared T 4": (shared.replace(temperature=4.0, temperature_squared=True), {}),
+        **{f"shared T 2 kd {rate}": (shared.replace(**HOT, kd_rate=rate), {}) for rate in (0.3, 0.65)},
+        **{
+            f"shared T {heat:g}": (shared.replace(temperature=heat, temperature_squared=True), {})
+            for heat in (3.0, 4.0)
+        },
         "exact + shared T 2 kd 0.3": (both.replace(**HOT, kd_rate=0.3), {}),
         **{
             f"exact + shared, projected x{share} T 2": (both.replace(**HOT, weights=_light(share)), {})
