@@ -136,8 +136,9 @@ def _two_vocabularies() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
         **{f"shared T 2 kd {rate}": (shared.replace(**HOT, kd_rate=rate), {}) for rate in (0.3, 0.65)},
         **{
             f"shared T {heat:g}": (shared.replace(temperature=heat, temperature_squared=True), {})
-            for heat in (3.0, 4.0)
+            for heat in (4.0, 8.0)
         },
+        "shared T 4 kd 0.3": (shared.replace(temperature=4.0, temperature_squared=True, kd_rate=0.3), {}),
         "exact + shared T 2 kd 0.3": (both.replace(**HOT, kd_rate=0.3), {}),
         **{
             f"exact + shared, projected x{share} T 2": (both.replace(**HOT, weights=_light(share)), {})
