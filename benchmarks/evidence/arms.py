@@ -122,6 +122,10 @@ def _two_vocabularies() -> dict[str, Arm]:
             title="shared tokens alone, `exact_match`",
             spec=DSKDSpec(spaces=[strict], aligner="exact_match"),
         ),
+        "strict-T-4": Arm(
+            title="shared tokens alone, `exact_match`, temperature 4",
+            spec=DSKDSpec(spaces=[strict], aligner="exact_match", temperature=4.0, temperature_squared=True),
+        ),
         "exact-strict": Arm(
             title="`exact_match` from the heads, and shared tokens",
             spec=exact.replace(spaces=(*BOTH_SPACES, strict)),
@@ -158,7 +162,7 @@ def arms_of(setting: SettingName) -> Mapping[str, Arm]:
 ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
     ("two", ("ce", *RECOMMENDED["two"], "exact-heads", "dskd-cma", "uld-hybrid")),
     ("one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads", "dskd", "dskd-v2")),
-    ("two", ("strict", "span-heads", "cma-shared", "exact-linear")),
+    ("two", ("strict", "strict-T-4", "span-heads", "cma-shared", "exact-linear")),
     ("one", ("teacher-space", "ce-longer", "teacher-text")),
     ("scarce", ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid", "dskd-cma")),
     ("scarce-one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
@@ -173,7 +177,7 @@ ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
 
 HEADLINE: Final[frozenset[tuple[SettingName, str]]] = frozenset(
     {
-        *(("two", arm) for arm in ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid", "dskd-cma")),
+        *(("two", arm) for arm in ("ce", *RECOMMENDED["two"], "strict-T-4", "exact-heads", "uld-hybrid", "dskd-cma")),
         *(("one", arm) for arm in ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
     }
 )
