@@ -112,8 +112,21 @@ def chats() -> list[Chat]:
     return found
 
 
+def all_spaces(steps: int) -> DSKDSpec:
+    """Return a spec with projectors, to show what becomes of them, and a space that needs none.
+
+    Args:
+        steps: optimizer steps, over which the share of distillation rises.
+    """
+    return DSKDSpec(
+        aligner="exact_match",
+        spaces=["uld_hybrid", "student", "teacher"],
+        kd_rate={"name": "linear", "start": 0.1, "end": 0.3, "steps": steps},
+    )
+
+
 def look(models: Models, samples: Sequence[Chat], *, steps: int) -> DSKDSpec:
-    """Print what preflight says of the pair and what a batch has of a chat; return the recommended spec.
+    """Print what preflight says of the pair and what a batch has of a chat; return the spec that is trained with.
 
     Args:
         models: the pair, with adapters: memory is stated for what is trained.
@@ -130,8 +143,7 @@ def look(models: Models, samples: Sequence[Chat], *, steps: int) -> DSKDSpec:
     )
     print(report.to_text())
     report.raise_if_failed()
-    assert report.recommended_spec is not None
-    spec = report.recommended_spec.replace(kd_rate={"name": "linear", "start": 0.1, "end": 0.3, "steps": steps})
+    spec = all_spaces(steps)
     print(models.collator(models.loss(spec)).show(samples[0]))
     return spec
 

@@ -31,7 +31,8 @@ BRINGS: Final = {
     ("exact-linear", "exact-heads"): "the same with two vocabularies",
     ("vanilla-kd", "dskd-vanilla"): "both spaces added to vanilla KD",
     ("strict", "exact-strict"): "both spaces added to the tokens that both vocabularies have",
-    ("strict", "exact-+-hybrid-kd-0.3"): "all else that is recommended added to the tokens that both vocabularies have",
+    ("strict", "exact-+-hybrid-kd-0.3"): "both spaces, hybrid ULD and `kd_rate` 0.3 added to them",
+    ("strict", "strict-T-4"): "a temperature of 4 for them",
 }
 """Which pairs of the ablation say what the recommended arms owe to what."""
 

@@ -71,6 +71,7 @@ def results(bench: Bench, order: Order = ORDER, beside: Sequence[Bench] = ()) ->
             {
                 "machine": name,
                 "made on": other.made_on,
+                "search": _searched_beside(other, its),
                 "baselines": its.read("baselines.json") or {},
                 "settings": _reduced(other, order),
             }
@@ -80,6 +81,16 @@ def results(bench: Bench, order: Order = ORDER, beside: Sequence[Bench] = ()) ->
         "search": [_numbers(row) for row in ranking(dev_scores(searches), folder.plan)],
         "meaning": bench.read("meaning.json") or {},
     }
+
+
+def _searched_beside(folder: Folder, bench: Bench) -> list[dict[str, Any]]:
+    """Return what the search has found in another folder, and the arms that are compared there; nothing without one."""
+    scores = dev_scores(journals(bench.folder / "search"))
+    if not scores:
+        return []
+    first = folder.plan.seeds[0]
+    compared = {run: score for run, score in folder.finished.items() if run.seed == first}
+    return [_numbers(row) for row in ranking({**compared, **scores}, folder.plan)]
 
 
 def _apart(names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     Found = Mapping[str, Any]
 
@@ -222,7 +222,21 @@ def search_table(found: Found) -> str:
     Args:
         found: the results.
     """
-    rows, parts = found["search"], []
+    parts = _ways(found["search"], BEST)
+    for other in found["others"]:
+        there = _ways(other["search"], len(other["search"]))
+        if there:
+            parts += [f"On {other['machine']}, with another student, and all that is compared there:", *there]
+    return (
+        "\n\n".join((*parts, "An asterisk: higher or lower rates are not tried yet."))
+        if parts
+        else "Nothing is searched yet."
+    )
+
+
+def _ways(rows: Sequence[Found], most: int) -> list[str]:
+    """Return for one machine the ways that are best."""
+    parts = []
     for name, label in BY_VOCABULARIES.items():
         own = [row for row in rows if row["setting"] == name and row["minus ce"] is not None]
         if not own:
@@ -233,7 +247,7 @@ def search_table(found: Found) -> str:
             f"{label}: {len(own)} ways, {sum(len(row['rates']) for row in own)} runs with one seed; better than cross "
             f"entropy alone: {len(better)}"
             + ("" if base is None else f" ({base:.4f} nats a byte, dev)")
-            + f". The best {min(BEST, len(own))}:"
+            + f". The best {min(most, len(own))}:"
         )
         parts.append(
             markdown(
@@ -245,15 +259,11 @@ def search_table(found: Found) -> str:
                         f"{row['lr']:.2g}" + "*" * (not row["tuned"]),
                         str(len(row["rates"])),
                     )
-                    for row in own[:BEST]
+                    for row in own[:most]
                 ),
             )
         )
-    return (
-        "\n\n".join((*parts, "An asterisk: higher or lower rates are not tried yet."))
-        if parts
-        else "Nothing is searched yet."
-    )
+    return parts
 
 
 def costs_table(found: Found) -> str:

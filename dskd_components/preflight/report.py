@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dskd_components.errors import ConfigurationError
 from dskd_components.spec.dskd_spec import DSKDSpec
+from dskd_components.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,8 +62,9 @@ class Start:
         s2t_uniform: the logarithm of the teacher's vocabulary, which the same of a uniform guess never exceeds.
         of_spec: whether it is the choice of the spec that was given.
         recommended: whether it is the choice that is recommended.
-        direct_space: of the recommended choice, the space without a projector that is recommended beside the two with
-            one; None: none is, because it does not fit the pair, or no installed plugin has it.
+        direct_space: of the recommended choice, the space without a projector that is recommended: with one tokenizer
+            beside the two with a projector, with two instead of them; None: none is, because it does not fit the pair,
+            or no installed plugin has it.
     """
 
     aligner: str
@@ -220,22 +222,36 @@ def recommended_spec(starts: tuple[Start, ...]) -> DSKDSpec | None:
         starts: what was measured.
     """
     found = next((start for start in starts if start.recommended), None)
-    return None if found is None else DSKDSpec(**spec_fields(found))
+    return None if found is None else DSKDSpec(**recommended_fields(found))
 
 
-KD_RATE_OF_TWO: Final = 0.3
-"""What is recommended with two tokenizers; see docs/explanation/evidence.md. With one it is the default."""
+def recommended_fields(start: Start) -> dict[str, Any]:
+    """Return the fields of the spec that is recommended, but for defaults.
+
+    With two tokenizers that is no dual space, where the tokens that both vocabularies have can be compared: see
+    docs/explanation/evidence.md.
+
+    Args:
+        start: the choice that is recommended.
+    """
+    if start.aligner == "identity" or start.direct_space is None:
+        return spec_fields(start)
+    return {**PRESETS["recommended-two-vocabularies"], "aligner": start.aligner}
 
 
 def spec_fields(start: Start) -> dict[str, Any]:
-    """Return the fields of the recommended choice that are not the defaults of a spec."""
+    """Return the fields of a spec that starts as was measured, but for defaults.
+
+    Args:
+        start: a choice of aligner and projectors.
+    """
     of_two = start.aligner != "identity"
     projectors = {"t2s_projector": start.t2s_projector, "s2t_projector": start.s2t_projector}
+    beside = not of_two and start.direct_space is not None
     return {
         **({"aligner": start.aligner} if of_two else {}),
         **{name: value for name, value in projectors.items() if value is not None and value != "pinv"},
-        **({} if start.direct_space is None else {"spaces": [start.direct_space, "student", "teacher"]}),
-        **({"kd_rate": KD_RATE_OF_TWO} if of_two else {}),
+        **({"spaces": [start.direct_space, "student", "teacher"]} if beside else {}),
     }
 
 

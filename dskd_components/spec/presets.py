@@ -50,12 +50,12 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     # was tried and how much each gained is in docs/explanation/evidence.md.
     "recommended-one-vocabulary": FROM_HEADS
     | {"spaces": (SharedVocabularySpace(), StudentSpace(), TeacherSpace(distance=KL()))},
-    "recommended-two-vocabularies": FROM_HEADS
-    | {
+    "recommended-two-vocabularies": {
         "aligner": ExactMatch(),
-        # By its name: a plugin has it.
-        "spaces": ("uld_hybrid", StudentSpace(), TeacherSpace(distance=KL())),
-        "kd_rate": 0.3,
+        # By its name: a plugin has it. So it compares the tokens alone that both vocabularies have.
+        "spaces": ({"name": "uld_hybrid", "unmatched_weight": 0.0},),
+        "temperature": 4.0,
+        "temperature_squared": True,
     },
 }
 

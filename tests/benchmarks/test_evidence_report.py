@@ -21,7 +21,7 @@ from benchmarks.evidence.pictures import draw_all
 from benchmarks.evidence.plan import Plan
 from benchmarks.evidence.results import results
 from benchmarks.evidence.search import searched
-from benchmarks.evidence.tables import table
+from benchmarks.evidence.tables import search_table, table
 from benchmarks.evidence.written import FILE as WRITTEN
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 [BEST] = RECOMMENDED["two"]
+HYBRID = "exact-+-hybrid-kd-0.3"
 TITLE = arms_of("two")[BEST].title
 PLAN = Plan(test_texts=6)
 MACHINE = "a machine"
@@ -315,16 +316,21 @@ def test_the_ablation_is_within_folders_and_over_seeds_that_both_arms_have(both:
 
 
 def test_a_folder_that_has_the_arm_between_shows_both_steps(folders: Any, tmp_path: Path) -> None:
-    losses = {("two", arm): (loss, loss) for arm, loss in (("exact-heads", 1.0), ("exact-+-hybrid", 0.9), (BEST, 0.7))}
+    losses = {
+        ("two", arm): (loss, loss) for arm, loss in (("exact-heads", 1.0), ("exact-+-hybrid", 0.9), (HYBRID, 0.7))
+    }
     between = made(tmp_path / "between", losses, "another")
-    pairs = results(folders[0], BESIDE_ORDER, [between])["ablation"]
+    direct = made(
+        tmp_path / "direct", {key: of for key, of in losses.items() if "exact-+-hybrid" not in key}, "a third"
+    )
+    pairs = results(folders[0], BESIDE_ORDER, [between, direct])["ablation"]
     measured = {
         (pair["before"], pair["after"]): {row["machine"]: round(row["minus"]["mean"], 4) for row in pair["measured"]}
         for pair in pairs
     }
     assert measured["exact-heads", "exact-+-hybrid"] == {"another": -0.1}
-    assert measured["exact-+-hybrid", BEST] == {"another": -0.2}
-    assert measured["exact-heads", BEST] == {"NVIDIA X": -0.025}
+    assert measured["exact-+-hybrid", HYBRID] == {"another": -0.2}
+    assert measured["exact-heads", HYBRID] == {"a third": -0.3}
     assert measured["strict", BEST] == {"NVIDIA X": 0.1}
     assert measured["strict", "exact-strict"] == {}
 
@@ -342,7 +348,7 @@ def test_what_changes_is_read_from_the_specs() -> None:
         "`s2t_projector`: `linear` to `live_pinv`",
         "`student.filter`: `correct` to `none`",
     ]
-    assert changes(two["exact-heads"], two[BEST]) == ["space `uld_hybrid` added", "`kd_rate`: `0.5` to `0.3`"]
+    assert changes(two["exact-heads"], two[HYBRID]) == ["space `uld_hybrid` added", "`kd_rate`: `0.5` to `0.3`"]
     assert changes(one["dskd-heads"], one["teacher-space"]) == ["space `student` left out"]
     fixed = two["exact-+-hybrid-t2s-fixed"]
     assert changes(two["exact-+-hybrid"], fixed) == ["`projector_lr` of training: `1.0` to `0.0`"]
@@ -374,3 +380,15 @@ def test_pictures_show_the_arms_of_all_machines(both: Any, tmp_path: Path, monke
         "two: dskd-cma \N{RIGHTWARDS ARROW} kq, on a CPU of 2 cores, not complete",
         "two: span-heads \N{RIGHTWARDS ARROW} exact-heads, not complete",
     ]
+
+
+def test_what_was_searched_elsewhere_is_told_from_what_was_searched_here(folders: Any, tmp_path: Path) -> None:
+    there = made(tmp_path / "searched", {("two", "ce"): (1.0,)}, CPU)
+    write_run(there.folder / "search", "two", "shared-T-2", 0.001, 0, 0.9, CPU)
+    found = results(folders[0], BESIDE_ORDER, [there])
+    [other] = found["others"]
+    assert {row["arm"]: row["minus ce"] for row in other["search"]} == pytest.approx({"shared-T-2": -0.1, "ce": 0.0})
+    before, _, after = search_table(found).partition("On a CPU of 2 cores, with another student")
+    assert "shared T 2" not in before
+    assert cells(after, "`shared T 2`")[1:3] == ["-0.1000", "0.001*"]
+    assert "On a CPU" not in search_table(results(folders[0], BESIDE_ORDER, folders[1:]))

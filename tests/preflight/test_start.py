@@ -70,9 +70,11 @@ def test_what_is_recommended_starts_sanely(name: str, head_scale: float) -> None
 
 def test_what_is_recommended_can_be_written_down_and_used() -> None:
     report = look()
-    text = report.recommendation.split(": ", 1)[1].split(";")[0]
-    spec = eval(text, {"DSKDSpec": DSKDSpec})
-    assert spec == report.recommended_spec
+    first, second, *_ = report.recommendation.split(": ", 1)[1].split("; ")
+    assert eval(first, {"DSKDSpec": DSKDSpec}) == report.recommended_spec
+    assert second.startswith("with dual spaces, ")
+    spec = eval(second.removeprefix("with dual spaces, "), {"DSKDSpec": DSKDSpec})
+    assert spec.directions == ("t2s", "s2t")
     refused = Finding("error", "head", "it is none")
     assert replace(report, findings=(refused,)).recommended_spec is None
     assert replace(report, starts=()).recommended_spec is None
@@ -188,10 +190,14 @@ def test_the_space_of_a_plugin_is_recommended_where_it_is(installed: bool) -> No
     use_plugins(disable=[] if installed else ["dskd-uld"])
     try:
         report = look(tokens_per_step=32)
-        assert named_spaces(report) == (*(["uld_hybrid"] if installed else []), "student", "teacher")
-        assert report.recommended_spec is not None
-        assert report.recommended_spec.kd_rate == 0.3
-        assert "'uld_hybrid' and the dual spaces" in report.recommendation
+        assert named_spaces(report) == (("uld_hybrid",) if installed else ("student", "teacher"))
+        spec = report.recommended_spec
+        assert spec is not None
+        if installed:
+            assert spec == DSKDSpec.preset("recommended-two-vocabularies", aligner=spec.aligner)
+        assert spec.kd_rate == DSKDSpec().kd_rate
+        assert "compared in 'uld_hybrid' at a temperature of 4" in report.recommendation
+        assert ("with dual spaces" in report.recommendation) == installed
         assert ("install the distribution dskd-uld" in report.recommendation) != installed
         assert recommended(report).direct_space == ("uld_hybrid" if installed else None)
     finally:
@@ -241,7 +247,7 @@ def test_programs_and_people_are_told_all_of_it() -> None:
     assert "recommended" in table
     # The name of a term is that of a mean over scored tokens; what is divided by covered ones has another.
     [batch] = [finding.found for finding in report.findings if finding.component == "batch"]
-    assert re.fullmatch(r"the loss is [\d.]+ \(terms as training logs them: ce [\d.]+, .*t2s_ce [\d.]+, .*\)", batch)
+    assert re.fullmatch(r"the loss is [\d.]+ \(terms as training logs them: ce [\d.]+, uld_matched [\d.]+.*\)", batch)
     for written in (text.replace(batch, ""), report.recommendation, json.dumps(plain["starts"])):
         assert not re.findall(r"\b(?:t2s_ce|t2s_kd|s2t_kd)\b", written)
         assert "t2s_ce_covered" in written
