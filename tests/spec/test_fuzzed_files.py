@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -51,6 +52,7 @@ def test_every_spec_goes_through_a_file_and_back(form: Any, spec: DSKDSpec) -> N
 @forms
 @settings(max_examples=100)
 @given(document=near_documents())
+@example(document={"weights": {"ce": {"name": "piecewise", "points": [[0.0]]}}})
 def test_a_file_is_read_exactly_if_it_is_a_spec_and_problems_have_the_paths_of_pydantic(
     form: Any, document: Any
 ) -> None:
@@ -61,10 +63,11 @@ def test_a_file_is_read_exactly_if_it_is_a_spec_and_problems_have_the_paths_of_p
     except ValidationError as error:
         expected = [details["loc"] for details in error.errors()]
     assert isinstance(found, tuple)
-    paths = [problem.path for problem in found]
+    # In the order of the file, where pydantic names what is in a list before the list.
+    paths = Counter(problem.path for problem in found)
+    assert Counter(expected) <= paths
     # An unknown field hides the problems of the others from pydantic, but not from the reader of a file.
-    assert paths[: len(expected)] == expected
-    assert paths == expected or set(document) - set(DSKDSpec.model_fields)
+    assert paths == Counter(expected) or set(document) - set(DSKDSpec.model_fields)
 
 
 @forms
