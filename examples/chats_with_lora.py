@@ -133,17 +133,18 @@ def look(models: Models, samples: Sequence[Chat], *, steps: int) -> DSKDSpec:
         samples: some of those to train on.
         steps: optimizer steps, over which the share of distillation rises.
     """
+    spec = all_spaces(steps)
     report = DSKDLoss.preflight(
         models.student,
         models.teacher,
         models.student_tokenizer,
         models.teacher_tokenizer,
+        spec=spec,
         samples=samples,
         tokens_per_step=512,
     )
     print(report.to_text())
     report.raise_if_failed()
-    spec = all_spaces(steps)
     print(models.collator(models.loss(spec)).show(samples[0]))
     return spec
 
