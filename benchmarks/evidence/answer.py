@@ -31,8 +31,8 @@ BRINGS: Final = {
     ("exact-linear", "exact-heads"): "the same with two vocabularies",
     ("vanilla-kd", "dskd-vanilla"): "both spaces added to vanilla KD",
     ("strict", "exact-strict"): "both spaces added to the tokens that both vocabularies have",
-    ("strict", "exact-+-hybrid-kd-0.3"): "both spaces, hybrid ULD and `kd_rate` 0.3 added to them",
-    ("strict", "strict-T-4"): "a temperature of 4 for them",
+    ("strict", "exact-+-hybrid-kd-0.3"): "both spaces and hybrid ULD added to the tokens that both vocabularies have",
+    ("strict", "strict-T-4"): "a temperature of 4 for the tokens that both vocabularies have",
 }
 """Which pairs of the ablation say what the recommended arms owe to what."""
 
@@ -121,10 +121,9 @@ def _recommended(found: Found, name: str) -> str:
                 if rivals
             ]
             if parts:
-                start = (
-                    f"{arm['title']} is" if source is found else f"On {source['machine']}, with another student, it is"
-                )
-                said.append(f"{start} {'; '.join(parts)}.")
+                subject = "it" if said else arm["title"]
+                where = "" if source is found else f"on {source['machine']}, with another student, "
+                said.append(f"{where[:1].upper()}{where[1:]}{subject} is {'; '.join(parts)}.")
     return f"**{BY_VOCABULARIES[name]}**: {' '.join(said)}" if said else ""
 
 
@@ -163,7 +162,7 @@ def _time(found: Found) -> str:
     """Return how much longer a step of what is recommended takes."""
     shown = []
     for name, label in BY_VOCABULARIES.items():
-        for arm, of in _arms(found, name).items():
+        for arm, of in _arms(_with_recommended(found, name), name).items():
             ratio = found["costs"][name].get(arm, {}).get("ratio")
             if of["recommended"] and ratio is not None:
                 shown.append(f"{ratio:.1f} times as long with {label.lower()}")
@@ -179,7 +178,7 @@ def _tokens(found: Found) -> str:
     """Return how many tokens are right."""
     shown = []
     for name, label in BY_VOCABULARIES.items():
-        arms = _arms(found, name)
+        arms = _arms(_with_recommended(found, name), name)
         rows = [
             f"{100 * of['accuracy']:.1f} % after {of['title'] if of['recommended'] else NAMES[arm]}"
             for arm, of in arms.items()
@@ -188,6 +187,12 @@ def _tokens(found: Found) -> str:
         if any(of["recommended"] for of in arms.values()):
             shown.append(f"{label.lower()}: {_listed(rows)}")
     return f"**Tokens right**: {'; '.join(shown)}." if shown else ""
+
+
+def _with_recommended(found: Found, name: str) -> Found:
+    """Return the first machine on which what is recommended is complete; the first one where it is on none."""
+    machines = (found, *found["others"])
+    return next((each for each in machines if any(of["recommended"] for of in _arms(each, name).values())), found)
 
 
 def _arms(source: Found, name: str) -> Found:
