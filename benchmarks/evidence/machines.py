@@ -78,11 +78,13 @@ def state(found: Found) -> str:
     Args:
         found: the results.
     """
-    made_on = [("compared", source["made on"]) for source in (found, *found["others"])]
+    machines = (found, *found["others"])
+    made_on = [("compared", source["made on"]) for source in machines]
+    searched_on = [("searched", source["searched on"]) for source in machines]
     lines = [
         f"- {kind}: {row['runs']:,} runs on {row['machine']}, {row['hours']:.1f} hours of training, summed over runs"
         + (", several of which share the GPU." if "NVIDIA" in row["machine"] else ".")
-        for kind, rows in (*made_on, ("searched", found["searched on"]))
+        for kind, rows in (*made_on, *searched_on)
         for row in rows
     ]
     if not found["intervals"]:

@@ -71,6 +71,7 @@ def results(bench: Bench, order: Order = ORDER, beside: Sequence[Bench] = ()) ->
             {
                 "machine": name,
                 "made on": other.made_on,
+                "searched on": made_on(journals(its.folder / "search")),
                 "search": _searched_beside(other, its),
                 "baselines": its.read("baselines.json") or {},
                 "settings": _reduced(other, order),

@@ -388,6 +388,7 @@ def test_what_was_searched_elsewhere_is_told_from_what_was_searched_here(folders
     found = results(folders[0], BESIDE_ORDER, [there])
     [other] = found["others"]
     assert {row["arm"]: row["minus ce"] for row in other["search"]} == pytest.approx({"shared-T-2": -0.1, "ce": 0.0})
+    assert f"- searched: 1 runs on {CPU}" in places(found, ())["state"]
     before, _, after = search_table(found).partition("On a CPU of 2 cores, with another student")
     assert "shared T 2" not in before
     assert cells(after, "`shared T 2`")[1:3] == ["-0.1000", "0.001*"]
