@@ -63,6 +63,7 @@ PAIRS: Final = (
     Pair("spaces", "one", "vanilla-kd", "dskd-vanilla"),
     Pair("spaces", "two", "strict", "exact-+-hybrid-kd-0.3", through="exact-strict"),
     Pair("temperature", "two", "strict", "strict-T-4"),
+    Pair("temperature", "two", "exact-+-hybrid-kd-0.3", "strict-T-4"),
     Pair("version", "one", "dskd-heads", "dskd-v2"),
     Pair("version", "two", "dskd-cma", "dskd-v2-eta"),
     *(Pair("distance", "one", "dskd-heads", f"dskd-{name}") for name in DISTANCES),

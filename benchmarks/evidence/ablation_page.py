@@ -23,6 +23,10 @@ WORDS: Final = {
         "Where predictions are compared: in the teacher's space, in the student's too, and by the tokens that both "
         "have, without a projector."
     ),
+    "temperature": (
+        "By which number both models' logits are divided before they are compared, with the loss times its square. What "
+        "is compared differs, too, where *what changes* says so."
+    ),
     "version": (
         "The second version of the method against the first: what the projected teacher learns from, and which "
         "positions count."

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.evidence import pictures
 from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.ablation import PAIRS, changes
+from benchmarks.evidence.ablation_page import WORDS
 from benchmarks.evidence.arms import RECOMMENDED, arms_of
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.data import Text, write_texts
@@ -336,6 +337,7 @@ def test_a_folder_that_has_the_arm_between_shows_both_steps(folders: Any, tmp_pa
 
 
 def test_what_changes_is_read_from_the_specs() -> None:
+    assert set(WORDS) == {pair.part for pair in PAIRS}, "the page has a paragraph for each part"
     for pair in PAIRS:
         for step in pair.steps:
             arms = {**searched(step.setting), **arms_of(step.setting)}
