@@ -24,8 +24,8 @@ WORDS: Final = {
         "have, without a projector."
     ),
     "temperature": (
-        "By which number both models' logits are divided before they are compared, with the loss times its square. What "
-        "is compared differs, too, where *what changes* says so."
+        "By which number both models' logits are divided before they are compared, with the loss times its square. "
+        "What is compared differs, too, where *what changes* says so."
     ),
     "version": (
         "The second version of the method against the first: what the projected teacher learns from, and which "
