@@ -128,7 +128,7 @@ def _two_vocabularies() -> dict[str, Arm]:
         ),
         "exact-strict": Arm(
             title="`exact_match` from the heads, and shared tokens",
-            spec=exact.replace(spaces=(*BOTH_SPACES, strict)),
+            spec=exact.replace(spaces=(strict, *BOTH_SPACES)),
         ),
         "teacher-space": Arm(
             title="`exact_match` from the heads, the teacher's space alone",

@@ -92,7 +92,10 @@ class Plan:
     plentiful_steps: int = 300
     batch_size: int = 8
     warm_up: float = 0.05
-    first_lr: Mapping[SettingName, float] = field(default_factory=lambda: _by_vocabularies(1e-3, 1e-3))
+    first_lr: Mapping[SettingName, float] = field(
+        # Texts that are seen many times ask for lower rates: so most arms are tuned with three or four.
+        default_factory=lambda: {**_by_vocabularies(1e-3, 1e-3), "scarce": 2.5e-4, "few": 5e-4, "scarce-one": 5e-4}
+    )
     projector_lr: Mapping[SettingName, float] = field(default_factory=lambda: _by_vocabularies(1e-3, 2e-3))
     farthest: int = 4
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -31,6 +31,8 @@ FALLING: Final[dict[str, Any]] = {"name": "linear", "start": 0.8, "end": 0.2, "s
 
 HOT: Final[dict[str, Any]] = {"temperature": 2.0, "temperature_squared": True}
 
+HOTTER: Final[dict[str, Any]] = {"temperature": 4.0, "temperature_squared": True}
+
 PROJECTING: Final = (StudentSpace, TeacherSpace)
 
 REFERENCES: Final[tuple[tuple[SettingName, str], ...]] = (
@@ -88,6 +90,8 @@ def _with(base: DSKDSpec, name: str, space: Any, title: str) -> dict[str, tuple[
         f"{name} + {title} kd 0.8": (both.replace(kd_rate=0.8), {}),
         f"{name} + {title}, t2s fixed": (both, {"projector_lr": 0.0}),
         f"{name} + {title} T 2": (both.replace(**HOT), {}),
+        f"{name} + {title} T 4": (both.replace(**HOTTER), {}),
+        f"{name} + {title} T 2 kd 0.3": (both.replace(**HOT, kd_rate=0.3), {}),
         f"{name} teacher's space + {title}": (one, {}),
         f"{name} teacher's space + {title} kd 0.8": (one.replace(kd_rate=0.8), {}),
         f"{name} student's space + {title}, t2s fixed": (
@@ -106,10 +110,8 @@ def _one_vocabulary() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
         "vanilla T 2": (vanilla.replace(**HOT), {}),
         "vanilla T 2 kd 0.9": (vanilla.replace(**HOT, kd_rate=0.9), {}),
         **_with(heads, "dskd", SharedVocabularySpace(), "vanilla"),
-        "vanilla T 4 kd 0.9": (
-            vanilla.replace(temperature=4.0, temperature_squared=True, kd_rate=0.9),
-            {},
-        ),
+        "vanilla T 4": (vanilla.replace(**HOTTER), {}),
+        "vanilla T 4 kd 0.9": (vanilla.replace(**HOTTER, kd_rate=0.9), {}),
         "vanilla kd 0.7": (vanilla.replace(kd_rate=0.7), {}),
         "vanilla skew_kl": (vanilla.replace(distance="skew_kl"), {}),
         "vanilla js": (vanilla.replace(distance="js"), {}),
@@ -134,12 +136,15 @@ def _two_vocabularies() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
         **{f"shared kd {rate}": (shared.replace(kd_rate=rate), {}) for rate in (0.3, 0.65, 0.8)},
         "shared T 2": (shared.replace(**HOT), {}),
         **{f"shared T 2 kd {rate}": (shared.replace(**HOT, kd_rate=rate), {}) for rate in (0.3, 0.65)},
-        **{
-            f"shared T {heat:g}": (shared.replace(temperature=heat, temperature_squared=True), {})
-            for heat in (4.0, 8.0)
-        },
-        "shared T 4 kd 0.3": (shared.replace(temperature=4.0, temperature_squared=True, kd_rate=0.3), {}),
-        "exact + shared T 2 kd 0.3": (both.replace(**HOT, kd_rate=0.3), {}),
+        "shared T 4": (shared.replace(**HOTTER), {}),
+        "shared T 8": (shared.replace(temperature=8.0, temperature_squared=True), {}),
+        "shared T 4 kd 0.3": (shared.replace(**HOTTER, kd_rate=0.3), {}),
+        **{f"shared {distance}": (shared.replace(distance=distance), {}) for distance in ("skew_kl", "js")},
+        "min_edit T 4": (shared.replace(**HOTTER, aligner="min_edit"), {}),
+        "hybrid T 2": (hybrid.replace(**HOT), {}),
+        "hybrid T 4": (hybrid.replace(**HOTTER), {}),
+        "exact T 4": (exact.replace(**HOTTER), {}),
+        "exact + shared, projected x0.3 T 4": (both.replace(**HOTTER, weights=_light(0.3)), {}),
         **{
             f"exact + shared, projected x{share} T 2": (both.replace(**HOT, weights=_light(share)), {})
             for share in (0.1, 0.3)
