@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 DRAWS: Final = 4000
 """Of the bootstrap."""
 
+WAY_TO_RATES: Final = frozenset({"first_lr", "farthest"})
+"""Numbers of a plan that say which rates are tried, not what a run is: folders may differ in them."""
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -163,7 +166,11 @@ def read_beside(bench: Bench, first: Bench) -> Folder:
         )
     folder, plan = read_folder(bench), _plan(first)
     own, other = (json.loads(json.dumps(asdict(each))) for each in (plan, folder.plan))
-    differing = [f"{name} is {other[name]!r}, not {own[name]!r}" for name in own if own[name] != other[name]]
+    differing = [
+        f"{name} is {other[name]!r}, not {own[name]!r}"
+        for name in own
+        if own[name] != other[name] and name not in WAY_TO_RATES
+    ]
     if differing:
         raise SystemExit(f"{bench.folder} can't stand beside {first.folder}: its plan.json is another: {differing[0]}.")
     return folder

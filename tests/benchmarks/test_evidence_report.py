@@ -272,7 +272,7 @@ def test_folders_of_other_texts_plans_or_without_runs_are_refused(folders: Any, 
     with pytest.raises(SystemExit, match=r"other.texts.json is not there"):
         results(first, BESIDE_ORDER, [other])
     other = made(tmp_path / "other", {}, CPU)
-    other.write("plan.json", asdict(PLAN) | {"steps": 7})
+    other.write("plan.json", asdict(PLAN) | {"farthest": 2, "steps": 7})
     with pytest.raises(SystemExit, match=r"its plan\.json is another: steps is 7, not 100"):
         results(first, BESIDE_ORDER, [other])
     with pytest.raises(SystemExit, match=r"expected runs/\*.jsonl, to stand beside"):
