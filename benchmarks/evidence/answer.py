@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
     from benchmarks.evidence.tables import Found
 
-NAMES: Final = SHORT | {"ce-longer": "cross entropy alone with 1.5 times the steps"}
+NAMES: Final = {arm: name.replace(", 1.", " with 1.").replace(", t", " at t") for arm, name in SHORT.items()}
 """Of rivals, without a comma, since they stand in lists."""
+
+OVER_TEXTS: Final = {"one": ("ce", "vanilla-kd"), "two": ("ce",)}
+"""What recommended arms are held against for each number of texts."""
 
 BRINGS: Final = {
     ("dskd", "dskd-heads"): "projectors that start from the heads instead of at random",
@@ -47,6 +50,7 @@ def answer(found: Found) -> str:
     """
     lines = [
         *(_recommended(found, name) for name in BY_VOCABULARIES),
+        _texts(found),
         _others(found),
         _parts(found),
         _time(found),
@@ -127,6 +131,23 @@ def _recommended(found: Found, name: str) -> str:
     return f"**{BY_VOCABULARIES[name]}**: {' '.join(said)}" if said else ""
 
 
+def _texts(found: Found) -> str:
+    """Return what the recommended arm gains where there are few texts and where there are many."""
+    said = []
+    for name, label in BY_VOCABULARIES.items():
+        for rival in OVER_TEXTS[name]:
+            steps = [
+                f"{_percent(arm['minus'][rival]['mean'], base_of(arm, rival))} with {setting['texts']:,}"
+                + ("" if verdict(arm["minus"][rival]) != "not clear" else " (not clear)")
+                for setting in of_vocabularies(found, name).values()
+                for arm in setting["arms"].values()
+                if arm["recommended"] and is_complete(arm) and rival in arm["minus"]
+            ]
+            if len(steps) > 1:
+                said.append(f"{label.lower()}, against {NAMES[rival]}: {_listed(steps)}")
+    return f"**Number of texts**: {'; '.join(said)}." if said else ""
+
+
 def _others(found: Found) -> str:
     """Return what others offer is worth, against cross entropy alone, each on the first machine that has it."""
     names = []
@@ -182,7 +203,7 @@ def _tokens(found: Found) -> str:
         rows = [
             f"{100 * of['accuracy']:.1f} % after {of['title'] if of['recommended'] else NAMES[arm]}"
             for arm, of in arms.items()
-            if (of["recommended"] or arm in ("ce", "ce-longer")) and of["accuracy"] is not None
+            if (of["recommended"] or arm in ("ce", "ce-longer", "vanilla-kd")) and of["accuracy"] is not None
         ]
         if any(of["recommended"] for of in arms.values()):
             shown.append(f"{label.lower()}: {_listed(rows)}")

@@ -71,8 +71,13 @@ def _alone(aligner: str, **options: Any) -> Arm:
     return Arm(spec=DSKDSpec(aligner=aligner, **fields), teacher=False, **options)
 
 
+def _heat(temperature: float) -> dict[str, Any]:
+    """Return a temperature, with the loss times its square, so that gradients keep their size."""
+    return {"temperature": temperature, "temperature_squared": True}
+
+
 def _one_vocabulary() -> dict[str, Arm]:
-    from_heads = DSKDSpec.preset("dskd", **HEADS)
+    from_heads, vanilla = DSKDSpec.preset("dskd", **HEADS), DSKDSpec.preset("vanilla-kd")
     distances = ("reverse_kl", "js", "skew_kl", "skew_reverse_kl", "adaptive_kl")
     everywhere = {
         f"dskd-{name}": Arm(
@@ -85,7 +90,10 @@ def _one_vocabulary() -> dict[str, Arm]:
         "ce": _alone("identity", title="cross entropy alone"),
         "ce-longer": _alone("identity", title="cross entropy alone, 1.5 times the steps", longer=1.5),
         "teacher-text": _alone("identity", title="cross entropy on the teacher's text", teacher_text=True),
-        "vanilla-kd": Arm(title="`vanilla-kd`", spec=DSKDSpec.preset("vanilla-kd")),
+        "vanilla-kd": Arm(title="`vanilla-kd`", spec=vanilla),
+        "vanilla-T-2": Arm(title="`vanilla-kd`, temperature 2", spec=vanilla.replace(**_heat(2.0))),
+        # A step of what is recommended takes 1.5 times as long.
+        "vanilla-longer": Arm(title="`vanilla-kd`, 1.5 times the steps", spec=vanilla, longer=1.5),
         "dskd": Arm(title="`dskd`, as published", spec=DSKDSpec.preset("dskd")),
         "dskd-heads": Arm(title="`dskd` from the heads", spec=from_heads),
         "teacher-space": Arm(
@@ -104,28 +112,28 @@ def _one_vocabulary() -> dict[str, Arm]:
 def _two_vocabularies() -> dict[str, Arm]:
     exact = DSKDSpec(aligner="exact_match", spaces=BOTH_SPACES, **HEADS)
     strict = {"name": "uld_hybrid", "unmatched_weight": 0.0}
+    shared = DSKDSpec(spaces=[strict], aligner="exact_match")
+    min_edit = shared.replace(aligner="min_edit")
+    hybrid = DSKDSpec(spaces=["uld_hybrid"], aligner="exact_match", kd_rate=0.8)
     return {
         "ce": _alone("exact_match", title="cross entropy alone"),
         "ce-longer": _alone("exact_match", title="cross entropy alone, 1.5 times the steps", longer=1.5),
+        # A step of what is recommended takes 1.14 times as long.
+        "ce-same-time": _alone("exact_match", title="cross entropy alone, 1.15 times the steps", longer=1.15),
         "teacher-text": _alone("exact_match", title="cross entropy on the teacher's text", teacher_text=True),
         "exact-heads": Arm(title="`exact_match` from the heads", spec=exact),
         "dskd-cma": Arm(title="`dskd-cma`, as published", spec=DSKDSpec.preset("dskd-cma")),
-        "uld-hybrid": Arm(
-            title="hybrid ULD, `exact_match`, kd_rate 0.8",
-            spec=DSKDSpec(spaces=["uld_hybrid"], aligner="exact_match", kd_rate=0.8),
+        "uld-hybrid": Arm(title="hybrid ULD, `exact_match`, kd_rate 0.8", spec=hybrid),
+        "hybrid-T-4": Arm(
+            title="hybrid ULD, `exact_match`, kd_rate 0.8, temperature 4", spec=hybrid.replace(**_heat(4.0))
         ),
         "exact-+-hybrid-kd-0.3": Arm(
             title="both spaces from the heads, and hybrid ULD, kd_rate 0.3",
             spec=exact.replace(spaces=({"name": "uld_hybrid"}, *BOTH_SPACES), kd_rate=0.3),
         ),
-        "strict": Arm(
-            title="shared tokens alone, `exact_match`",
-            spec=DSKDSpec(spaces=[strict], aligner="exact_match"),
-        ),
-        "strict-T-4": Arm(
-            title="`recommended-two-vocabularies`",
-            spec=DSKDSpec(spaces=[strict], aligner="exact_match", temperature=4.0, temperature_squared=True),
-        ),
+        "strict": Arm(title="shared tokens alone, `exact_match`", spec=shared),
+        "shared-T-2": Arm(title="shared tokens alone, `exact_match`, temperature 2", spec=shared.replace(**_heat(2.0))),
+        "strict-T-4": Arm(title="`recommended-two-vocabularies`", spec=shared.replace(**_heat(4.0))),
         "exact-strict": Arm(
             title="`exact_match` from the heads, and shared tokens",
             spec=exact.replace(spaces=(strict, *BOTH_SPACES)),
@@ -145,7 +153,10 @@ def _two_vocabularies() -> dict[str, Arm]:
             spec=DSKDSpec.preset("dskd-cma", aligner="exact_match"),
         ),
         "uld": Arm(title="ULD (`uld`, `positional`)", spec=DSKDSpec(spaces=["uld"], aligner="positional")),
-        "min-edit": Arm(title="shared tokens alone, `min_edit`", spec=DSKDSpec(spaces=[strict], aligner="min_edit")),
+        "min-edit": Arm(title="shared tokens alone, `min_edit`", spec=min_edit),
+        "min_edit-T-4": Arm(
+            title="shared tokens alone, `min_edit`, temperature 4", spec=min_edit.replace(**_heat(4.0))
+        ),
         "kq": Arm(title="`dskd-cma` with `kq`", spec=DSKDSpec.preset("dskd-cma", aligner="kq")),
     }
 
@@ -168,6 +179,8 @@ ORDER: Final[tuple[tuple[SettingName, tuple[str, ...]], ...]] = (
     ("scarce-one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
     ("two", ("exact-strict", "teacher-space", "dskd-v2-eta", "uld", "min-edit", "kq", "ce-longer", "teacher-text")),
     ("one", ("dskd-reverse_kl", "dskd-js", "dskd-skew_kl", "dskd-skew_reverse_kl", "dskd-adaptive_kl")),
+    ("two", ("min_edit-T-4", "hybrid-T-4", "shared-T-2", "ce-same-time")),
+    ("one", ("vanilla-T-2", "vanilla-longer")),
     ("plentiful", ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid")),
     ("plentiful-one", ("ce", *RECOMMENDED["one"], "vanilla-kd", "dskd-heads")),
     ("few", ("ce", *RECOMMENDED["two"], "exact-heads", "uld-hybrid")),

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from benchmarks.evidence.queue import Order
 
 RIVALS: Final = {
-    "one": ("ce", "ce-longer", "teacher-text", "vanilla-kd", "dskd", "dskd-v2"),
-    "two": ("ce", "ce-longer", "teacher-text", "uld", "uld-hybrid", "min-edit", "dskd-cma"),
+    "one": ("ce", "teacher-text", "vanilla-kd", "vanilla-T-2", "dskd", "dskd-v2", "ce-longer", "vanilla-longer"),
+    "two": (
+        *("ce", "teacher-text", "uld", "uld-hybrid", "hybrid-T-4", "min-edit", "min_edit-T-4", "dskd-cma"),
+        *("ce-same-time", "ce-longer"),
+    ),
 }
-"""What others offer, by vocabularies."""
+"""What others offer, by vocabularies: as published, at the temperature that a search has found, and for longer."""
 
 OF_CURVES: Final = ("dev", "metrics")
 """What is said of an arm's way to where it ends: of the first folder alone."""

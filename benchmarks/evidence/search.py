@@ -214,7 +214,7 @@ def all_searched() -> list[tuple[SettingName, str]]:
     of_settings: list[list[tuple[SettingName, str]]] = []
     settings: tuple[SettingName, ...] = ("two", "one")
     for setting in settings:
-        compared = [arm for arm in arms_of(setting) if arm != "ce-longer"]
+        compared = [name for name, arm in arms_of(setting).items() if arm.longer == 1.0]
         others = list(searched(setting))
         first = [arm for arm in compared if (setting, arm) in REFERENCES]
         rest = [arm for arm in compared if arm not in first]

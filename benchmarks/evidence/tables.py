@@ -16,13 +16,18 @@ BY_VOCABULARIES: Final = {"one": "One vocabulary", "two": "Two vocabularies"}
 SHORT: Final = {
     "ce": "cross entropy alone",
     "ce-longer": "cross entropy alone, 1.5 times the steps",
+    "ce-same-time": "cross entropy alone, 1.15 times the steps",
     "teacher-text": "cross entropy on the teacher's text",
     "vanilla-kd": "vanilla KD",
+    "vanilla-T-2": "vanilla KD, temperature 2",
+    "vanilla-longer": "vanilla KD, 1.5 times the steps",
     "dskd": "DSKD as published",
     "dskd-v2": "DSKD v2 as published",
     "uld": "ULD",
     "uld-hybrid": "hybrid ULD",
+    "hybrid-T-4": "hybrid ULD, temperature 4",
     "min-edit": "MinED",
+    "min_edit-T-4": "MinED, temperature 4",
     "dskd-cma": "CMA as published",
 }
 """Rivals, for the heads of columns."""

@@ -17,9 +17,10 @@ from dskd_components.engines._tiling.coverage import Coverage
     cuts=st.tuples(st.integers(0, 30), st.integers(0, 30)),
 )
 def test_coverage(seed: int, positions: int, count: int, share: float, cuts: tuple[int, int]) -> None:
-    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
-    wanted = torch.rand(positions, generator=generator) < 0.8
-    masks = [wanted & (torch.rand(positions, generator=generator) < share) for _ in range(count)]
+    generator = torch.Generator().manual_seed(seed)
+    # Rows are ordered on the host.
+    wanted = torch.rand(positions, generator=generator, device="cpu") < 0.8
+    masks = [wanted & (torch.rand(positions, generator=generator, device="cpu") < share) for _ in range(count)]
     coverage = Coverage.of(wanted, masks, wanted.device)
     rows = len(coverage.positions)
     assert sorted(coverage.positions.tolist()) == wanted.nonzero().squeeze(1).tolist()

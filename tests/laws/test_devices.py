@@ -48,9 +48,10 @@ def test_checkpoints_and_batches_are_made_where_they_belong(tmp_path: Path) -> N
     collate = DualTokenizerCollator(student_tokenizer, teacher_tokenizer)
     samples = [{"text": "One text."}, {"prompt": "A question", "response": " and its answer"}]
     expected = collate(samples)
+    here = next(student.parameters()).device
     with torch.device("meta"):
         found = collate(samples)
-        out = loss_fn.run(student, teacher, found)
+        out = loss_fn.run(student, teacher, {name: column.to(here) for name, column in found.items()})
         out.loss.backward()
         loss_fn.save(tmp_path)
         loss_fn.restore(tmp_path)

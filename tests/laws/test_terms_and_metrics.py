@@ -129,7 +129,8 @@ def test_each_number_is_in_the_table_and_divides_as_it_says(spec: DSKDSpec, seed
         else:
             assert row["unit"] == "nats"
     if "t2s_ce" in out.terms:
-        assert out.metrics["t2s_ce_covered"] * out.counts["t2s_ce"] == pytest.approx(float(sums.terms["t2s_ce"]))
+        covered = float(out.metrics["t2s_ce_covered"]) * int(out.counts["t2s_ce"])
+        assert covered == pytest.approx(float(sums.terms["t2s_ce"]))
 
 
 def _filters(spec: DSKDSpec) -> bool:
