@@ -33,7 +33,7 @@ UNSURE: Final = "#888888"
 CURVES: Final = {"one": ("vanilla-kd", "dskd", "dskd-v2"), "two": ("uld-hybrid", "min-edit", "dskd-cma")}
 """What stands in the picture of curves beside recommended arms."""
 
-WIDEST: Final = 3.0
+WIDEST: Final = 4.0
 """What is worse by more, in %, stands at the edge, with its number."""
 
 
@@ -222,7 +222,7 @@ def _curves(axes: Axes, setting: Found, arms: Sequence[str], colours: Mapping[st
                 linewidth=0,
             )
     _scale(axes, "y")
-    low, high = max(-2 * WIDEST, min(shown, default=0.0)), min(2 * WIDEST, max(shown, default=0.0))
+    low, high = min(shown, default=0.0), min(2 * WIDEST, max(shown, default=0.0))
     axes.set_ylim(min(low, 0.0) - 0.3, max(high, 0.0) + 0.3)
     losses = [row["nats_per_byte"] for row in next(iter(alone.values()), [])]
     of_ce = f"; cross entropy alone: {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
