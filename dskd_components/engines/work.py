@@ -160,6 +160,9 @@ def _counts_first(shapes: LossShapes, side: Side) -> bool:
     """Return whether the tiled engine goes over a side twice, since a term needs counts of the whole batch."""
     if not isinstance(shapes.engine, Tiled):
         return False
+    memory = shapes.accelerator_memory
+    if block_count(shapes, side, on_cpu=memory is None, accelerator_memory=memory) <= 1:
+        return False  # one block knows all that there is to count
     return any(
         term.needs_counts
         for space in shapes.of_side(side)

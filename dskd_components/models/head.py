@@ -140,7 +140,8 @@ class Head:
     @property
     def valid_weight(self) -> Tensor:
         """``[token_count, d]``: the rows of real tokens."""
-        return self.weight[: self.token_count]
+        # Asked for many times a step: on an accelerator the host would wait for nothing but itself.
+        return self.weight if self.token_count == self.weight.shape[0] else self.weight[: self.token_count]
 
     def detach(self) -> Head:
         """Return the same head with its tensors cut from the graph: what passes through still has gradients."""

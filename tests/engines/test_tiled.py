@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components import ComparedRows, DSKDLoss, DSKDSpec, Head, InputError, Space, SpaceResult, TokenTerm
+from dskd_components.engines._tiling.head_stack import HeadStack
+from dskd_components.engines._tiling.side_pass import SidePass
 from dskd_components.models.states import IGNORE_INDEX, Side  # pydantic reads it
 from tests.helpers.registered import build
 from tests.helpers.strategies import Batch, make_batch
@@ -38,6 +40,27 @@ def test_gradients_accumulate_over_micro_batches() -> None:
     for tensor, gradient in zip(learned(batch, loss_fn), alone, strict=True):
         assert tensor.grad is not None
         torch.testing.assert_close(tensor.grad, 2 * gradient)
+
+
+@pytest.mark.parametrize("preset", ["dskd", "dskd-cma", "dskd-v2"])
+def test_what_fits_in_one_block_is_read_once(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    plain = HeadStack.logits
+
+    def counted(stack: HeadStack, rows: Any) -> Any:
+        reads.append(sum(some.stop - some.start for some in rows.values()))
+        return plain(stack, rows)
+
+    batch, loss_fn = batch_and_loss(preset, engine="tiled")
+    monkeypatch.setattr(HeadStack, "logits", counted)
+    whole = gradients(batch.loss(loss_fn).loss, batch, loss_fn)
+    assert all(reads)  # none is of no rows, only to see what a space asks for
+    once = sum(reads)
+    monkeypatch.setattr(SidePass, "_has_one_block", lambda _: False)
+    torch.testing.assert_close(gradients(batch.loss(loss_fn).loss, batch, loss_fn), whole)
+    # Many blocks need a second look where a term is divided by the tokens that it keeps.
+    assert sum(reads) - once > once if preset == "dskd-v2" else sum(reads) - once == once
+    assert not all(reads)
 
 
 def test_it_cannot_be_differentiated_twice_and_says_so() -> None:

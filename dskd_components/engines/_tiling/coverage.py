@@ -66,6 +66,12 @@ class Coverage:
             masks: each ``[P]``, bool, on the host; true for wanted positions only.
             device: where the rows are used.
         """
+        if len(masks) == 1:
+            covered, others = ((wanted & mask).nonzero().squeeze(1) for mask in (masks[0], ~masks[0]))
+            positions = torch.cat([covered, others])
+            ends = (slice(0, len(covered)), (True,)), (slice(len(covered), len(positions)), (False,))
+            sections = tuple(Section(rows, covering) for rows, covering in ends if rows.start < rows.stop)
+            return cls(to_device(positions, device), positions, sections, (None,))
         positions = wanted.nonzero().squeeze(1)
         found = torch.stack([mask[positions] for mask in masks]) if masks else wanted.new_empty(0, len(positions))
         order = torch.arange(len(positions), device="cpu")

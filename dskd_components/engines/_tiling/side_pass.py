@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -107,6 +108,7 @@ class SidePass:
         self._plan = plan
         self._stacks = [self._stack(streams, scratch) for streams in rows.streams_by_head()]
         self._counted: Mapping[tuple[int, str], TermCounts] = {}
+        self._in_one_block = False
         self._reduction = reduction
         self._groups = [GroupPasses(rows, entry) for entry in rows.groups]
         self._totals = [Totals(reduction) for _ in rows.batches]
@@ -130,7 +132,8 @@ class SidePass:
         if self._some_have_none:
             # Where a teacher covers no position, its spaces still give their terms, of no rows.
             self._measure(nothing, nothing, self._logits(nothing))
-        if self._looks_at_the_whole_batch(nothing):
+        self._in_one_block = self._has_one_block()
+        if not self._in_one_block and self._looks_at_the_whole_batch(nothing):
             self._counted = self._count_pass()
         if self._groups:
             self._combine_groups()
@@ -161,6 +164,11 @@ class SidePass:
         for section in self._rows.coverage.cut(tile):
             for block in self._plan.blocks(section):
                 yield slice(section.start + block.start, section.start + block.stop)
+
+    def _has_one_block(self) -> bool:
+        """Return whether all rows that spaces compare are in one block, which then knows all that there is to count."""
+        blocks = (rows for tile in self._covered_tiles() for rows in self._blocks_of(tile))
+        return self._rows.own.shards is None and len(list(islice(blocks, 2))) == 1
 
     def _logits(self, tile: slice) -> dict[TiledStates, Tensor]:
         logits: dict[TiledStates, Tensor] = {}
@@ -262,8 +270,9 @@ class SidePass:
         """Return how many rows of the batch count in a term."""
         if (number, name) in self._counted:
             return self._counted[number, name]
-        if term.denominator == "scored":
-            return TermCounts.of(term)  # the term's value does not depend on it
+        # The value of a term that is divided by the scored tokens does not depend on it.
+        if term.denominator == "scored" or self._in_one_block:
+            return TermCounts.of(term)
         everything = torch.full((), self._rows.covered(number), device=term.values.device)
         return TermCounts(everything, everything, None)
 
