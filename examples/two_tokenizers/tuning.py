@@ -39,13 +39,14 @@ CANDIDATES: Final[Mapping[str, DSKDSpec | None]] = {
     "ce": None,
     "dskd-cma": SPECS["dskd-cma"],
     "recommended": SPECS["recommended"],
+    "preset": DSKDSpec.preset("recommended-two-vocabularies"),
     "both spaces": FROM_HEADS,
     "with teacher space": SPECS["recommended"].replace(
         spaces=["teacher", *SPECS["recommended"].spaces], s2t_projector="live_pinv"
     ),
 }
-"""The demo's arms, and two that use the dual space with projectors that start from the heads: it alone, with exact
-pairs, and its teacher's half beside what is recommended."""
+"""The demo's arms; the preset, which has another temperature and rate; and two that use the dual space with projectors
+that start from the heads: it alone, with exact pairs, and its teacher's half beside what is recommended."""
 
 
 def tried(
