@@ -93,13 +93,12 @@ class ScoredGroups(NamedTuple):
     def std(self, values: Callable[[slice], Tensor], width: int) -> Tensor:
         """Return ``[B, T]``: the standard deviation for each position; see `scored_std`."""
         chunks = list(batch_chunks(self.scored.shape[0], self.scored.shape[1] * width, self.scored.device))
-        if len(chunks) == 1:
-            # What is there at once anyway need not be made twice.
-            whole = values(chunks[0])
-            values = lambda _: whole  # noqa: E731
+        # What is there at once anyway need not be made twice.
+        kept = [values(chunks[0])] if len(chunks) == 1 else None
         entries = self.sizes * width
-        means = self._total(torch.cat([values(rows).sum(-1) for rows in chunks])) / entries.clamp_min(1)
-        squares = torch.cat([(values(rows) - means[rows, :, None]).square_().sum(-1) for rows in chunks])
+        means = self._total(torch.cat([part.sum(-1) for part in kept or map(values, chunks)])) / entries.clamp_min(1)
+        parts = zip(chunks, kept or map(values, chunks), strict=True)
+        squares = torch.cat([(part - means[rows, :, None]).square_().sum(-1) for rows, part in parts])
         std = (self._total(squares) / (entries - 1).clamp_min(1)).sqrt()
         return std.where(self.scored & (std > 0), 1.0)
 

@@ -140,7 +140,7 @@ class Head:
     @property
     def valid_weight(self) -> Tensor:
         """``[token_count, d]``: the rows of real tokens."""
-        # Asked for many times a step: on an accelerator the host would wait for nothing but itself.
+        # It is asked for some forty times a step, and to cut off nothing takes the host as long as to cut.
         return self.weight if self.token_count == self.weight.shape[0] else self.weight[: self.token_count]
 
     def detach(self) -> Head:
