@@ -243,8 +243,8 @@ def _why(start: Start) -> str:
     name = _direct_space(start.aligner)
     if start.aligner == "identity":
         known = (
-            f"On real models, at equal steps, {name!r} and the dual spaces together gained more than either where texts "
-            f"were few, and as much as {name!r} alone where they were many: {EVIDENCE}."
+            f"On real models, at equal steps, {name!r} and the dual spaces together gained more than either where "
+            f"texts were few, and as much as {name!r} alone where they were many: {EVIDENCE}."
         )
     else:
         known = (
