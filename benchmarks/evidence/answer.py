@@ -156,8 +156,9 @@ def _others(found: Found) -> str:
         for source in (found, *found["others"]):
             where = "" if source is found else f"on {source['machine']} "
             for rival in RIVALS[name]:
-                arm = _arms(source, name).get(rival)
-                if rival not in shown and arm and "ce" in arm["minus"]:
+                arms = _arms(source, name)
+                arm = arms.get(rival)
+                if rival not in shown and arm and "ce" in arms and "ce" in arm["minus"]:
                     of = f"{NAMES[rival]} {_percent(arm['minus']['ce']['mean'], base_of(arm, 'ce'))}"
                     shown[rival], where = where + of, ""
         if shown:
