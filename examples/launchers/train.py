@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -78,3 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> DSKDTrainer:
 
 if __name__ == "__main__":
     main()
+    if torch.distributed.is_initialized():
+        # Threads of a process group that outlive the interpreter can abort it, after all is done.
+        torch.distributed.destroy_process_group()
