@@ -100,6 +100,9 @@ def ablation(folders: Mapping[str, Folder]) -> list[dict[str, Any]]:
                 rows[pair] = whole
             for step, row in rows.items():
                 measured.setdefault(step, []).append({"machine": machine, **row})
+        if measured.get(pair):
+            # What is known of the whole need not be called unknown of its steps.
+            measured = {step: rows for step, rows in measured.items() if rows or step not in pair.steps}
     return [
         {
             **{name: getattr(pair, name) for name in ("part", "setting", "before", "after")},
