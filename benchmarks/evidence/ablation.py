@@ -88,21 +88,20 @@ def ablation(folders: Mapping[str, Folder]) -> list[dict[str, Any]]:
 
     Returns:
         For each pair, ``measured`` has a row for each folder that has both arms: the difference on the test texts, over
-        the seeds that both arms have, each at its own best rate. A pair that no folder has is in the list, too.
+        the seeds that both arms have, each at its own best rate. A pair that no folder has is in the list, too, and so
+        are steps of one, unless the pair as a whole is known.
     """
     measured: dict[Pair, list[dict[str, Any]]] = {}
     for pair in PAIRS:
-        for step in pair.steps:
-            measured.setdefault(step, [])
+        found: dict[Pair, list[dict[str, Any]]] = {}
         for machine, folder in folders.items():
             rows = {step: row for step in pair.steps if (row := _difference(folder, step))}
             if len(rows) < len(pair.steps) and (whole := _difference(folder, pair)):
                 rows[pair] = whole
             for step, row in rows.items():
-                measured.setdefault(step, []).append({"machine": machine, **row})
-        if measured.get(pair):
-            # What is known of the whole need not be called unknown of its steps.
-            measured = {step: rows for step, rows in measured.items() if rows or step not in pair.steps}
+                found.setdefault(step, []).append({"machine": machine, **row})
+        for step in found if pair in found else dict.fromkeys((*pair.steps, *found)):
+            measured.setdefault(step, []).extend(found.get(step, []))
     return [
         {
             **{name: getattr(pair, name) for name in ("part", "setting", "before", "after")},

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from benchmarks.evidence.tables import Found
 
-NAMES: Final = {arm: name.replace(", 1.", " with 1.").replace(", t", " at t") for arm, name in SHORT.items()}
-"""Of rivals, without a comma, since they stand in lists."""
-
 OVER_TEXTS: Final = {"one": ("ce", "vanilla-kd"), "two": ("ce",)}
 """What recommended arms are held against for each number of texts."""
 
@@ -114,7 +111,7 @@ def _recommended(found: Found, name: str) -> str:
             for rival in RIVALS[name]:
                 if arm["recommended"] and rival in arm["minus"] and rival in arms:
                     minus = arm["minus"][rival]
-                    against[verdict(minus)].append(f"{NAMES[rival]} ({_percent(minus['mean'], base_of(arm, rival))})")
+                    against[verdict(minus)].append(f"{SHORT[rival]} ({_percent(minus['mean'], base_of(arm, rival))})")
             parts = [
                 f"{label} {_listed(rivals)}"
                 for label, rivals in (
@@ -144,7 +141,7 @@ def _texts(found: Found) -> str:
                 if arm["recommended"] and is_complete(arm) and rival in arm["minus"]
             ]
             if len(steps) > 1:
-                said.append(f"{label.lower()}, against {NAMES[rival]}: {_listed(steps)}")
+                said.append(f"{label.lower()}, against {SHORT[rival]}: {_listed(steps)}")
     return f"**Number of texts**: {'; '.join(said)}." if said else ""
 
 
@@ -159,7 +156,7 @@ def _others(found: Found) -> str:
                 arms = _arms(source, name)
                 arm = arms.get(rival)
                 if rival not in shown and arm and "ce" in arms and "ce" in arm["minus"]:
-                    of = f"{NAMES[rival]} {_percent(arm['minus']['ce']['mean'], base_of(arm, 'ce'))}"
+                    of = f"{SHORT[rival]} {_percent(arm['minus']['ce']['mean'], base_of(arm, 'ce'))}"
                     shown[rival], where = where + of, ""
         if shown:
             names.append(f"{label.lower()}: {_listed(shown.values())}")
@@ -202,7 +199,7 @@ def _tokens(found: Found) -> str:
     for name, label in BY_VOCABULARIES.items():
         arms = _arms(_with_recommended(found, name), name)
         rows = [
-            f"{100 * of['accuracy']:.1f} % after {of['title'] if of['recommended'] else NAMES[arm]}"
+            f"{100 * of['accuracy']:.1f} % after {of['title'] if of['recommended'] else SHORT[arm]}"
             for arm, of in arms.items()
             if (of["recommended"] or arm in ("ce", "ce-longer", "vanilla-kd")) and of["accuracy"] is not None
         ]

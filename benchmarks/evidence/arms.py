@@ -71,8 +71,12 @@ def _alone(aligner: str, **options: Any) -> Arm:
     return Arm(spec=DSKDSpec(aligner=aligner, **fields), teacher=False, **options)
 
 
-def _heat(temperature: float) -> dict[str, Any]:
-    """Return a temperature, with the loss times its square, so that gradients keep their size."""
+def heat(temperature: float) -> dict[str, Any]:
+    """Return a temperature, with the loss times its square, so that gradients keep their size.
+
+    Args:
+        temperature: what logits are divided by.
+    """
     return {"temperature": temperature, "temperature_squared": True}
 
 
@@ -91,7 +95,7 @@ def _one_vocabulary() -> dict[str, Arm]:
         "ce-longer": _alone("identity", title="cross entropy alone, 1.5 times the steps", longer=1.5),
         "teacher-text": _alone("identity", title="cross entropy on the teacher's text", teacher_text=True),
         "vanilla-kd": Arm(title="`vanilla-kd`", spec=vanilla),
-        "vanilla-T-2": Arm(title="`vanilla-kd`, temperature 2", spec=vanilla.replace(**_heat(2.0))),
+        "vanilla-T-2": Arm(title="`vanilla-kd`, temperature 2", spec=vanilla.replace(**heat(2.0))),
         # A step of what is recommended takes 1.5 times as long.
         "vanilla-longer": Arm(title="`vanilla-kd`, 1.5 times the steps", spec=vanilla, longer=1.5),
         "dskd": Arm(title="`dskd`, as published", spec=DSKDSpec.preset("dskd")),
@@ -125,15 +129,15 @@ def _two_vocabularies() -> dict[str, Arm]:
         "dskd-cma": Arm(title="`dskd-cma`, as published", spec=DSKDSpec.preset("dskd-cma")),
         "uld-hybrid": Arm(title="hybrid ULD, `exact_match`, kd_rate 0.8", spec=hybrid),
         "hybrid-T-4": Arm(
-            title="hybrid ULD, `exact_match`, kd_rate 0.8, temperature 4", spec=hybrid.replace(**_heat(4.0))
+            title="hybrid ULD, `exact_match`, kd_rate 0.8, temperature 4", spec=hybrid.replace(**heat(4.0))
         ),
         "exact-+-hybrid-kd-0.3": Arm(
             title="both spaces from the heads, and hybrid ULD, kd_rate 0.3",
             spec=exact.replace(spaces=({"name": "uld_hybrid"}, *BOTH_SPACES), kd_rate=0.3),
         ),
         "strict": Arm(title="shared tokens alone, `exact_match`", spec=shared),
-        "shared-T-2": Arm(title="shared tokens alone, `exact_match`, temperature 2", spec=shared.replace(**_heat(2.0))),
-        "strict-T-4": Arm(title="`recommended-two-vocabularies`", spec=shared.replace(**_heat(4.0))),
+        "shared-T-2": Arm(title="shared tokens alone, `exact_match`, temperature 2", spec=shared.replace(**heat(2.0))),
+        "strict-T-4": Arm(title="`recommended-two-vocabularies`", spec=shared.replace(**heat(4.0))),
         "exact-strict": Arm(
             title="`exact_match` from the heads, and shared tokens",
             spec=exact.replace(spaces=(strict, *BOTH_SPACES)),
@@ -154,9 +158,7 @@ def _two_vocabularies() -> dict[str, Arm]:
         ),
         "uld": Arm(title="ULD (`uld`, `positional`)", spec=DSKDSpec(spaces=["uld"], aligner="positional")),
         "min-edit": Arm(title="shared tokens alone, `min_edit`", spec=min_edit),
-        "min_edit-T-4": Arm(
-            title="shared tokens alone, `min_edit`, temperature 4", spec=min_edit.replace(**_heat(4.0))
-        ),
+        "min_edit-T-4": Arm(title="shared tokens alone, `min_edit`, temperature 4", spec=min_edit.replace(**heat(4.0))),
         "kq": Arm(title="`dskd-cma` with `kq`", spec=DSKDSpec.preset("dskd-cma", aligner="kq")),
     }
 

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.evidence.arms import BOTH_SPACES, HEADS, Arm, arms_of
+from benchmarks.evidence.arms import BOTH_SPACES, HEADS, Arm, arms_of, heat
 from benchmarks.evidence.plan import Run, vocabularies
 from benchmarks.evidence.queue import next_rates, rates_tried
 from benchmarks.evidence.shared_query import SharedQueryAttention
@@ -28,10 +28,6 @@ HYBRID: Final[dict[str, Any]] = {"name": "uld_hybrid"}
 RISING: Final[dict[str, Any]] = {"name": "linear", "start": 0.0, "end": 1.0, "steps": 40}
 
 FALLING: Final[dict[str, Any]] = {"name": "linear", "start": 0.8, "end": 0.2, "steps": 100}
-
-HOT: Final[dict[str, Any]] = {"temperature": 2.0, "temperature_squared": True}
-
-HOTTER: Final[dict[str, Any]] = {"temperature": 4.0, "temperature_squared": True}
 
 PROJECTING: Final = (StudentSpace, TeacherSpace)
 
@@ -59,7 +55,7 @@ def _variants(base: DSKDSpec, name: str) -> dict[str, tuple[DSKDSpec, dict[str, 
         f"{name} kd 0.7": (base.replace(kd_rate=0.7), {}),
         f"{name} kd 0.9": (base.replace(kd_rate=0.9), {}),
         f"{name} kd falling": (base.replace(kd_rate=FALLING), {}),
-        f"{name} T 2": (base.replace(**HOT), {}),
+        f"{name} T 2": (base.replace(**heat(2.0)), {}),
         f"{name} t2s fixed": (base, {"projector_lr": 0.0}),
         f"{name} t2s fixed kd 0.8": (base.replace(kd_rate=0.8), {"projector_lr": 0.0}),
         f"{name} projectors x0.3": (base, {"projector_lr": 0.3}),
@@ -89,9 +85,9 @@ def _with(base: DSKDSpec, name: str, space: Any, title: str) -> dict[str, tuple[
         f"{name} + {title} kd 0.3": (both.replace(kd_rate=0.3), {}),
         f"{name} + {title} kd 0.8": (both.replace(kd_rate=0.8), {}),
         f"{name} + {title}, t2s fixed": (both, {"projector_lr": 0.0}),
-        f"{name} + {title} T 2": (both.replace(**HOT), {}),
-        f"{name} + {title} T 4": (both.replace(**HOTTER), {}),
-        f"{name} + {title} T 2 kd 0.3": (both.replace(**HOT, kd_rate=0.3), {}),
+        f"{name} + {title} T 2": (both.replace(**heat(2.0)), {}),
+        f"{name} + {title} T 4": (both.replace(**heat(4.0)), {}),
+        f"{name} + {title} T 2 kd 0.3": (both.replace(**heat(2.0), kd_rate=0.3), {}),
         f"{name} teacher's space + {title}": (one, {}),
         f"{name} teacher's space + {title} kd 0.8": (one.replace(kd_rate=0.8), {}),
         f"{name} student's space + {title}, t2s fixed": (
@@ -107,11 +103,10 @@ def _one_vocabulary() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
     softer = StudentSpace(targets="teacher_argmax", filter="agreement", ce_weight=0.1)
     return {
         "vanilla kd 0.9": (vanilla.replace(kd_rate=0.9), {}),
-        "vanilla T 2": (vanilla.replace(**HOT), {}),
-        "vanilla T 2 kd 0.9": (vanilla.replace(**HOT, kd_rate=0.9), {}),
+        "vanilla T 2 kd 0.9": (vanilla.replace(**heat(2.0), kd_rate=0.9), {}),
         **_with(heads, "dskd", SharedVocabularySpace(), "vanilla"),
-        "vanilla T 4": (vanilla.replace(**HOTTER), {}),
-        "vanilla T 4 kd 0.9": (vanilla.replace(**HOTTER, kd_rate=0.9), {}),
+        "vanilla T 4": (vanilla.replace(**heat(4.0)), {}),
+        "vanilla T 4 kd 0.9": (vanilla.replace(**heat(4.0), kd_rate=0.9), {}),
         "vanilla kd 0.7": (vanilla.replace(kd_rate=0.7), {}),
         "vanilla skew_kl": (vanilla.replace(distance="skew_kl"), {}),
         "vanilla js": (vanilla.replace(distance="js"), {}),
@@ -134,19 +129,15 @@ def _two_vocabularies() -> dict[str, tuple[DSKDSpec, dict[str, Any]]]:
         "hybrid kd 0.9": (hybrid.replace(kd_rate=0.9), {}),
         **_with(exact, "exact", SHARED, "shared"),
         **{f"shared kd {rate}": (shared.replace(kd_rate=rate), {}) for rate in (0.3, 0.65, 0.8)},
-        "shared T 2": (shared.replace(**HOT), {}),
-        **{f"shared T 2 kd {rate}": (shared.replace(**HOT, kd_rate=rate), {}) for rate in (0.3, 0.65)},
-        "shared T 4": (shared.replace(**HOTTER), {}),
-        "shared T 8": (shared.replace(temperature=8.0, temperature_squared=True), {}),
-        "shared T 4 kd 0.3": (shared.replace(**HOTTER, kd_rate=0.3), {}),
+        **{f"shared T 2 kd {rate}": (shared.replace(**heat(2.0), kd_rate=rate), {}) for rate in (0.3, 0.65)},
+        "shared T 8": (shared.replace(**heat(8.0)), {}),
+        "shared T 4 kd 0.3": (shared.replace(**heat(4.0), kd_rate=0.3), {}),
         **{f"shared {distance}": (shared.replace(distance=distance), {}) for distance in ("skew_kl", "js")},
-        "min_edit T 4": (shared.replace(**HOTTER, aligner="min_edit"), {}),
-        "hybrid T 2": (hybrid.replace(**HOT), {}),
-        "hybrid T 4": (hybrid.replace(**HOTTER), {}),
-        "exact T 4": (exact.replace(**HOTTER), {}),
-        "exact + shared, projected x0.3 T 4": (both.replace(**HOTTER, weights=_light(0.3)), {}),
+        "hybrid T 2": (hybrid.replace(**heat(2.0)), {}),
+        "exact T 4": (exact.replace(**heat(4.0)), {}),
+        "exact + shared, projected x0.3 T 4": (both.replace(**heat(4.0), weights=_light(0.3)), {}),
         **{
-            f"exact + shared, projected x{share} T 2": (both.replace(**HOT, weights=_light(share)), {})
+            f"exact + shared, projected x{share} T 2": (both.replace(**heat(2.0), weights=_light(share)), {})
             for share in (0.1, 0.3)
         },
         **{f"exact + shared, projected x{share}": (both.replace(weights=_light(share)), {}) for share in (0.1, 0.3)},

@@ -15,22 +15,22 @@ BY_VOCABULARIES: Final = {"one": "One vocabulary", "two": "Two vocabularies"}
 
 SHORT: Final = {
     "ce": "cross entropy alone",
-    "ce-longer": "cross entropy alone, 1.5 times the steps",
-    "ce-same-time": "cross entropy alone, 1.15 times the steps",
+    "ce-longer": "cross entropy alone with 1.5 times the steps",
+    "ce-same-time": "cross entropy alone with 1.15 times the steps",
     "teacher-text": "cross entropy on the teacher's text",
     "vanilla-kd": "vanilla KD",
-    "vanilla-T-2": "vanilla KD, temperature 2",
-    "vanilla-longer": "vanilla KD, 1.5 times the steps",
+    "vanilla-T-2": "vanilla KD at temperature 2",
+    "vanilla-longer": "vanilla KD with 1.5 times the steps",
     "dskd": "DSKD as published",
     "dskd-v2": "DSKD v2 as published",
     "uld": "ULD",
     "uld-hybrid": "hybrid ULD",
-    "hybrid-T-4": "hybrid ULD, temperature 4",
+    "hybrid-T-4": "hybrid ULD at temperature 4",
     "min-edit": "MinED",
-    "min_edit-T-4": "MinED, temperature 4",
+    "min_edit-T-4": "MinED at temperature 4",
     "dskd-cma": "CMA as published",
 }
-"""Rivals, for the heads of columns."""
+"""Rivals, for heads of columns and, so without a comma, for lists."""
 
 OVER_TEXTS: Final = {"one": ("ce", "vanilla-kd", "dskd-heads"), "two": ("ce", "uld-hybrid", "exact-heads")}
 """What stands beside recommended arms where the number of texts changes."""

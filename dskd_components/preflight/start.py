@@ -249,7 +249,7 @@ def _why(start: Start) -> str:
     else:
         known = (
             f"On real models the tokens that both vocabularies have, compared in {name!r} at a temperature of 4, "
-            f"gained more than dual spaces, alone or beside these: {EVIDENCE}."
+            f"gained more than dual spaces, and no less than with these beside them: {EVIDENCE}."
         )
     if start.direct_space is not None:
         return known

@@ -82,7 +82,7 @@ class PairSpec(FrozenModel):
         Args:
             name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"``, ``"dskd-v2"`` or ``"dskd-v2-eta"``, as published;
                 ``"recommended-one-vocabulary"`` or ``"recommended-two-vocabularies"``, which gained most on real models
-                (docs/explanation/evidence.md). The last one needs the plugin ``dskd-uld``.
+                at equal steps (docs/explanation/evidence.md). The last one needs the plugin ``dskd-uld``.
             **overrides: fields of the spec to set otherwise.
 
         Raises:

@@ -46,8 +46,8 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "dskd-v2": V2,
     # DSKD v2 with exact token alignment, two tokenizers: the same over exactly aligned pairs.
     "dskd-v2-eta": V2 | {"aligner": ExactMatch()},
-    # No paper's: these two are this project's own. Of all that was tried on real models, they gained most there; what
-    # was tried and how much each gained is in docs/explanation/evidence.md.
+    # No paper's: these two are this project's own. Of all that was tried on real models, at equal steps, they gained
+    # most there; what was tried and how much each gained is in docs/explanation/evidence.md.
     "recommended-one-vocabulary": FROM_HEADS
     | {"spaces": (SharedVocabularySpace(), StudentSpace(), TeacherSpace(distance=KL()))},
     "recommended-two-vocabularies": {

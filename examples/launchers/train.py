@@ -79,6 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> DSKDTrainer:
 
 if __name__ == "__main__":
     main()
-    if torch.distributed.is_initialized():
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Threads of a process group that outlive the interpreter can abort it, after all is done.
         torch.distributed.destroy_process_group()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import distributed
 
 from dskd_components.errors import DSKDError
 from examples.paper import data
@@ -200,3 +201,6 @@ if __name__ == "__main__":
         main()
     except (PaperError, DSKDError) as error:
         sys.exit(f"error: {error}")
+    if distributed.is_available() and distributed.is_initialized():
+        # Threads of a process group that outlive the interpreter can abort it, after all is done.
+        distributed.destroy_process_group()

@@ -336,6 +336,10 @@ def test_a_folder_that_has_the_arm_between_shows_both_steps(folders: Any, tmp_pa
     assert measured["exact-heads", HYBRID] == {"a third": -0.3}
     assert measured["strict", BEST] == {"NVIDIA X": 0.1}
     assert measured["strict", "exact-strict"] == {}
+    # What is known of the whole is not called unknown of its steps.
+    alone = {(pair["before"], pair["after"]): pair["measured"] for pair in results(direct, ())["ablation"]}
+    assert alone["exact-heads", HYBRID]
+    assert not alone.keys() & {("exact-heads", "exact-+-hybrid"), ("exact-+-hybrid", HYBRID)}
 
 
 def test_what_changes_is_read_from_the_specs() -> None:

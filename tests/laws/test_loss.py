@@ -186,7 +186,7 @@ def test_half_precision_inputs_are_computed_in_float32(spec: DSKDSpec, dtype: to
     half = make_batch(1, same_tokenizer=spec.aligner.same_tokenizer, dtype=dtype)
     single = replace(half, student=in_dtype(half.student, torch.float32), teacher=in_dtype(half.teacher, torch.float32))
     loss_fn = build(spec, single)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(half.student.hidden_states.device.type, dtype=torch.bfloat16):
         (half, half_leaves) = with_leaves(half)
         found = half.loss(loss_fn)
     (single, leaves) = with_leaves(single)
@@ -205,7 +205,7 @@ def test_autocast_does_not_reach_the_loss(spec: DSKDSpec) -> None:
     batch = make_batch(6, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float32)
     double = replace(batch, student=in_dtype(batch.student), teacher=in_dtype(batch.teacher))
     loss_fn = build(spec, batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(batch.student.hidden_states.device.type, dtype=torch.bfloat16):
         found = batch.loss(loss_fn)
     expected = double.loss(build(spec, batch).double())
     torch.testing.assert_close(found.loss.double(), expected.loss, rtol=1e-4, atol=1e-5)

@@ -289,11 +289,14 @@ def test_fused_attention_keeps_no_scores() -> None:
     assert kept[1] - kept[0] == pytest.approx(scores, rel=0.02)
 
 
-SPACES = [["student", "teacher"], ["student"], ["teacher"], ["shared_vocabulary"]]
+COUNTING = {"name": "student", "filter": "correct", "kd_denominator": "kept"}
+"""A term of it is divided by the tokens that it keeps, of the whole batch."""
+
+SPACES: list[list[Any]] = [["student", "teacher"], ["student"], ["teacher"], ["shared_vocabulary"], [COUNTING]]
 
 
 @pytest.mark.parametrize("spaces", SPACES)
-def test_the_products_of_the_loss_are_those_of_a_step(spaces: list[str]) -> None:
+def test_the_products_of_the_loss_are_those_of_a_step(spaces: list[Any]) -> None:
     shapes, step = a_loss(spaces, "eager", torch.float32)
     with FlopCounterMode(display=False) as counted:
         step()
@@ -304,7 +307,7 @@ def test_the_products_of_the_loss_are_those_of_a_step(spaces: list[str]) -> None
 
 @pytest.mark.parametrize("products", ["fastest", "half_gradients"])
 @pytest.mark.parametrize("spaces", SPACES)
-def test_products_as_stored_come_in_as_many_parts_as_are_stated(spaces: list[str], products: str) -> None:
+def test_products_as_stored_come_in_as_many_parts_as_are_stated(spaces: list[Any], products: str) -> None:
     shapes, step = a_loss(spaces, {"name": "tiled", "products": products}, torch.bfloat16)
     shapes = replace(shapes, stored_as=dict.fromkeys(("student", "teacher"), torch.bfloat16))
     with HalfKernels() as kernels:
@@ -317,7 +320,7 @@ def test_products_as_stored_come_in_as_many_parts_as_are_stated(spaces: list[str
 
 
 def a_loss(
-    spaces: list[str], engine: str | dict[str, str], dtype: torch.dtype
+    spaces: list[Any], engine: str | dict[str, str], dtype: torch.dtype
 ) -> tuple[LossShapes, Callable[[], None]]:
     spec = DSKDSpec(engine=engine, spaces=spaces, t2s_projector=LINEAR, s2t_projector=LINEAR)
     widths, vocabulary, shape = {"student": 12, "teacher": 20}, 900, (2, 16)

@@ -67,6 +67,7 @@ class Coverage:
             device: where the rows are used.
         """
         if len(masks) == 1:
+            # One teacher, as nearly always: nothing to sort, and a fifth of the time that it takes the host.
             covered, others = ((wanted & mask).nonzero().squeeze(1) for mask in (masks[0], ~masks[0]))
             positions = torch.cat([covered, others])
             ends = (slice(0, len(covered)), (True,)), (slice(len(covered), len(positions)), (False,))
