@@ -12,6 +12,7 @@ import argparse
 import gc
 import json
 import statistics
+import time
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,22 +36,26 @@ if TYPE_CHECKING:
     Step = Callable[[], torch.Tensor]
 
 ONE, TWO, LARGE = (32_000, 32_000), (50_257, 151_936), (128_256, 128_256)
-PLAIN = ("tiled", "eager")
+ALL = ("tiled", "tiled compiled", "eager")
+HALF = ("half gradients", "half gradients compiled")
+LIGER = ("Liger", "Liger compiled")
+LAST = ("eager compiled", "Liger compiled")
+"""Whose compilation can take a minute each: they are measured when all else is."""
 
 CASES: tuple[tuple[Case, tuple[str, ...]], ...] = (
-    (Case("dskd", 256, ONE), PLAIN),
-    (Case("dskd", 2048, ONE), PLAIN),
-    (Case("dskd", 2048, ONE, dtype=torch.bfloat16), (*PLAIN, "half gradients", "eager compiled")),
-    (Case("dskd", 2048, ONE, scored=0.5, dtype=torch.bfloat16), PLAIN),
-    (Case("dskd-cma", 2048, TWO, dtype=torch.bfloat16), (*PLAIN, "half gradients")),
-    (Case("js", 2048, ONE, dtype=torch.bfloat16), (*PLAIN, "half gradients", "Liger", "Liger compiled")),
+    (Case("dskd", 256, ONE), ALL),
+    (Case("dskd", 2048, ONE), ALL),
+    (Case("dskd", 2048, ONE, dtype=torch.bfloat16), (*ALL, *HALF, "eager compiled")),
+    (Case("dskd", 2048, ONE, scored=0.5, dtype=torch.bfloat16), ALL),
+    (Case("dskd-cma", 2048, TWO, dtype=torch.bfloat16), (*ALL, *HALF)),
+    (Case("js", 2048, ONE, dtype=torch.bfloat16), (*ALL, *HALF, *LIGER)),
     (
         Case("js", 8192, LARGE, dtype=torch.bfloat16, widths=(4096, 4096)),
-        ("tiled", "half gradients", "Liger", "Liger compiled"),
+        ("tiled", "tiled compiled", *HALF, *LIGER),
     ),
     (
         Case("js", 8192, LARGE, dtype=torch.bfloat16, widths=(4096, 4096), budget=4096),
-        ("tiled",),
+        ("tiled", "tiled compiled"),
     ),
 )
 
@@ -136,11 +141,10 @@ def contestant(name: str, case: Case, student: LMStates, teacher: LMStates) -> S
     """A step of one of those that are compared."""
     if name.startswith("Liger"):
         return contestants.liger(student, teacher, compiled=name.endswith("compiled"))
-    engine = name.removesuffix(" compiled")
-    loss_fn = case.loss(engine)
-    if engine != name:
+    loss_fn = case.loss(name)
+    if name == "eager compiled":
         loss_fn.compile()
-    return contestants.library(case, engine, student, teacher, loss=loss_fn)
+    return contestants.library(case, name, student, teacher, loss=loss_fn)
 
 
 def milliseconds(step: Step, rounds: int) -> list[float]:
@@ -201,8 +205,11 @@ def measure(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
             continue
         try:
             step = contestant(name, case, student, teacher)
-            for _ in range(2):
-                step()
+            start = time.perf_counter()
+            step()
+            torch.cuda.synchronize()
+            first = time.perf_counter() - start
+            step()
             times = milliseconds(step, rounds)
             reference = milliseconds(bare, rounds)
             row["contestants"][name] = {
@@ -212,6 +219,7 @@ def measure(case: Case, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
                 "peak_mib": round(peak_mib(step, student)),
                 "kernels": kernels(step),
                 "waits": waits(step),
+                "first_step_seconds": round(first, 1),
             }
             row["bare_milliseconds"] = round(statistics.median(reference), 3)
         except (
@@ -254,9 +262,9 @@ def print_table(results: dict[str, Any]) -> None:
 def add_compiled(
     rows: list[dict[str, Any]], cases: list[tuple[Case, tuple[str, ...]]], rounds: int, write: Callable[[], None]
 ) -> None:
-    """Measure what is compiled, once all else is measured: to compile can take a minute each."""
+    """Measure those that come last."""
     for row, (case, names) in zip(rows, cases, strict=True):
-        compiled = tuple(name for name in names if name.endswith("compiled"))
+        compiled = tuple(name for name in names if name in LAST)
         if compiled:
             row["contestants"] |= measure(case, compiled, rounds)["contestants"]
             write()
@@ -270,7 +278,13 @@ def main() -> None:
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only cases whose label has this in it")
     parser.add_argument("--no-peers", action="store_true", help="the tiled engine alone")
     parser.add_argument("--accuracy", action="store_true", help="only the accuracy, without times")
-    parser.add_argument("--profile", action="store_true", help="print the most expensive kernels of a tiled step, only")
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        const="tiled",
+        metavar="CONTESTANT",
+        help="only print the most expensive kernels of a step",
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks.gpu: expected a CUDA device, and PyTorch finds none.")
@@ -288,7 +302,7 @@ def main() -> None:
     if options.profile:
         for case, _ in cases:
             student, teacher = case.states()
-            print_kernels(contestant("tiled", case, student, teacher), case.label)
+            print_kernels(contestant(options.profile, case, student, teacher), f"{case.label}, {options.profile}")
         return
 
     def write() -> None:
@@ -298,7 +312,7 @@ def main() -> None:
 
     methods: set[str] = set()
     for case, names in track(cases, description="cases", console=Console(stderr=True)):
-        plain = tuple(name for name in names if not name.endswith("compiled"))
+        plain = tuple(name for name in names if name not in LAST)
         row = {"case": case.label} if options.accuracy else measure(case, plain, options.rounds)
         # The largest case takes more memory in float32 products than it tells.
         if case.dtype == torch.bfloat16 and case.vocabularies != LARGE and case.method not in methods:

@@ -75,12 +75,19 @@ class Case:
         """The library's loss, with seeded projectors.
 
         Args:
-            engine: its name; ``half gradients``: the tiled one with gradients that are rounded to bfloat16.
+            engine: its name; ``half gradients``: the tiled one with gradients that are rounded to bfloat16. Either may
+                be followed by ``compiled``.
         """
-        options: object = engine
-        if engine in ("tiled", "half gradients"):
-            products = "fastest" if engine == "tiled" else "half_gradients"
-            options = {"name": "tiled", "memory_budget_mib": self.budget, "products": products}
+        name = engine.removesuffix(" compiled")
+        options: object = name
+        if name in ("tiled", "half gradients"):
+            products = "fastest" if name == "tiled" else "half_gradients"
+            options = {
+                "name": "tiled",
+                "memory_budget_mib": self.budget,
+                "products": products,
+                "compiled": engine != name,
+            }
         if self.method == "js":
             spec = DSKDSpec(spaces=("shared_vocabulary",), distance="js", engine=options)
         else:

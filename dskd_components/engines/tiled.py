@@ -10,6 +10,7 @@ from pydantic import Field
 
 from dskd_components.components.group_space import GroupSpace
 from dskd_components.engines._tiling import half_products
+from dskd_components.engines._tiling.compiling import compiles_on
 from dskd_components.engines._tiling.cut_heads import VocabularyParallel, with_usable_heads
 from dskd_components.engines._tiling.exchanged_pass import ExchangedPass, most_rows
 from dskd_components.engines._tiling.group_passes import teacher_group_sums
@@ -84,6 +85,10 @@ class Tiled(Engine):
       bfloat16 head, other states come as three bfloat16 numbers each, which lose no digit, and gradients as two, which
       are off by 2^-18. With a float16 head all but the former is in float32, since small gradients would vanish."""
 
+    compiled: bool = False
+    """Whether the operations on single logits are compiled by `torch.compile`, on a CUDA device.
+    TODO"""
+
     vocabulary_parallel: VocabularyParallel = "auto"
     """Which heads are left cut over ranks, each rank computing the logits of its own tokens: ``"auto"``, those of
     tensor parallelism; ``"always"``, those that FSDP2 has sharded as well, and of ZeRO-3 those that are constants,
@@ -140,7 +145,7 @@ def _measure(
                     [batch], "teacher", scratch, budget=_left(budget, held), products=products, recompute=recompute
                 )
                 left = _left(budget, held + rows.row_bytes)
-                result = _run_side(rows, reduction, scratch, left, products, predicts=needs_argmax)
+                result = _run_side(rows, reduction, scratch, left, engine, predicts=needs_argmax)
                 held += rows.gradient_bytes
                 del rows  # what it holds makes room for the others
         if needs_argmax:
@@ -168,7 +173,7 @@ def _measure(
                 teacher_argmax=choices,
                 group_sums=group_sums,
             )
-            of_student = _run_side(rows, reduction, scratch, _left(budget, held + rows.row_bytes), products)
+            of_student = _run_side(rows, reduction, scratch, _left(budget, held + rows.row_bytes), engine)
             del rows
     nothing = batches[0].student.hidden_states.new_zeros(())
     first, *others = [
@@ -215,8 +220,9 @@ def _left(budget: int, held: int) -> int:
 
 
 def _run_side(
-    rows: SideRows, reduction: Reduction, scratch: Scratch, budget: int, products: Products, *, predicts: bool = False
+    rows: SideRows, reduction: Reduction, scratch: Scratch, budget: int, engine: Tiled, *, predicts: bool = False
 ) -> SideResult:
+    products = engine.products
     longest = max(rows.coverage.covered, len(rows.own) - rows.coverage.covered)
     shards = rows.own.shards
     if shards is not None and not shards.same_rows:
@@ -235,6 +241,7 @@ def _run_side(
             [head for stream in rows.streams for head in (stream.head, stream.reading_head)], products
         ),
         beside_all=split_numbers((stream.head for stream in rows.streams if stream.requires_grad), products),
+        compiled=engine.compiled and compiles_on(rows.targets.device),
     )
     if shards is None:
         return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_components.components.distance import Distance
+    from dskd_components.components.space import Measure
     from dskd_components.models.head import Head
     from dskd_components.models.states import Side
 
@@ -114,6 +115,30 @@ class LogitBlock:
             )
         return values
 
+    def divergence_from(
+        self, teacher: LogitBlock, distance: Distance, measure: Measure, *, teacher_gradient: bool
+    ) -> Tensor:
+        """Return ``[n]``: the distance of each row at the measure's temperatures, in nats, a leaf.
+
+        Args:
+            teacher: the teacher's logits; these are the student's.
+            distance: the distance.
+            measure: what else is said of how to measure.
+            teacher_gradient: whether the teacher's logits may get a gradient.
+        """
+        with torch.no_grad():
+            found = distance.value_and_gradients(
+                self.distribution(measure.temperature),
+                teacher.distribution(measure.teacher_temperature),
+                student_gradient=self.requires_grad,
+                teacher_gradient=teacher.requires_grad and teacher_gradient,
+            )
+            values = found.values * measure.scale
+        values.requires_grad_(found.student is not None or found.teacher is not None)
+        self.contribute(values, found.student, measure.scale / measure.temperature)
+        teacher.contribute(values, found.teacher, measure.scale / measure.teacher_temperature)
+        return values
+
     def contribute(self, values: Tensor, gradient: Tensor | None, factor: float) -> None:
         """Take note of values that depend on these logits.
 
@@ -200,18 +225,9 @@ class TiledRows(ComparedRows):
         measure = self.measure
         if self.built and self.function_of(distance) is not (measure.distance if distance is None else distance):
             return super().divergence(distance, detach_teacher=detach_teacher)
-        with torch.no_grad():
-            found = (distance or measure.distance).value_and_gradients(
-                self.student.distribution(measure.temperature),
-                self.teacher.distribution(measure.teacher_temperature),
-                student_gradient=self.student.requires_grad,
-                teacher_gradient=self.teacher.requires_grad and not detach_teacher,
-            )
-            values = found.values * measure.scale
-        values.requires_grad_(found.student is not None or found.teacher is not None)
-        self.student.contribute(values, found.student, measure.scale / measure.temperature)
-        self.teacher.contribute(values, found.teacher, measure.scale / measure.teacher_temperature)
-        return values
+        return self.student.divergence_from(
+            self.teacher, distance or measure.distance, measure, teacher_gradient=not detach_teacher
+        )
 
     def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
         """Return ``[N]``: the cross entropy of one side's logits at temperature 1, in nats; 0 without target."""

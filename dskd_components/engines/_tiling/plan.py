@@ -40,6 +40,7 @@ class Plan:
         block_bytes: memory of the tensors that operations on a block make.
         part_bytes: memory for a part of a half-precision weight, widened.
         products: how kernels of products are chosen.
+        compiled: whether operations on single logits are compiled.
     """
 
     tile_rows: int
@@ -47,6 +48,7 @@ class Plan:
     block_bytes: int
     part_bytes: int
     products: Products = "torch"
+    compiled: bool = False
 
     @classmethod
     def of(
@@ -62,6 +64,7 @@ class Plan:
         products: Products = "torch",
         beside: int = 0,
         beside_all: int = 0,
+        compiled: bool = False,
     ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
@@ -76,6 +79,7 @@ class Plan:
             products: how kernels of products are chosen.
             beside: numbers that products take beside the tile, for each row of each stream.
             beside_all: numbers that they take for each row once, whatever the streams: of one after the other.
+            compiled: whether operations on single logits are compiled.
         """
         share = budget // SHARE
         for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
@@ -97,6 +101,7 @@ class Plan:
             block_bytes=block_rows * row_bytes,
             part_bytes=part_bytes,
             products=products,
+            compiled=compiled,
         )
 
     def agreed(self, shards: VocabularyShards) -> Plan:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_components.components.terms import TokenTerm
+from dskd_components.engines._tiling.compiled_block import CompiledBlock, write_gradients
 from dskd_components.engines._tiling.group_passes import GroupPasses
 from dskd_components.engines._tiling.head_stack import HeadStack
 from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
@@ -200,9 +201,7 @@ class SidePass:
             leaves = list({id(leaf): leaf for leaf in (*of_blocks, *of_spaces)}.values())
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else []
             of_leaves = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=bool(gradients))}
-            for block in blocks.values():
-                if block.requires_grad:
-                    block.write_gradient(of_leaves)
+            write_gradients([block for block in blocks.values() if block.requires_grad], of_leaves)
             for space in built:
                 space.add_gradients([of_leaves.get(id(leaf)) for leaf in space.leaves])
 
@@ -233,6 +232,7 @@ class SidePass:
                 stream,
                 length=some.stop - some.start,
                 requires_grad=requires_grad and stream.requires_grad,
+                compiled=self._plan.compiled,
             )
             for stream, some in self._rows.of_streams(rows).items()
         }
@@ -325,7 +325,9 @@ class SidePass:
                 yield (entry.number, name), term
 
 
-def logit_block(logits: Tensor, stream: TiledStates, *, length: int, requires_grad: bool) -> LogitBlock:
+def logit_block(
+    logits: Tensor, stream: TiledStates, *, length: int, requires_grad: bool, compiled: bool = False
+) -> LogitBlock:
     """Return a block of a stream's logits.
 
     Args:
@@ -333,9 +335,11 @@ def logit_block(logits: Tensor, stream: TiledStates, *, length: int, requires_gr
         stream: that they come from.
         length: how many of the rows are this rank's.
         requires_grad: whether a gradient will be asked for.
+        compiled: whether operations on single logits are compiled; where a head is cut they never are.
     """
     if stream.shards is None:
-        return LogitBlock(logits, head=stream.head, all_finite=stream.all_finite, requires_grad=requires_grad)
+        block = CompiledBlock if compiled else LogitBlock
+        return block(logits, head=stream.head, all_finite=stream.all_finite, requires_grad=requires_grad)
     return LogitPart(
         logits,
         head=stream.head,

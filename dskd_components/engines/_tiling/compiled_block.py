@@ -1,0 +1,389 @@
+"""Blocks of logits whose values and gradients come from compiled functions: a few passes over the logits in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from dskd_components.components.distribution import Distribution
+from dskd_components.engines._tiling.compiling import call
+from dskd_components.engines._tiling.logit_block import LogitBlock
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from dskd_components.components.distance import Distance
+    from dskd_components.components.space import Measure
+    from dskd_components.models.head import Head
+
+
+class Reading(NamedTuple):
+    """Distributions, by the places that what they are made from has among a function's tensors.
+
+    Args:
+        logits: ``[n, V]``.
+        largest: ``[n, 1]``: the largest logit of each row, over the temperature.
+        log_sum: ``[n, 1]``: the logarithm of the sum of exponentials above the largest.
+        temperature: ``[n, 1]``; None: 1.
+        all_finite: whether no logit is ``-inf``.
+    """
+
+    logits: int
+    largest: int
+    log_sum: int
+    temperature: int | None
+    all_finite: bool
+
+    def of(self, tensors: Sequence[Tensor]) -> Distribution:
+        """Return the distributions."""
+        scaled, largest, log_sum = tensors[self.logits], tensors[self.largest], tensors[self.log_sum]
+        if self.temperature is not None:
+            scaled = scaled / tensors[self.temperature]
+        probs = (scaled - largest - log_sum).exp()
+        return Distribution.of_part(scaled, probs=probs, largest=largest, log_sum=log_sum, all_finite=self.all_finite)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The function that finds what normalises rows of logits."""
+
+    @property
+    def kind(self) -> Hashable:
+        """See `RowFunction`."""
+        return "normalisation"
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """See `RowFunction`."""
+        return ()
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return ``largest`` and ``log_sum`` of `Reading`, of logits and, where it is not 1, the temperature."""
+        scaled = tensors[0] if len(tensors) == 1 else tensors[0] / tensors[1]
+        largest = scaled.amax(-1, keepdim=True)
+        return largest, (scaled - largest).exp().sum(-1, keepdim=True).log()
+
+
+@dataclass(frozen=True)
+class Values:
+    """The function that measures a distance: ``[n]``, nats.
+
+    Args:
+        distance: the distance.
+        student: where the student's distributions are.
+        teacher: where the teacher's are.
+    """
+
+    distance: Distance
+    student: Reading
+    teacher: Reading
+
+    @property
+    def kind(self) -> Hashable:
+        """See `RowFunction`."""
+        return f"values of {self.distance.name!r}"
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """See `RowFunction`."""
+        return ()
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the distance of each row."""
+        student, teacher = self.student.of(tensors), self.teacher.of(tensors)
+        found = self.distance.value_and_gradients(student, teacher, student_gradient=False, teacher_gradient=False)
+        return (found.values,)
+
+
+class Divergence(NamedTuple):
+    """A distance in a gradient, with the places of the loss's gradients to its values, ``[n, 1]`` each.
+
+    Args:
+        distance: the distance.
+        student: where the student's distributions are.
+        teacher: where the teacher's are.
+        of_student: what the gradient to the student's logits is multiplied with; None: that is not wanted.
+        of_teacher: likewise for the teacher's.
+    """
+
+    distance: Distance
+    student: Reading
+    teacher: Reading
+    of_student: int | None
+    of_teacher: int | None
+
+
+class CrossEntropy(NamedTuple):
+    """A cross entropy in a gradient.
+
+    Args:
+        reading: where the distributions are.
+        targets: the place of the targets, ``[n, 1]``.
+        factor: the place of what its gradient is multiplied with, ``[n, 1]``.
+    """
+
+    reading: Reading
+    targets: int
+    factor: int
+
+
+class Written(NamedTuple):
+    """Logits that a gradient is written over.
+
+    Args:
+        logits: their place.
+        direct: the place of a gradient ``[n, V]`` that is there already, if there is one.
+        scale: what products of states and weight were multiplied with.
+        softcap: what they were capped by.
+        tokens: how many of the columns are products.
+    """
+
+    logits: int
+    direct: int | None
+    scale: float
+    softcap: float | None
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The function that writes the loss's gradient over logits.
+
+    Args:
+        blocks: the logits that it is written over.
+        divergences: the distances in the loss.
+        cross_entropies: the cross entropies in it.
+    """
+
+    blocks: tuple[Written, ...]
+    divergences: tuple[Divergence, ...]
+    cross_entropies: tuple[CrossEntropy, ...]
+
+    @property
+    def kind(self) -> Hashable:
+        """See `RowFunction`."""
+        names = {repr(found.distance.name) for found in self.divergences}
+        return f"the gradient of {', '.join(sorted(names) + ['cross entropy'] * bool(self.cross_entropies))}"
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """See `RowFunction`."""
+        return tuple(block.logits for block in self.blocks)
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Write the gradients."""
+        totals = {block.logits: None if block.direct is None else tensors[block.direct] for block in self.blocks}
+
+        def add(place: int, gradient: Tensor, factor: int) -> None:
+            before, part = totals[place], gradient * tensors[factor]
+            totals[place] = part if before is None else before + part
+
+        for of_distance in self.divergences:
+            found = of_distance.distance.value_and_gradients(
+                of_distance.student.of(tensors),
+                of_distance.teacher.of(tensors),
+                student_gradient=of_distance.of_student is not None,
+                teacher_gradient=of_distance.of_teacher is not None,
+            )
+            if found.student is not None and of_distance.of_student is not None:
+                add(of_distance.student.logits, found.student, of_distance.of_student)
+            if found.teacher is not None and of_distance.of_teacher is not None:
+                add(of_distance.teacher.logits, found.teacher, of_distance.of_teacher)
+        for entropy in self.cross_entropies:
+            probs = entropy.reading.of(tensors).probs
+            at_target = torch.arange(probs.shape[1], device=probs.device) == tensors[entropy.targets]
+            add(entropy.reading.logits, torch.where(at_target, probs - 1, probs), entropy.factor)
+        # All are known before the first is written over the logits that they come from.
+        gradients = [_through_head(block, tensors[block.logits], totals[block.logits]) for block in self.blocks]
+        for block, gradient in zip(self.blocks, gradients, strict=True):
+            tensors[block.logits].copy_(gradient)
+        return ()
+
+
+def _through_head(block: Written, logits: Tensor, gradient: Tensor | None) -> Tensor:
+    """Return the gradient to the products that a head makes logits from."""
+    if gradient is None:
+        return torch.zeros_like(logits)
+    if block.softcap is None and block.scale == 1.0:
+        return gradient
+    slope = torch.full_like(logits, block.scale)
+    if block.softcap is not None:
+        slope = slope * (1 - (logits / block.softcap).square())
+    if block.tokens < logits.shape[1]:
+        slope = slope.where(torch.arange(logits.shape[1], device=logits.device) < block.tokens, 1.0)
+    return gradient * slope
+
+
+class Compared(NamedTuple):
+    """Values of a distance that depend on two blocks.
+
+    Args:
+        values: ``[n]``, a leaf.
+        distance: the distance.
+        student: the student's block, and the temperature it was read at.
+        teacher: the teacher's.
+        scale: what the distance was multiplied with.
+        of_student: whether a gradient to the student's logits is wanted.
+        of_teacher: whether one to the teacher's is.
+    """
+
+    values: Tensor
+    distance: Distance
+    student: tuple[CompiledBlock, float]
+    teacher: tuple[CompiledBlock, float]
+    scale: float
+    of_student: bool
+    of_teacher: bool
+
+
+class Scored(NamedTuple):
+    """Values of a cross entropy.
+
+    Args:
+        values: ``[n]``, a leaf.
+        targets: ``[n]``, int64, not negative.
+        scored: ``[n]``, bool: where there is a target.
+        temperature: that the logits were read at.
+    """
+
+    values: Tensor
+    targets: Tensor
+    scored: Tensor
+    temperature: float
+
+
+class CompiledBlock(LogitBlock):
+    """Rows of logits like any other, of which nothing of their size is made but the gradient that is written over them.
+
+    Args:
+        logits: ``[n, V]``; in the end the gradient is written over them.
+        head: the head that they come from.
+        all_finite: whether no entry is ``-inf``.
+        requires_grad: whether a gradient will be asked for.
+    """
+
+    def __init__(self, logits: Tensor, *, head: Head, all_finite: bool, requires_grad: bool) -> None:
+        super().__init__(logits, head=head, all_finite=all_finite, requires_grad=requires_grad)
+        self._statistics: dict[float, tuple[Tensor, ...]] = {}
+        self._compared: list[Compared] = []
+        self._scored: list[Scored] = []
+
+    def cross_entropy(self, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return ``[n]``: the cross entropy of each row at a temperature, a leaf; 0 where the target is -100."""
+        scored, targets = targets >= 0, targets.clamp_min(0)
+        with torch.no_grad():
+            largest, log_sum, *_ = self._statistics_at(temperature)
+            chosen = self._logits.gather(1, targets[:, None]) / temperature
+            values = (chosen - largest - log_sum).squeeze(1).neg().where(scored, 0.0)
+        values.requires_grad_(self.requires_grad)
+        if self.requires_grad:
+            self._scored.append(Scored(values, targets, scored, temperature))
+        return values
+
+    def divergence_from(
+        self, teacher: LogitBlock, distance: Distance, measure: Measure, *, teacher_gradient: bool
+    ) -> Tensor:
+        """Return ``[n]``: the distance of each row at the measure's temperatures, in nats, a leaf."""
+        assert isinstance(teacher, CompiledBlock), "both are compiled, or neither"
+        inputs = Inputs()
+        student_at, teacher_at = (self, measure.temperature), (teacher, measure.teacher_temperature)
+        function = Values(distance, inputs.reading(*student_at), inputs.reading(*teacher_at))
+        with torch.no_grad():
+            values = call(function, inputs.tensors)[0] * measure.scale
+        of_teacher = teacher.requires_grad and teacher_gradient
+        values.requires_grad_(self.requires_grad or of_teacher)
+        found = Compared(values, distance, student_at, teacher_at, measure.scale, self.requires_grad, of_teacher)
+        for block, is_wanted in ((self, self.requires_grad), (teacher, of_teacher)):
+            if is_wanted:
+                block._compared.append(found)
+        return values
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What the loss may depend on: the logits, and the values computed from them."""
+        values = [entry.values for entry in self._compared] + [entry.values for entry in self._scored]
+        return [self.leaf, *values] if self.requires_grad else []
+
+    def _statistics_at(self, temperature: float) -> tuple[Tensor, ...]:
+        """Return what normalises the rows, ``[n, 1]`` each, and the temperature as another, unless it is 1."""
+        if temperature not in self._statistics:
+            given = [] if temperature == 1.0 else [self._logits.new_full((len(self._logits), 1), temperature)]
+            self._statistics[temperature] = (*call(Statistics(), [self._logits, *given]), *given)
+        return self._statistics[temperature]
+
+
+class Inputs:
+    """The tensors that a function is called with, each once."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self._places: dict[int, int] = {}
+
+    def place(self, tensor: Tensor) -> int:
+        """Return the place of a tensor among all."""
+        if id(tensor) not in self._places:
+            self._places[id(tensor)] = len(self.tensors)
+            self.tensors.append(tensor)
+        return self._places[id(tensor)]
+
+    def reading(self, block: CompiledBlock, temperature: float) -> Reading:
+        """Return where the distributions of a block are."""
+        logits = self.place(block._logits)
+        largest, log_sum, *given = (self.place(tensor) for tensor in block._statistics_at(temperature))
+        return Reading(logits, largest, log_sum, given[0] if given else None, block._all_finite)
+
+    def factor(self, values: Tensor, factor: float) -> int:
+        """Return the place of the loss's gradient to some values, times a factor."""
+        return self.place(values[:, None] * factor)
+
+
+@torch.no_grad()
+def write_gradients(blocks: Iterable[LogitBlock], of_leaves: Mapping[int, Tensor | None]) -> None:
+    """Overwrite the logits of blocks with the loss's gradient to the products of states and weight, plus bias.
+
+    Args:
+        blocks: of the same rows; a gradient is asked for by each.
+        of_leaves: the loss's gradient to each of the blocks' leaves, by identity.
+    """
+    compiled = []
+    for block in blocks:
+        if isinstance(block, CompiledBlock):
+            compiled.append(block)
+        else:
+            block.write_gradient(of_leaves)
+    if compiled:
+        _write_compiled(compiled, of_leaves)
+
+
+def _write_compiled(blocks: Sequence[CompiledBlock], of_leaves: Mapping[int, Tensor | None]) -> None:
+    inputs, written, divergences, entropies = Inputs(), [], [], []
+    for block in blocks:
+        direct, head = of_leaves.get(id(block.leaf)), block._head
+        tokens = head.token_count if head.has_rest else block._logits.shape[1]
+        place = inputs.place(block._logits)
+        of_leaf = None if direct is None else inputs.place(direct)
+        written.append(Written(place, of_leaf, head.scale, head.softcap, tokens))
+    for entry in {id(entry.values): entry for block in blocks for entry in block._compared}.values():
+        of_values = of_leaves.get(id(entry.values))
+        if of_values is not None:
+            student, teacher = inputs.reading(*entry.student), inputs.reading(*entry.teacher)
+            factors = [
+                inputs.factor(of_values, entry.scale / temperature) if is_wanted else None
+                for is_wanted, (_, temperature) in (
+                    (entry.of_student, entry.student),
+                    (entry.of_teacher, entry.teacher),
+                )
+            ]
+            divergences.append(Divergence(entry.distance, student, teacher, *factors))
+    for block in blocks:
+        for noted in block._scored:
+            of_values = of_leaves.get(id(noted.values))
+            if of_values is not None:
+                reading, targets = inputs.reading(block, noted.temperature), inputs.place(noted.targets[:, None])
+                factor = inputs.factor(of_values.where(noted.scored, 0.0), 1 / noted.temperature)
+                entropies.append(CrossEntropy(reading, targets, factor))
+    call(Gradient(tuple(written), tuple(divergences), tuple(entropies)), inputs.tensors)

@@ -1,0 +1,151 @@
+"""Functions over blocks of logits, compiled when they are first called, checked, and left as written where need be.
+
+The operations on single logits are some twenty passes over a block, each of which an accelerator makes in a kernel of
+its own. Compiled they are a few. Nothing depends on it: what cannot be traced or compiled, or gives other numbers, is
+called as it is written.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from torch import Tensor
+
+BACKEND: Final = "inductor"
+"""What compiles."""
+
+ROWS: Final = 9
+"""Rows that a function is traced with and checked on, at most."""
+
+TOLERANCE: Final = 1e-4
+"""How far a compiled function may be off, as a share of the largest number of each result."""
+
+MOST_VALUES: Final = 4
+"""How many functions are compiled that differ in the options of their components alone. An option that follows a
+schedule has another value in each step, and all would be compiled anew."""
+
+
+class RowFunction(Protocol):
+    """A hashable function of tensors ``[n, ...]``, which knows nothing of n, and is as good for some of the rows."""
+
+    @property
+    def kind(self) -> Hashable:
+        """What it has in common with functions that differ in the options of their components alone."""
+
+    @property
+    def written(self) -> Sequence[int]:
+        """The places of those tensors that it writes over."""
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return tensors ``[n, ...]``."""
+
+
+_functions: dict[Hashable, Callable[..., tuple[Tensor, ...]]] = {}
+"""By function and kind of arguments what is called: the compiled function, or the one that was given."""
+
+_of_kind: Counter[Hashable] = Counter()
+
+
+def compiles_on(device: torch.device) -> bool:
+    """Return whether something is gained on a device: not on a CPU, whose caches keep a block from pass to pass."""
+    return device.type == "cuda"
+
+
+def call(function: RowFunction, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Call a function, compiled; it is compiled once in a process for each type and width of its arguments.
+
+    Args:
+        function: what is called.
+        tensors: ``[n, ...]`` each.
+
+    Returns:
+        What the function returns.
+    """
+    if len(tensors[0]) == 0 or torch._C._len_torch_dispatch_stack():  # somebody counts or records operations
+        return function(*tensors)
+    rows = _rows_for_any(tensors)
+    of_rows = tuple((tensor.shape[1:], tensor.dtype, tensor.device) for tensor in tensors)
+    arguments = (of_rows, 0 if rows else len(tensors[0]))
+    try:
+        found = _functions.get((function, arguments))
+    except TypeError:  # an option that is a list cannot be looked for
+        return function(*tensors)
+    if found is None:
+        kind = (function.kind, arguments)
+        if _of_kind[kind] >= MOST_VALUES:
+            return function(*tensors)
+        _of_kind[kind] += 1
+        found = _functions.setdefault((function, arguments), _compiled(function, tensors, rows))
+    return found(*tensors)
+
+
+def _rows_for_any(tensors: Sequence[Tensor]) -> int:
+    """Return a number of rows that stands for any: a size that nothing else has. 0: the rows are too few."""
+    others = {size for tensor in tensors for size in tensor.shape[1:]}
+    return next((rows for rows in range(min(ROWS, len(tensors[0])), 2, -1) if rows not in others), 0)
+
+
+def _compiled(function: RowFunction, tensors: Sequence[Tensor], rows: int) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a function, compiled for arguments of a kind; itself where that fails."""
+    few = [tensor[-rows:] for tensor in tensors]  # of all rows the last begin as unaligned as any may
+    kept = {place: few[place].clone() for place in function.written}
+    expected = _outcome(function, function, few, kept)
+    try:
+        traced = _traced(function, few, any_rows=rows > 0)
+        found: Callable[..., tuple[Tensor, ...]] = torch.compile(traced, backend=BACKEND, fullgraph=True)
+        _require_equal(_outcome(found, function, few, kept), expected)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:  # a compiler may raise anything, and the step goes on without it
+        first_line = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        warnings.warn(
+            f'The engine\'s option "compiled" has no effect on {function.kind}, which could not be compiled. Results '
+            f'are the same, steps are slower. "compiled": false does without the attempt. {first_line[:300]}',
+            stacklevel=2,
+        )
+        return function
+    return found
+
+
+def _outcome(
+    call_it: Callable[..., tuple[Tensor, ...]], function: RowFunction, few: Sequence[Tensor], kept: dict[int, Tensor]
+) -> list[Tensor]:
+    """Return what a call returns and writes; what was there before is there again."""
+    found = [*call_it(*few), *(few[place].clone() for place in function.written)]
+    for place, before in kept.items():
+        few[place].copy_(before)
+    return found
+
+
+def _traced(function: RowFunction, few: Sequence[Tensor], *, any_rows: bool) -> torch.fx.GraphModule:
+    """Return the operations of a function.
+
+    Raises:
+        ValueError: they are not the same for any number of rows.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # loads what no other step needs
+
+    traced = make_fx(lambda *given: function(*given), tracing_mode="symbolic")(*few)
+    if any_rows:
+        first = next(node for node in traced.graph.nodes if node.op == "placeholder")
+        rows = first.meta["val"].shape[0].node.expr
+        environment: Any = first.meta["val"].shape[0].node.shape_env
+        if any(rows in guard.expr.free_symbols for guard in environment.guards):
+            raise ValueError("it looks at the number of rows")
+        for tensor in few:
+            torch._dynamo.mark_dynamic(tensor, 0)
+    return traced
+
+
+def _require_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        most = float(theirs[theirs.isfinite()].abs().max()) if theirs.isfinite().any() else 0.0
+        if not torch.allclose(ours, theirs, rtol=0.0, atol=TOLERANCE * most + 1e-6, equal_nan=True):
+            raise ValueError("it gave other numbers")
