@@ -77,11 +77,11 @@ class AdaptiveKL(Distance):
         """Return ``[N]``: the head's share of the gap; a half where there is no gap to share."""
         teacher = teacher_log_probs.exp()
         gap = (teacher - student_log_probs.exp()).abs()
-        ascending, order = teacher.sort(-1)
-        # The total up to the last token of equal probability: ties fall on one side together.
-        last_equal = torch.searchsorted(ascending, ascending, right=True) - 1
-        in_tail = ascending.cumsum(-1).gather(-1, last_equal) < self.alpha - BORDER
-        tail_gap = (gap.gather(-1, order) * in_tail).sum(-1)
+        ascending = teacher.sort(-1).values
+        # The first token whose total is not below alpha is in the head, and those that are as likely with it.
+        in_tail = (ascending.cumsum(-1) < self.alpha - BORDER).sum(-1, keepdim=True)
+        least_of_head = ascending.gather(-1, in_tail.clamp_max(ascending.shape[-1] - 1))
+        tail_gap = (gap * (teacher < least_of_head)).sum(-1)
         whole_gap = gap.sum(-1)
         head_share = (whole_gap - tail_gap) / whole_gap
         return torch.where(whole_gap > 0, head_share, torch.full_like(whole_gap, 0.5)).clamp(0, 1)

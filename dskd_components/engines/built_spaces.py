@@ -30,6 +30,7 @@ class BuiltSpace:
 
     def __init__(self, batch: AlignedBatch, space: Space, dtype: torch.dtype, *, as_leaves: bool = False) -> None:
         self.space = space
+        self._restricts = space.one_vocabulary and batch.common_ids is not None
         self._default = batch.measure.distance
         self._modules = batch.modules.get(space.name)
         self._sources: dict[str, Tensor] = {}
@@ -55,6 +56,11 @@ class BuiltSpace:
                 return self.space.combine(compared)
             return self.space.compare(compared)
         return self._modules.called_with(self._tensors, self.space, compared, self._default)
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether logits themselves are read: by the space, by what was built for it, or to leave some tokens out."""
+        return self.space.reads_logits or self._modules is not None or self._restricts
 
     @property
     def _learning(self) -> list[str]:

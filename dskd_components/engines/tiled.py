@@ -242,6 +242,7 @@ def _run_side(
         ),
         beside_all=split_numbers((stream.head for stream in rows.streams if stream.requires_grad), products),
         compiled=engine.compiled and compiles_on(rows.targets.device),
+        reads_logits=any(space.reads_logits for space in rows.built),
     )
     if shards is None:
         return SidePass(rows, plan, reduction, scratch, predicts=predicts).run()

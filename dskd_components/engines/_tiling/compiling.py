@@ -47,8 +47,11 @@ class RowFunction(Protocol):
         """Return tensors ``[n, ...]``."""
 
 
-_functions: dict[Hashable, Callable[..., tuple[Tensor, ...]]] = {}
-"""By function and kind of arguments what is called: the compiled function, or the one that was given."""
+PARTS: Final = 4
+"""In how many parts rows are taken where a function is called as it is written."""
+
+_functions: dict[Hashable, Callable[..., tuple[Tensor, ...]] | None] = {}
+"""By function and kind of arguments what was compiled; None: it is called as it is written."""
 
 _of_kind: Counter[Hashable] = Counter()
 
@@ -69,21 +72,30 @@ def call(function: RowFunction, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]
         What the function returns.
     """
     if len(tensors[0]) == 0 or torch._C._len_torch_dispatch_stack():  # somebody counts or records operations
-        return function(*tensors)
+        return _as_written(function, tensors)
     rows = _rows_for_any(tensors)
-    of_rows = tuple((tensor.shape[1:], tensor.dtype, tensor.device) for tensor in tensors)
+    of_rows = tuple((tensor.shape[1:], tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors)
     arguments = (of_rows, 0 if rows else len(tensors[0]))
     try:
-        found = _functions.get((function, arguments))
+        is_known = (function, arguments) in _functions
     except TypeError:  # an option that is a list cannot be looked for
-        return function(*tensors)
-    if found is None:
+        return _as_written(function, tensors)
+    if not is_known:
         kind = (function.kind, arguments)
         if _of_kind[kind] >= MOST_VALUES:
-            return function(*tensors)
+            return _as_written(function, tensors)
         _of_kind[kind] += 1
-        found = _functions.setdefault((function, arguments), _compiled(function, tensors, rows))
-    return found(*tensors)
+        _functions[function, arguments] = None
+        return _first_call(function, arguments, tensors, rows)
+    found = _functions[function, arguments]
+    return _as_written(function, tensors) if found is None else found(*tensors)
+
+
+def _as_written(function: RowFunction, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Call a function a part of the rows at a time: it makes more tensors than one that is compiled."""
+    size = max(1, -(-len(tensors[0]) // PARTS))
+    parts = zip(*(tensor.split(size) for tensor in tensors), strict=True)
+    return tuple(torch.cat(found) for found in zip(*(function(*part) for part in parts), strict=True))
 
 
 def _rows_for_any(tensors: Sequence[Tensor]) -> int:
@@ -92,15 +104,26 @@ def _rows_for_any(tensors: Sequence[Tensor]) -> int:
     return next((rows for rows in range(min(ROWS, len(tensors[0])), 2, -1) if rows not in others), 0)
 
 
-def _compiled(function: RowFunction, tensors: Sequence[Tensor], rows: int) -> Callable[..., tuple[Tensor, ...]]:
-    """Return a function, compiled for arguments of a kind; itself where that fails."""
-    few = [tensor[-rows:] for tensor in tensors]  # of all rows the last begin as unaligned as any may
-    kept = {place: few[place].clone() for place in function.written}
-    expected = _outcome(function, function, few, kept)
+def _first_call(function: RowFunction, arguments: Hashable, tensors: Sequence[Tensor], rows: int) -> tuple[Tensor, ...]:
+    """Compile a function for arguments of a kind, and call it; as it is written, if that fails."""
+    before = {place: tensors[place].clone() for place in function.written}
+    checked = slice(-(rows or len(tensors[0])), None)
+    few = [before.get(place, tensor)[checked].clone() for place, tensor in enumerate(tensors)]
+    traced_with = [tensor.clone() for tensor in few]
+    expected = [*function(*few), *(few[place] for place in function.written)]
     try:
-        traced = _traced(function, few, any_rows=rows > 0)
-        found: Callable[..., tuple[Tensor, ...]] = torch.compile(traced, backend=BACKEND, fullgraph=True)
-        _require_equal(_outcome(found, function, few, kept), expected)
+        # What is compiled is fitted to the size of its first arguments: these are all rows.
+        given = [tensor.detach() for tensor in tensors]
+        traced = _traced(function, traced_with, any_rows=rows > 0)
+        if rows:
+            for tensor in given:
+                torch._dynamo.mark_dynamic(tensor, 0)
+        compiled: Callable[..., tuple[Tensor, ...]] = torch.compile(traced.forward, backend=BACKEND, fullgraph=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how the compiler does it
+            found = compiled(*given)
+        made = [*found, *(tensors[place] for place in function.written)]
+        _require_equal([tensor[checked] for tensor in made], expected)
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:  # a compiler may raise anything, and the step goes on without it
@@ -110,17 +133,10 @@ def _compiled(function: RowFunction, tensors: Sequence[Tensor], rows: int) -> Ca
             f'are the same, steps are slower. "compiled": false does without the attempt. {first_line[:300]}',
             stacklevel=2,
         )
-        return function
-    return found
-
-
-def _outcome(
-    call_it: Callable[..., tuple[Tensor, ...]], function: RowFunction, few: Sequence[Tensor], kept: dict[int, Tensor]
-) -> list[Tensor]:
-    """Return what a call returns and writes; what was there before is there again."""
-    found = [*call_it(*few), *(few[place].clone() for place in function.written)]
-    for place, before in kept.items():
-        few[place].copy_(before)
+        for place, values in before.items():
+            tensors[place].copy_(values)
+        return _as_written(function, tensors)
+    _functions[function, arguments] = compiled
     return found
 
 
@@ -135,12 +151,9 @@ def _traced(function: RowFunction, few: Sequence[Tensor], *, any_rows: bool) -> 
     traced = make_fx(lambda *given: function(*given), tracing_mode="symbolic")(*few)
     if any_rows:
         first = next(node for node in traced.graph.nodes if node.op == "placeholder")
-        rows = first.meta["val"].shape[0].node.expr
-        environment: Any = first.meta["val"].shape[0].node.shape_env
-        if any(rows in guard.expr.free_symbols for guard in environment.guards):
+        rows: Any = first.meta["val"].shape[0].node
+        if any(rows.expr in guard.expr.free_symbols for guard in rows.shape_env.guards):
             raise ValueError("it looks at the number of rows")
-        for tensor in few:
-            torch._dynamo.mark_dynamic(tensor, 0)
     return traced
 
 

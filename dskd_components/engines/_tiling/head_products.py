@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_components.engines._tiling.half_products import (
+    EVEN,
     SPLIT_COLUMNS,
     add_product,
     column_parts,
@@ -257,7 +258,8 @@ class HeadProducts:
             return found
         gradient, stacked = gradient[:, : self._head.token_count], None
         rows = None if head is None or states is None else _HeadRows.of(states, stored_as, self.gradient_parts)
-        for columns in column_parts(len(self._weight), split_columns(self._weight, len(gradient))):
+        even = 1 if self._weight.device.type == "cpu" else EVEN
+        for columns in column_parts(len(self._weight), split_columns(self._weight, len(gradient)), even=even):
             parts = stacked_parts(gradient[:, columns], self.gradient_parts)
             if wanted and stacked is None:
                 stacked = gradient.new_empty(len(parts), self._weight.shape[1])

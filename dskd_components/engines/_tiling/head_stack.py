@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,9 +37,9 @@ class HeadStack:
         self._has_rest = head.has_rest
         self._products = HeadProducts(head, dtype, plan.part_bytes, plan.products)
         self._forward_products = HeadProducts(streams[0].reading_head, dtype, plan.part_bytes, plan.products)
-        self._buffer = scratch.matrix(
-            len(streams) * plan.tile_rows, head.vocabulary_size, dtype=dtype, device=head.weight.device
-        )
+        width, rows = head.vocabulary_size, len(streams) * plan.tile_rows
+        stride = math.ceil(width / plan.alignment) * plan.alignment
+        self._buffer = scratch.matrix(rows, stride, dtype=dtype, device=head.weight.device)[:, :width]
 
     def logits(self, rows: Mapping[TiledStates, slice]) -> dict[TiledStates, Tensor]:
         """Return ``[n, V]`` for each stream that has rows in a tile: its logits, in the buffer until the next tile.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from dskd_components.engines._tiling.half_products import EVEN
 from dskd_components.engines.engine import BLOCK_TENSORS
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 CACHED_BLOCK: Final = 4 * 2**20
 """Bytes of one such tensor on a CPU, where the operations on single entries are as fast as the cache that it stays in.
 From 1 to 8 MiB it makes little difference; above, each block's memory comes anew from the system."""
+
+COMPILED_TENSORS: Final = 2
+"""How many tensors of a block's size a comparison holds at once whose operations are compiled."""
 
 SHARE: Final = 4
 """One part in so many of the budget is the most that blocks get, and what a widened part of a weight gets."""
@@ -41,6 +45,7 @@ class Plan:
         part_bytes: memory for a part of a half-precision weight, widened.
         products: how kernels of products are chosen.
         compiled: whether operations on single logits are compiled.
+        alignment: numbers that each row of a tile begins at a multiple of.
     """
 
     tile_rows: int
@@ -49,6 +54,7 @@ class Plan:
     part_bytes: int
     products: Products = "torch"
     compiled: bool = False
+    alignment: int = 1
 
     @classmethod
     def of(
@@ -65,6 +71,7 @@ class Plan:
         beside: int = 0,
         beside_all: int = 0,
         compiled: bool = False,
+        reads_logits: bool = True,
     ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
@@ -80,6 +87,8 @@ class Plan:
             beside: numbers that products take beside the tile, for each row of each stream.
             beside_all: numbers that they take for each row once, whatever the streams: of one after the other.
             compiled: whether operations on single logits are compiled.
+            reads_logits: whether a space reads logits themselves: there is more than is compiled, and their rows may
+                have to lie together.
         """
         share = budget // SHARE
         for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
@@ -88,7 +97,8 @@ class Plan:
         # As large as fits, whatever the batch: what one batch takes, the others take.
         tile_row_bytes = (sum(vocabularies) + len(vocabularies) * beside + beside_all) * itemsize
         tile_rows = max(1, min(rows, for_tile // tile_row_bytes))
-        row_bytes = max(vocabularies) * itemsize * BLOCK_TENSORS * teachers
+        tensors = COMPILED_TENSORS if compiled and not reads_logits else BLOCK_TENSORS
+        row_bytes = max(vocabularies) * itemsize * tensors * teachers
         if not has_cache:
             # What a small batch's tile leaves: a few large blocks take fewer operations than many.
             for_blocks = max(for_blocks, budget - part_bytes - tile_rows * tile_row_bytes)
@@ -102,6 +112,7 @@ class Plan:
             part_bytes=part_bytes,
             products=products,
             compiled=compiled,
+            alignment=1 if has_cache or reads_logits else EVEN,
         )
 
     def agreed(self, shards: VocabularyShards) -> Plan:
