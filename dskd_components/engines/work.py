@@ -15,7 +15,7 @@ from dskd_components.components.space import ComparedRows, SharedTokens
 from dskd_components.components.terms import CROSS_ENTROPY, TokenTerm
 from dskd_components.engines._tiling.half_products import EXACT_PARTS
 from dskd_components.engines._tiling.logit_block import LogitBlock, TiledRows
-from dskd_components.engines._tiling.plan import CACHED_BLOCK, SHARE
+from dskd_components.engines._tiling.plan import CACHED_BLOCK, COMPILED_TENSORS, SHARE
 from dskd_components.engines._tiling.reassociation import Shapes
 from dskd_components.engines.engine import BLOCK_TENSORS
 from dskd_components.engines.tiled import Tiled
@@ -185,7 +185,9 @@ def block_count(shapes: LossShapes, side: Side, *, on_cpu: bool, accelerator_mem
         accelerator_memory: bytes that an accelerator has in all; None: on a CPU, or where that is not known.
     """
     budget = shapes.engine.budget_bytes(accelerator_memory) if isinstance(shapes.engine, Tiled) else CACHED_BLOCK
-    size = min(budget // SHARE // BLOCK_TENSORS, CACHED_BLOCK) if on_cpu else budget // SHARE // BLOCK_TENSORS
+    lean = not on_cpu and isinstance(shapes.engine, Tiled) and shapes.engine.compiled
+    size = budget // SHARE // (COMPILED_TENSORS if lean else BLOCK_TENSORS)
+    size = min(size, CACHED_BLOCK) if on_cpu else size
     return -(-shapes.scored[side] * max(shapes.streams(side), default=0) * ITEMSIZE // max(size, 1))
 
 

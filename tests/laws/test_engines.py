@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dskd_components import DSKDLoss, DSKDOutput, DSKDSpec, Head
+from tests.helpers.compiled import compiled_anywhere
 from tests.helpers.registered import build, specs
 from tests.helpers.strategies import SEEDS, Batch, make_batch
 
@@ -64,9 +66,16 @@ def outcome(
     budget=BUDGETS,
     fraction=st.sampled_from([None, 0.25, 2.0]),
     widths=st.sampled_from([(5, 7), (2, 9), (9, 2)]),
+    compiled=st.booleans(),
 )
 def test_tiled_equals_eager(
-    spec: DSKDSpec, data: st.DataObject, seed: int, budget: float, fraction: float | None, widths: tuple[int, int]
+    spec: DSKDSpec,
+    data: st.DataObject,
+    seed: int,
+    budget: float,
+    fraction: float | None,
+    widths: tuple[int, int],
+    compiled: bool,
 ) -> None:
     # With widths far apart it is cheaper to join a projection with the head behind it.
     student_hidden, teacher_hidden = widths
@@ -85,7 +94,9 @@ def test_tiled_equals_eager(
     scored = batch.student.scored.sum()
     options = {} if fraction is None else {"num_items_in_batch": scored * fraction}
     expected, expected_gradients = outcome(loss_fn, batch, "eager", options)
-    found, gradients = outcome(loss_fn, batch, {"name": "tiled", "memory_budget_mib": budget}, options)
+    engine = {"name": "tiled", "memory_budget_mib": budget, "compiled": compiled}
+    with compiled_anywhere() if compiled else nullcontext():
+        found, gradients = outcome(loss_fn, batch, engine, options)
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-9, atol=1e-9)
     for what in ("terms", "counts", "metrics"):
         ours, theirs = getattr(found, what), getattr(expected, what)

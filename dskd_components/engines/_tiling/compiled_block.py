@@ -2,220 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from dskd_components.components.distribution import Distribution
 from dskd_components.engines._tiling.compiling import call
 from dskd_components.engines._tiling.logit_block import LogitBlock
+from dskd_components.engines._tiling.row_functions import (
+    CrossEntropy,
+    Divergence,
+    Gradient,
+    Reading,
+    Statistics,
+    Values,
+    Written,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
     from dskd_components.components.distance import Distance
     from dskd_components.components.space import Measure
     from dskd_components.models.head import Head
-
-
-class Reading(NamedTuple):
-    """Distributions, by the places that what they are made from has among a function's tensors.
-
-    Args:
-        logits: ``[n, V]``.
-        largest: ``[n, 1]``: the largest logit of each row, over the temperature.
-        log_sum: ``[n, 1]``: the logarithm of the sum of exponentials above the largest.
-        temperature: ``[n, 1]``; None: 1.
-        all_finite: whether no logit is ``-inf``.
-    """
-
-    logits: int
-    largest: int
-    log_sum: int
-    temperature: int | None
-    all_finite: bool
-
-    def of(self, tensors: Sequence[Tensor]) -> Distribution:
-        """Return the distributions."""
-        scaled, largest, log_sum = tensors[self.logits], tensors[self.largest], tensors[self.log_sum]
-        if self.temperature is not None:
-            scaled = scaled / tensors[self.temperature]
-        probs = (scaled - largest - log_sum).exp()
-        return Distribution.of_part(scaled, probs=probs, largest=largest, log_sum=log_sum, all_finite=self.all_finite)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """The function that finds what normalises rows of logits."""
-
-    @property
-    def kind(self) -> Hashable:
-        """See `RowFunction`."""
-        return "normalisation"
-
-    @property
-    def written(self) -> tuple[int, ...]:
-        """See `RowFunction`."""
-        return ()
-
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return ``largest`` and ``log_sum`` of `Reading`, of logits and, where it is not 1, the temperature."""
-        scaled = tensors[0] if len(tensors) == 1 else tensors[0] / tensors[1]
-        largest = scaled.amax(-1, keepdim=True)
-        return largest, (scaled - largest).exp().sum(-1, keepdim=True).log()
-
-
-@dataclass(frozen=True)
-class Values:
-    """The function that measures a distance: ``[n]``, nats.
-
-    Args:
-        distance: the distance.
-        student: where the student's distributions are.
-        teacher: where the teacher's are.
-    """
-
-    distance: Distance
-    student: Reading
-    teacher: Reading
-
-    @property
-    def kind(self) -> Hashable:
-        """See `RowFunction`."""
-        return f"values of {self.distance.name!r}"
-
-    @property
-    def written(self) -> tuple[int, ...]:
-        """See `RowFunction`."""
-        return ()
-
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the distance of each row."""
-        student, teacher = self.student.of(tensors), self.teacher.of(tensors)
-        found = self.distance.value_and_gradients(student, teacher, student_gradient=False, teacher_gradient=False)
-        return (found.values,)
-
-
-class Divergence(NamedTuple):
-    """A distance in a gradient, with the places of the loss's gradients to its values, ``[n, 1]`` each.
-
-    Args:
-        distance: the distance.
-        student: where the student's distributions are.
-        teacher: where the teacher's are.
-        of_student: what the gradient to the student's logits is multiplied with; None: that is not wanted.
-        of_teacher: likewise for the teacher's.
-    """
-
-    distance: Distance
-    student: Reading
-    teacher: Reading
-    of_student: int | None
-    of_teacher: int | None
-
-
-class CrossEntropy(NamedTuple):
-    """A cross entropy in a gradient.
-
-    Args:
-        reading: where the distributions are.
-        targets: the place of the targets, ``[n, 1]``.
-        factor: the place of what its gradient is multiplied with, ``[n, 1]``.
-    """
-
-    reading: Reading
-    targets: int
-    factor: int
-
-
-class Written(NamedTuple):
-    """Logits that a gradient is written over.
-
-    Args:
-        logits: their place.
-        direct: the place of a gradient ``[n, V]`` that is there already, if there is one.
-        scale: what products of states and weight were multiplied with.
-        softcap: what they were capped by.
-        tokens: how many of the columns are products.
-    """
-
-    logits: int
-    direct: int | None
-    scale: float
-    softcap: float | None
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """The function that writes the loss's gradient over logits.
-
-    Args:
-        blocks: the logits that it is written over.
-        divergences: the distances in the loss.
-        cross_entropies: the cross entropies in it.
-    """
-
-    blocks: tuple[Written, ...]
-    divergences: tuple[Divergence, ...]
-    cross_entropies: tuple[CrossEntropy, ...]
-
-    @property
-    def kind(self) -> Hashable:
-        """See `RowFunction`."""
-        names = {repr(found.distance.name) for found in self.divergences}
-        return f"the gradient of {', '.join(sorted(names) + ['cross entropy'] * bool(self.cross_entropies))}"
-
-    @property
-    def written(self) -> tuple[int, ...]:
-        """See `RowFunction`."""
-        return tuple(block.logits for block in self.blocks)
-
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Write the gradients."""
-        totals = {block.logits: None if block.direct is None else tensors[block.direct] for block in self.blocks}
-
-        def add(place: int, gradient: Tensor, factor: int) -> None:
-            before, part = totals[place], gradient * tensors[factor]
-            totals[place] = part if before is None else before + part
-
-        for of_distance in self.divergences:
-            found = of_distance.distance.value_and_gradients(
-                of_distance.student.of(tensors),
-                of_distance.teacher.of(tensors),
-                student_gradient=of_distance.of_student is not None,
-                teacher_gradient=of_distance.of_teacher is not None,
-            )
-            if found.student is not None and of_distance.of_student is not None:
-                add(of_distance.student.logits, found.student, of_distance.of_student)
-            if found.teacher is not None and of_distance.of_teacher is not None:
-                add(of_distance.teacher.logits, found.teacher, of_distance.of_teacher)
-        for entropy in self.cross_entropies:
-            probs = entropy.reading.of(tensors).probs
-            at_target = torch.arange(probs.shape[1], device=probs.device) == tensors[entropy.targets]
-            add(entropy.reading.logits, torch.where(at_target, probs - 1, probs), entropy.factor)
-        # All are known before the first is written over the logits that they come from.
-        gradients = [_through_head(block, tensors[block.logits], totals[block.logits]) for block in self.blocks]
-        for block, gradient in zip(self.blocks, gradients, strict=True):
-            tensors[block.logits].copy_(gradient)
-        return ()
-
-
-def _through_head(block: Written, logits: Tensor, gradient: Tensor | None) -> Tensor:
-    """Return the gradient to the products that a head makes logits from."""
-    if gradient is None:
-        return torch.zeros_like(logits)
-    if block.softcap is None and block.scale == 1.0:
-        return gradient
-    slope = torch.full_like(logits, block.scale)
-    if block.softcap is not None:
-        slope = slope * (1 - (logits / block.softcap).square())
-    if block.tokens < logits.shape[1]:
-        slope = slope.where(torch.arange(logits.shape[1], device=logits.device) < block.tokens, 1.0)
-    return gradient * slope
 
 
 class Compared(NamedTuple):

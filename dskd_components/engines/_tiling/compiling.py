@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from torch import Tensor
+
+    from dskd_components.engines._tiling.row_functions import RowFunction
 
 BACKEND: Final = "inductor"
 """What compiles."""
@@ -32,21 +34,6 @@ MOST_VALUES: Final = 4
 schedule has another value in each step, and all would be compiled anew."""
 
 
-class RowFunction(Protocol):
-    """A hashable function of tensors ``[n, ...]``, which knows nothing of n, and is as good for some of the rows."""
-
-    @property
-    def kind(self) -> Hashable:
-        """What it has in common with functions that differ in the options of their components alone."""
-
-    @property
-    def written(self) -> Sequence[int]:
-        """The places of those tensors that it writes over."""
-
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return tensors ``[n, ...]``."""
-
-
 PARTS: Final = 4
 """In how many parts rows are taken where a function is called as it is written."""
 
@@ -59,6 +46,15 @@ _of_kind: Counter[Hashable] = Counter()
 def compiles_on(device: torch.device) -> bool:
     """Return whether something is gained on a device: not on a CPU, whose caches keep a block from pass to pass."""
     return device.type == "cuda"
+
+
+def description() -> str:
+    """Return how many functions were compiled in this process, for reports; nothing if none was to be."""
+    if not _functions:
+        return ""
+    compiled = sum(found is not None for found in _functions.values())
+    left = len(_functions) - compiled
+    return f"{compiled} compiled functions" + (f", {left} that could not be compiled" if left else "")
 
 
 def call(function: RowFunction, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -152,7 +148,10 @@ def _traced(function: RowFunction, few: Sequence[Tensor], *, any_rows: bool) -> 
     if any_rows:
         first = next(node for node in traced.graph.nodes if node.op == "placeholder")
         rows: Any = first.meta["val"].shape[0].node
-        if any(rows.expr in guard.expr.free_symbols for guard in rows.shape_env.guards):
+        is_any = rows.expr.is_symbol and not any(
+            rows.expr in guard.expr.free_symbols for guard in rows.shape_env.guards
+        )
+        if not is_any:
             raise ValueError("it looks at the number of rows")
     return traced
 

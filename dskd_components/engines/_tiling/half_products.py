@@ -187,6 +187,15 @@ def stacked_parts(numbers: Tensor, count: int = 2) -> Tensor:
     return buffer.flatten(0, 1)
 
 
+def even(device: torch.device) -> int:
+    """Return a multiple of how many tokens products of a device are best made of; the few that are left come last.
+
+    Args:
+        device: the device.
+    """
+    return 1 if device.type == "cpu" else EVEN
+
+
 def split_columns(weight: Tensor, rows: int) -> int:
     """Return of how many tokens a gradient is split at once, at most.
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from dskd_components.engines._tiling.compiling import call
 from dskd_components.engines._tiling.half_products import (
-    EVEN,
     SPLIT_COLUMNS,
     add_product,
     column_parts,
+    even,
     exact_parts,
     gradient_parts,
     reads_as_stored,
@@ -22,6 +23,7 @@ from dskd_components.engines._tiling.half_products import (
     write_product,
 )
 from dskd_components.engines._tiling.products import CACHED_ROWS, add_outer, by_onednn, onednn
+from dskd_components.engines._tiling.row_functions import Softcap, Split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,9 +109,20 @@ class HeadProducts:
         dtype: what is computed in, float32 or float64.
         part_bytes: how much memory a widened part of the weight may take.
         products: how kernels are chosen.
+        compiled: whether operations on single numbers are compiled.
     """
 
-    def __init__(self, head: Head, dtype: torch.dtype, part_bytes: int, products: Products = "torch") -> None:
+    def __init__(
+        self,
+        head: Head,
+        dtype: torch.dtype,
+        part_bytes: int,
+        products: Products = "torch",
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self._compiled = compiled
+        self._even = even(head.weight.device)
         self._head = head
         self._dtype = dtype
         self._weight = head.valid_weight.detach()
@@ -144,16 +157,20 @@ class HeadProducts:
         if self._head.scale != 1.0:
             out.mul_(self._head.scale)
         if self._head.softcap is not None:
-            out.div_(self._head.softcap).tanh_().mul_(self._head.softcap)
+            if self._compiled:
+                call(Softcap(self._head.softcap), [out])
+            else:
+                out.div_(self._head.softcap).tanh_().mul_(self._head.softcap)
         if self._head.has_rest:
             everything[:, -1] = self._rest(states)
 
     def _logits_as_stored(self, states: list[Tensor], out: Tensor) -> None:
         """Write the product of the weight and states that come in parts, and the bias."""
         *larger, smallest = states
-        write_product(out, smallest, self._weight.T)
-        for part in reversed(larger):
-            add_product(out, part, self._weight.T)
+        for columns in column_parts(len(self._weight), len(self._weight), even=self._even):
+            write_product(out[:, columns], smallest, self._weight[columns].T)
+            for part in reversed(larger):
+                add_product(out[:, columns], part, self._weight[columns].T)
         if self._bias is not None:
             out.add_(self._bias)
 
@@ -258,9 +275,9 @@ class HeadProducts:
             return found
         gradient, stacked = gradient[:, : self._head.token_count], None
         rows = None if head is None or states is None else _HeadRows.of(states, stored_as, self.gradient_parts)
-        even = 1 if self._weight.device.type == "cpu" else EVEN
-        for columns in column_parts(len(self._weight), split_columns(self._weight, len(gradient)), even=even):
-            parts = stacked_parts(gradient[:, columns], self.gradient_parts)
+        most = split_columns(self._weight, len(gradient))
+        for columns in column_parts(len(self._weight), most, even=self._even):
+            parts = self._parts_of(gradient[:, columns])
             if wanted and stacked is None:
                 stacked = gradient.new_empty(len(parts), self._weight.shape[1])
                 write_product(stacked, parts, self._weight[columns])
@@ -274,6 +291,13 @@ class HeadProducts:
             return stacked
         both: Tensor = stacked.unflatten(0, (self.gradient_parts, -1)).sum(0)
         return both
+
+    def _parts_of(self, gradient: Tensor) -> Tensor:
+        """Return ``[parts n, m]``, bfloat16, as `stacked_parts` does."""
+        if self._compiled and self.gradient_parts == 2:
+            [by_row] = call(Split(), [gradient])
+            return by_row.transpose(0, 1).flatten(0, 1)
+        return stacked_parts(gradient, self.gradient_parts)
 
     def joined(self, projection: Tensor, scratch: Scratch) -> Tensor:
         """Return ``[V, k]``: the product of the weight and a matrix ``[d, k]``, in scratch memory."""

@@ -35,8 +35,10 @@ class HeadStack:
         head = streams[0].head
         self._rest: Tensor | None = None
         self._has_rest = head.has_rest
-        self._products = HeadProducts(head, dtype, plan.part_bytes, plan.products)
-        self._forward_products = HeadProducts(streams[0].reading_head, dtype, plan.part_bytes, plan.products)
+        self._products, self._forward_products = (
+            HeadProducts(of_head, dtype, plan.part_bytes, plan.products, compiled=plan.compiled)
+            for of_head in (head, streams[0].reading_head)
+        )
         width, rows = head.vocabulary_size, len(streams) * plan.tile_rows
         stride = math.ceil(width / plan.alignment) * plan.alignment
         self._buffer = scratch.matrix(rows, stride, dtype=dtype, device=head.weight.device)[:, :width]

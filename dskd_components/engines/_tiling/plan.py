@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from dskd_components.engines._tiling.half_products import EVEN
 from dskd_components.engines.engine import BLOCK_TENSORS
 
 if TYPE_CHECKING:
@@ -72,6 +71,7 @@ class Plan:
         beside_all: int = 0,
         compiled: bool = False,
         reads_logits: bool = True,
+        even: int = 1,
     ) -> Plan:
         """Return the plan that keeps to a budget; never less than a row at a time.
 
@@ -89,6 +89,7 @@ class Plan:
             compiled: whether operations on single logits are compiled.
             reads_logits: whether a space reads logits themselves: there is more than is compiled, and their rows may
                 have to lie together.
+            even: a multiple of how many tokens products are best made of.
         """
         share = budget // SHARE
         for_blocks = min(share, CACHED_BLOCK * BLOCK_TENSORS) if has_cache else share
@@ -112,7 +113,7 @@ class Plan:
             part_bytes=part_bytes,
             products=products,
             compiled=compiled,
-            alignment=1 if has_cache or reads_logits else EVEN,
+            alignment=1 if reads_logits else even,
         )
 
     def agreed(self, shards: VocabularyShards) -> Plan:
