@@ -2,8 +2,8 @@
 
 Two saved models are the folders. A step is what a training loop does with a batch: the teacher's forward pass, the
 student's, the loss, all of `backward`, AdamW. The models' own parts are timed by themselves, on the same batch; the
-rest is the loss. Rounds are interleaved, and processor time is counted, so that other work on the machine weighs on all
-alike.
+rest is the loss. Rounds are interleaved, and on a CPU processor time is counted, so that other work on the machine
+weighs on all alike.
 """
 
 from __future__ import annotations
@@ -42,20 +42,41 @@ class Step:
         dtype: of the student; the teacher is in bfloat16.
         rows: samples of a batch.
         length: tokens of a row of the student, at most.
+        device: where it runs.
+        untrained: models of the folders' configurations with random weights, which take the same time.
     """
 
-    def __init__(self, student: str, teacher: str, spec: DSKDSpec, dtype: torch.dtype, rows: int, length: int) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def __init__(
+        self,
+        student: str,
+        teacher: str,
+        spec: DSKDSpec,
+        dtype: torch.dtype,
+        rows: int,
+        length: int,
+        *,
+        device: str = "cpu",
+        untrained: bool = False,
+    ) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        def model(folder: str, dtype: torch.dtype) -> Any:
+            if untrained:
+                made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+            else:
+                made = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+            return made.to(device)
 
         tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (student, teacher)]
         text = " ".join(SAMPLE_TEXTS)
         collate = DualTokenizerCollator(*tokenizers, aligner=spec.aligner, student_max_length=length)
         shift = len(text) // rows
-        self.batch = dict(collate([{"text": (text[shift * row :] + text) * 20} for row in range(rows)]))
-        self.student: Any = AutoModelForCausalLM.from_pretrained(student, dtype=dtype).train()
-        self.teacher: Any = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.bfloat16).eval()
+        batch = dict(collate([{"text": (text[shift * row :] + text) * 20} for row in range(rows)]))
+        self.batch = {name: column.to(device) for name, column in batch.items()}
+        self.student: Any = model(student, dtype).train()
+        self.teacher: Any = model(teacher, torch.bfloat16).eval()
         self.teacher.requires_grad_(False)
-        self.loss_fn = DSKDLoss.from_models(spec, self.student, self.teacher, *tokenizers)
+        self.loss_fn = DSKDLoss.from_models(spec, self.student, self.teacher, *tokenizers).to(device)
         groups = [{"params": list(self.student.parameters())}, *self.loss_fn.param_groups(lr=1e-4)]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-5)
 
@@ -95,11 +116,17 @@ def _hidden_states(model: Any, batch: Mapping[str, Tensor], side: str) -> Tensor
     return found
 
 
-def seconds(work: Callable[[], None]) -> float:
-    """Processor time of a call."""
-    start = time.process_time()
+def seconds(work: Callable[[], None], device: str) -> float:
+    """Processor time of a call; time on the wall of one whose work is another device's."""
+    if device == "cpu":
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    torch.accelerator.synchronize()
+    start = time.perf_counter()
     work()
-    return time.process_time() - start
+    torch.accelerator.synchronize()
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -114,14 +141,28 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compiled", action="store_true", help="with compiled blocks; on a CUDA device")
+    parser.add_argument("--untrained", action="store_true", help="random weights: the folders need none")
     parser.add_argument("--json", type=Path, help="a row is added there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    spec = DSKDSpec.preset(options.preset, engine={"name": "tiled", "products": options.products})
-    step = Step(options.student, options.teacher, spec, getattr(torch, options.dtype), options.rows, options.length)
-    step.whole()
+    engine = {"name": "tiled", "products": options.products, "compiled": options.compiled}
+    spec = DSKDSpec.preset(options.preset, engine=engine)
+    step = Step(
+        options.student,
+        options.teacher,
+        spec,
+        getattr(torch, options.dtype),
+        options.rows,
+        options.length,
+        device=options.device,
+        untrained=options.untrained,
+    )
+    for work in step.ways.values():
+        work()
     rounds = [
-        {name: seconds(work) for name, work in step.ways.items()}
+        {name: seconds(work, options.device) for name, work in step.ways.items()}
         for _ in track(range(options.rounds), description="rounds")
     ]
     found = {name: statistics.median(each[name] for each in rounds) for name in step.ways}
@@ -131,6 +172,8 @@ def main() -> None:
         "teacher": Path(options.teacher).name,
         "preset": options.preset,
         "products": options.products,
+        "compiled": options.compiled,
+        "device": options.device,
         "dtype": options.dtype,
         "scored_tokens": int((step.batch["student_labels"] >= 0).sum()),
         "threads": options.threads,
@@ -139,9 +182,11 @@ def main() -> None:
         "share": {part: found[part] / found["whole"] for part in PARTS},
         "machine": machine(),
     }
+    if options.device.startswith("cuda"):
+        row["machine"]["gpu"] = torch.cuda.get_device_name()
     table = Table("part", "seconds", "share of a step", title=f"{row['student']} <- {row['teacher']}, {options.dtype}")
     for part in PARTS:
-        table.add_row(part, f"{found[part]:.2f}", f"{found[part] / found['whole']:.0%}")
+        table.add_row(part, f"{found[part]:.3f}", f"{found[part] / found['whole']:.0%}")
     Console().print(table)
     if options.json:
         rows = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []
