@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 
-from dskd_components.engines._tiling import half_products
+from dskd_components.engines._tiling import half_products, head_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,7 @@ class HalfKernels:
         self._patch.setattr(torch, "mm", self._mm(torch.mm))
         self._patch.setattr(torch, "addmm", self._addmm(torch.addmm))
         self._patch.setattr(half_products, "_found", {})
+        self._patch.setattr(head_products, "even", lambda _: 1)  # as many products as there are without a remainder
         if not self._is_tried:
             there = half_products._Kernels(write=True, add=self._adds)
             self._patch.setattr(half_products, "_kernels", lambda *_: there)
