@@ -120,7 +120,7 @@ def all_spaces(steps: int) -> DSKDSpec:
     """
     return DSKDSpec(
         aligner="exact_match",
-        spaces=["uld_hybrid", "student", "teacher"],
+        spaces=["shared_tokens", "student", "teacher"],
         kd_rate={"name": "linear", "start": 0.1, "end": 0.3, "steps": steps},
     )
 

@@ -43,13 +43,10 @@ if TYPE_CHECKING:
 
 SPECS: Final[dict[Arm, DSKDSpec]] = {
     "dskd-cma": DSKDSpec.preset("dskd-cma"),
-    "recommended": DSKDSpec(
-        aligner="exact_match", spaces=[{"name": "uld_hybrid", "unmatched_weight": 0.0}], kd_rate=0.65
-    ),
+    "recommended": DSKDSpec(aligner="exact_match", spaces=["shared_tokens"], kd_rate=0.65),
 }
 """What the distilled students learn from: the published method; and what was best on the dev texts, the tokens that
-both vocabularies have, at positions that are matched by the text (`dskd-uld` has to be installed, as `make demo` does).
-"""
+both vocabularies have, at positions that are matched by the text."""
 
 
 def distil(

@@ -10,7 +10,7 @@ import typer
 from dskd_components.cli.terminal import plain
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
-from dskd_components.spec.presets import usable_presets
+from dskd_components.spec.presets import PRESETS
 from dskd_components.spec.reading import PRESET
 
 
@@ -24,7 +24,7 @@ def print_schema(
     described = MultiTeacherSpec.model_json_schema() if multi_teacher else DSKDSpec.model_json_schema()
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
     if for_files:
-        preset = {"enum": usable_presets(), "description": "The preset whose fields the others replace."}
+        preset = {"enum": list(PRESETS), "description": "The preset whose fields the others replace."}
         pair = schema["$defs"][TeacherSpec.__name__] if multi_teacher else schema
         pair["properties"] = {PRESET: preset, **pair["properties"]}
     plain(json.dumps(schema, indent=2, ensure_ascii=False))

@@ -107,6 +107,11 @@ class Distribution:
             return self._logits.log_softmax(-1)
         return self._logits if self._is_normalised else (self._logits - self._largest).sub_(self._log_sum)
 
+    @property
+    def log_normaliser(self) -> Tensor:
+        """``[N, 1]``: the logarithm of the sum of the logits' exponentials; 0 for log-probabilities."""
+        return self._largest + self._log_sum
+
     def log_probs_of(self, tokens: Tensor) -> Tensor:
         """Return ``[N]``: the log-probability of one token of each row.
 

@@ -196,6 +196,25 @@ class ComparedRows:
         teacher_log_probs = (teacher_logits / measure.teacher_temperature).log_softmax(-1)
         return measure.scale * self.function_of(distance)(student_log_probs, teacher_log_probs)
 
+    def shared_divergence(self, distance: Distance | None) -> Tensor:
+        """Return ``[N]``: the distance between what the two make of the `shared_tokens`, in nats.
+
+        Both distributions, at the spec's temperatures, are narrowed to these tokens, as if it were known that the next
+        one is among them. The distance is multiplied by the teacher's probability that it is, a constant for the
+        gradient: so the chain rule of KL has it.
+
+        Args:
+            distance: the space's own choice, or None for the spec's.
+        """
+        shared, measure = self.shared_tokens, self.measure
+        assert shared is not None, "for spaces that need shared tokens"
+        student = self.student_logits[:, shared.student_ids] / measure.temperature
+        teacher = self.teacher_logits / measure.teacher_temperature
+        of_shared = teacher[:, shared.teacher_ids]
+        probability = (of_shared.detach().logsumexp(-1) - teacher.detach().logsumexp(-1)).exp()
+        found = self.function_of(distance)(student.log_softmax(-1), of_shared.log_softmax(-1))
+        return measure.scale * probability * found
+
     def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
         """Return ``[N]``: the cross entropy of one side's logits at temperature 1, in nats; 0 where there is no target.
 

@@ -63,8 +63,7 @@ class Start:
         of_spec: whether it is the choice of the spec that was given.
         recommended: whether it is the choice that is recommended.
         direct_space: of the recommended choice, the space without a projector that is recommended: with one tokenizer
-            beside the two with a projector, with two instead of them; None: none is, because it does not fit the pair,
-            or no installed plugin has it.
+            beside the two with a projector, with two instead of them; None: none is, because it does not fit the pair.
     """
 
     aligner: str
@@ -236,7 +235,7 @@ def recommended_fields(start: Start) -> dict[str, Any]:
     """
     if start.aligner == "identity" or start.direct_space is None:
         return spec_fields(start)
-    return {**PRESETS["recommended-two-vocabularies"], "aligner": start.aligner}
+    return {**PRESETS["recommended-two-vocabularies"], "aligner": start.aligner, "spaces": [start.direct_space]}
 
 
 def spec_fields(start: Start) -> dict[str, Any]:

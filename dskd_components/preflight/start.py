@@ -15,7 +15,6 @@ from dskd_components.preflight.report import Finding, Start, recommended_fields,
 from dskd_components.projectors import Linear
 from dskd_components.projectors.pinv import PinvProjection
 from dskd_components.spec.dskd_spec import DSKDSpec
-from dskd_components.spec.presets import has_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -146,7 +145,7 @@ class _Measured:
         """
         name = _direct_space(aligner)
         spec = self._from_heads.spec.replace(aligner=aligner)
-        if not has_space(name) or (spec.aligner.text_method is None and not spec.aligner.same_tokenizer):
+        if spec.aligner.text_method is None and not spec.aligner.same_tokenizer:
             return None
         spec = spec.replace(spaces=(name,))
         try:
@@ -223,7 +222,7 @@ def _built(loss_fn: Any, direction: Direction) -> str | None:
 
 
 def _direct_space(aligner: str) -> str:
-    return "shared_vocabulary" if aligner == "identity" else "uld_hybrid"
+    return "shared_vocabulary" if aligner == "identity" else "shared_tokens"
 
 
 def _with_recommended(starts: list[Start], direct_space: Callable[[str], str | None]) -> list[Start]:
@@ -253,8 +252,6 @@ def _why(start: Start) -> str:
         )
     if start.direct_space is not None:
         return known
-    if not has_space(name):
-        return f"{known} To have it recommended, install the distribution dskd-uld."
     return f"{known} It does not fit the choice made here."
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.aligners import CrossModelAttention, ExactMatch
-from dskd_components.components.lookup import default_registry
 from dskd_components.distances import KL
 from dskd_components.errors import UnknownComponentError, did_you_mean
 from dskd_components.projectors import Linear, LivePinv, Pinv
-from dskd_components.spaces import SharedVocabularySpace, StudentSpace, TeacherSpace
+from dskd_components.spaces import SharedTokensSpace, SharedVocabularySpace, StudentSpace, TeacherSpace
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -52,15 +51,11 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     | {"spaces": (SharedVocabularySpace(), StudentSpace(), TeacherSpace(distance=KL()))},
     "recommended-two-vocabularies": {
         "aligner": ExactMatch(),
-        # By its name: a plugin has it. So it compares the tokens alone that both vocabularies have.
-        "spaces": ({"name": "uld_hybrid", "unmatched_weight": 0.0},),
+        "spaces": (SharedTokensSpace(),),
         "temperature": 4.0,
         "temperature_squared": True,
     },
 }
-
-OF_PLUGINS: Final[Mapping[str, tuple[str, str]]] = {"recommended-two-vocabularies": ("uld_hybrid", "dskd-uld")}
-"""By preset, the space that a plugin has, and the distribution to install for it."""
 
 
 def preset_fields(name: str, known: Container[str]) -> dict[str, Any]:
@@ -72,39 +67,10 @@ def preset_fields(name: str, known: Container[str]) -> dict[str, Any]:
             all of them, so it has none from a preset either.
 
     Raises:
-        UnknownComponentError: there is no such preset, and the message names the nearest; or the plugin that it needs
-            is not there, and the message names the distribution to install.
+        UnknownComponentError: there is no such preset, and the message names the nearest.
     """
     if name not in PRESETS:
         raise UnknownComponentError(
             f"unknown preset {name!r}{did_you_mean(name, list(PRESETS))}; the presets are {', '.join(PRESETS)}."
         )
-    if name in OF_PLUGINS:
-        _require_plugin(name, *OF_PLUGINS[name])
     return {field: value for field, value in PRESETS[name].items() if field in known}
-
-
-def usable_presets() -> list[str]:
-    """Return the names of the presets whose plugins are installed."""
-    return [name for name in PRESETS if name not in OF_PLUGINS or has_space(OF_PLUGINS[name][0])]
-
-
-def has_space(name: str) -> bool:
-    """Return whether a spec can name a space here, which may be that of a plugin.
-
-    Args:
-        name: the name.
-    """
-    return [info.name for info in default_registry().components("space")].count(name) == 1
-
-
-def _require_plugin(preset: str, space: str, distribution: str) -> None:
-    registry = default_registry()
-    try:
-        registry.find(space, "space")
-    except UnknownComponentError as error:
-        is_installed = any(origin.distribution == distribution for origin in registry.origins)
-        what = "which is installed, but left out" if is_installed else "which is not installed: install it"
-        raise UnknownComponentError(
-            f"the preset {preset!r} needs the space {space!r} of the distribution {distribution}, {what} ({error})"
-        ) from error

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
 
 from dskd_components import DSKDSpec, MultiTeacherSpec, TeacherSpec
-from dskd_components.spec.presets import OF_PLUGINS, PRESETS
+from dskd_components.spec.presets import PRESETS
 from tests.helpers.spec_strategies import near_documents
 
 if TYPE_CHECKING:
@@ -135,23 +135,6 @@ def test_the_schema_of_files_has_presets_besides(dskd: Callable[..., Ran]) -> No
     assert not validator.is_valid({"preset": "dskd-cm"})
     assert not validator.is_valid({"preset": "dskd", "temprature": 1})
     assert validator.is_valid({"distance": "tvd"})
-
-
-def test_a_preset_whose_plugin_is_not_there_is_told_and_not_offered(
-    dskd: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DSKD_DISABLE_PLUGINS", "dskd-uld")
-    [name] = OF_PLUGINS
-    file = tmp_path / "spec.yaml"
-    file.write_text(f"preset: {name}\n")
-    for arguments in (("validate", file), ("doctor", "student", "teacher", "--spec", name)):
-        ran = dskd(*arguments)
-        assert ran.code
-        assert f"the preset {name!r} needs the space 'uld_hybrid' of the distribution dskd-uld" in " ".join(
-            ran.err.split()
-        )
-    offered = json.loads(dskd("schema", "--for-files").out)["properties"]["preset"]["enum"]
-    assert offered == [other for other in PRESETS if other != name]
 
 
 def test_a_file_of_several_teachers(dskd: Callable[..., Ran], tmp_path: Path) -> None:

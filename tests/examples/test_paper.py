@@ -69,8 +69,8 @@ def test_specs_without_projection() -> None:
         elif row.method_name == "uld":
             assert row.spec == DSKDSpec(spaces=["uld"], aligner="positional", kd_rate=0.5)
         elif row.method_name == "mined":
-            strict = {"name": "uld_hybrid", "distance": "kl", "unmatched_weight": 0.0}
-            assert row.spec == DSKDSpec(spaces=[strict], aligner="min_edit", kd_rate=0.5, temperature=2.0)
+            shared = {"name": "shared_tokens", "distance": "kl"}
+            assert row.spec == DSKDSpec(spaces=[shared], aligner="min_edit", kd_rate=0.5, temperature=2.0)
         elif row.method_name in ("sft", "teacher"):
             assert row.spec is None
             continue

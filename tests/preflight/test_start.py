@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components, use_plugins
+from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, InputError, list_components
 from dskd_components.aligners import CrossModelAttentionModule
 from dskd_components.preflight.report import SANE, Finding, Start
 from dskd_components.preflight.start import OF_TWO_TOKENIZERS, check_start
@@ -185,23 +185,17 @@ def named_spaces(report: PreflightReport) -> tuple[str, ...]:
     return tuple(space.name for space in spec.spaces)
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_the_space_of_a_plugin_is_recommended_where_it_is(installed: bool) -> None:
-    use_plugins(disable=[] if installed else ["dskd-uld"])
-    try:
-        report = look(tokens_per_step=32)
-        assert named_spaces(report) == (("uld_hybrid",) if installed else ("student", "teacher"))
-        spec = report.recommended_spec
-        assert spec is not None
-        if installed:
-            assert spec == DSKDSpec.preset("recommended-two-vocabularies", aligner=spec.aligner)
-        assert spec.kd_rate == DSKDSpec().kd_rate
-        assert "compared in 'uld_hybrid' at a temperature of 4" in report.recommendation
-        assert ("with dual spaces" in report.recommendation) == installed
-        assert ("install the distribution dskd-uld" in report.recommendation) != installed
-        assert recommended(report).direct_space == ("uld_hybrid" if installed else None)
-    finally:
-        use_plugins()
+def test_tokens_that_both_have_are_recommended_for_two_tokenizers() -> None:
+    report = look(tokens_per_step=32)
+    assert named_spaces(report) == ("shared_tokens",)
+    spec = report.recommended_spec
+    assert spec is not None
+    assert spec == DSKDSpec.preset("recommended-two-vocabularies", aligner=spec.aligner)
+    assert spec.kd_rate == DSKDSpec().kd_rate
+    assert "spaces=['shared_tokens'], temperature=4.0" in report.recommendation
+    assert "compared in 'shared_tokens' at a temperature of 4" in report.recommendation
+    assert "with dual spaces" in report.recommendation
+    assert recommended(report).direct_space == "shared_tokens"
 
 
 def test_an_aligner_that_cannot_read_a_teacher_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +241,7 @@ def test_programs_and_people_are_told_all_of_it() -> None:
     assert "recommended" in table
     # The name of a term is that of a mean over scored tokens; what is divided by covered ones has another.
     [batch] = [finding.found for finding in report.findings if finding.component == "batch"]
-    assert re.fullmatch(r"the loss is [\d.]+ \(terms as training logs them: ce [\d.]+, uld_matched [\d.]+.*\)", batch)
+    assert re.fullmatch(r"the loss is [\d.]+ \(terms as training logs them: ce [\d.]+, shared_kd [\d.]+.*\)", batch)
     for written in (text.replace(batch, ""), report.recommendation, json.dumps(plain["starts"])):
         assert not re.findall(r"\b(?:t2s_ce|t2s_kd|s2t_kd)\b", written)
         assert "t2s_ce_covered" in written

@@ -116,7 +116,14 @@ class CompiledBlock(LogitBlock):
     def leaves(self) -> list[Tensor]:
         """What the loss may depend on: the logits, and the values computed from them."""
         values = [entry.values for entry in self._compared] + [entry.values for entry in self._scored]
-        return [self.leaf, *values] if self.requires_grad else []
+        of_parts = [leaf for _, block in self._restrictions for leaf in block.leaves]
+        return [self.leaf, *values, *of_parts] if self.requires_grad else []
+
+    @torch.no_grad()
+    def log_normaliser(self, temperature: float) -> Tensor:
+        """Return ``[n]``: the logarithm of the sum of exponentials of each row's logits over a temperature."""
+        largest, log_sum, *_ = self._statistics_at(temperature)
+        return (largest + log_sum).squeeze(1)
 
     def _statistics_at(self, temperature: float) -> tuple[Tensor, ...]:
         """Return what normalises the rows, ``[n, 1]`` each, and the temperature as another, unless it is 1."""
@@ -170,9 +177,15 @@ def write_gradients(blocks: Iterable[LogitBlock], of_leaves: Mapping[int, Tensor
 
 
 def _write_compiled(blocks: Sequence[CompiledBlock], of_leaves: Mapping[int, Tensor | None]) -> None:
+    parts = [part for block in blocks for _, part in block._restrictions]
+    if parts:
+        write_gradients(parts, of_leaves)
     inputs, written, divergences, entropies = Inputs(), [], [], []
     for block in blocks:
         direct, head = of_leaves.get(id(block.leaf)), block._head
+        for columns, part in block._restrictions:
+            direct = torch.zeros_like(block._logits) if direct is None else direct
+            direct = direct.scatter_add(1, columns.expand_as(part._logits), part._logits)
         tokens = head.token_count if head.has_rest else block._logits.shape[1]
         place = inputs.place(block._logits)
         of_leaf = None if direct is None else inputs.place(direct)

@@ -10,6 +10,7 @@ import torch
 from dskd_components.components.distribution import Distribution
 from dskd_components.components.group_space import GroupRows
 from dskd_components.components.space import ComparedRows
+from dskd_components.models.head import Head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from dskd_components.components.distance import Distance
     from dskd_components.components.space import Measure
-    from dskd_components.models.head import Head
     from dskd_components.models.states import Side
 
 
@@ -60,6 +60,18 @@ class CrossEntropyGradient(NamedTuple):
     factor: float
 
 
+class Restriction(NamedTuple):
+    """A part of a block's columns.
+
+    Args:
+        columns: ``[K]``, int64: which; none twice.
+        block: their logits, a copy.
+    """
+
+    columns: Tensor
+    block: LogitBlock
+
+
 class DenseGradient(NamedTuple):
     """The gradient of some values for each logit."""
 
@@ -90,6 +102,7 @@ class LogitBlock:
         self._distributions: dict[float, Distribution] = {}
         self._dense: list[DenseGradient] = []
         self._cross_entropies: list[CrossEntropyGradient] = []
+        self._restrictions: list[Restriction] = []
 
     @torch.no_grad()
     def distribution(self, temperature: float) -> Distribution:
@@ -98,6 +111,26 @@ class LogitBlock:
             scaled = self._logits if temperature == 1.0 else self._logits / temperature
             self._distributions[temperature] = Distribution.of_logits(scaled, all_finite=self._all_finite)
         return self._distributions[temperature]
+
+    @torch.no_grad()
+    def log_normaliser(self, temperature: float) -> Tensor:
+        """Return ``[n]``: the logarithm of the sum of exponentials of each row's logits over a temperature."""
+        return self.distribution(temperature).log_normaliser.squeeze(1)
+
+    def among(self, columns: Tensor) -> LogitBlock:
+        """Return the same rows over some tokens only; what comes to them as a gradient, comes to these.
+
+        Args:
+            columns: ``[K]``, int64: the tokens, none twice.
+        """
+        block = type(self)(
+            self._logits.index_select(1, columns),
+            head=Head(self._head.weight.detach()),  # what logits are made of is the whole block's matter
+            all_finite=self._all_finite,
+            requires_grad=self.requires_grad,
+        )
+        self._restrictions.append(Restriction(columns, block))
+        return block
 
     @torch.no_grad()
     def predicted(self) -> Tensor:
@@ -155,7 +188,8 @@ class LogitBlock:
     def leaves(self) -> list[Tensor]:
         """What the loss may depend on: the logits, and the values computed from them."""
         values = [dense.values for dense in self._dense] + [noted.values for noted in self._cross_entropies]
-        return [self.leaf, *values] if self.requires_grad else []
+        of_parts = [leaf for _, block in self._restrictions for leaf in block.leaves]
+        return [self.leaf, *values, *of_parts] if self.requires_grad else []
 
     @torch.no_grad()
     def write_gradient(self, of_leaves: Mapping[int, Tensor | None]) -> None:
@@ -166,18 +200,21 @@ class LogitBlock:
         """
         slope = self._slope()
         parts = list(self._parts(of_leaves))
-        if not parts:
+        if parts:
+            (first, coefficient), *others = parts
+            torch.mul(first, coefficient, out=self._logits)
+            for gradient, coefficient in others:
+                self._logits.addcmul_(gradient, coefficient)
+        else:
             self._logits.zero_()
-            return
-        (first, coefficient), *others = parts
-        torch.mul(first, coefficient, out=self._logits)
-        for gradient, coefficient in others:
-            self._logits.addcmul_(gradient, coefficient)
         for noted in self._cross_entropies:
             of_values = of_leaves.get(id(noted.values))
             if of_values is not None:
                 at_target = of_values.where(noted.scored, 0.0) * -noted.factor
                 self._logits.scatter_add_(1, noted.targets[:, None], at_target[:, None])
+        for columns, block in self._restrictions:
+            block.write_gradient(of_leaves)
+            self._logits.scatter_add_(1, columns.expand_as(block._logits), block._logits)
         if slope is not None:
             self._of_tokens.mul_(slope)
 
@@ -223,11 +260,26 @@ class TiledRows(ComparedRows):
     def divergence(self, distance: Distance | None, *, detach_teacher: bool = False) -> Tensor:
         """Return ``[N]``: the distance of each row at the spec's temperatures, in nats."""
         measure = self.measure
-        if self.built and self.function_of(distance) is not (measure.distance if distance is None else distance):
+        if self._has_built(distance):
             return super().divergence(distance, detach_teacher=detach_teacher)
         return self.student.divergence_from(
             self.teacher, distance or measure.distance, measure, teacher_gradient=not detach_teacher
         )
+
+    def shared_divergence(self, distance: Distance | None) -> Tensor:
+        """Return ``[N]``: the distance between what the two make of the `shared_tokens`, in nats."""
+        shared, measure = self.shared_tokens, self.measure
+        if shared is None or self._has_built(distance):
+            return super().shared_divergence(distance)
+        student, teacher = self.student.among(shared.student_ids), self.teacher.among(shared.teacher_ids)
+        values = student.divergence_from(teacher, distance or measure.distance, measure, teacher_gradient=True)
+        temperature = measure.teacher_temperature
+        log_share = teacher.log_normaliser(temperature) - self.teacher.log_normaliser(temperature)
+        return log_share.exp() * values
+
+    def _has_built(self, distance: Distance | None) -> bool:
+        """Return whether something was built for a distance, which autograd goes through."""
+        return bool(self.built) and self.function_of(distance) is not (distance or self.measure.distance)
 
     def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
         """Return ``[N]``: the cross entropy of one side's logits at temperature 1, in nats; 0 without target."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -52,18 +52,6 @@ def _argmax(logits: Tensor, shards: VocabularyShards, largest: Tensor) -> Tensor
     return shards.smallest(found).clamp_max(nowhere - 1)
 
 
-class Restriction(NamedTuple):
-    """A part of a block's columns.
-
-    Args:
-        columns: ``[K]``, int64: which of this rank's.
-        block: their logits.
-    """
-
-    columns: Tensor
-    block: LogitPart
-
-
 class LogitPart(LogitBlock):
     """Rows of logits, of which each rank has some columns. What it hands out is the same as if it had all of them.
 
@@ -96,7 +84,7 @@ class LogitPart(LogitBlock):
         self._most = len(logits) if shards.same_rows else len(logits) // shards.ranks
         self._known_largest: Tensor | None = None
         self._scored: dict[int, Tensor] = {}
-        self._restrictions: list[Restriction] = []
+        self._restricted: list[tuple[Tensor, LogitPart]] = []
 
     @torch.no_grad()
     def distribution(self, temperature: float) -> Distribution:
@@ -171,14 +159,14 @@ class LogitPart(LogitBlock):
             requires_grad=self.requires_grad,
         )
         block._scored = self._scored  # all leaves are asked for together
-        self._restrictions.append(Restriction(columns, block))
+        self._restricted.append((columns, block))
         return block
 
     @property
     def leaves(self) -> list[Tensor]:
         """What the loss may depend on: the values computed from the logits."""
         own = [dense.values for dense in self._dense] if self.requires_grad else []
-        return own + [leaf for _, block in self._restrictions for leaf in block.leaves]
+        return own + [leaf for _, block in self._restricted for leaf in block.leaves]
 
     @torch.no_grad()
     def write_gradient(self, of_leaves: Mapping[int, Tensor | None]) -> None:
@@ -206,7 +194,7 @@ class LogitPart(LogitBlock):
             of_values = of_leaves.get(id(dense.values))
             if of_values is not None:
                 yield dense.gradient, of_values[:, None] * dense.factor
-        for columns, block in self._restrictions:
+        for columns, block in self._restricted:
             block._write(of_leaves)
             gradient = torch.zeros_like(self._logits)
             yield gradient.index_copy_(1, columns, block._logits), torch.ones_like(gradient[:, :1])

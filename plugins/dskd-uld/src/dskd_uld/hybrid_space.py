@@ -14,11 +14,9 @@ from dskd_uld.sorted_difference import sorted_difference
 class HybridSpace(Space):
     """The two models' own logits meet: tokens that both vocabularies have by a distance, all others sorted by size.
 
-    Two terms. ``uld_matched``: the distance between what either side makes of the shared tokens, once it is known to be
-    one of them, weighted by the teacher's probability that it is, as the chain rule of KL has it; so it is a distance
-    of proper distributions, never negative, and quiet where the teacher speaks of other tokens. ``uld_unmatched``:
-    ``sum abs(p - q)`` over the sorted probabilities of the tokens that only one side has. Both are 0 only where the
-    shared tokens are equally likely on both sides.
+    Two terms. ``uld_matched``: the term of the space `shared_tokens`, which has it alone and need not sort.
+    ``uld_unmatched``: ``sum abs(p - q)`` over the sorted probabilities of the tokens that only one side has. Both are 0
+    only where the shared tokens are equally likely on both sides.
 
     Examples:
         >>> HybridSpace(distance="js").needs_shared_tokens
@@ -66,22 +64,16 @@ class HybridSpace(Space):
             "uld_matched": share if self.matched_weight is None else self.matched_weight,
             "uld_unmatched": 1 - share if self.unmatched_weight is None else self.unmatched_weight,
         }
-        values = {"uld_matched": self._matched(rows, shared), "uld_unmatched": _unmatched(rows, shared)}
+        values = {
+            "uld_matched": rows.shared_divergence(self.distance),
+            "uld_unmatched": rows.measure.scale * _unmatched(rows, shared),
+        }
         return SpaceResult(
             terms={
-                name: TokenTerm(
-                    values=rows.measure.scale * values[name], denominator=self.denominator, weight=weights[name]
-                )
+                name: TokenTerm(values=values[name], denominator=self.denominator, weight=weights[name])
                 for name in values
             }
         )
-
-    def _matched(self, rows: ComparedRows, shared: SharedTokens) -> Tensor:
-        student, teacher = rows.log_probs
-        student, teacher = student[:, shared.student_ids], teacher[:, shared.teacher_ids]
-        probability = teacher.detach().logsumexp(-1).exp()
-        distance = rows.function_of(self.distance)
-        return probability * distance(student.log_softmax(-1), teacher.log_softmax(-1))
 
 
 def _unmatched(rows: ComparedRows, shared: SharedTokens) -> Tensor:
