@@ -68,7 +68,7 @@ def bare_products(case: Case, student: LMStates, teacher: LMStates) -> Step:
         torch.randn(len(states), len(weight), dtype=weight.dtype, device=weight.device)  # zeros would take less power
         for states, weight in zip(rows, weights, strict=True)
     ]
-    projected = 0 if case.method == "js" else 1
+    projected = 0 if case.method in contestants.DIRECT else 1
 
     def step() -> torch.Tensor:
         for _ in range(1 + projected):

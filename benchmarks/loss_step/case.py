@@ -9,7 +9,7 @@ import torch
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
 
-Method = Literal["vanilla-kd", "dskd", "dskd-cma", "js"]
+Method = Literal["vanilla-kd", "dskd", "dskd-cma", "js", "shared-tokens"]
 STUDENT_WIDTH, TEACHER_WIDTH = 768, 2048
 """Widths of the hidden states where a case does not say otherwise."""
 
@@ -19,7 +19,8 @@ class Case:
     """One comparison.
 
     Args:
-        method: a preset, or ``js``: cross entropy and JS over one vocabulary, which Liger has too.
+        method: a preset; ``js``, cross entropy and JS over one vocabulary, which Liger has too; or ``shared-tokens``, of
+            one vocabulary.
         tokens: positions of the batch, in samples of 256.
         vocabularies: of student and teacher.
         scored: share of each sample's positions that are scored, the last ones.
@@ -90,6 +91,8 @@ class Case:
             }
         if self.method == "js":
             spec = DSKDSpec(spaces=("shared_vocabulary",), distance="js", engine=options)
+        elif self.method == "shared-tokens":
+            spec = DSKDSpec(spaces=("shared_tokens",), temperature=4.0, temperature_squared=True, engine=options)
         else:
             spec = DSKDSpec.preset(self.method, engine=options)
         torch.manual_seed(0)

@@ -23,6 +23,7 @@ TIMED: Final = [
     (Case("dskd-cma", 2048, TWO, budget=2048.0), ("tiled",)),
     (Case("dskd-cma", 4096, TWO, budget=3072.0), ("tiled",)),
     (Case("dskd", 512, LARGE), ("tiled",)),
+    (Case("shared-tokens", 1024, ONE), ("tiled", "eager")),
     (Case("js", 1024, ONE), ("tiled", "Liger eager", "Liger compiled")),
     (Case("js", 1024, ONE, dtype=torch.bfloat16), ("tiled", "half gradients", "Liger eager")),
 ]

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 Step = "Callable[[], torch.Tensor]"
 
+DIRECT = ("js", "vanilla-kd", "shared-tokens")
+"""Methods that compare the models' own logits."""
+
 
 def bare_products(case: Case, student: LMStates, teacher: LMStates) -> Callable[[], torch.Tensor]:
     """The matrix products that the method cannot do without, at the scored positions, into memory that is there.
 
     Of size student width x student vocabulary: logits of the student and of the projected teacher, the gradients to
     both, the head's gradient. Of the teacher's sizes: logits of the teacher and of the projected student, one gradient.
-    Methods in one vocabulary, ``js`` and ``vanilla-kd``, have neither projected states nor their gradients.
+    Methods without projection have neither projected states nor their gradients.
     """
     width = student.hidden_states.shape[-1]
     student_weight, teacher_weight = (side.head.weight.detach().float() for side in (student, teacher))
@@ -34,7 +37,7 @@ def bare_products(case: Case, student: LMStates, teacher: LMStates) -> Callable[
     teacher_logits = torch.empty(len(theirs), len(teacher_weight))
     head_gradient, gradient = torch.empty_like(student_weight), torch.empty_like(ours)
     teacher_gradient = torch.empty_like(theirs)
-    visits = 0 if case.method in ("js", "vanilla-kd") else 1
+    visits = 0 if case.method in DIRECT else 1
 
     def step() -> torch.Tensor:
         for _ in range(1 + visits):
@@ -59,7 +62,7 @@ def fastest_products(case: Case, student: LMStates, teacher: LMStates) -> Callab
     logits = [torch.empty(count, head.vocabulary_size) for count, head in zip(counts, sides, strict=True)]
     ours, theirs = (HeadProducts(head, torch.float32, 2**30, "fastest") for head in sides)
     learning = replace(sides[0], weight=sides[0].weight.requires_grad_())
-    visits = 0 if case.method in ("js", "vanilla-kd") else 1
+    visits = 0 if case.method in DIRECT else 1
 
     def step() -> torch.Tensor:
         for _ in range(1 + visits):

@@ -82,11 +82,11 @@ class PairSpec(FrozenModel):
         Args:
             name: ``"vanilla-kd"``, ``"dskd"``, ``"dskd-cma"``, ``"dskd-v2"`` or ``"dskd-v2-eta"``, as published;
                 ``"recommended-one-vocabulary"`` or ``"recommended-two-vocabularies"``, which gained most on real models
-                at equal steps (docs/explanation/evidence.md). The last one needs the plugin ``dskd-uld``.
+                at equal steps (docs/explanation/evidence.md).
             **overrides: fields of the spec to set otherwise.
 
         Raises:
-            UnknownComponentError: there is no such preset, or the plugin that it needs is not installed.
+            UnknownComponentError: there is no such preset.
             pydantic.ValidationError: a field is unknown or out of range.
         """
         return cls(**(preset_fields(name, cls.model_fields) | overrides))
