@@ -12,10 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dskd_components import Head
+from dskd_components.components.space import Measure
+from dskd_components.distances import KL
 from dskd_components.engines._tiling import compiling
+from dskd_components.engines._tiling.compiled_block import CompiledBlock, write_gradients
 from dskd_components.engines._tiling.compiling import MOST_VALUES, call
 from dskd_components.engines._tiling.compiling import compiles_on as plain_compiles_on
 from dskd_components.engines._tiling.half_products import stacked_parts
+from dskd_components.engines._tiling.logit_block import LogitBlock
 from dskd_components.engines._tiling.row_functions import (
     CrossEntropy,
     Divergence,
@@ -235,3 +240,37 @@ def test_in_a_loss_that_is_compiled_itself() -> None:
     expected = batch.loss(loss_fn).loss
     compiled = torch.compile(loss_fn, backend="eager")
     torch.testing.assert_close(compiled(batch.student, batch.teacher).loss, expected)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_block_gives_what_one_that_is_not_compiled_gives(wanted: bool, softcap: float | None) -> None:
+    """At temperatures of its own, as what reads groups has it; with a gradient of the logits themselves; of a part."""
+    measure = Measure(distance=KL(), temperature=2.0, teacher_temperature=3.0, scale=5.0)
+    logits = [torch.randn(6, 9, dtype=torch.float64) for _ in range(2)]
+    targets, columns = torch.tensor([0, 8, -100, 3, 3, 1]), torch.tensor([7, 1, 4])
+    found = []
+    for kind in (LogitBlock, CompiledBlock):
+        head = Head(torch.zeros(9, 1, dtype=torch.float64), scale=0.5, softcap=softcap)
+        student, teacher = (
+            kind(each.clone(), head=head, all_finite=True, requires_grad=learns)
+            for each, learns in zip(logits, (True, wanted), strict=True)
+        )
+        of_part = student.among(columns).divergence_from(
+            teacher.among(columns), measure.distance, measure, teacher_gradient=True
+        )
+        values = [
+            student.cross_entropy(targets),
+            student.cross_entropy(targets, 2.0),
+            student.divergence_from(teacher, measure.distance, measure, teacher_gradient=True),
+            of_part,
+            student.leaf[:, :2].sum(1),
+            student.log_normaliser(2.0),
+        ]
+        loss = torch.stack([number * each.sum() for number, each in enumerate(values[:5], start=1)]).sum()
+        leaves = list({id(leaf): leaf for block in (student, teacher) for leaf in block.leaves}.values())
+        of_leaves = torch.autograd.grad(loss, leaves, allow_unused=True)
+        learning = [block for block in (student, teacher) if block.requires_grad]
+        write_gradients(learning, {id(leaf): each for leaf, each in zip(leaves, of_leaves, strict=True)})
+        found.append([*(each.detach() for each in values), *(block._logits for block in learning)])
+    torch.testing.assert_close(found[1], found[0])
