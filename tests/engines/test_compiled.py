@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dskd_components import Head
 from dskd_components.components.space import Measure
 from dskd_components.distances import KL
 from dskd_components.engines._tiling import compiling
@@ -242,16 +242,21 @@ def test_in_a_loss_that_is_compiled_itself() -> None:
     torch.testing.assert_close(compiled(batch.student, batch.teacher).loss, expected)
 
 
+@pytest.mark.parametrize("tokens", [9, 8], ids=["", "others together"])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("wanted", [True, False])
-def test_a_block_gives_what_one_that_is_not_compiled_gives(wanted: bool, softcap: float | None) -> None:
+def test_a_block_gives_what_one_that_is_not_compiled_gives(wanted: bool, softcap: float | None, tokens: int) -> None:
     """At temperatures of its own, as what reads groups has it; with a gradient of the logits themselves; of a part."""
     measure = Measure(distance=KL(), temperature=2.0, teacher_temperature=3.0, scale=5.0)
     logits = [torch.randn(6, 9, dtype=torch.float64) for _ in range(2)]
     targets, columns = torch.tensor([0, 8, -100, 3, 3, 1]), torch.tensor([7, 1, 4])
     found = []
     for kind in (LogitBlock, CompiledBlock):
-        head = Head(torch.zeros(9, 1, dtype=torch.float64), scale=0.5, softcap=softcap)
+        weight = torch.zeros(tokens, 1, dtype=torch.float64)
+        # What a block reads of a head, which is narrowed where the last logit is no product.
+        head: Any = SimpleNamespace(
+            weight=weight, scale=0.5, softcap=softcap, has_rest=tokens < 9, token_count=tokens, vocabulary_size=9
+        )
         student, teacher = (
             kind(each.clone(), head=head, all_finite=True, requires_grad=learns)
             for each, learns in zip(logits, (True, wanted), strict=True)
