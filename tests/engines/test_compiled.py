@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dskd_components.components.space import Measure
 from dskd_components.distances import KL
-from dskd_components.engines._tiling import compiling
+from dskd_components.engines._tiling import compiled_block, compiling
 from dskd_components.engines._tiling.compiled_block import CompiledBlock, write_gradients
 from dskd_components.engines._tiling.compiling import MOST_VALUES, call
 from dskd_components.engines._tiling.compiling import compiles_on as plain_compiles_on
@@ -94,9 +94,13 @@ def test_only_a_device_that_gains_by_it_compiles() -> None:
 
 
 @pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES.keys())
-def test_every_distance_is_compiled_once_for_any_number_of_rows(distance: Distance) -> None:
+def test_every_distance_is_compiled_once_for_any_number_of_rows(
+    distance: Distance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if distance.build(tokens=None, heads=None) is not None:
         pytest.skip("it has parameters")
+    if not ON_CUDA:  # what is traced is what counts here
+        monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
     for function in functions_of(distance):
         for count in (7, 4, 40):
             tensors = rows_of(count)
@@ -235,23 +239,30 @@ def test_a_step_is_the_same(preset: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own making
-def test_in_a_loss_that_is_compiled_itself() -> None:
-    batch, loss_fn = batch_and_loss("dskd", engine=SMALL)
+@pytest.mark.parametrize(("preset", "blocks"), [("dskd-cma", False), ("dskd", True)])
+def test_in_a_loss_that_is_compiled_itself(preset: str, blocks: bool) -> None:
+    batch, loss_fn = batch_and_loss(preset, engine=SMALL | {"compiled": blocks})
     expected = batch.loss(loss_fn).loss
     compiled = torch.compile(loss_fn, backend="eager")
-    torch.testing.assert_close(compiled(batch.student, batch.teacher).loss, expected)
+    loss = compiled(batch.student, batch.teacher).loss
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(loss, batch, loss_fn), gradients(expected, batch, loss_fn))
 
 
 @pytest.mark.parametrize("tokens", [9, 8], ids=["", "others together"])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("wanted", [True, False])
-def test_a_block_gives_what_one_that_is_not_compiled_gives(wanted: bool, softcap: float | None, tokens: int) -> None:
+def test_a_block_gives_what_one_that_is_not_compiled_gives(
+    wanted: bool, softcap: float | None, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At temperatures of its own, as what reads groups has it; with a gradient of the logits themselves; of a part."""
     measure = Measure(distance=KL(), temperature=2.0, teacher_temperature=3.0, scale=5.0)
     logits = [torch.randn(6, 9, dtype=torch.float64) for _ in range(2)]
     targets, columns = torch.tensor([0, 8, -100, 3, 3, 1]), torch.tensor([7, 1, 4])
     found = []
     for kind in (LogitBlock, CompiledBlock):
+        if not ON_CUDA:
+            monkeypatch.setattr(compiled_block, "call", lambda function, tensors: function(*tensors))
         weight = torch.zeros(tokens, 1, dtype=torch.float64)
         # What a block reads of a head, which is narrowed where the last logit is no product.
         head: Any = SimpleNamespace(

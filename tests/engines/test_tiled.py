@@ -97,16 +97,6 @@ def test_under_activation_checkpointing(preset: str) -> None:
     torch.testing.assert_close(gradients(loss, batch, loss_fn), expected)
 
 
-@pytest.mark.filterwarnings("ignore")  # of the compiler's own making
-def test_under_torch_compile() -> None:
-    batch, loss_fn = batch_and_loss("dskd-cma")
-    expected = batch.loss(loss_fn).loss
-    compiled = torch.compile(loss_fn, backend="eager")
-    loss = compiled(batch.student, batch.teacher).loss
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(gradients(loss, batch, loss_fn), gradients(expected, batch, loss_fn))
-
-
 @pytest.mark.parametrize("engine", [SMALL, "eager"])
 @pytest.mark.parametrize("preset", ["dskd", "dskd-cma", "dskd-v2-eta"])
 def test_autocast_changes_nothing(preset: str, engine: Any) -> None:
