@@ -338,13 +338,15 @@ def test_parts_are_what_they_are_parts_of(seed: int, exponent: int) -> None:
     assert ((found - numbers.double()).abs() <= 2.0**-17 * numbers.double().abs()).all()
 
 
-@given(columns=st.integers(1, 300_000))
-def test_all_columns_are_split_once(columns: int) -> None:
+@given(columns=st.integers(1, 300_000), even=st.sampled_from([1, 8]))
+def test_all_columns_are_split_once(columns: int, even: int) -> None:
     most = half_products.SPLIT_COLUMNS
-    parts = list(column_parts(columns, most))
+    parts = list(column_parts(columns, most, even=even))
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
     assert parts[-1].stop == columns
     assert all(0 < part.stop - part.start <= most for part in parts)
+    if columns > even and columns % even:
+        assert parts[-1].stop - parts[-1].start == columns % even
 
 
 def test_parts_have_room_in_the_budget(kernels: HalfKernels) -> None:
