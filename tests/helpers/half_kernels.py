@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 
+from dskd_components.engines import tiled
 from dskd_components.engines._tiling import half_products, head_products
 
 if TYPE_CHECKING:
@@ -34,11 +35,18 @@ class HalfKernels:
         made: makes the product of two operands.
         adds: whether they can add to a matrix.
         is_tried: leave the kernels to be tried, rather than saying that they are there.
+        even: a multiple of how many tokens their products are best made of.
     """
 
     def __init__(
-        self, *, made: Callable[[Tensor, Tensor], Tensor] | None = None, adds: bool = True, is_tried: bool = False
+        self,
+        *,
+        made: Callable[[Tensor, Tensor], Tensor] | None = None,
+        adds: bool = True,
+        is_tried: bool = False,
+        even: int = 1,
     ) -> None:
+        self._even = even
         self.products: list[Product] = []
         self._made = made or (lambda left, right: left.double() @ right.double())
         self._adds, self._is_tried = adds, is_tried
@@ -48,7 +56,8 @@ class HalfKernels:
         self._patch.setattr(torch, "mm", self._mm(torch.mm))
         self._patch.setattr(torch, "addmm", self._addmm(torch.addmm))
         self._patch.setattr(half_products, "_found", {})
-        self._patch.setattr(head_products, "even", lambda _: 1)  # as many products as there are without a remainder
+        for module in (head_products, tiled):
+            self._patch.setattr(module, "even", lambda _: self._even)
         if not self._is_tried:
             there = half_products._Kernels(write=True, add=self._adds)
             self._patch.setattr(half_products, "_kernels", lambda *_: there)
