@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dskd_components.engines._tiling.plan import BLOCK_TENSORS, Plan
+from dskd_components.engines._tiling.plan import BLOCK_TENSORS, COMPILED_TENSORS, Plan
 
 
 @given(
@@ -15,10 +15,32 @@ from dskd_components.engines._tiling.plan import BLOCK_TENSORS, Plan
     widened=st.integers(0, 2**26),
     has_cache=st.booleans(),
     teachers=st.integers(1, 4),
+    compiled=st.booleans(),
+    reads=st.booleans(),
 )
-@example(budget=2**28, rows=5000, vocabularies=[150_000, 150_000], widened=2**26, has_cache=True, teachers=1)
-@example(budget=2**30, rows=500, vocabularies=[30_000], widened=0, has_cache=False, teachers=1)
-def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, has_cache: bool, teachers: int) -> None:
+@example(
+    budget=2**28,
+    rows=5000,
+    vocabularies=[150_000, 150_000],
+    widened=2**26,
+    has_cache=True,
+    teachers=1,
+    compiled=False,
+    reads=False,
+)
+@example(
+    budget=2**30, rows=500, vocabularies=[30_000], widened=0, has_cache=False, teachers=1, compiled=True, reads=False
+)
+def test_a_plan(
+    budget: int,
+    rows: int,
+    vocabularies: list[int],
+    widened: int,
+    has_cache: bool,
+    teachers: int,
+    compiled: bool,
+    reads: bool,
+) -> None:
     plan = Plan.of(
         budget=budget,
         rows=rows,
@@ -27,6 +49,9 @@ def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, h
         widened=widened,
         has_cache=has_cache,
         teachers=teachers,
+        compiled=compiled,
+        reads_logits=reads,
+        even=8,
     )
     tiles = list(plan.tiles(0, rows))
     assert [row for tile in tiles for row in range(tile.start, tile.stop)] == list(range(rows))
@@ -42,7 +67,10 @@ def test_a_plan(budget: int, rows: int, vocabularies: list[int], widened: int, h
     # A row at a time may be more than there is room for.
     buffer = plan.tile_rows * sum(vocabularies) * 4
     assert plan.part_bytes <= widened
-    blocks = plan.block_rows * max(vocabularies) * 4 * BLOCK_TENSORS * teachers
+    # Compiled operations make nothing of a block's size; a space that reads logits has others. Its rows lie together.
+    tensors = COMPILED_TENSORS if compiled and not reads else BLOCK_TENSORS
+    assert plan.alignment == (1 if reads else 8)
+    blocks = plan.block_rows * max(vocabularies) * 4 * tensors * teachers
     # Where large blocks are fast, they have what the tile leaves.
     assert plan.block_rows == 1 or blocks <= (budget // 4 if has_cache else budget - buffer - plan.part_bytes)
     assert plan.tile_rows == 1 or plan.block_rows == 1 or buffer + blocks + plan.part_bytes <= budget
