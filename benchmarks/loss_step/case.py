@@ -19,7 +19,7 @@ class Case:
     """One comparison.
 
     Args:
-        method: a preset; ``js``, cross entropy and JS over one vocabulary, which Liger has too; or ``shared-tokens``, of
+        method: a preset; ``js``, cross entropy and JS over one vocabulary, which Liger has too; ``shared-tokens``, of
             one vocabulary.
         tokens: positions of the batch, in samples of 256.
         vocabularies: of student and teacher.
