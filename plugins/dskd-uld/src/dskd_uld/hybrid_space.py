@@ -39,8 +39,8 @@ class HybridSpace(Space):
     matched_weight: Annotated[float, Field(ge=0)] | None = 1.0
     """Weight of ``uld_matched``; None: the share of the teacher's vocabulary that is shared, as released."""
     unmatched_weight: Annotated[float, Field(ge=0)] | None = 1.0
-    """Weight of ``uld_unmatched``; None: the share of the teacher's vocabulary that is not shared, as released. With 0 it
-    is sorted for all the same, and logged; the space `shared_tokens` does without."""
+    """Weight of ``uld_unmatched``; None: the share of the teacher's vocabulary that is not shared, as released. With 0
+    it is sorted for all the same, and logged; the space `shared_tokens` does without."""
 
     @property
     def needs_shared_tokens(self) -> bool:
