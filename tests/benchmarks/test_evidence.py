@@ -237,6 +237,7 @@ def test_batches_that_are_kept_on_a_gpu_are_not_those_of_the_teachers_text(
     assert bench.batches(arms["teacher-text"], run)(0, []) is written
 
 
+@pytest.mark.minutes
 def test_killed_workers_and_a_killed_parent_leave_the_same_rows(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "folder"
     shutil.copytree(folder, copy)
