@@ -59,7 +59,7 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt tests/tokenizer-packages
 
 # Every launcher's command, and runs that are killed and resumed under each: minutes. What else takes long besides.
 test-launchers: $(READY)
-	$(BIN)/python -m pytest -m minutes tests/integrations tests/examples tests/benchmarks tests/test_plugin_author.py
+	$(BIN)/python -m pytest -m minutes tests/integrations tests/examples tests/benchmarks
 
 # The wheel, and the plugins', in an environment without the development extras.
 wheel-check: $(READY)

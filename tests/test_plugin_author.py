@@ -83,7 +83,6 @@ def test_four_commands_from_an_empty_folder_to_training(shell: Shell) -> None:
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.minutes
 def test_what_is_to_be_done_before_a_release(shell: Shell) -> None:
     folder = shell.folder / "hello-distance"
     here = Shell(folder, shell.environment)
