@@ -201,7 +201,7 @@ class ComparedRows:
 
         Both distributions, at the spec's temperatures, are narrowed to these tokens, as if it were known that the next
         one is among them. The distance is multiplied by the teacher's probability that it is, a constant for the
-        gradient: so the chain rule of KL has it.
+        gradient: so the chain rule of KL has it. A space that asks for it leaves `Space.reads_logits` True.
 
         Args:
             distance: the space's own choice, or None for the spec's.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec
+from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, InputError, get_space
 from dskd_components.components import ComparedRows
 from dskd_components.components.space import Measure, SharedTokens
 from dskd_components.distances import KL
+from dskd_components.engines._tiling.logit_part import PartRows
 from tests.helpers.leaves import gradients, with_leaves
 from tests.helpers.registered import build
 from tests.helpers.strategies import SEEDS, make_batch
@@ -91,3 +93,10 @@ def test_it_says_what_it_needs() -> None:
     nothing = torch.full((batch.teacher.head.vocabulary_size,), -1)
     with pytest.raises(ConfigurationError, match=r"'shared_tokens' needs 1 or more tokens .* have 0 in common"):
         build(spec, batch, mapping=nothing)
+
+
+def test_where_a_head_is_cut_it_says_what_keeps_it_whole() -> None:
+    rows: Any = PartRows.__new__(PartRows)
+    with pytest.raises(InputError, match="Leave `reads_logits` of the space True"):
+        rows.shared_divergence(None)
+    assert get_space("shared_tokens").reads_logits

@@ -113,11 +113,8 @@ class CompiledBlock(LogitBlock):
         return values
 
     @property
-    def leaves(self) -> list[Tensor]:
-        """What the loss may depend on: the logits, and the values computed from them."""
-        values = [entry.values for entry in self._compared] + [entry.values for entry in self._scored]
-        of_parts = [leaf for _, block in self._restrictions for leaf in block.leaves]
-        return [self.leaf, *values, *of_parts] if self.requires_grad else []
+    def _values(self) -> list[Tensor]:
+        return [entry.values for entry in self._compared] + [entry.values for entry in self._scored]
 
     @torch.no_grad()
     def log_normaliser(self, temperature: float) -> Tensor:

@@ -187,9 +187,12 @@ class LogitBlock:
     @property
     def leaves(self) -> list[Tensor]:
         """What the loss may depend on: the logits, and the values computed from them."""
-        values = [dense.values for dense in self._dense] + [noted.values for noted in self._cross_entropies]
         of_parts = [leaf for _, block in self._restrictions for leaf in block.leaves]
-        return [self.leaf, *values, *of_parts] if self.requires_grad else []
+        return [self.leaf, *self._values, *of_parts] if self.requires_grad else []
+
+    @property
+    def _values(self) -> list[Tensor]:
+        return [dense.values for dense in self._dense] + [noted.values for noted in self._cross_entropies]
 
     @torch.no_grad()
     def write_gradient(self, of_leaves: Mapping[int, Tensor | None]) -> None:

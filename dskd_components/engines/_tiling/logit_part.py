@@ -247,6 +247,17 @@ class PartRows(TiledRows):
                     block.contribute(values, gradient, measure.scale / temperature)
         return values
 
+    def shared_divergence(self, distance: Distance | None) -> Tensor:  # noqa: ARG002
+        """Refuse: the two logits of a shared token may be on two ranks.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "rows.shared_divergence needs all logits of a row, and a head is cut over ranks. Leave `reads_logits` of"
+            " the space True, as it is unless a class says otherwise, and the head is gathered."
+        )
+
     def restricted(self, ids: Tensor) -> PartRows:
         """Return the same rows over a part of the vocabulary, whose other tokens cannot occur.
 
