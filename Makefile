@@ -36,8 +36,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# On a busy machine mypy gives up on workers that take long to start.
 types: $(READY)
-	$(BIN)/mypy --num-workers 2
+	$(BIN)/mypy --num-workers 2 || $(BIN)/mypy
 
 architecture: $(READY)
 	$(BIN)/lint-imports
@@ -59,6 +60,7 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt tests/tokenizer-packages
 
 # Every launcher's command, and runs that are killed and resumed under each: minutes. What else takes long besides.
 test-launchers: $(READY)
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt bitsandbytes
 	$(BIN)/python -m pytest -m minutes tests/integrations tests/examples tests/benchmarks
 
 # The wheel, and the plugins', in an environment without the development extras.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dskd_components.distributed.gathering import require_whole
 from dskd_components.errors import InputError
 from dskd_components.models.head_recipe import read_head_recipe
-from dskd_components.models.precision import overflow_advice, upcast
+from dskd_components.models.precision import overflow_advice, quantized_form, upcast
 from dskd_components.models.verification import Probe, largest_difference, likely_cause, probe, tolerance_for
 from dskd_components.models.vocabulary_subset import VocabularySubset
 from dskd_components.models.wrappers import unwrapped
@@ -66,6 +66,12 @@ class Head:
         if self.weight.ndim != 2 or not self.weight.is_floating_point():
             raise InputError(
                 f"Head.weight: expected a floating-point tensor [vocabulary, hidden], got {describe(self.weight)}."
+            )
+        form = quantized_form(self.weight)
+        if form is not None:
+            raise InputError(
+                f"Head.weight: expected floating-point numbers as they are, got a quantized tensor ({form}). Pass the "
+                "weight from before the quantization, or with the numbers that it stands for: weight.dequantize()."
             )
         rows = self.weight.shape[0]
         if self.bias is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from torch import Tensor
 
 from dskd_components.distributed.gathering import gathered
 from dskd_components.errors import InputError
 from dskd_components.models.loading import unloaded
+from dskd_components.models.precision import quantized_form
 from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ ADDED_MATRICES: Final = ("lora_", "hada_", "lokr_")
 """How the parameters of adapters begin that add a matrix to the weight: LoRA and AdaLoRA, LoHa, LoKr."""
 
 
-def effective_weight(layer: nn.Module, model_name: str) -> Tensor | None:
+def effective_weight(layer: nn.Module, part: Literal["head", "input embedding"], model_name: str) -> Tensor | None:
     """Return the weight that a linear layer or an embedding applies, with gradients to whatever it is made of.
 
     Args:
         layer: the layer. With LoRA the weight is ``W + scaling B A``, made anew at each call.
+        part: what the layer is of a model, for messages.
         model_name: the model's class, for messages.
 
     Returns:
@@ -34,13 +36,22 @@ def effective_weight(layer: nn.Module, model_name: str) -> Tensor | None:
         layer has no weight.
 
     Raises:
-        InputError: the adapter does not say what weight it amounts to.
+        InputError: the weight is quantized, or an adapter does not say what weight it amounts to.
     """
     weight: Any = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        return None
+    form = quantized_form(weight)
+    if form is not None:
+        raise InputError(
+            f"{model_name}: the weight of its {part} is quantized ({form}), and its numbers are needed as they are. "
+            "Leave this layer out of the quantization (llm_int8_skip_modules=['lm_head'] for bitsandbytes, "
+            "modules_to_not_convert=['lm_head'] for torchao, or the like in your quantization's configuration)."
+        )
     for adapter in _adapters_at_work(layer):
         _require_added_matrix(layer, adapter, model_name)
         weight = weight + layer.get_delta_weight(adapter)  # type: ignore[operator]
-    return weight if isinstance(weight, Tensor) else None
+    return cast("Tensor", weight)
 
 
 def _adapters_at_work(layer: Any) -> list[str]:
@@ -152,7 +163,7 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
     inner = unwrapped(model)
     name = type(inner).__name__
     output_embeddings = inner.get_output_embeddings()
-    weight = None if output_embeddings is None else effective_weight(output_embeddings, name)
+    weight = None if output_embeddings is None else effective_weight(output_embeddings, "head", name)
     if output_embeddings is None or weight is None:
         raise InputError(
             f"{name}: expected a causal language model whose get_output_embeddings() returns a "
@@ -161,12 +172,6 @@ def read_head_recipe(model: CausalLM) -> HeadRecipe:
     problem = unloaded(model) if weight.is_meta else None
     if problem is not None:
         raise problem.error(name)
-    if not weight.is_floating_point():
-        raise InputError(
-            f"{name}: the weight of its head is quantized ({str(weight.dtype).removeprefix('torch.')}), so no gradient "
-            "can pass through it. Leave the head out of the quantization (llm_int8_skip_modules=['lm_head'], or the "
-            "like in your quantization's configuration)."
-        )
     config = text_config(inner)
     return HeadRecipe(
         weight=weight,

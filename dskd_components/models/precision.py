@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from dskd_components.distributed.gathering import is_sharded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +37,24 @@ def full_precision(dtype: torch.dtype) -> torch.dtype:
         dtype: any floating-point type.
     """
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def quantized_form(weight: Tensor) -> str | None:
+    """Return in what form a weight is stored that is not a matrix of floating-point numbers; None if it is one.
+
+    Args:
+        weight: a parameter, or what is made of it. One of integers is quantized (bitsandbytes). So is one of a tensor
+            class around other tensors (torchao), whatever type it says it has; but for parts of what engines spread.
+
+    Examples:
+        >>> import torch
+        >>> quantized_form(torch.ones(2, 2)), quantized_form(torch.ones(2, 2, dtype=torch.int8))
+        (None, 'int8')
+    """
+    if not weight.is_floating_point():
+        return str(weight.dtype).removeprefix("torch.")
+    is_wrapper: bool = is_traceable_wrapper_subclass(weight)
+    return type(weight.data).__name__ if is_wrapper and not is_sharded(weight) else None
 
 
 def overflow_advice(dtype: torch.dtype) -> str:

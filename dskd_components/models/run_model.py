@@ -258,7 +258,7 @@ def input_embedding(model: CausalLM | OfflineTeacher) -> Tensor:
     if isinstance(model, OfflineTeacher):
         return model.embedding
     layer = unwrapped(model).get_input_embeddings()
-    weight = effective_weight(layer, type(unwrapped(model)).__name__)
+    weight = effective_weight(layer, "input embedding", type(unwrapped(model)).__name__)
     if weight is None:
         raise InputError(f"{type(model).__name__}: get_input_embeddings() returned a module without a weight.")
     return gathered(weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import torch
@@ -11,8 +11,12 @@ from torch import nn
 
 from dskd_components import Head, InputError
 from dskd_components.models.hidden_states import last_hidden_states
+from dskd_components.models.run_model import input_embedding
 from dskd_components.models.verification import ordinary_tokens
 from tests.helpers.families import FAMILIES, make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IDS = torch.arange(10, 24).reshape(2, 7)
 TOLERANCES = {torch.float32: {"rtol": 1e-5, "atol": 2e-5}, torch.bfloat16: {"rtol": 2e-2, "atol": 1e-1}}
@@ -193,11 +197,46 @@ def test_padding_that_the_model_cuts_off_is_no_part_of_its_head() -> None:
         head.verify(model)
 
 
-def test_quantized_heads_are_refused() -> None:
+class EightBits(torch.Tensor):
+    """A weight of 8 bits that calls itself bfloat16 and knows few operations, as those of torchao."""
+
+    codes: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, codes: torch.Tensor) -> Self:
+        made: Self = torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.bfloat16)  # type: ignore[attr-defined]
+        made.codes = codes
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["codes"], None
+
+    @classmethod
+    def __tensor_unflatten__(cls, inner: dict[str, torch.Tensor], *_: object) -> Self:
+        return cls(inner["codes"])
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].codes)
+        raise NotImplementedError(f"{func} of a weight of 8 bits")
+
+
+@pytest.mark.parametrize(
+    ("form", "weight"),
+    [("int8", torch.zeros), ("EightBits", lambda *size, dtype: EightBits(torch.zeros(size, dtype=dtype)))],
+)
+@pytest.mark.parametrize("layer", ["head", "input embedding"])
+def test_quantized_weights_are_refused(form: str, weight: Callable[..., torch.Tensor], layer: str) -> None:
     model = make("Llama")
-    model.lm_head.weight = nn.Parameter(torch.zeros(96, 32, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(InputError, match=r"LlamaForCausalLM.*quantized \(int8\).*llm_int8_skip_modules"):
-        Head.from_model(model)
+    module = model.lm_head if layer == "head" else model.model.embed_tokens
+    module.weight = nn.Parameter(weight(96, 32, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(
+        InputError, match=rf"LlamaForCausalLM.* its {layer} is quantized \({form}\).*llm_int8_skip_modules"
+    ):
+        Head.from_model(model) if layer == "head" else input_embedding(model)
+    with pytest.raises(InputError, match=rf"{form}"):
+        Head(module.weight)
 
 
 def test_several_language_parts_are_refused_by_name() -> None:
