@@ -40,7 +40,8 @@ def quantized(model: PreTrainedModel, bits: int) -> PreTrainedModel:
         found: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, quantization_config=options, device_map={"": model.device}
         )
-    return found.eval().requires_grad_(requires_grad=False)
+    found.eval().requires_grad_(requires_grad=False)
+    return found
 
 
 def main(bits: int = 4) -> list[tuple[float, float]]:
