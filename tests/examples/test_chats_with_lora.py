@@ -40,6 +40,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [log for log in logs if "loss" in log or "eval_loss" in log]
 
 
+@pytest.mark.minutes
 def test_a_killed_walk_goes_on_with_the_same_losses(output: Path, tmp_path: Path) -> None:
     shutil.copy(output / "spec.json", tmp_path)  # nobody looks again, and that changes no loss
     command = [sys.executable, "-m", "examples.chats_with_lora", str(tmp_path), "--steps", str(STEPS), "--kill-at", "5"]
