@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from dskd_components.components.text_methods import (
 )
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.batch import METHOD_COLUMN
+from dskd_components.models.row_layout import require_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -55,6 +57,9 @@ def require_origin(
         for name, number in own.items()
         if number is not None and batch.get(name) is not None
     }
+    for name, (column, _) in given.items():
+        if not isinstance(column, Tensor | Integral):
+            require_tensor(name, column)
     differing = _differing(given)
     for side in fingerprints:
         if f"{side}_fingerprint" in differing:

@@ -60,9 +60,10 @@ class RowLayout:
         Raises:
             InputError: a column has another shape, or two of them disagree; the message names them.
         """
-        if labels.ndim != 2:
+        if require_tensor(f"{prefix}labels", labels).ndim != 2:
             raise InputError(f"{prefix}labels: expected a tensor [batch, length], got {describe(labels)}.")
-        tensors = {name: column for name in LAYOUT_COLUMNS if isinstance(column := columns.get(name), Tensor)}
+        given = {name: column for name in LAYOUT_COLUMNS if (column := columns.get(name)) is not None}
+        tensors = {name: require_tensor(f"{prefix}{name}", column) for name, column in given.items()}
         mask = tensors.get("attention_mask")
         mask = None if mask is None or mask.ndim != 2 else _like(labels, mask, f"{prefix}attention_mask")
         before, after = _neighbours(labels, None if mask is None else mask != 0)
@@ -98,6 +99,24 @@ class RowLayout:
         following = self.following.view(*self.following.shape, *beyond)
         index = following.clamp_min(0).expand(-1, -1, *of_tokens.shape[2:])
         return of_tokens.gather(1, index).masked_fill(following < 0, fill)
+
+
+def require_tensor(name: str, column: object) -> Tensor:
+    """Return a column of a batch, once it is known to be a tensor.
+
+    Args:
+        name: what the message calls it.
+        column: what the batch has.
+
+    Raises:
+        InputError: it is something else, such as a list.
+    """
+    if not isinstance(column, Tensor):
+        raise InputError(
+            f"The column {name!r}: expected a tensor [batch, length], got {type(column).__name__}. The collators make "
+            "batches of tensors (loss_fn.collator(...)); torch.tensor(...) makes one of rows that are equally long."
+        )
+    return column
 
 
 def shifted_column(name: str, column: Tensor, layout: RowLayout) -> Tensor:

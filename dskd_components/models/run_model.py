@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from dskd_components.models.batch import (
     require_no_misspelt_input,
     require_rows,
 )
+from dskd_components.models.head import describe
 from dskd_components.models.head_part import head_of_step
 from dskd_components.models.head_recipe import effective_weight
 from dskd_components.models.hidden_states import last_hidden_states, last_hidden_states_and_aux_loss
@@ -27,18 +29,19 @@ from dskd_components.models.loading import head_is_here, require_loaded
 from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
-from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, shifted_column
+from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, require_tensor, shifted_column
 from dskd_components.models.states import IGNORE_INDEX, UNSCORED_SAMPLE, LMStates
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dskd_components.models.aux_loss import AuxLoss
     from dskd_components.models.states import Side
     from dskd_components.models.vocabulary_subset import VocabularySubset
     from dskd_components.models.wrappers import CausalLM
+
+TOKEN_COLUMNS: Final = {"input_ids": (torch.int64, torch.int32), "labels": (torch.int64,)}
+"""What a batch must have of each side, and the types of integers that models and the loss take."""
 
 HOST_COLUMNS: Final = ("input_ids", "labels", "fingerprint", METHOD_COLUMN, *LAYOUT_COLUMNS)
 """What is looked up on the host."""
@@ -149,7 +152,15 @@ def batch_on_host(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Args:
         batch: as in `run_model`.
+
+    Raises:
+        InputError: it is no mapping.
     """
+    if not isinstance(batch, Mapping):
+        raise InputError(
+            f"batch: expected a mapping of columns, tensors by name, got {type(batch).__name__}. Make batches of "
+            "samples by loss_fn.collator(...), the collate_fn of a DataLoader."
+        )
     return on_host(batch, HOST_COLUMNS)
 
 
@@ -238,6 +249,8 @@ def groups_of_batch(batch: Mapping[str, Tensor]) -> Tensor | TokenGroups | None:
         InputError: it has one of the two group columns only.
     """
     columns = [name for name in ("student_groups", "teacher_groups") if name in batch]
+    for name in columns:
+        require_tensor(name, batch[name])
     if len(columns) == 1:
         raise InputError(f"The batch has {columns[0]!r} alone; groups are needed on both sides.")
     if not columns:
@@ -268,8 +281,8 @@ def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -
     columns = _own_columns(batch, side)
     if same_tokenizer:
         columns = {name: batch[name] for name in batch} | columns
-    for name in ("input_ids", "labels"):
-        if name not in columns:
+    for name in TOKEN_COLUMNS:
+        if columns.get(name) is None:
             explanation = (
                 f"With one tokenizer {name!r} would do as well."
                 if same_tokenizer
@@ -286,7 +299,23 @@ def _columns(batch: Mapping[str, Tensor], side: Side, *, same_tokenizer: bool) -
             f"The batch has a column {stray[0]!r}, but the models have different tokenizers. Call it "
             f"'student_{stray[0]}' or 'teacher_{stray[0]}'."
         )
+    _require_rows_of_tokens(columns, side, batch)
     return columns
+
+
+def _require_rows_of_tokens(columns: Mapping[str, Tensor], side: Side, batch: Mapping[str, Tensor]) -> None:
+    """Refuse columns that are no tensors, or tokens that are no rows of integers, by the name that the batch has."""
+    for name in (*TOKEN_COLUMNS, *LAYOUT_COLUMNS):
+        column = columns.get(name)
+        if column is None:
+            continue
+        called = f"{side}_{name}" if f"{side}_{name}" in batch else name
+        require_tensor(called, column)
+        if name in TOKEN_COLUMNS and (column.ndim != 2 or column.dtype not in TOKEN_COLUMNS[name]):
+            wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in TOKEN_COLUMNS[name])
+            raise InputError(
+                f"The column {called!r}: expected integers [batch, length], {wanted}, got {describe(column)}."
+            )
 
 
 def _own_columns(batch: Mapping[str, Tensor], side: Side) -> dict[str, Tensor]:

@@ -494,15 +494,27 @@ def scored_tokens(batches: Batch | Iterable[Batch]) -> Tensor:
     """
     if isinstance(batches, Mapping):
         return _scored(batches)
+    if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
+        raise _no_batch(batches)
     counts = [_scored(batch) for batch in batches]
     return torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.int64)
 
 
+def _no_batch(given: object) -> InputError:
+    return InputError(
+        f"scored_tokens: expected a batch, a mapping of columns, or several of them, got {type(given).__name__}. "
+        "Batches are made by DualTokenizerCollator."
+    )
+
+
 def _scored(batch: Batch) -> Tensor:
+    if not isinstance(batch, Mapping):
+        raise _no_batch(batch)
     columns = {name: batch.get(f"student_{name}", batch.get(name)) for name in ("labels", *LAYOUT_COLUMNS)}
     labels = columns["labels"]
     if not isinstance(labels, Tensor) or labels.ndim != 2:
-        found = "none" if labels is None else f"shape {list(labels.shape)}"
+        shape = f"shape {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        found = "none" if labels is None else shape
         raise InputError(
             f"scored_tokens: expected a column 'student_labels' (or 'labels') [batch, length], got {found}; the batch "
             f"has {', '.join(map(repr, batch)) or 'no columns'}. Batches are made by DualTokenizerCollator."
