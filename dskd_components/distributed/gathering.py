@@ -182,6 +182,21 @@ def gathered(parameter: Tensor) -> Tensor:
     return parameter
 
 
+def require_tensor(name: str, value: object) -> None:
+    """Refuse what is no tensor.
+
+    Args:
+        name: what the message calls it.
+        value: what was given.
+
+    Raises:
+        InputError: it is something else, such as a list, or the module whose weight is meant.
+    """
+    if not isinstance(value, Tensor):
+        meant = " Give its .weight." if isinstance(getattr(value, "weight", None), Tensor) else ""
+        raise InputError(f"{name}: expected a tensor, got {type(value).__name__}.{meant}")
+
+
 def require_whole(name: str, tensor: Tensor) -> None:
     """Refuse a tensor that is a rank's part of a parameter.
 
@@ -190,8 +205,9 @@ def require_whole(name: str, tensor: Tensor) -> None:
         tensor: any tensor.
 
     Raises:
-        InputError: it is sharded, or empty as parameters are that an engine has put away.
+        InputError: it is sharded, or empty as parameters are that an engine has put away, or no tensor.
     """
+    require_tensor(name, tensor)
     if is_sharded(tensor):
         found = _sharded(tensor)
     elif tensor.numel() == 0:
@@ -214,8 +230,9 @@ def require_plain(name: str, tensor: Tensor) -> None:
         tensor: any tensor.
 
     Raises:
-        InputError: it is a DTensor.
+        InputError: it is a DTensor, or no tensor.
     """
+    require_tensor(name, tensor)
     if is_sharded(tensor):
         raise InputError(
             f"{name}: expected a plain tensor, got {_sharded(tensor)}. Let the tensor-parallel plan replicate what the "

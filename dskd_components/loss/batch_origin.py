@@ -18,7 +18,7 @@ from dskd_components.components.text_methods import (
 )
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.models.batch import METHOD_COLUMN
-from dskd_components.models.row_layout import require_tensor
+from dskd_components.models.row_layout import require_column
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -58,8 +58,8 @@ def require_origin(
         if number is not None and batch.get(name) is not None
     }
     for name, (column, _) in given.items():
-        if not isinstance(column, Tensor | Integral):
-            require_tensor(name, column)
+        if not isinstance(column, Integral):
+            require_column(name, column)
     differing = _differing(given)
     for side in fingerprints:
         if f"{side}_fingerprint" in differing:

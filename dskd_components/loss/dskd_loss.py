@@ -52,6 +52,7 @@ from dskd_components.loss.validation import (
     require_matching_states,
     require_one_narrowing,
     require_parameters,
+    require_states,
     require_vocabulary_map,
     validated_groups,
 )
@@ -225,6 +226,7 @@ class DSKDLoss(nn.Module):
                 names the tensor or field.
             ConfigurationError: a weight is for a term that there is not.
         """
+        require_states(student=student, teacher=teacher)
         weights = self.spec.loss_weights(step) if weights is None else weights
         with without_autocast(student.hidden_states.device):
             batch = self.aligned_batch(student, teacher, alignment, weights)
@@ -335,6 +337,7 @@ class DSKDLoss(nn.Module):
         Raises:
             InputError: a tensor does not fit.
         """
+        require_states(student=student, teacher=teacher)
         with without_autocast(student.hidden_states.device):
             student, teacher, checks = self._usable(student, teacher)
             groups, of_groups = validated_groups(alignment, student, teacher)

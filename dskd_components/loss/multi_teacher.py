@@ -31,7 +31,7 @@ from dskd_components.loss.checkpoints import (
 )
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.output import DSKDOutput
-from dskd_components.loss.validation import common_samples_checks, naming_damaged_parameters
+from dskd_components.loss.validation import common_samples_checks, naming_damaged_parameters, require_states
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
 from dskd_components.models.host_reads import require
 from dskd_components.models.precision import without_autocast
@@ -144,11 +144,13 @@ class MultiTeacherLoss(nn.Module):
         alignments = {} if alignments is None else alignments
         _require_known(self.spec, "alignments", alignments)
         weights = self.spec.loss_weights(step)
+        require_states(student=student)
         student = student.in_full_precision()
         with without_autocast(student.hidden_states.device):
             batches = {}
             for name in self.spec.teachers:
                 with naming_teacher(name):
+                    require_states(teacher=teachers[name])
                     batches[name] = self.pair(name).aligned_batch(
                         student, teachers[name], alignments.get(name), weights[name], teacher_name=name
                     )

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from dskd_components.components.terms import OF_STUDENT, Tally
-from dskd_components.distributed.gathering import is_in_parts, local_part
+from dskd_components.distributed.gathering import is_in_parts, local_part, require_tensor
 from dskd_components.engines.vocabulary_overlap import are_narrowed_alike
 from dskd_components.errors import ConfigurationError, InputError, NonFiniteError, did_you_mean
 from dskd_components.models.batch import naming_teacher
-from dskd_components.models.head import describe
+from dskd_components.models.head import describe, require_head
 from dskd_components.models.host_reads import Check
 from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.precision import overflow_advice
+from dskd_components.models.states import LMStates
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
 from dskd_components.spec.dskd_spec import DSKDSpec
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from dskd_components.engines.aligned_batch import AlignedBatch
     from dskd_components.engines.reduction import LossWeights
     from dskd_components.models.head import Head
-    from dskd_components.models.states import LMStates, Side
+    from dskd_components.models.states import Side
     from dskd_components.models.wrappers import CausalLM
 
 
@@ -59,6 +60,9 @@ def require_arguments(
         if not isinstance(size, int) or size < 1:
             raise InputError(f"DSKDLoss: expected {side}_hidden_size to be a positive integer, got {size!r}.")
     ids = teacher_to_student_ids
+    for name, tensor in (("teacher_to_student_ids", ids), ("same_token", same_token)):
+        if tensor is not None:
+            require_tensor(f"DSKDLoss: {name}", tensor)
     if ids is not None and (ids.ndim != 1 or ids.dtype != torch.int64):
         raise InputError(
             "DSKDLoss: expected teacher_to_student_ids to be an int64 tensor [teacher vocabulary], got "
@@ -79,9 +83,11 @@ def require_fitting_heads(heads: Mapping[Side, Head | None], hidden_sizes: Mappi
         hidden_sizes: by side.
 
     Raises:
-        InputError: a width differs; the message names the side.
+        InputError: a width differs, or it is no head; the message names the side.
     """
     for side, head in heads.items():
+        if head is not None:
+            require_head(f"DSKDLoss: {side}_head", head)
         if head is not None and head.hidden_size != hidden_sizes[side]:
             raise InputError(
                 f"DSKDLoss: {side}_head reads hidden states of width {head.hidden_size}, but {side}_hidden_size is "
@@ -150,6 +156,23 @@ def kept_masses(batch: AlignedBatch) -> dict[str, Tally]:
             count = states.scored.sum()
             found[f"{side}_kept_mass"] = Tally(torch.stack([rows.new_zeros(()), *masses]).sum(), count)
     return found
+
+
+def require_states(**sides: object) -> None:
+    """Refuse what is given in the place of states, such as the models.
+
+    Args:
+        **sides: what was given, by side.
+
+    Raises:
+        InputError: one of them is something else.
+    """
+    for side, states in sides.items():
+        if not isinstance(states, LMStates):
+            raise InputError(
+                f"{side}: expected LMStates, got {type(states).__name__}. Models are run on a batch by "
+                "loss_fn.run(student, teacher, batch); LMStates.from_labels(...) is made of hidden states and a head."
+            )
 
 
 def require_matching_states(student: LMStates, teacher: LMStates, hidden_sizes: Mapping[Side, int]) -> None:
@@ -283,7 +306,7 @@ def validated_groups(
         teacher: the teacher's states.
 
     Raises:
-        InputError: it has an entry too many or too few.
+        InputError: it has an entry too many or too few, or is something else.
     """
     if alignment is None:
         return None, []
@@ -291,6 +314,11 @@ def validated_groups(
     if isinstance(alignment, Tensor):
         alignment, check = TokenGroups.of_index(alignment, teacher.targets.shape[1])
         checks.append(check)
+    if not isinstance(alignment, TokenGroups):
+        raise InputError(
+            "alignment: expected a tensor, the teacher position of each student position, or TokenGroups, got "
+            f"{type(alignment).__name__}."
+        )
     for side, states, found in (("student", student, alignment.student), ("teacher", teacher, alignment.teacher)):
         if found.shape != states.targets.shape:
             raise InputError(

@@ -396,6 +396,23 @@ def _equal(ours: Tensor | float | None, theirs: Tensor | float | None) -> bool:
     return ours is theirs or (not isinstance(ours, Tensor) and not isinstance(theirs, Tensor) and ours == theirs)
 
 
+def require_head(name: str, head: object) -> None:
+    """Refuse what is no head.
+
+    Args:
+        name: what the message calls it.
+        head: what was given.
+
+    Raises:
+        InputError: it is something else, such as the layer or the weight that a head is made of.
+    """
+    if not isinstance(head, Head):
+        raise InputError(
+            f"{name}: expected a Head, got {type(head).__name__}. Head.from_model(model) reads that of a model, and "
+            "Head(weight, bias=...) is made of tensors."
+        )
+
+
 def describe(tensor: Tensor) -> str:
     """Return shape and dtype of a tensor as error messages state them."""
     return f"shape {list(tensor.shape)}, dtype {str(tensor.dtype).removeprefix('torch.')}"

@@ -60,10 +60,10 @@ class RowLayout:
         Raises:
             InputError: a column has another shape, or two of them disagree; the message names them.
         """
-        if require_tensor(f"{prefix}labels", labels).ndim != 2:
+        if require_column(f"{prefix}labels", labels).ndim != 2:
             raise InputError(f"{prefix}labels: expected a tensor [batch, length], got {describe(labels)}.")
         given = {name: column for name in LAYOUT_COLUMNS if (column := columns.get(name)) is not None}
-        tensors = {name: require_tensor(f"{prefix}{name}", column) for name, column in given.items()}
+        tensors = {name: require_column(f"{prefix}{name}", column) for name, column in given.items()}
         mask = tensors.get("attention_mask")
         mask = None if mask is None or mask.ndim != 2 else _like(labels, mask, f"{prefix}attention_mask")
         before, after = _neighbours(labels, None if mask is None else mask != 0)
@@ -101,7 +101,7 @@ class RowLayout:
         return of_tokens.gather(1, index).masked_fill(following < 0, fill)
 
 
-def require_tensor(name: str, column: object) -> Tensor:
+def require_column(name: str, column: object) -> Tensor:
     """Return a column of a batch, once it is known to be a tensor.
 
     Args:

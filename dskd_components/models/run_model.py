@@ -29,7 +29,7 @@ from dskd_components.models.loading import head_is_here, require_loaded
 from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.packing import require_samples_apart
 from dskd_components.models.positions import position_limit, positions_in, require_positions, too_long
-from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, require_tensor, shifted_column
+from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, require_column, shifted_column
 from dskd_components.models.states import IGNORE_INDEX, UNSCORED_SAMPLE, LMStates
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.wrappers import unwrapped
@@ -250,7 +250,7 @@ def groups_of_batch(batch: Mapping[str, Tensor]) -> Tensor | TokenGroups | None:
     """
     columns = [name for name in ("student_groups", "teacher_groups") if name in batch]
     for name in columns:
-        require_tensor(name, batch[name])
+        require_column(name, batch[name])
     if len(columns) == 1:
         raise InputError(f"The batch has {columns[0]!r} alone; groups are needed on both sides.")
     if not columns:
@@ -310,7 +310,7 @@ def _require_rows_of_tokens(columns: Mapping[str, Tensor], side: Side, batch: Ma
         if column is None:
             continue
         called = f"{side}_{name}" if f"{side}_{name}" in batch else name
-        require_tensor(called, column)
+        require_column(called, column)
         if name in TOKEN_COLUMNS and (column.ndim != 2 or column.dtype not in TOKEN_COLUMNS[name]):
             wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in TOKEN_COLUMNS[name])
             raise InputError(

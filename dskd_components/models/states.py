@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import Tensor
 
-from dskd_components.distributed.gathering import require_plain, require_whole
+from dskd_components.distributed.gathering import require_plain, require_tensor, require_whole
 from dskd_components.errors import InputError, NonFiniteError
-from dskd_components.models.head import Head, describe
+from dskd_components.models.head import Head, describe, require_head
 from dskd_components.models.host_reads import Check, require
 from dskd_components.models.precision import full_precision, overflow_advice, upcast
 from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, fill_of, shifted_column
@@ -99,10 +99,12 @@ class LMStates:
                 f"LMStates.hidden_states: the batch is empty (shape {list(hidden_states.shape)}). Expected at "
                 "least one sample with one position; leave empty batches out."
             )
+        require_tensor("LMStates.targets", self.targets)
         if self.targets.dtype != torch.int64:
             raise InputError(f"LMStates.targets: expected dtype int64, got {describe(self.targets)}.")
         for name in ("targets", "input_ids", "segment_ids"):
             self._check_per_position(name)
+        require_head("LMStates.head", self.head)
         if hidden_states.shape[-1] != self.head.hidden_size:
             raise InputError(
                 f"LMStates.head: its weight reads hidden states of width {self.head.hidden_size}, but "
@@ -142,6 +144,7 @@ class LMStates:
         tensor: Tensor | None = getattr(self, name)
         if tensor is None:
             return
+        require_tensor(f"LMStates.{name}", tensor)
         expected = list(self.hidden_states.shape[:2])
         if list(tensor.shape) != expected or tensor.is_floating_point():
             raise InputError(

@@ -9,7 +9,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dskd_components import ConfigurationError, DSKDError, DSKDLoss, DSKDSpec, Head, InputError, LMStates, get_projector
+from dskd_components import (
+    ConfigurationError,
+    DSKDError,
+    DSKDLoss,
+    DSKDSpec,
+    Head,
+    InputError,
+    LMStates,
+    MultiTeacherLoss,
+    MultiTeacherSpec,
+    TeacherSpec,
+    get_projector,
+)
 from tests.helpers.registered import build
 from tests.helpers.strategies import make_batch
 
@@ -56,6 +68,22 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"student_hidden_states": torch.zeros(6, 5)},
         ["hidden_states", "[batch, length, hidden]", "[6, 5]"],
     ),
+    "lists as hidden states": ({"student_hidden_states": [[[0.0]]]}, ["LMStates.hidden_states", "a tensor", "list"]),
+    "an array as targets": (
+        {"student_targets": lambda s: s.targets.numpy()},
+        ["LMStates.targets", "a tensor", "ndarray"],
+    ),
+    "lists as input ids": ({"teacher_input_ids": [[0]]}, ["LMStates.input_ids", "a tensor", "list"]),
+    "a module as embedding": (
+        {"student_embedding": lambda _: torch.nn.Embedding(11, 5)},
+        ["LMStates.embedding", "a tensor", "Embedding", ".weight"],
+    ),
+    "a module as head": (
+        {"student_head": lambda _: torch.nn.Linear(5, 11)},
+        ["LMStates.head", "a Head", "Linear", "Head.from_model", "Head(weight"],
+    ),
+    "a weight as head": ({"teacher_head": torch.zeros(13, 7)}, ["LMStates.head", "a Head", "Tensor"]),
+    "lists as alignment": ({"alignment": [[0]]}, ["alignment", "tensor", "TokenGroups", "list"]),
     "integer hidden states": (
         {"student_hidden_states": torch.zeros(3, 6, 5, dtype=torch.int64)},
         ["hidden_states", "floating-point", "int64"],
@@ -186,6 +214,8 @@ def test_loss(case: tuple[dict[str, Any], list[str]]) -> None:
 
 
 HEADS: dict[str, tuple[Callable[[], Head], list[str]]] = {
+    "module": (lambda: Head(torch.nn.Linear(2, 3)), ["Head.weight", "a tensor", "Linear", ".weight"]),  # type: ignore[arg-type]
+    "bias in a list": (lambda: Head(torch.zeros(3, 2), bias=[0.0]), ["Head.bias", "a tensor", "list"]),  # type: ignore[arg-type]
     "vector": (lambda: Head(torch.zeros(3)), ["Head.weight", "[vocabulary, hidden]", "[3]"]),
     "integers": (lambda: Head(torch.zeros(3, 2, dtype=torch.int64)), ["Head.weight", "int64"]),
     "empty": (lambda: Head(torch.zeros(0, 2)), ["Head.weight", "ZeRO-3", "[0, 2]"]),
@@ -236,9 +266,10 @@ def test_two_vocabularies_need_a_map(spec: DSKDSpec, culprit: str) -> None:
     [
         (torch.zeros(13), "int64"),
         (torch.zeros(2, 13, dtype=torch.int64), r"\[2, 13\]"),
+        ([0] * 13, "list"),
     ],
 )
-def test_a_vocabulary_map_is_a_row_of_ids(mapping: torch.Tensor, part: str) -> None:
+def test_a_vocabulary_map_is_a_row_of_ids(mapping: Any, part: str) -> None:
     with pytest.raises(InputError, match=f"teacher_to_student_ids.*{part}"):
         construct(DSKDSpec(aligner="cma"), teacher_to_student_ids=mapping)
 
@@ -290,6 +321,31 @@ def test_heads_have_the_widths_that_the_loss_is_built_for(side: str) -> None:
     heads[f"{side}_head"] = Head(torch.ones(11, 6))
     with pytest.raises(InputError, match=rf"{side}_head.*width 6.*{side}_hidden_size"):
         construct(DSKDSpec.preset("dskd-v2"), **heads)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_head_is_a_head(side: str) -> None:
+    heads: dict[str, Any] = {"student_head": Head(torch.ones(11, 5)), "teacher_head": Head(torch.ones(11, 7))}
+    heads[f"{side}_head"] = torch.nn.Linear(5, 11)
+    with pytest.raises(InputError, match=rf"{side}_head: expected a Head, got Linear.*Head\.from_model"):
+        construct(DSKDSpec(), **heads)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("given", [torch.nn.Linear(2, 2), {"hidden_states": 1}, None], ids=["model", "batch", "none"])
+def test_what_is_called_without_states_says_how_models_are_run(given: Any, side: str) -> None:
+    """Who calls the loss with models or with their outputs meant `run`, or states made of them."""
+    batch = make_batch(0, same_tokenizer=True)
+    loss_fn = build(IDENTITY, batch)
+    sides: dict[str, Any] = {"student": batch.student, "teacher": batch.teacher} | {side: given}
+    message = rf"{side}: expected LMStates, got {type(given).__name__}.*loss_fn\.run\("
+    for call_it in (loss_fn, loss_fn.align):
+        with pytest.raises(InputError, match=message):
+            call_it(**sides)
+    spec = MultiTeacherSpec(teachers={"one": TeacherSpec.preset("dskd")})
+    several = MultiTeacherLoss(spec, {"one": loss_fn})
+    with pytest.raises(InputError, match=message):
+        several(sides["student"], {"one": sides["teacher"]})
 
 
 @pytest.mark.parametrize("name", ["pinv", "live_pinv"])
