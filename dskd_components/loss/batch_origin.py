@@ -57,7 +57,8 @@ def require_origin(
         for name, number in own.items()
         if number is not None and batch.get(name) is not None
     }
-    for name, (column, _) in given.items():
+    for name in given:
+        column: object = batch[name]
         if not isinstance(column, Integral):
             require_column(name, column)
     differing = _differing(given)
