@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def trainer_of(pair: Pair, folder: Path, collate: Any, **options: Any) -> DSKDSFTTrainer:
+def trainer_of(
+    pair: Pair, folder: Path, collate: Any, *, formatting_func: Any = None, **options: Any
+) -> DSKDSFTTrainer:
     defaults = {"report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False, "bf16": False}
     # Older versions of TRL have the one name alone, newer ones the other.
     named = {field.name for field in fields(SFTConfig)}
@@ -32,6 +34,7 @@ def trainer_of(pair: Pair, folder: Path, collate: Any, **options: Any) -> DSKDSF
         processing_class=pair.student_tokenizer,
         loss_fn=pair.loss_fn,
         teacher=pair.teacher,
+        formatting_func=formatting_func,
     )
 
 
@@ -58,7 +61,44 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
     pair = tiny_pair()
     with pytest.raises(ConfigurationError, match=r"data_collator.*loss_fn.collator"):
         trainer_of(pair, tmp_path, None)
-    with pytest.raises(ConfigurationError, match=r"SFTConfig\.packing.*packing=True"):
-        trainer_of(pair, tmp_path, pair.collate, packing=True)
-    with pytest.raises(ConfigurationError, match=r"SFTConfig\.assistant_only_loss"):
-        trainer_of(pair, tmp_path, pair.collate, assistant_only_loss=True)
+    with pytest.raises(ConfigurationError, match=r"formatting_func.*map"):
+        trainer_of(pair, tmp_path, pair.collate, formatting_func=str)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "instead"),
+    [
+        ("packing", True, "packing=True"),
+        ("eval_packing", True, "packing=True"),
+        ("padding_free", True, "packing=True"),
+        ("assistant_only_loss", True, "messages"),
+        ("completion_only_loss", False, "train_on_prompt=True"),
+        ("max_length", 64, "student_max_length=64"),
+        ("pad_to_multiple_of", 8, "pad_to_multiple_of=8"),
+        ("dataset_text_field", "content", "columns="),
+        ("chat_template_path", "template.jinja", "chat_template"),
+        ("loss_type", "dft", "loss_fn"),
+    ],
+)
+def test_options_of_what_the_base_class_does_are_refused(
+    option: str, value: object, instead: str, tmp_path: Path
+) -> None:
+    """These shape data and a loss of one model, which nobody makes here: each passed without a word."""
+    if option not in {field.name for field in fields(SFTConfig)}:
+        pytest.skip(f"this version of TRL has no {option}")
+    pair = tiny_pair()
+    with pytest.raises(ConfigurationError, match=rf"SFTConfig\.{option}={value!r} would.*{instead}"):
+        trainer_of(pair, tmp_path, pair.collate, **{option: value})
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_length", None), ("completion_only_loss", True)])
+def test_options_that_say_what_is_so_are_no_error(option: str, value: object, tmp_path: Path) -> None:
+    pair = tiny_pair()
+    trainer_of(pair, tmp_path, pair.collate, **{option: value})
+
+
+def test_data_are_shuffled_if_they_are_to_be(tmp_path: Path) -> None:
+    pair = tiny_pair()
+    trainer = trainer_of(pair, tmp_path, pair.collate, shuffle_dataset=True, seed=3)
+    assert list(trainer.train_dataset) == list(Dataset.from_list(pair.samples).shuffle(seed=3))
+    assert list(trainer.train_dataset) != pair.samples
