@@ -85,7 +85,14 @@ class DSKDSFTTrainer(DSKDTrainerMixin, SFTTrainer):  # type: ignore[misc]  # the
         super().__init__(model, args, data_collator, **kwargs)
         _weigh_router(self.model, getattr(args, "router_aux_loss_coef", None))
 
-    def _prepare_dataset(self, dataset: Any, _tokenizer: Any, args: Any, *_: Any, **__: Any) -> Any:
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,  # noqa: ARG002
+        args: Any,
+        *_: Any,
+        **__: Any,
+    ) -> Any:
         # Nothing is prepared; the base class shuffles here, too.
         return dataset.shuffle(seed=args.seed) if getattr(args, "shuffle_dataset", False) else dataset
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from dskd_components.collation.multi_teacher import MultiTeacherKeywords
+    from dskd_components.loss.checkpoints import Description
     from dskd_components.models.offline_teacher import OfflineTeacher
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
@@ -332,8 +333,13 @@ class MultiTeacherLoss(nn.Module):
         Raises:
             CheckpointError: as there.
         """
-        pairs = {Path(folder) / name: self.pair(name) for name in self.spec.teachers}
-        write_checkpoints({place: (describe_loss(pair), checkpoint_tensors(pair)) for place, pair in pairs.items()})
+        descriptions = describe_losses(self)
+        write_checkpoints(
+            {
+                Path(folder) / name: (description, checkpoint_tensors(self.pair(name)))
+                for name, description in descriptions.items()
+            }
+        )
 
     def restore(self, folder: str | Path, *, accept: Collection[str] = ()) -> None:
         """Take over what `save` has written, of all pairs or of none.
@@ -345,13 +351,13 @@ class MultiTeacherLoss(nn.Module):
         Raises:
             CheckpointError: as there; the message has the folder of the teacher.
         """
-        pairs = {Path(folder) / name: self.pair(name) for name in self.spec.teachers}
-        found = read_checkpoints(pairs)
-        for saved, pair in zip(found, pairs.values(), strict=True):
-            require_no_difference(saved.description, describe_loss(pair), accept, source=str(saved.file))
-            saved.require_tensors_of(pair)
-        for saved, pair in zip(found, pairs.values(), strict=True):
-            saved.restore(pair)
+        descriptions = describe_losses(self)
+        found = read_checkpoints([Path(folder) / name for name in descriptions])
+        for saved, (name, own) in zip(found, descriptions.items(), strict=True):
+            require_no_difference(saved.description, own, accept, source=str(saved.file))
+            saved.require_tensors_of(self.pair(name))
+        for saved, name in zip(found, descriptions, strict=True):
+            saved.restore(self.pair(name))
 
     def param_groups(self, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimizer parameter groups of all projectors and aligners, to append to the student's.
@@ -366,6 +372,18 @@ class MultiTeacherLoss(nn.Module):
             of_pair = learning_rate_factors(pair.aligner, space_modules(pair.spec, pair.spaces))
             factors |= {f"pairs.{name}.{part}": factor for part, factor in of_pair.items()}
         return parameter_groups(self, factors, lr=lr, weight_decay=weight_decay)
+
+
+def describe_losses(loss: MultiTeacherLoss) -> dict[str, Description]:
+    """Return by teacher the description of its pair, with the weight that no pair knows.
+
+    Args:
+        loss: the loss of all of them.
+    """
+    return {
+        name: describe_loss(loss.pair(name), teacher_weight=teacher.weight)
+        for name, teacher in loss.spec.teachers.items()
+    }
 
 
 def _require_known(spec: MultiTeacherSpec, argument: str, given: object) -> None:

@@ -26,12 +26,14 @@ from dskd_components.loss.checkpoints import (
 )
 from dskd_components.loss.checkpoints.tensors import whole
 from dskd_components.loss.dskd_loss import DSKDLoss
-from dskd_components.loss.multi_teacher import MultiTeacherLoss
+from dskd_components.loss.multi_teacher import MultiTeacherLoss, describe_losses
 from dskd_components.models.head import describe
 from dskd_components.spec.schedules import checked_step
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+    from dskd_components.loss.checkpoints import Description
 
 FORMAT: Final = 1
 """How the file is laid out."""
@@ -99,10 +101,10 @@ def save_checkpoint(
     path = Path(path)
     losses = {
         name: {
-            "description": describe_loss(loss).model_dump_json(),
+            "description": description.model_dump_json(),
             "tensors": {key: whole(tensor).cpu().contiguous() for key, tensor in checkpoint_tensors(loss).items()},
         }
-        for name, loss in _losses(loss_fn).items()
+        for name, (loss, description) in _losses(loss_fn).items()
     }
     tensors = student.state_dict() if isinstance(student, nn.Module) else dict(student)
     _require_whole(tensors)
@@ -154,7 +156,9 @@ def load_checkpoint(
         _require_tensors_of(path, content["student"], student)
     losses = _losses(loss_fn)
     _require_teachers(path, content["losses"], losses)
-    saved = [(loss, _saved_loss(path, content["losses"], name, loss, accept)) for name, loss in losses.items()]
+    saved = [
+        (loss, _saved_loss(path, content["losses"], name, loss, own, accept)) for name, (loss, own) in losses.items()
+    ]
     for name, value in state.items():
         if value is not None:
             _load(path, name, value, content["state"][name])
@@ -166,12 +170,12 @@ def load_checkpoint(
     return {"step": content["step"], **({} if student is not None else {"student": content["student"]}), **left}
 
 
-def _losses(loss_fn: object) -> dict[str, DSKDLoss]:
-    """Return the losses of single pairs, by the teacher's name."""
+def _losses(loss_fn: object) -> dict[str, tuple[DSKDLoss, Description]]:
+    """Return the losses of single pairs with their descriptions, by the teacher's name."""
     if isinstance(loss_fn, MultiTeacherLoss):
-        return {name: loss_fn.pair(name) for name in loss_fn.spec.teachers}
+        return {name: (loss_fn.pair(name), own) for name, own in describe_losses(loss_fn).items()}
     if isinstance(loss_fn, DSKDLoss):
-        return {"": loss_fn}
+        return {"": (loss_fn, describe_loss(loss_fn))}
     raise InputError(f"loss_fn: expected a DSKDLoss or a MultiTeacherLoss, got {type(loss_fn).__name__}.")
 
 
@@ -245,12 +249,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _saved_loss(
-    path: Path, losses: Mapping[str, Any], name: str, loss: DSKDLoss, accept: Collection[str]
+    path: Path, losses: Mapping[str, Any], name: str, loss: DSKDLoss, own: Description, accept: Collection[str]
 ) -> Checkpoint:
     """Return what was saved of one pair, once it is known to fit the loss of that pair."""
     source = f"{path}, teacher {name!r}" if name else str(path)
     saved = Checkpoint(path, parse_description(source, losses[name]["description"]), losses[name]["tensors"], save=None)
-    require_no_difference(saved.description, describe_loss(loss), accept, source=source)
+    require_no_difference(saved.description, own, accept, source=source)
     saved.require_tensors_of(loss)
     return saved
 

@@ -11,6 +11,7 @@ from dskd_components._version import __version__
 from dskd_components.components.component import Component, FrozenModel
 from dskd_components.components.lookup import default_registry
 from dskd_components.components.policy import LIBRARY
+from dskd_components.components.schedule import Schedule
 from dskd_components.loss.checkpoints.frozen_weights import FrozenWeights, same_weights
 from dskd_components.loss.checkpoints.tensors import digest_of
 from dskd_components.models.head_recipe import text_config
@@ -66,15 +67,19 @@ class Description(FrozenModel):
     """SHA-256 of the map from the teacher's tokens to the student's."""
     vocabulary_method: MapMethod | None
     """How tokenizers were mapped; None: the map was given, or there is none."""
+    teacher_weight: Any = None
+    """Of one of several teachers: its weight in their loss, a number or a schedule; None: there is one, or its pair was
+    saved alone."""
     plugins: dict[str, str]
     """Versions of the distributions that components of the spec come from, this library aside."""
 
 
-def describe_loss(loss: SavedLoss) -> Description:
+def describe_loss(loss: SavedLoss, *, teacher_weight: float | Schedule | None = None) -> Description:
     """Return the description of a loss.
 
     Args:
         loss: a `DSKDLoss`.
+        teacher_weight: what its terms are multiplied with in a loss of several teachers.
     """
     mapped = {
         name: tensor
@@ -97,6 +102,9 @@ def describe_loss(loss: SavedLoss) -> Description:
         },
         vocabulary_map=digest_of(mapped) if mapped else None,
         vocabulary_method=loss.vocabularies.method,
+        teacher_weight=teacher_weight.model_dump(mode="json")
+        if isinstance(teacher_weight, Schedule)
+        else teacher_weight,
         plugins=_plugins(loss.spec),
     )
 

@@ -28,6 +28,7 @@ WHAT_TO_DO: Final = {
     "vocabulary_sizes": "Give the tokenizers that the projectors were trained with.",
     "heads": "Give the models that the projectors were trained with.",
     "kept_tokens": "Narrow the heads to the same tokens: student_tokens=..., teacher_tokens=..., other_tokens=....",
+    "teacher_weight": "Give the teacher the weight that it had in training.",
     "vocabulary_map": "Map the vocabularies as they were mapped in training.",
     "plugins": "Install the versions that the projectors were trained with.",
 }
@@ -84,14 +85,14 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _of_one_form(leaves: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Return leaves with those of one field of the spec joined where the other side has a single value for it.
+    """Return leaves with those of one field of the spec, or of a weight, joined where the other has one value for it.
 
     A schedule in the place of a number is one difference, not one for each of its fields.
     """
     joined: dict[str, Any] = {}
     for path, value in leaves.items():
         whole = next((other for other in others if path != other and _is_below(path, [other])), None)
-        if whole is None or not whole.startswith("spec"):
+        if whole is None or not whole.startswith(("spec", "teacher_weight")):
             joined[path] = value
         else:
             joined.setdefault(whole, {})[path.removeprefix(whole).removeprefix(".")] = value

@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from dskd_components import CheckpointError, DSKDLoss, MultiTeacherLoss, MultiTeacherSpec
+from dskd_components import (
+    CheckpointError,
+    DSKDLoss,
+    MultiTeacherLoss,
+    MultiTeacherSpec,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 WIDTHS = {"large": 7, "small": 3}
+
+
+RISING = {"name": "linear", "start": 0.0, "end": 0.5, "steps": 9}
 
 
 def loss_of(**changes: object) -> MultiTeacherLoss:
@@ -42,3 +53,46 @@ def test_all_or_none(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
     other.restore(tmp_path, accept=["spec.temperature"])
     assert any(not torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("saved", "here", "differing"),
+    [
+        (0.5, 0.2, r"teacher_weight: saved 0\.5, here 0\.2"),
+        (0.5, RISING, r"teacher_weight: saved 0\.5, here \{'name': 'linear'"),
+        (RISING, 0.5, r"teacher_weight: saved \{'name': 'linear'.*, here 0\.5"),
+        (RISING, RISING | {"steps": 8}, r"teacher_weight\.steps: saved 9, here 8"),
+    ],
+)
+def test_another_weight_is_a_difference_as_another_kd_rate_is(
+    saved: object, here: object, differing: str, tmp_path: Path
+) -> None:
+    """No pair knows of it, so a run went on with other weights, and nobody said so."""
+    trained, fresh, student = loss_of(weight=saved), loss_of(weight=here), torch.nn.Linear(2, 2)
+    trained.save(tmp_path / "folder")
+    save_checkpoint(tmp_path / "file", student=student, loss_fn=trained, step=1)
+
+    def restore(accept: Sequence[str]) -> None:
+        fresh.restore(tmp_path / "folder", accept=accept)
+
+    def load(accept: Sequence[str]) -> None:
+        load_checkpoint(tmp_path / "file", student=student, loss_fn=fresh, accept=accept)
+
+    for take in (restore, load):
+        with pytest.raises(CheckpointError, match=rf"(?s)small.*{differing}.*Give the teacher the weight"):
+            take([])
+        assert not all(map(torch.equal, fresh.parameters(), trained.parameters()))
+    for take in (restore, load):
+        take(["teacher_weight"])
+        assert all(map(torch.equal, fresh.parameters(), trained.parameters()))
+    trained.restore(tmp_path / "folder")
+
+
+def test_a_pair_that_is_saved_or_loaded_alone_has_no_weight(tmp_path: Path) -> None:
+    several = loss_of()
+    several.save(tmp_path)
+    alone = loss_of(weight=0.1).pair("small")
+    alone.restore(tmp_path / "small")
+    for name in WIDTHS:
+        several.pair(name).save(tmp_path / name)
+    loss_of(weight=RISING).restore(tmp_path)
