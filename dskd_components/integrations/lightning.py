@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from dskd_components.errors import CheckpointError, ConfigurationError
 from dskd_components.integrations.chosen_by_loss import warn_of_monitors
-from dskd_components.integrations.student_with_projectors import StudentWithProjectors
+from dskd_components.integrations.student_with_projectors import StudentWithProjectors, require_rates
 from dskd_components.integrations.token_means import TokenMeans
 from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
 from dskd_components.loss.clipping import PROJECTORS_NORM, STUDENT_NORM, checked_max_norm, clip_grad_norm
@@ -51,7 +51,7 @@ class DSKDLightningModule(LightningModule):
             error names: ``["spec.kd_rate"]``.
 
     Raises:
-        InputError: loss, student and teacher do not go together.
+        InputError: loss, student and teacher do not go together, or a rate is no number, or negative.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class DSKDLightningModule(LightningModule):
         accept: Collection[str] = (),
     ) -> None:
         super().__init__()
+        require_rates(lr=lr, projector_lr=projector_lr, weight_decay=weight_decay)
         self.distillation = StudentWithProjectors(student, loss_fn, teacher)
         self.lr = lr
         self.projector_lr = projector_lr

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from dskd_components.errors import InputError
+from dskd_components.loss.build import require_rate
 from dskd_components.loss.dskd_loss import DSKDLoss
 
 if TYPE_CHECKING:
@@ -107,12 +108,31 @@ class StudentWithProjectors(nn.Module):
             lr: the student's learning rate.
             projector_lr: that of projectors and aligner; None: as the student's.
             weight_decay: of all.
+
+        Raises:
+            InputError: a rate is no number, or negative.
         """
+        require_rates(lr=lr, projector_lr=projector_lr, weight_decay=weight_decay)
         trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         return [
             {"params": trained, "lr": lr, "weight_decay": weight_decay},
             *self.loss_fn.param_groups(lr=lr if projector_lr is None else projector_lr, weight_decay=weight_decay),
         ]
+
+
+def require_rates(*, projector_lr: object, **rates: object) -> None:
+    """Refuse rates of optimizer groups that are none.
+
+    Args:
+        projector_lr: that of projectors and aligner; None: there is no other than the student's.
+        **rates: by what they are called.
+
+    Raises:
+        InputError: one of them is no number, or negative.
+    """
+    own = {} if projector_lr is None else {"projector_lr": projector_lr}
+    for name, rate in (rates | own).items():
+        require_rate(name, rate)
 
 
 def require_parts(student: object, loss_fn: object, teacher: object) -> None:

@@ -24,7 +24,7 @@ from dskd_components.integrations.projectors import (
     save_projectors,
 )
 from dskd_components.integrations.same_on_ranks import require_same_on_ranks
-from dskd_components.integrations.student_with_projectors import require_parts
+from dskd_components.integrations.student_with_projectors import require_parts, require_rates
 from dskd_components.integrations.teacher_placement import load_from_first_rank, place_teacher
 from dskd_components.integrations.token_means import CountedWindows, TokenMeans, first_rows, own_rows
 from dskd_components.integrations.trainer_checks import (
@@ -91,7 +91,7 @@ class DSKDTrainerMixin(Base):
 
     Raises:
         ConfigurationError: an argument of the trainer does not go together with this loss; the message names it.
-        InputError: loss, student and teacher do not go together.
+        InputError: loss, student and teacher do not go together, or ``projector_lr`` is no number, or negative.
 
     Examples:
         >>> from trl import SFTTrainer
@@ -117,6 +117,7 @@ class DSKDTrainerMixin(Base):
     ) -> None:
         self.teacher = teacher
         self.accept = accept
+        require_rates(projector_lr=projector_lr)
         self.projector_lr = projector_lr
         self._fresh_projectors = FreshProjectors(loss_fn)
         self._evaluation_means = TokenMeans()

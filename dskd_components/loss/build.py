@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
 
 from torch import nn
 
@@ -10,7 +12,7 @@ from dskd_components.components.projector import ProjectorHeads
 from dskd_components.components.space_modules import SpaceModules, module_key
 from dskd_components.components.text_methods import text_aligner_names
 from dskd_components.components.vocabulary import Vocabulary
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -223,6 +225,25 @@ def build_aligner(
     )
 
 
+def require_rate(name: str, rate: object) -> None:
+    """Refuse a learning rate or a weight decay that is none: in a group, torch takes any.
+
+    Args:
+        name: what the message calls it.
+        rate: must be one number, of any type, that is finite and not negative.
+
+    Raises:
+        InputError: it is something else.
+    """
+    number = math.nan
+    if isinstance(rate, SupportsFloat) and not isinstance(rate, bool):
+        with suppress(TypeError, ValueError, OverflowError, RuntimeError):  # several numbers, or one that is too large
+            number = float(rate)
+    if not 0 <= number < math.inf:
+        of_yaml = " YAML may take 1e-3 for text: write 1.0e-3." if isinstance(rate, str) else ""
+        raise InputError(f"{name}: expected a finite number that is not negative, got {rate!r}.{of_yaml}")
+
+
 def parameter_groups(
     module: nn.Module, factors: Mapping[str, float], *, lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
@@ -239,6 +260,7 @@ def parameter_groups(
 
     Raises:
         AttributeError: there is no submodule of that name.
+        InputError: a rate is no number, or negative.
 
     Examples:
         >>> from torch import nn
@@ -246,6 +268,8 @@ def parameter_groups(
         >>> [group["lr"] for group in parameter_groups(module, {"1": 0.5}, lr=2.0, weight_decay=0.0)]
         [2.0, 1.0]
     """
+    require_rate("lr", lr)
+    require_rate("weight_decay", weight_decay)
     factor_of = {
         id(parameter): factor
         for name, factor in factors.items()

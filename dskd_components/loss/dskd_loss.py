@@ -375,6 +375,9 @@ class DSKDLoss(nn.Module):
         Returns:
             One group, or several if parts of the aligner, or spaces and distances, learn at rates of their own, or
             none if the spec has no parameters.
+
+        Raises:
+            InputError: a rate is no number, or negative.
         """
         factors = learning_rate_factors(self.aligner, space_modules(self.spec, self.spaces))
         return parameter_groups(self, factors, lr=lr, weight_decay=weight_decay)

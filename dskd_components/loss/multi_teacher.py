@@ -365,6 +365,9 @@ class MultiTeacherLoss(nn.Module):
         Args:
             lr: learning rate.
             weight_decay: weight decay.
+
+        Raises:
+            InputError: a rate is no number, or negative.
         """
         factors: dict[str, float] = {}
         for name in self.spec.teachers:

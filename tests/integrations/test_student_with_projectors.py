@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch.utils import _pytree as pytree
+from transformers import TrainingArguments
 
 from dskd_components import ConfigurationError, InputError
 from dskd_components.integrations.accelerate import micro_batches
+from dskd_components.integrations.lightning import DSKDLightningModule
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
+from dskd_components.integrations.transformers import DSKDTrainer
 from examples.tiny import tiny_pair
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_its_forward_is_a_run_of_the_loss() -> None:
@@ -47,6 +54,20 @@ def test_groups_have_their_rates_and_leave_out_what_is_frozen() -> None:
     assert [group["lr"] for group in (student, *rest)] == [1e-3, *[1e-2] * len(rest)]
     assert {group["weight_decay"] for group in (student, *rest)} == {0.1}
     assert model.param_groups(lr=1e-3)[1]["lr"] == 1e-3
+
+
+def test_rates_are_named_as_they_are_called(tmp_path: Path) -> None:
+    pair = tiny_pair()
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    for rates in ({"lr": -1.0}, {"lr": 1.0, "projector_lr": "1e-3"}, {"lr": 1.0, "weight_decay": -1.0}):
+        *_, name = rates
+        with pytest.raises(InputError, match=rf"^{name}: expected .*not negative"):
+            model.param_groups(**rates)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=rf"^{name}: expected .*not negative"):
+            DSKDLightningModule(pair.student, pair.teacher, pair.loss_fn, **rates)  # type: ignore[arg-type]
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none")
+    with pytest.raises(InputError, match=r"^projector_lr: expected .*not negative"):
+        DSKDTrainer(pair.student, arguments, loss_fn=pair.loss_fn, teacher=pair.teacher, projector_lr=-1e-3)
 
 
 def test_wrappers_find_the_loss_in_its_output() -> None:

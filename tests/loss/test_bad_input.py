@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -321,6 +323,31 @@ def test_heads_have_the_widths_that_the_loss_is_built_for(side: str) -> None:
     heads[f"{side}_head"] = Head(torch.ones(11, 6))
     with pytest.raises(InputError, match=rf"{side}_head.*width 6.*{side}_hidden_size"):
         construct(DSKDSpec.preset("dskd-v2"), **heads)
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+@pytest.mark.parametrize(
+    "rate", [-1e-3, NAN, torch.inf, "1e-3", None, True, torch.tensor(-1.0), torch.ones(2)], ids=str
+)
+def test_a_rate_is_a_number_that_is_not_negative(rate: Any, name: str) -> None:
+    """Of a group, torch takes any: below 0 the projectors climbed, without a word."""
+    loss_fn = construct(DSKDSpec())
+    several = MultiTeacherLoss(MultiTeacherSpec(teachers={"one": {}}), {"one": loss_fn})
+    for module in (loss_fn, several):
+        with pytest.raises(InputError, match=rf"^{name}: expected .*not negative.*got .*{re.escape(str(rate))}"):
+            module.param_groups(**{"lr": 1e-3, name: rate})
+
+
+@pytest.mark.parametrize("rate", [0, 1, 1e-3, np.float32(0.5), torch.tensor(0.5)], ids=str)
+def test_rates_of_any_type_are_taken(rate: Any) -> None:
+    (group,) = construct(DSKDSpec()).param_groups(lr=rate, weight_decay=rate)
+    assert group["lr"] == rate
+    assert group["weight_decay"] == rate
+
+
+def test_what_yaml_takes_for_text_is_said() -> None:
+    with pytest.raises(InputError, match=r"lr: .*got '1e-3'.*YAML.*1\.0e-3"):
+        construct(DSKDSpec()).param_groups(lr="1e-3")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
