@@ -11,9 +11,9 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from dskd_components.distributed import synchronise
-from dskd_components.errors import CheckpointError, ConfigurationError, InputError
+from dskd_components.errors import CheckpointError, ConfigurationError
 from dskd_components.integrations.chosen_by_loss import warn_of_evaluations
-from dskd_components.integrations.student_with_projectors import shared_parameters
+from dskd_components.integrations.student_with_projectors import require_loss, shared_parameters
 from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
     describe_loss,
@@ -128,12 +128,7 @@ def loss_for(student: nn.Module, loss_fn: object) -> DSKDLoss:
         InputError: it is no loss.
     """
     made: object = loss_fn(student) if callable(loss_fn) and not isinstance(loss_fn, nn.Module) else loss_fn
-    if not isinstance(made, DSKDLoss):
-        raise InputError(
-            f"loss_fn: expected a DSKDLoss, got {type(made).__name__}. Build one by DSKDLoss.from_models, or give a "
-            "function that does for a student."
-        )
-    return made
+    return require_loss(made)
 
 
 class FreshProjectors:

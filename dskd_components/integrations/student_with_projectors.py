@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dskd_components.errors import InputError
 from dskd_components.loss.build import require_rate
 from dskd_components.loss.dskd_loss import DSKDLoss
+from dskd_components.loss.multi_teacher import MultiTeacherLoss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,6 +121,28 @@ class StudentWithProjectors(nn.Module):
         ]
 
 
+def require_loss(loss_fn: object) -> DSKDLoss:
+    """Return what is given as the loss, once it is known to be one of one teacher.
+
+    Args:
+        loss_fn: must be a `DSKDLoss`.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(loss_fn, MultiTeacherLoss):
+        raise InputError(
+            "loss_fn: expected a DSKDLoss, of one teacher, got MultiTeacherLoss. One of several teachers is run in a "
+            "loop of your own: loss_fn.run(student, teachers, batch), see docs/how-to/teachers.md."
+        )
+    if not isinstance(loss_fn, DSKDLoss):
+        raise InputError(
+            f"loss_fn: expected a DSKDLoss, got {type(loss_fn).__name__}. Build one by DSKDLoss.from_models; a trainer "
+            "also takes a function that does for a student."
+        )
+    return loss_fn
+
+
 def require_rates(*, projector_lr: object, **rates: object) -> None:
     """Refuse rates of optimizer groups that are none.
 
@@ -146,10 +169,7 @@ def require_parts(student: object, loss_fn: object, teacher: object) -> None:
     Raises:
         InputError: one of them is not; the message names it.
     """
-    if not isinstance(loss_fn, DSKDLoss):
-        raise InputError(
-            f"loss_fn: expected a DSKDLoss, got {type(loss_fn).__name__}. Build one by DSKDLoss.from_models."
-        )
+    require_loss(loss_fn)
     for side, model in (("student", student), ("teacher", teacher)):
         if not isinstance(model, nn.Module):
             raise InputError(f"{side}: expected a causal language model, got {type(model).__name__}.")

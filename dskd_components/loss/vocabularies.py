@@ -213,8 +213,8 @@ def _require_one_base(shared: SharedIds, component: Component) -> None:
     ]
     raise ConfigurationError(
         f"The {component.kind} {component.name!r} is for models that share a tokenizer, but these are two: "
-        f"{', and '.join(described)}, under the same ids. Only added tokens may differ. Use the preset 'dskd-cma' or "
-        "'dskd-v2-eta'."
+        f"{', and '.join(described)}, under the same ids. Only added tokens may differ. Use a preset for two: "
+        "'recommended-two-vocabularies', 'dskd-v2-eta' or 'dskd-cma'."
     )
 
 

@@ -50,7 +50,8 @@ class SharedVocabularySpace(Space):
             raise InputError(
                 f"The space 'shared_vocabulary' compares logits token by token, but the student's head has {ours} "
                 f"tokens and the teacher's {theirs}. If one of them is padded, give both heads the tokenizer's size: "
-                "Head(weight, valid_vocabulary_size=...). If the tokenizers differ, use the preset 'dskd-cma'."
+                "Head(weight, valid_vocabulary_size=...). If the tokenizers differ, use a preset for two, such as "
+                "'recommended-two-vocabularies' or 'dskd-cma'."
             )
         term = TokenTerm(values=rows.divergence(self.distance), denominator=self.denominator, weight=self.weight)
         return SpaceResult(terms={"kd": term})

@@ -11,7 +11,8 @@ import transformers
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
-from dskd_components import DSKDLoss, DSKDSpec, InputError
+from dskd_components import DSKDLoss, DSKDSpec, InputError, MultiTeacherLoss, MultiTeacherSpec, TeacherSpec
+from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.integrations.transformers import DSKDTrainer
 from examples.tiny import Pair, tiny_pair
 from examples.two_tokenizers.models import new_student
@@ -175,6 +176,25 @@ def test_what_is_no_loss_is_refused(wrong: Any, tmp_path: Path) -> None:
     pair = tiny_pair()
     with pytest.raises(InputError, match=r"loss_fn: expected a DSKDLoss"):
         trainer_of(pair, tmp_path, wrong)
+
+
+def test_a_loss_of_several_teachers_is_refused_with_where_it_is_run(tmp_path: Path) -> None:
+    pair = tiny_pair()
+    spec = MultiTeacherSpec(teachers={"one": TeacherSpec.preset("dskd-cma")})
+    several: Any = MultiTeacherLoss.from_models(
+        spec, pair.student, {"one": pair.teacher}, pair.student_tokenizer, {"one": pair.teacher_tokenizer}
+    )
+    teachers: Any = {"one": pair.teacher}
+    for given in (several, lambda student: several):
+        with pytest.raises(InputError, match=r"MultiTeacherLoss.*loop of your own.*teachers\.md"):
+            DSKDTrainer(
+                pair.student,
+                TrainingArguments(output_dir=str(tmp_path), report_to="none"),
+                loss_fn=given,
+                teacher=teachers,
+            )
+    with pytest.raises(InputError, match=r"MultiTeacherLoss.*loop of your own.*teachers\.md"):
+        StudentWithProjectors(pair.student, several, teachers)
 
 
 def test_a_function_serves_a_given_student(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "shared vocabulary of two sizes": (
         {"spec": DSKDSpec.preset("vanilla-kd"), "teacher_head": lambda s: Head(torch.zeros(12, 7).double())},
-        ["11 tokens", "12", "valid_vocabulary_size", "dskd-cma"],
+        ["11 tokens", "12", "valid_vocabulary_size", "recommended-two-vocabularies", "dskd-cma"],
     ),
     "damaged head": ({"student_head": lambda s: Head(s.head.weight * NAN)}, ["student.head.weight", "NaN"]),
     "damaged teacher head": ({"teacher_head": lambda s: Head(s.head.weight * NAN)}, ["teacher.head.weight", "NaN"]),
