@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from torch.utils.data import IterableDataset
 from transformers import DataCollatorWithPadding, default_data_collator
+from transformers.trainer_utils import has_length
 
 from dskd_components.collation.padding import NO_SEGMENT
 from dskd_components.collation.problems import excerpt
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
+    from transformers import Trainer
 
 
 class SharedStream(IterableDataset[Any]):
@@ -60,6 +62,66 @@ class SharedStream(IterableDataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what holds the loader, which does not go along to its workers."""
         return {"_stream": self._stream}
+
+
+BY_LENGTH: Final = ("group_by_length", "batch_rebalance")
+"""The ways to sample, of a trainer, that need to know how long samples are."""
+
+
+class StudentTokens:
+    """The student's tokens of each sample, under the name by which a trainer looks for them to know how long it is.
+
+    Args:
+        data: samples that are in tokens already.
+        name: of the student's tokens there.
+        called: what the trainer calls them.
+
+    Examples:
+        >>> list(StudentTokens([{"student_input_ids": [5, 6]}], "student_input_ids", "input_ids"))
+        [{'input_ids': [5, 6]}]
+    """
+
+    def __init__(self, data: Any, name: str, called: str) -> None:
+        self._data = data
+        self._name = name
+        self._called = called
+
+    @classmethod
+    def of(cls, data: Any, trainer: Trainer) -> Any:
+        """Return what a trainer finds the lengths of a data set in.
+
+        Args:
+            data: the data set; a stream, or one with a column of lengths, is returned as it is.
+            trainer: says how it samples, and what it calls lengths and tokens.
+
+        Raises:
+            ConfigurationError: samples are not in tokens yet, so that nobody knows their lengths.
+        """
+        strategy, column = trainer.args.train_sampling_strategy, trainer.args.length_column_name
+        known = column in (getattr(data, "column_names", None) or ())
+        if strategy not in BY_LENGTH or known or not has_length(data) or not len(data):
+            return data
+        samples: Any = data
+        sample = samples[0]
+        names = [PREFIX + INPUT_IDS, INPUT_IDS] if isinstance(sample, Mapping) else []
+        name = next((name for name in names if name in sample), None)
+        if name is None:
+            raise ConfigurationError(
+                f"train_sampling_strategy={strategy!r} needs the length of each sample, and these are not in tokens: "
+                f"{excerpt(sample)} Make them so with DualTokenizerPreprocessor, or give the datasets.Dataset a column "
+                f"{column!r}, which the collator is told to leave out: columns=Columns(ignore=[{column!r}])."
+            )
+        tokenizer: Any = trainer.processing_class
+        return cls(data, name, INPUT_IDS if tokenizer is None else tokenizer.model_input_names[0])
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return {self._called: self._data[place][self._name]}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[place] for place in range(len(self)))
 
 
 class DefaultCollator:
@@ -108,7 +170,9 @@ class DefaultCollator:
         )
 
 
-PREFIX = "student_"
+PREFIX: Final = "student_"
+
+INPUT_IDS: Final = "input_ids"
 
 
 def student_columns(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ from dskd_components.integrations.trainer_data import (
     DefaultCollator,
     NamingInput,
     SharedStream,
+    StudentTokens,
     has_labels,
     student_columns,
 )
@@ -308,6 +309,10 @@ class DSKDTrainerMixin(Base):
 
         stream.at_end = note_remainder
         return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        data = self.train_dataset if train_dataset is None else train_dataset
+        return super()._get_train_sampler(StudentTokens.of(data, self))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return the operations of the student for one batch, as the trainer estimates them.

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import TrainingArguments
 
-from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator
+from dskd_components import ConfigurationError, DSKDLoss, DSKDSpec, DualTokenizerCollator
 from dskd_components.integrations.transformers import DSKDTrainer
 from examples.tiny import Pair, tiny_pair
 
@@ -154,3 +155,49 @@ def test_metrics_get_what_they_ask_for(
     if not each_batch:
         assert trainer.predict(two.samples[:2]).metrics["test_mine"] == 1.0  # type: ignore[arg-type]
         assert (seen[0].inputs is not None) == ("inputs" in include)
+
+
+def sampled(pair: Pair, data: Any, folder: Path, strategy: str, **options: Any) -> list[list[int]]:
+    """The samples of each micro-batch of an epoch, by their places."""
+    torch.manual_seed(0)
+    trainer = DSKDTrainer(
+        pair.student,
+        TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=2,
+            train_sampling_strategy=strategy,
+            report_to="none",
+            dataloader_pin_memory=False,
+        ),
+        data_collator=lambda places: {"student_labels": torch.tensor([sample["place"] for sample in places])},
+        train_dataset=data,
+        loss_fn=pair.loss_fn,
+        teacher=pair.teacher,
+        **options,
+    )
+    return [batch["student_labels"].tolist() for batch in trainer.get_train_dataloader()]
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_samples_are_grouped_by_the_students_tokens(strategy: str, two: Pair, tmp_path: Path) -> None:
+    """As by a column of lengths; without one the trainer looked for `input_ids`, which samples for two do not have."""
+    lengths = [5, 1, 9, 2, 8, 3, 7, 4]
+    rows = [
+        {"student_input_ids": [1] * length, "teacher_input_ids": [1], "place": place}
+        for place, length in enumerate(lengths)
+    ]
+    with_lengths = Dataset.from_list([row | {"length": length} for row, length in zip(rows, lengths, strict=True)])
+    expected = sampled(two, with_lengths, tmp_path, strategy)
+    assert expected != sampled(two, rows, tmp_path, "sequential")
+    for data in (rows, Dataset.from_list(rows)):
+        for options in ({}, {"processing_class": two.student_tokenizer}):
+            assert sampled(two, data, tmp_path, strategy, **options) == expected
+    unprefixed = [{"input_ids": row["student_input_ids"], "place": row["place"]} for row in rows]
+    assert sampled(two, unprefixed, tmp_path, strategy) == expected
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_samples_without_tokens_have_no_lengths(strategy: str, two: Pair, tmp_path: Path) -> None:
+    for data in (two.samples, Dataset.from_list(two.samples)):
+        with pytest.raises(ConfigurationError, match=rf"{strategy}.*'prompt'.*Preprocessor.*'length'.*ignore"):
+            sampled(two, data, tmp_path, strategy)
