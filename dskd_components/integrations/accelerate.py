@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from dskd_components.loss.clipping import clip_grad_norms as clip_apart
 from dskd_components.models.states import scored_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator
 
     from accelerate import Accelerator
     from torch import Tensor, nn
@@ -43,7 +44,7 @@ INSTEAD_OF_CLIPPING: Final = {
 
 
 def micro_batches(
-    accelerator: Accelerator, model: nn.Module, window: Sequence[Batch]
+    accelerator: Accelerator, model: nn.Module, window: Iterable[Batch] | Batch
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Give the micro-batches of one optimizer step, each with what its loss divides by.
 
@@ -58,7 +59,7 @@ def micro_batches(
     Args:
         accelerator: with ``gradient_accumulation_steps=1``.
         model: a `StudentWithProjectors`, as ``accelerator.prepare`` returned it.
-        window: this rank's micro-batches.
+        window: this rank's micro-batches, or the only one.
 
     Returns:
         Each batch, and the scored student tokens of all micro-batches of all ranks, a scalar.
@@ -80,9 +81,11 @@ def micro_batches(
             f"{accelerator.num_processes} processes. Put student and loss into one StudentWithProjectors and use what "
             "accelerator.prepare(model) returns."
         )
-    count = accelerator.reduce(scored_tokens(window).to(accelerator.device), reduction="sum")
-    for number, batch in enumerate(window, start=1):
-        with nullcontext() if number == len(window) else accelerator.no_sync(model):
+    # They are counted first, and an iterator gives them once.
+    batches = [window] if isinstance(window, Mapping) else list(window)
+    count = accelerator.reduce(scored_tokens(batches).to(accelerator.device), reduction="sum")
+    for number, batch in enumerate(batches, start=1):
+        with nullcontext() if number == len(batches) else accelerator.no_sync(model):
             yield batch, count
 
 

@@ -7,6 +7,7 @@ import pickle
 import time
 from contextlib import suppress
 from glob import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from uuid import uuid4
@@ -43,6 +44,9 @@ KEY: Final = "dskd_components"
 
 ABANDONED: Final = 600.0
 """Seconds after which nobody writes to an unfinished file any more."""
+
+UNREADABLE: Final = (pickle.PickleError, TypeError, AttributeError)
+"""What writing raises, or reading without executing anything, where a value is of a type that files do not keep."""
 
 SHOWN: Final = 6
 """How many tensors a message lists."""
@@ -206,11 +210,13 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         # Only its structure: tensors stay on the disk.
         torch.load(unfinished, weights_only=True, mmap=True)
         unfinished.replace(path)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[2].strip() or str(error)
+    except UNREADABLE as error:
+        parts = content["state"]
+        refused = _unreadable(parts) or _unreadable({"student": content["student"]})
         raise CheckpointError(
-            f"{path}: it was not written, because it could not be read again without executing what is in it. Keep "
-            f"tensors, numbers, strings, or containers of these: {reason}"
+            f"{path}: it was not written, because {' and '.join(refused) or 'something in it'} could not be read again "
+            "without executing what is in it. Keep tensors, numbers, strings, or containers of these; for arrays, "
+            "torch.from_numpy(array) or array.tolist()."
         ) from error
     except OSError as error:
         raise CheckpointError(
@@ -220,6 +226,20 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def _unreadable(parts: Mapping[str, Any]) -> list[str]:
+    """Return the names and types of values that can only be read by executing what is in them."""
+    refused = []
+    for name, value in parts.items():
+        buffer = BytesIO()
+        try:
+            torch.save(value, buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+        except UNREADABLE:
+            refused.append(f"{name!r} ({type(value).__name__})")
+    return refused
 
 
 def _tidy_up(path: Path) -> None:

@@ -60,7 +60,14 @@ class VocabularySubset:
             raise ConfigurationError(
                 f"others: expected {' or '.join(map(repr, known))}, got {others!r}{did_you_mean(others, known)}."
             )
-        ids = torch.as_tensor(token_ids, device="cpu")
+        try:
+            ids = torch.as_tensor(token_ids, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            ordered = " Put them into an order: sorted(...)." if isinstance(token_ids, set | frozenset) else ""
+            raise InputError(
+                "token_ids: expected one row of integers, one at least, got "
+                f"{type(token_ids).__name__}, of which no tensor can be made: {error}.{ordered}"
+            ) from error
         if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool or not len(ids):
             raise InputError(
                 f"token_ids: expected one row of integers, one at least, got shape {list(ids.shape)}, dtype "

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch.utils import _pytree as pytree
 from transformers import TrainingArguments
 
-from dskd_components import ConfigurationError, InputError
+from dskd_components import ConfigurationError, InputError, scored_tokens
 from dskd_components.integrations.accelerate import micro_batches
 from dskd_components.integrations.lightning import DSKDLightningModule
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
@@ -94,6 +94,20 @@ def test_an_accelerator_that_divides_by_itself_is_refused() -> None:
     model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
     with pytest.raises(ConfigurationError, match=r"gradient_accumulation_steps=4.*Leave it at 1"):
         next(micro_batches(Accelerator(gradient_accumulation_steps=4), model, [pair.collate(pair.samples[:1])]))
+
+
+def test_a_window_may_be_an_iterator_or_one_batch() -> None:
+    """An iterator was used up by the count, and nothing was trained; of one batch the names of its columns came."""
+    pair = tiny_pair()
+    model = StudentWithProjectors(pair.student, pair.loss_fn, pair.teacher)
+    window = [pair.collate(pair.samples[start : start + 2]) for start in (0, 2)]
+    expected = list(micro_batches(Accelerator(), model, window))
+    assert [batch for batch, _ in expected] == window
+    assert {int(count) for _, count in expected} == {int(scored_tokens(window))}
+    for given, batches in ((iter(window), window), ((batch for batch in window), window), (window[0], window[:1])):
+        found = list(micro_batches(Accelerator(), model, given))
+        assert [batch for batch, _ in found] == batches
+        assert {int(count) for _, count in found} == {int(scored_tokens(batches))}
 
 
 @pytest.mark.parametrize(("field", "named"), [("cp_size", "context"), ("sp_size", "sequence")])

@@ -146,6 +146,20 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"not written.*Keep tensors, numbers, strings"):
         Run(2.0).save(path, best=Run)
     assert Run().load(path)["step"] == 1
+    kept = {"fine": [1, "a", torch.ones(1)], "generator": np.random.default_rng(0), "spec": DSKDSpec()}
+    with pytest.raises(
+        CheckpointError, match=r"'generator' \(Generator\) and 'spec' \(DSKDSpec\).*Keep tensors"
+    ) as raised:
+        Run(2.0).save(path, **kept)
+    assert "weights_only" not in str(raised.value)
+    with pytest.raises(CheckpointError, match=r"'nested' \(dict\)"):
+        Run(2.0).save(path, nested={"deep": [np.ones(1)]})
+    with pytest.raises(CheckpointError, match=r"'student' \(dict\)"):
+        Run(2.0).save(path, student={"weight": torch.ones(1), "note": Run})
+    for nameless in (lambda: None, iter([]), (number for number in range(3)), signal.getsignal):
+        with pytest.raises(CheckpointError, match=r"'loop' \((function|list_iterator|generator|builtin_function)"):
+            Run(2.0).save(path, loop=nameless)
+    assert Run().load(path)["step"] == 1
     Run(3.0).save(path, best=float(np.float64(1.0)), nothing=None)
     assert Run().load(path)["nothing"] is None
     (tmp_path / "file").touch()

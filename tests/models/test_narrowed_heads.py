@@ -110,6 +110,14 @@ def test_a_head_is_narrowed_once_to_its_own_vocabulary() -> None:
     assert head.narrowed_to(None) is head
 
 
+@pytest.mark.parametrize(
+    "ids", [{1, 2}, (token for token in IDS), "12", None, [[1], [2, 3]], ["1"], 5, torch.ones(10) > 0]
+)
+def test_what_is_no_row_of_ids_is_refused(ids: Any) -> None:
+    with pytest.raises(InputError, match=r"token_ids: expected one row of integers, one at least, got"):
+        VocabularySubset(ids, 10, others="left_out")
+
+
 def test_a_subset_can_be_copied_and_sent_to_another_process() -> None:
     subset = VocabularySubset(IDS, 10, others="one_outcome")
     subset.outcomes_of(torch.tensor([1]))
