@@ -85,7 +85,7 @@ class Reduction:
 
         Raises:
             InputError: a denominator is given for a sum, or is not a single number. That a tensor of one is not
-                negative, and finite, is left to `checks`.
+                negative, and finite, and not 0 where tokens are scored, is left to `checks`.
         """
         if num_items_in_batch is None:
             return cls(kind, scored, scored)
@@ -105,7 +105,10 @@ class Reduction:
         if num_items is None or num_items.numel() != 1:
             complain()
         num_items = num_items.reshape(())
-        return cls(kind, scored, num_items, [Check(~num_items.isfinite() | (num_items < 0), complain)])
+        # A count of 0 is of a window in which nothing is scored. Others may be smaller than a batch's own, as parts of
+        # averages are, but not this one: it would leave a sum in the place of a mean.
+        uncounted = (num_items == 0) & (scored > 0)
+        return cls(kind, scored, num_items, [Check(~num_items.isfinite() | (num_items < 0) | uncounted, complain)])
 
     def reduced(self, total: Tensor, denominator: Denominator, count: Tensor) -> Tensor:
         """Return a term's value, or the part of it that a part of its sum makes.

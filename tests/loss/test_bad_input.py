@@ -148,6 +148,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["num_items_in_batch", 'reduction="sum"'],
     ),
     "negative denominator": ({"num_items_in_batch": -1}, ["num_items_in_batch", "-1"]),
+    "a denominator of 0 for tokens that are scored": ({"num_items_in_batch": 0}, ["num_items_in_batch", "got 0"]),
     "two denominators": ({"num_items_in_batch": torch.ones(2)}, ["num_items_in_batch"]),
     "NaN denominator": ({"num_items_in_batch": NAN}, ["num_items_in_batch", "nan"]),
     "alignment for one tokenizer": (
