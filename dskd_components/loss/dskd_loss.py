@@ -176,8 +176,7 @@ class DSKDLoss(nn.Module):
             embeddings: dict[Side, Tensor | None] = {"student": student_embedding, "teacher": teacher_embedding}
             overlap = self._overlap_of(student_head, teacher_head)
             heads = projector_heads(student_head, teacher_head, overlap, embeddings=embeddings, tokenizers=tokenizers)
-        if any(space.min_shared_tokens or space.needs_hard_alignment for space in spec.spaces):
-            require_demands(spec, count_shared(overlap, teacher_to_student_ids, same_token))
+        self._require_demands(overlap)
         widths: dict[Side, int] = {
             "student": student_embedding_size or _width(student_embedding) or student_hidden_size,
             "teacher": teacher_embedding_size or _width(teacher_embedding) or teacher_hidden_size,
@@ -193,6 +192,11 @@ class DSKDLoss(nn.Module):
         one = self.spec.aligner.same_tokenizer
         require_one_narrowing(self.spec, student, teacher)
         return self._overlap.of(student, teacher, self.teacher_to_student_ids, self.same_token, same_tokenizer=one)
+
+    def _require_demands(self, overlap: VocabularyOverlap | None) -> None:
+        """Refuse spaces that need another aligner, or more tokens in common than there are, as far as it is known."""
+        if any(space.min_shared_tokens or space.needs_hard_alignment for space in self.spec.spaces):
+            require_demands(self.spec, count_shared(overlap, self.teacher_to_student_ids, self.same_token))
 
     def forward(
         self,
@@ -258,9 +262,11 @@ class DSKDLoss(nn.Module):
 
         Raises:
             InputError: a tensor does not fit.
+            ConfigurationError: a space needs more tokens than the vocabularies of these heads have in common.
         """
         student, teacher, checks = self._usable(student, teacher)
         overlap = self._overlap_of(student.head, teacher.head)
+        self._require_demands(overlap)  # of these heads, which a loss that is built from a map alone has not seen
         heads = projector_heads(student.head, teacher.head, overlap, are_checked=True)
         groups, of_groups = validated_groups(alignment, student, teacher)
         aligned = self.aligner.unread(student, teacher, groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
@@ -24,8 +25,11 @@ from dskd_components.cli.options import claims_of
 from examples.tiny import tiny_pair
 from tests.helpers.correct_components import ProjectedSpans, SpanLikelihood
 from tests.helpers.registered import names
+from tests.helpers.strategies import make_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dskd_components.components import ComparedRows, Side
 
 
@@ -130,3 +134,32 @@ def test_what_is_demanded_is_shown() -> None:
 
     assert claims_of(Strict) == ["student rows", "needs a hard alignment", "needs shared tokens, 2 or more"]
     assert "reads texts" in claims_of(type(get_aligner("span")))
+
+
+@pytest.mark.parametrize("engine", ["eager", "tiled"])
+@pytest.mark.parametrize(("space", "needed"), [("shared_tokens", 1), (Demanding(shared=2), 2)], ids=["built-in", "own"])
+def test_tokens_that_the_heads_of_a_call_lack_do_not_count(space: Any, needed: int, engine: str) -> None:
+    """Built from a map alone, a loss meets the heads when it is called, and these may have none of its tokens."""
+    batch = make_batch(3, same_tokenizer=False)
+    mapping = torch.full((batch.teacher.head.vocabulary_size,), -1)
+    mapping[:4] = torch.arange(4)
+    spec = DSKDSpec(spaces=(space,), aligner="span", engine=engine)
+    sizes = {f"{side}_hidden_size": getattr(batch, side).head.hidden_size for side in ("student", "teacher")}
+    loss_fn = DSKDLoss(spec, **sizes, teacher_to_student_ids=mapping).double()
+    several = MultiTeacherLoss(
+        MultiTeacherSpec(teachers={"one": {"spaces": (space,), "aligner": "span"}}, engine=engine), {"one": loss_fn}
+    )
+    whole = batch.student.head
+    for ids, shared in (([4, 5], 0), ([1, 5], 1), ([2, 0, 7], 2)):
+        student = replace(batch.student, head=whole.narrowed(ids, others="one_outcome"))
+        calls: list[Callable[[], Any]] = [
+            lambda student=student: replace(batch, student=student).loss(loss_fn),
+            lambda student=student: several(student, {"one": batch.teacher}, alignments={"one": batch.groups}),
+        ]
+        for call in calls:
+            if shared < needed:
+                name = spec.spaces[0].name
+                with pytest.raises(ConfigurationError, match=rf"'{name}' needs {needed} .*have {shared} in common"):
+                    call()
+            else:
+                assert call().loss.isfinite()
