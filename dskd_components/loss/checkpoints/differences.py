@@ -18,6 +18,9 @@ NEVER_COMPARED: Final = ("format", "library_version", "vocabulary_method", "spec
 FROZEN_WEIGHTS: Final = ("heads.student.weights", "heads.teacher.weights")
 """What is compared within rounding."""
 
+ONE_VALUE: Final = ("teacher_weight",)
+"""What is compared as a whole, a number or a schedule: of its parts nobody could say whether they are not known."""
+
 NOTHING: Final = "nothing"
 """What one description has in the place of something that only the other has."""
 
@@ -73,8 +76,10 @@ def require_no_difference(
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value that is no container, with its path."""
-    if isinstance(value, dict) and value:
+    """Yield every value that is no container, or that is compared as one, with its path."""
+    if path in ONE_VALUE:
+        yield path, value
+    elif isinstance(value, dict) and value:
         for name, part in value.items():
             yield from _leaves(part, f"{path}.{name}" if path else name)
     elif isinstance(value, list) and value:
@@ -85,14 +90,14 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _of_one_form(leaves: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Return leaves with those of one field of the spec, or of a weight, joined where the other has one value for it.
+    """Return leaves with those of one field of the spec joined where the other side has a single value for it.
 
     A schedule in the place of a number is one difference, not one for each of its fields.
     """
     joined: dict[str, Any] = {}
     for path, value in leaves.items():
         whole = next((other for other in others if path != other and _is_below(path, [other])), None)
-        if whole is None or not whole.startswith(("spec", "teacher_weight")):
+        if whole is None or not whole.startswith("spec"):
             joined[path] = value
         else:
             joined.setdefault(whole, {})[path.removeprefix(whole).removeprefix(".")] = value

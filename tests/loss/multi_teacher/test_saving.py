@@ -25,6 +25,8 @@ WIDTHS = {"large": 7, "small": 3}
 
 RISING = {"name": "linear", "start": 0.0, "end": 0.5, "steps": 9}
 
+STAIRS = {"name": "piecewise", "points": [(0, 0.1), (5, 0.4)], "interpolation": "stairs"}
+
 
 def loss_of(**changes: object) -> MultiTeacherLoss:
     spec = MultiTeacherSpec(teachers={"large": {"distance": "js"}, "small": {"weight": 0.5, **changes}})
@@ -61,7 +63,8 @@ def test_all_or_none(tmp_path: Path) -> None:
         (0.5, 0.2, r"teacher_weight: saved 0\.5, here 0\.2"),
         (0.5, RISING, r"teacher_weight: saved 0\.5, here \{'name': 'linear'"),
         (RISING, 0.5, r"teacher_weight: saved \{'name': 'linear'.*, here 0\.5"),
-        (RISING, RISING | {"steps": 8}, r"teacher_weight\.steps: saved 9, here 8"),
+        (RISING, RISING | {"steps": 8}, r"teacher_weight: saved \{.*'steps': 9.*, here \{.*'steps': 8"),
+        (STAIRS, STAIRS | {"points": [(0, 0.1)]}, r"teacher_weight: saved \{.*\[5, 0\.4\].*, here \{.*0\.1\]\]"),
     ],
 )
 def test_another_weight_is_a_difference_as_another_kd_rate_is(
