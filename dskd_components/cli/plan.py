@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
@@ -32,6 +33,9 @@ BYTES: Final = {
     "gi": 2**30,
     "ti": 2**40,
 }
+
+LEAST_MEMORY: Final = 2**20
+"""Bytes below which a size lacks its unit."""
 
 
 def plan(
@@ -78,7 +82,7 @@ def plan(
     ] = "sdpa",
     memory_budget: Annotated[
         float | None,
-        typer.Option("--memory-budget", help="Of the loss, in MiB; otherwise the spec's.", show_default=False),
+        typer.Option("--memory-budget", help="Of the engine tiled, in MiB; otherwise the spec's.", show_default=False),
     ] = None,
     device: Annotated[
         str, typer.Option("--device", help="h100, h200, a100-80gb, a100-40gb; or cpu, which is measured.")
@@ -170,7 +174,7 @@ def _device(name: str, rates: dict[str, float], devices: int) -> Device:
     from dskd_components.preflight.link import local_link
 
     for option, value in rates.items():
-        if not value > 0 or (option == "efficiency" and value > 1):
+        if not 0 < value < math.inf or (option == "efficiency" and value > 1):
             expected = "a share above 0 and up to 1" if option == "efficiency" else "a positive number"
             raise ConfigurationError(f"--{option.replace('_', '-')}: expected {expected}, got {value:g}.")
     if name == "cpu":
@@ -183,7 +187,7 @@ def _device(name: str, rates: dict[str, float], devices: int) -> Device:
         measured = vars(local_link()) if devices > 1 and len(rates) < 2 else {}
         return ThisMachine(**measured | rates)
     found = stated_device(name)
-    return replace(found, **rates) if rates else found  # type: ignore[arg-type]
+    return replace(found, **rates, given=tuple(rates)) if rates else found  # type: ignore[arg-type]
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
@@ -208,4 +212,7 @@ def memory_size(text: str) -> int:
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
     if found is None or found[2].lower() not in BYTES:
         raise ConfigurationError(f"--device-memory {text}: expected a size such as 80G, 40GB or 24GiB.")
-    return round(float(found[1]) * BYTES[found[2].lower()])
+    size = round(float(found[1]) * BYTES[found[2].lower()])
+    if 0 < size < LEAST_MEMORY:
+        raise ConfigurationError(f"--device-memory {text}: expected a size with its unit, such as 24GiB.")
+    return size

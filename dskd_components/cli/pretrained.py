@@ -89,15 +89,30 @@ def load_on_meta(source: str, dtype: str, attention: str) -> Any:
     Raises:
         ConfigurationError: there is none, or no causal language model can be made from it.
     """
+    config = load_config(source)
+
+    try:
+        return _on_meta(config, dtype, attention)
+    except Exception as error:  # whatever is wrong with somebody's files
+        try:
+            name = type(_on_meta(config, dtype, EVERYBODYS_ATTENTION)).__name__
+        except Exception:  # then the first one says what is wrong
+            raise _unreadable("causal language model", source, error) from error
+        raise ConfigurationError(
+            f"{source}: {name} has no attention of the kind {attention!r}. Give --attention {EVERYBODYS_ATTENTION}."
+        ) from error
+
+
+def _on_meta(config: Any, dtype: str, attention: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = load_config(source)
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
-    except Exception as error:  # whatever is wrong with somebody's files
-        raise _unreadable("causal language model", source, error) from error
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
+
+
+EVERYBODYS_ATTENTION: Final = "eager"
+"""The kind that each model has."""
 
 
 TOKENIZER_FILES: Final = ("tokenizer_config.json", "tokenizer.json")

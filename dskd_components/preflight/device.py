@@ -85,6 +85,7 @@ class StatedDevice:
         bandwidth: bytes a second that each device sends to others.
         latency: seconds of a collective, however few bytes it has.
         efficiency: the share of both peaks that products reach; of the memory's bandwidth 0.7 is taken.
+        given: which of these figures are not its maker's, but somebody's own.
     """
 
     name: str
@@ -95,6 +96,7 @@ class StatedDevice:
     bandwidth: float
     latency: float = LATENCY["nccl"]
     efficiency: float = 0.4
+    given: tuple[str, ...] = ()
 
     @property
     def on_cpu(self) -> bool:
@@ -128,16 +130,21 @@ class StatedDevice:
 
     def basis(self) -> str:
         """Return how it is known, in words."""
+        of_time = [name for name in self.given if name in MAKERS]
+        own = f" with {' and '.join(of_time)} as given, all else" if of_time else ""
+        tera, tera_wide = (f"{flops / 1e12:,.0f}" for flops in (self.flops, self.float32_flops))
         return (
-            f"time: {self.name} as stated by its maker: {self.flops / 1e12:,.0f} TFLOP/s in the models' precision and "
-            f"{self.float32_flops / 1e12:,.0f} in float32, in which the loss multiplies what is not bfloat16; products "
-            f"reach {self.efficiency:.0%} of it; {self.memory_bandwidth / 1e12:.2f} TB/s of memory, of which all else "
-            f"reaches {REACHED:.0%}"
+            f"time: {self.name}{own} as stated by its maker: {tera} TFLOP/s in the models' precision and {tera_wide} "
+            f"in float32, in which the loss multiplies what is not bfloat16; products reach {self.efficiency:.0%} of "
+            f"it; {self.memory_bandwidth / 1e12:.2f} TB/s of memory, of which all else reaches {REACHED:.0%}"
         )
 
 
 REACHED: Final = 0.7
 """The share of a memory's bandwidth that operations on single entries are taken to reach."""
+
+MAKERS: Final = ("flops", "float32_flops", "memory_bandwidth")
+"""The figures of a maker's that the basis of a time names."""
 
 DEVICES: Final[Mapping[str, StatedDevice]] = {
     device.name: device

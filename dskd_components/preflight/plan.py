@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from dskd_components.engines.tiled import Tiled
 from dskd_components.errors import ConfigurationError, did_you_mean
 from dskd_components.preflight.report import seconds_of, size_text
 from dskd_components.preflight.sharding import BUCKET
@@ -60,8 +62,13 @@ class Setup:
 
     def __post_init__(self) -> None:
         for name in ("tokens", "length", "teacher_tokens", "devices", "accumulation"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name}: expected a positive number, got {getattr(self, name)!r}.")
+        if self.rows * max(self.length, self.teacher_length) > MOST_TOKENS:
+            raise ConfigurationError(
+                f"tokens, length, teacher_tokens: a micro-batch of {self.rows} samples of {self.length} and "
+                f"{self.teacher_length} tokens has more tokens than a device can number ({MOST_TOKENS:,})."
+            )
         if not 0 < self.scored <= 1:
             raise ConfigurationError(f"scored: expected a share above 0 and up to 1, got {self.scored!r}.")
         if self.device_memory is not None and self.device_memory <= 0:
@@ -86,14 +93,32 @@ class Setup:
         return -(-self.tokens // (self.length * self.devices * self.accumulation))
 
     @property
+    def counted_tokens(self) -> int:
+        """The student's tokens of the step that is planned: whole samples in each micro-batch on each device."""
+        return self.rows * self.length * self.devices * self.accumulation
+
+    @property
     def teacher_length(self) -> int:
         """Tokens of a sample of the teacher."""
         return max(1, round(self.length * self.teacher_tokens))
 
     def with_budget(self, mib: float) -> Setup:
-        """Return the same with another memory budget of the engine ``tiled``."""
-        return replace(self, spec=self.spec.replace(engine={"name": "tiled", "memory_budget_mib": mib}))
+        """Return the same with another memory budget of the engine ``tiled``, which takes the place of any other.
 
+        Args:
+            mib: the budget.
+
+        Raises:
+            ConfigurationError: it is not positive.
+        """
+        if not 0 < mib < math.inf:
+            raise ConfigurationError(f"memory_budget: expected a positive number of MiB, got {mib:g}.")
+        engine = self.spec.engine if isinstance(self.spec.engine, Tiled) else Tiled()
+        return replace(self, spec=self.spec.replace(engine=engine.model_copy(update={"memory_budget_mib": mib})))
+
+
+MOST_TOKENS: Final = 2**48
+"""Of a micro-batch on one device: PyTorch cannot number the entries of much larger tensors."""
 
 OPTIMIZERS: Final = {"adamw": 2, "adam": 2, "sgd-momentum": 1, "sgd": 0}
 """By name of an optimizer, how many numbers it keeps for each that is trained, in the precision of these."""
@@ -201,7 +226,7 @@ class StepPlan:
             "student": self.student,
             "teacher": self.teacher,
             "setup": {name: value for name, value in vars(setup).items() if name != "spec"}
-            | {"rows": setup.rows, "spec": setup.spec.model_dump(mode="json")},
+            | {"rows": setup.rows, "counted_tokens": setup.counted_tokens, "spec": setup.spec.model_dump(mode="json")},
             "parts": [asdict(part) for part in self.parts],
             "total": {"seconds": self.seconds, "bytes": self.bytes, "largest": self.largest.component},
             "loss": {"share_of_seconds": self.loss_share, "bytes": self.loss_bytes},
@@ -226,9 +251,10 @@ class StepPlan:
         outcome = (
             "It fits" if memory is not None and self.fits else "It does not fit" if memory is not None else "It takes"
         )
+        step = f"A step of {setup.counted_tokens:,} tokens takes {seconds_of(self.seconds)}"
         return (
-            f"{outcome}: {needs}; {room}. A step of {setup.tokens:,} tokens takes {seconds_of(self.seconds)}, of which "
-            f"the loss has {self.loss_share:.0%}; it adds {size_text(self.loss_bytes)}."
+            f"{outcome}: {needs}; {room}. {step}, of which the loss has {self.loss_share:.0%}; it adds "
+            f"{size_text(self.loss_bytes)}."
         )
 
     def _advice(self) -> Iterator[str]:

@@ -71,7 +71,8 @@ def _changes(setup: Setup, *, can_checkpoint: bool, has_width: bool) -> Iterator
         yield iter([_Change(words, "--reduce-bucket-size auto", lambda at: replace(at, reduce_bucket_size="auto"))])
     engine = setup.spec.engine
     if not isinstance(engine, Tiled) or engine.budget_bytes() > SMALL_BUDGET * 2**20:
-        words = f"a memory budget of {SMALL_BUDGET} MiB for the loss"
+        of_tiles = "" if isinstance(engine, Tiled) else "the engine 'tiled', with "
+        words = f"{of_tiles}a memory budget of {SMALL_BUDGET} MiB for the loss"
         yield iter([_Change(words, f"--memory-budget {SMALL_BUDGET}", lambda at: at.with_budget(SMALL_BUDGET))])
     yield _teacher_changes(setup)
     yield _sharding_changes(setup)

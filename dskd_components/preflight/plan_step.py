@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dskd_components.engines.tiled import Tiled
 from dskd_components.errors import InputError
+from dskd_components.models.positions import has_position_table, position_limit
 from dskd_components.preflight.plan import PlanPart, Setup, StepPlan
 from dskd_components.preflight.plan_changes import remedies
 from dskd_components.preflight.plan_memory import PlannedMemory
@@ -17,6 +18,7 @@ from dskd_components.preflight.sharding import BUCKET, MASTER, hidden_size_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dskd_components.models.states import Side
     from dskd_components.preflight.device import Device
 
 
@@ -99,20 +101,34 @@ def _warnings(pair: PlannedPair) -> Iterator[str]:
             f"the teacher has {teacher.numbers:,} parameters, fewer than the student's {student.numbers:,}: see "
             "whether the two are swapped"
         )
-    if pair.setup.rows * pair.setup.devices * pair.setup.accumulation * pair.setup.length > 1.5 * pair.setup.tokens:
+    if pair.setup.counted_tokens > 1.5 * pair.setup.tokens:
         yield (
             f"a step has one sample of {pair.setup.length:,} tokens a device and micro-batch at least, more than the "
             f"{pair.setup.tokens:,} tokens that were asked for: take fewer micro-batches or shorter samples"
         )
+    sides: dict[Side, tuple[Any, int]] = {
+        "student": (pair.models.student, pair.setup.length),
+        "teacher": (pair.models.teacher, pair.setup.teacher_length),
+    }
+    for side, (model, length) in sides.items():
+        limit = position_limit(model)
+        if limit is not None and length > limit:
+            outcome = "so it is refused" if has_position_table(model) else "beyond its positions it may predict badly"
+            yield (
+                f"the {side} has {limit:,} positions, but a sample has {length:,} of its tokens: {outcome}; plan with "
+                "shorter samples (--length)"
+            )
 
 
 def _assumptions(pair: PlannedPair, device: Device) -> Iterator[str]:
     """Say what the numbers presume."""
     setup = pair.setup
+    other = setup.counted_tokens != setup.tokens
+    asked = f"; {setup.tokens:,} were asked for, and whole samples are {setup.counted_tokens:,}" if other else ""
     yield (
         f"batch: {setup.rows} full samples of {setup.length:,} tokens of the student and {setup.teacher_length:,} of "
         f"the teacher a device and micro-batch, without padding, {setup.scored:.0%} of them scored, each with a "
-        "partner"
+        f"partner{asked}"
     )
     kept = "are computed again for the backward pass" if setup.checkpointing else "are kept"
     scores = "are not" if setup.fused_attention else "are kept, too"

@@ -29,6 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "unknown": {"model_type": "no_such_model"},
         "image": {"model_type": "vit"},
         "broken": {"model_type": "llama", "hidden_size": "wide"},
+        "mamba": {"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 280},
     }
     for name, config in wrong.items():
         (root / name).mkdir()
@@ -97,6 +98,8 @@ def test_json_is_the_plan_and_the_exit_code_says_whether_it_fits(
         ("student", ("--device-memory", "80 pounds"), "--device-memory 80 pounds: expected a size such as 80G"),
         ("student", ("--optimizer", "adamv"), "optimizer 'adamv' is not known (did you mean"),
         ("student", ("--spec", "nothing"), "--spec nothing: there is neither such a file nor such a preset"),
+        ("student", ("--device-memory", "24"), "--device-memory 24: expected a size with its unit, such as 24GiB"),
+        ("mamba", (), "MambaForCausalLM has no attention of the kind 'sdpa'. Give --attention eager"),
         ("student", ("--spec", "several"), "expected the spec of one teacher, got one of several"),
     ],
 )
@@ -108,3 +111,27 @@ def test_what_is_wrong_is_named(
     assert ran.code == 1
     assert said in ran.err, ran.err
     assert ran.out == ""
+
+
+NUMBERS = ("0", "-1", "nan", "inf", "ten")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("tokens", "length", "teacher-tokens", "scored", "devices", "accumulation", "memory-budget", "device-memory"),
+        *("flops", "float32-flops", "efficiency", "memory-bandwidth", "bandwidth", "latency", "reduce-bucket-size"),
+    ],
+)
+def test_numbers_that_are_none_are_named(dskd: Callable[..., Ran], folders: dict[str, Path], option: str) -> None:
+    for number in NUMBERS:
+        ran = dskd("plan", folders["student"], folders["teacher"], *SMALL, f"--{option}", number)
+        assert ran.code in (1, 2), number
+        assert option in ran.err or option.replace("-", "_") in ran.err, number
+        assert ran.out == ""
+
+
+def test_figures_of_a_users_own_are_not_its_makers(dskd: Callable[..., Ran], folders: dict[str, Path]) -> None:
+    own = ("--flops", "165e12", "--memory-bandwidth", "1e12")
+    ran = dskd("plan", folders["student"], folders["teacher"], *SMALL, *own)
+    assert "- time: h100 with flops and memory_bandwidth as given, all else as stated by its maker: 165" in ran.out

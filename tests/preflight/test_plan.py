@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from dskd_components import DSKDLoss, DSKDSpec, Head, LMStates
@@ -208,6 +208,19 @@ def test_a_bucket_as_a_trainer_makes_it_is_a_change_that_helps(monkeypatch: pyte
 def test_what_is_to_save_memory_never_takes_more(pair: Models, change: dict[str, Any]) -> None:
     usual = {"tokens": 4096, "devices": 2, "sharding": "fsdp2"}
     assert planned(pair, **usual, **change).bytes <= planned(pair, **usual).bytes
+
+
+def test_another_budget_is_the_same_engine() -> None:
+    asked = {"name": "tiled", "products": "torch", "compiled": True, "vocabulary_parallel": "always"}
+    changed = Setup(spec=SPEC.replace(engine=asked)).with_budget(64).spec.engine
+    assert changed == SPEC.replace(engine=asked | {"memory_budget_mib": 64}).engine
+    assert Setup(spec=SPEC.replace(engine="eager")).with_budget(64).spec.engine.memory_budget_mib == 64
+
+
+@pytest.mark.parametrize("mib", [0, -1, math.nan, math.inf])
+def test_a_budget_that_is_none_is_refused(mib: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"memory_budget: expected a positive number of MiB, got"):
+        Setup(spec=SPEC).with_budget(mib)
 
 
 def test_a_larger_budget_never_leaves_less_to_the_loss(pair: Models) -> None:
@@ -507,10 +520,45 @@ def test_a_step_has_a_sample_at_least(pair: Models) -> None:
     assert "more than the 32 tokens that were asked for" in warning
 
 
+@pytest.mark.parametrize("tokens", [96, 97, 250])
+@pytest.mark.parametrize(("devices", "accumulation"), [(1, 1), (2, 1), (1, 3)])
+def test_the_tokens_that_are_stated_are_those_that_are_counted(
+    pair: Models, devices: int, accumulation: int, tokens: int
+) -> None:
+    sharding = "ddp" if devices > 1 else "none"
+    plan = planned(pair, tokens=tokens, length=32, devices=devices, accumulation=accumulation, sharding=sharding)
+    each = PlannedPair(pair, plan.setup).tokens("student")
+    counted = each * devices * accumulation
+    assert f"A step of {counted:,} tokens takes" in plan.verdict()
+    assert plan.to_dict()["setup"]["counted_tokens"] == counted
+    assert (f"{tokens:,} were asked for" in plan.to_text()) == (counted != tokens)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize(("kind", "refused"), [("llama", False), ("gpt2", True)])
+def test_samples_beyond_a_models_positions_are_said(side: str, kind: str, refused: bool) -> None:
+    models = {name: on_meta(name) for name in SIZES}
+    short = config(side)
+    short.max_position_embeddings = 64
+    gpt2 = GPT2Config(n_embd=24, n_layer=1, n_head=2, n_positions=64, vocab_size=400)
+    with torch.device("meta"):
+        models[side] = GPT2LMHeadModel(gpt2) if kind == "gpt2" else LlamaForCausalLM(short)
+    pair = Models(models["student"], models["teacher"])
+    said = f"the {side} has 64 positions, but a sample has 65 of its tokens"
+    found = [text for text in planned(pair, length=65, tokens=65).warnings if text.startswith(said)]
+    assert [("so it is refused" in text) for text in found] == [refused]
+    assert not any("positions" in text for text in planned(pair, length=64, tokens=64).warnings)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"tokens": 0}, "tokens: expected a positive number, got 0"),
+        ({"teacher_tokens": math.inf}, "teacher_tokens: expected a positive number, got inf"),
+        ({"teacher_tokens": math.nan}, "teacher_tokens: expected a positive number, got nan"),
+        ({"teacher_tokens": 1e300}, "more tokens than a device can number"),
+        ({"tokens": 10**30}, "more tokens than a device can number"),
+        ({"length": 10**30}, "more tokens than a device can number"),
         ({"length": -1}, "length: expected"),
         ({"scored": 1.5}, "scored: expected a share"),
         ({"devices": 2}, "sharding 'none' is for one device, got 2"),
