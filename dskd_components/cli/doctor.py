@@ -120,6 +120,11 @@ def _print(teacher: str, report: PreflightReport) -> None:
         console().print(report)
     else:
         plain(report.to_text())
+    best = next((start for start in report.starts if start.recommended), None)
+    if report.recommendation and best is not None:
+        from dskd_components.preflight.report import recommended_fields
+
+        plain(f"In a spec file: {json.dumps(recommended_fields(best))}")
     errors, warned = len(report.of_severity("error")), len(report.of_severity("warning"))
     style, word = ("bold green", "The pair can be trained") if report.passed else ("bold red", "It cannot be trained")
     console().print(Text(f"{word}: errors {errors}, warnings {warned}.", style), soft_wrap=True)

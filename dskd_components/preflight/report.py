@@ -177,8 +177,10 @@ class PreflightReport:
         return "\n".join([*lines, *([self.recommendation] if self.recommendation else [])])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain data, for JSON."""
-        return {"passed": self.passed, **asdict(self)}
+        """Return everything as plain data, for JSON; the recommended spec as spec files have it, None if there is none."""
+        spec = self.recommended_spec
+        recommended = None if spec is None else spec.model_dump(mode="json")
+        return {"passed": self.passed, **asdict(self), "recommended_spec": recommended}
 
     def __rich__(self) -> RenderableType:
         """Return everything as tables for `rich.print`."""

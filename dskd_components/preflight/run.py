@@ -102,7 +102,9 @@ def examine(
     starts: tuple[Start, ...] = ()
     devices = {parameter.device for model in pair.modules.values() for parameter in model.parameters()}
     # Dropout and new projectors draw numbers; the caller's training must not notice.
-    with torch.random.fork_rng([device for device in devices if device.type == "cuda"]), warnings.catch_warnings():
+    on_cuda = [device for device in devices if device.type == "cuda"]
+    with torch.random.fork_rng(on_cuda), warnings.catch_warnings():
+        _draw_the_same(on_cuda)
         warnings.simplefilter("ignore", DSKDWarning)  # what they say is found here as well
         for name, check in CHECKS.items():
             watch(name)
@@ -116,6 +118,14 @@ def examine(
             findings += found
     passed = all(finding.severity != "error" for finding in findings)
     return PreflightReport(tuple(findings), costs, recommendation(starts) if passed else "", starts)
+
+
+def _draw_the_same(devices: Iterable[torch.device]) -> None:
+    """Seed the generators that are forked, and no other, so that a pair of models has one report."""
+    torch.default_generator.manual_seed(0)
+    for device in devices:
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(0)
 
 
 def _run(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dskd_components import load_spec
 from tests.helpers.models import TEXTS, tiny_model
 from tests.helpers.pairs import sound_pair, tokenizer
 
@@ -55,7 +56,7 @@ def test_a_pair_that_does_not(dskd: Callable[..., Ran], folders: dict[str, Path]
 def test_json_is_the_report(dskd: Callable[..., Ran], folders: dict[str, Path], student: str) -> None:
     ran = dskd("doctor", folders[student], folders["teacher"], "--json", "--tokens", 64, columns=20)
     report = json.loads(ran.out)
-    assert set(report) == {"passed", "findings", "costs", "recommendation", "starts"}
+    assert set(report) == {"passed", "findings", "costs", "recommendation", "recommended_spec", "starts"}
     assert report["passed"] == (student == "student") == (ran.code == 0)
     assert set(report["findings"][0]) == {"severity", "component", "found", "advice"}
     assert bool(report["costs"]) == report["passed"]
@@ -69,8 +70,26 @@ def test_a_preset_and_a_file_are_specs(dskd: Callable[..., Ran], folders: dict[s
         ran = dskd("doctor", *pair, "--spec", spec, "--tokens", 0)
         assert ran.code == 0, ran.out + ran.err
         assert "with the aligner 'exact_match'" in ran.out
-    assert "with the aligner 'cma'" in dskd("doctor", *pair, "--tokens", 0).out
     assert dskd("doctor", *pair, "--spec", "dskd", "--tokens", 0).code == 1
+
+
+@pytest.mark.parametrize("teacher", ["student", "teacher"], ids=["one tokenizer", "two tokenizers"])
+def test_what_is_recommended_is_a_spec_file(
+    dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path, teacher: str
+) -> None:
+    pair = folders["student"], folders[teacher]
+    first = dskd("doctor", *pair, "--tokens", 0).out
+    said = first.splitlines()[-2]
+    spec = json.loads(dskd("doctor", *pair, "--tokens", 0, "--json").out)["recommended_spec"]
+    assert f"with the aligner {spec['aligner']['name']!r}" in first
+    files = {"said.yaml": said.removeprefix("In a spec file: "), "json.json": json.dumps(spec)}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        again = dskd("doctor", *pair, "--spec", tmp_path / name, "--tokens", 0)
+        assert again.code == 0, again.out + again.err
+        assert again.out.splitlines()[-2] == said
+        assert dskd("plan", *pair, "--spec", tmp_path / name, "--tokens", 64, "--length", 32).code == 0
+    assert load_spec(tmp_path / "said.yaml") == load_spec(tmp_path / "json.json")
 
 
 def test_heads_that_are_narrowed(dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ def test_no_tensor_gradient_mode_or_generator_is_changed() -> None:
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_who_asks_twice_is_told_the_same() -> None:
+    pair, reports = sound_pair(), []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        reports.append(DSKDLoss.preflight(**pair, texts=TEXTS, tokens_per_step=None))
+    assert reports[0] == reports[1]
+
+
 def test_a_model_that_raises_is_a_finding_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = sound_pair()
 
