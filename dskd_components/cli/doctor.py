@@ -189,6 +189,11 @@ def _pairs(spec: DSKDSpec | MultiTeacherSpec | None, teachers: list[str]) -> dic
                 f"TEACHER: expected one, got {len(teachers)}. Several need a spec that names them: --spec FILE, with "
                 "the key 'teachers'."
             )
+        name, equals, folder = teachers[0].partition("=")
+        if equals and name.isidentifier() and not Path(teachers[0]).exists():
+            raise ConfigurationError(
+                f"TEACHER {teachers[0]}: a name is for a spec of several teachers. Give the folder alone: {folder}."
+            )
         return {"": _Wanted(teachers[0], spec)}
     found = {}
     for each in teachers:

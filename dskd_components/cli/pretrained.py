@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import ConfigurationError, DSKDWarning
 
 
 def load_tokenizer(source: str) -> Any:
@@ -22,7 +24,7 @@ def load_tokenizer(source: str) -> Any:
 
     _require_folder(source, *TOKENIZER_FILES)
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # whatever is wrong with somebody's files
         raise _unreadable("tokenizer", source, error) from error
 
@@ -40,7 +42,7 @@ def load_config(source: str) -> Any:
 
     _require_folder(source)
     try:
-        return AutoConfig.from_pretrained(source).get_text_config()
+        return AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
     except Exception as error:  # whatever is wrong with somebody's files
         raise _unreadable("configuration", source, error) from error
 
@@ -62,7 +64,9 @@ def load_model(source: str, device: str) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto", output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
+        )
     except Exception as error:  # whatever is wrong with somebody's files
         raise _unreadable("causal language model", source, error) from error
     model, loading = loaded
@@ -71,6 +75,20 @@ def load_model(source: str, device: str) -> Any:
         raise ConfigurationError(
             f"{source}: its files lack {len(missing)} of the model's weights ({missing[0]!r} among them), which would "
             "be random. Give a folder that a causal language model was saved to."
+        )
+    if loading["mismatched_keys"]:
+        name, in_files, by_config = min(loading["mismatched_keys"])
+        raise ConfigurationError(
+            f"{source}: {name!r} has the shape {list(in_files)} in its files and {list(by_config)} by its config.json "
+            f"({len(loading['mismatched_keys'])} weights differ). Give the config.json that belongs to the weights."
+        )
+    if loading["unexpected_keys"]:
+        others = sorted(loading["unexpected_keys"])
+        warnings.warn(
+            f"{source}: its files have {len(others)} weights that the model has no place for ({others[0]!r} among "
+            "them): it is without them. See whether the config.json belongs to the weights.",
+            DSKDWarning,
+            stacklevel=2,
         )
     try:
         return model.to(device).eval()
@@ -122,10 +140,17 @@ TOKENIZER_FILES: Final = ("tokenizer_config.json", "tokenizer.json")
 def _require_folder(source: str, *others: str) -> None:
     """Name a path that is wrong, before it is taken for a name on the hub; other files than a model's may do, too."""
     path = Path(source)
+    if not source.strip():
+        raise ConfigurationError("expected a folder or a name on the hub, got an empty one.")
     if path.is_file():
         raise ConfigurationError(f"{source}: expected a folder with a model, got a file. Give its folder.")
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", *others)):
+            if (path / "adapter_config.json").is_file():
+                raise ConfigurationError(
+                    f"{source}: this folder holds an adapter, not a model. Merge it into its model first: "
+                    "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(other)."
+                )
             raise ConfigurationError(
                 f"{source}: there is no config.json in this folder, so it holds no model. Save one there: "
                 "model.save_pretrained(folder); tokenizer.save_pretrained(folder)."
@@ -135,14 +160,80 @@ def _require_folder(source: str, *others: str) -> None:
 
 
 def _unreadable(what: str, source: str, error: Exception) -> ConfigurationError:
-    if Path(source).is_dir():
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    if _wants_own_code(error):
+        return ConfigurationError(
+            f"{source}: it has code of its own, which no command runs. Load it in Python with trust_remote_code=True; "
+            "what commands do is there, too: DSKDLoss.preflight, TeacherStore.build, DualTokenizerCollator.show."
+        )
+    folder = Path(source)
+    if folder.is_dir():
+        reason = _damage(folder) or _reason(error)
+        if what == "tokenizer" and not any(path for name in OF_TOKENIZERS for path in folder.glob(name)):
+            reason = (
+                "there are no files of a tokenizer in this folder. Save it there: tokenizer.save_pretrained(folder)"
+            )
+            return ConfigurationError(f"{source}: {reason}.")
         return ConfigurationError(f"{source}: no {what} can be loaded from this folder: {reason}")
+    if "gated repo" in str(error):
+        return ConfigurationError(
+            f"{source}: its owner has to give you access. Ask for it on its page on the hub, then log in: "
+            "`hf auth login`."
+        )
+    if "couldn't connect" in str(error) and not _is_offline():
+        return ConfigurationError(
+            f"{source}: there is no folder of this name here, and the hub cannot be reached. Give the path of a "
+            "folder, or see to the connection."
+        )
     where = "in the local cache (HF_HUB_OFFLINE is set)" if _is_offline() else "on the hub"
     return ConfigurationError(
         f"{source}: there is no folder of this name here, and no {what} of this name {where}. Check the spelling, or "
         "give the path of a folder."
     )
+
+
+OF_TOKENIZERS: Final = ("*token*", "vocab*", "merges*", "*.model", "*.tiktoken")
+"""Names of files that tokenizers are made from."""
+
+POINTER: Final = b"version https://git-lfs"
+"""The beginning of what Git LFS leaves in the place of a file that was not fetched."""
+
+
+def _wants_own_code(error: Exception) -> bool:
+    return "trust_remote_code" in str(error)
+
+
+def _damage(folder: Path) -> str | None:
+    """Return what is wrong with a file of a folder that could not be loaded; None: nothing that is seen here."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(POINTER)) == POINTER:
+                    return (
+                        f"{path.name} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its "
+                        "repository, or download the file."
+                    )
+    for name in ("config.json", *TOKENIZER_FILES):
+        path = folder / name
+        if path.is_file():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                return f"{name} is not valid JSON: {error}. Copy it again."
+            if not isinstance(found, dict):
+                return f"{name} holds no JSON object. Copy it again."
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says in one line, whole: some begin with a heading, some are no sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kind = type(error).__name__
+    if kind == "SafetensorError":
+        return f"a file of its weights is damaged or cut short ({' '.join(lines)}). Copy it again."
+    if not lines or isinstance(error, KeyError):
+        return f"{kind}: {' '.join(lines)}".rstrip(": ")
+    headed = lines[0].endswith(":") and len(lines) > 1
+    return " ".join(lines[:2]) if headed else lines[0]
 
 
 def _is_offline() -> bool:

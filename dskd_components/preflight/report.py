@@ -177,7 +177,7 @@ class PreflightReport:
         return "\n".join([*lines, *([self.recommendation] if self.recommendation else [])])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain data, for JSON; the recommended spec as spec files have it, None if there is none."""
+        """Return everything as plain data, for JSON; the recommended spec as spec files have it, or None."""
         spec = self.recommended_spec
         recommended = None if spec is None else spec.model_dump(mode="json")
         return {"passed": self.passed, **asdict(self), "recommended_spec": recommended}
