@@ -18,7 +18,7 @@ from dskd_components.cli.schema import print_schema
 from dskd_components.cli.show import show
 from dskd_components.cli.show_sample import show_sample
 from dskd_components.cli.store import app as store
-from dskd_components.cli.terminal import complain, plain
+from dskd_components.cli.terminal import complain, plain, replace_what_cannot_be_written
 from dskd_components.cli.validate import validate
 from dskd_components.errors import DSKDError, DSKDWarning, PluginWarning
 
@@ -68,6 +68,7 @@ def run(arguments: Sequence[str] | None) -> None:
     Args:
         arguments: what follows ``dskd``; None: what the user typed.
     """
+    replace_what_cannot_be_written()
     with warnings.catch_warnings():
         warnings.simplefilter("always", PluginWarning)
         warnings.simplefilter("default", DSKDWarning)

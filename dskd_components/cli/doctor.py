@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dskd_components.cli.pretrained import load_model, load_tokenizer
 from dskd_components.cli.sample_files import columns_named, read_samples
-from dskd_components.cli.terminal import console, plain
+from dskd_components.cli.terminal import console, plain, plain_json
 from dskd_components.errors import ConfigurationError, did_you_mean
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
@@ -104,7 +104,7 @@ def doctor(
     if as_json:
         by_teacher = {name: report.to_dict() for name, report in reports.items()}
         [first, *_] = by_teacher.values()
-        plain(json.dumps(first if "" in by_teacher else by_teacher, indent=2, ensure_ascii=False))
+        plain_json(first if "" in by_teacher else by_teacher)
     else:
         for name, report in reports.items():
             _print(name, report)

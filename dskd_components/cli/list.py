@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -12,7 +11,7 @@ from packaging.utils import canonicalize_name
 from rich.text import Text
 
 from dskd_components.cli.options import claims_of
-from dskd_components.cli.terminal import console, plain, row, table
+from dskd_components.cli.terminal import console, plain_json, row, table
 from dskd_components.components.lookup import default_registry
 from dskd_components.errors import PluginWarning, did_you_mean
 
@@ -40,7 +39,7 @@ def list_installed(
         warnings.simplefilter("ignore", PluginWarning)
         registry = default_registry()
     if as_json:
-        plain(json.dumps(_for_programs(registry, kind), indent=2, ensure_ascii=False))
+        plain_json(_for_programs(registry, kind))
         return
     out = console()
     _print_components(out, registry, kind)

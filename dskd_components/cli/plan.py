@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -13,7 +12,7 @@ import typer
 from dskd_components.cli.doctor import read_spec
 from dskd_components.cli.pretrained import load_on_meta
 from dskd_components.cli.store import count_of
-from dskd_components.cli.terminal import console, plain
+from dskd_components.cli.terminal import console, plain, plain_json
 from dskd_components.errors import ConfigurationError, did_you_mean
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
@@ -160,7 +159,7 @@ def plan(
     ]
     planned = plan_step(pair[0], pair[1], setup, where)
     if as_json:
-        plain(json.dumps(planned.to_dict(), indent=2, ensure_ascii=False))
+        plain_json(planned.to_dict())
     elif console().is_terminal:
         console().print(planned)
     else:

@@ -7,11 +7,11 @@ import gzip
 import io
 import json
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from dskd_components.cli.terminal import standard_input
 from dskd_components.collation.samples import Columns
 from dskd_components.errors import ConfigurationError, did_you_mean
 
@@ -131,10 +131,8 @@ class _Fault(NamedTuple):
 
 
 def _text(path: Path) -> str:
-    if str(path) == STANDARD_INPUT:
-        return sys.stdin.read()
     try:
-        content = path.read_bytes()
+        content = standard_input() if str(path) == STANDARD_INPUT else path.read_bytes()
         return (gzip.decompress(content) if path.suffix.lower() == ".gz" else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from dskd_components.cli.terminal import plain
+from dskd_components.cli.terminal import plain_json
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec, TeacherSpec
 from dskd_components.spec.presets import PRESETS
@@ -27,4 +26,4 @@ def print_schema(
         preset = {"enum": list(PRESETS), "description": "The preset whose fields the others replace."}
         pair = schema["$defs"][TeacherSpec.__name__] if multi_teacher else schema
         pair["properties"] = {PRESET: preset, **pair["properties"]}
-    plain(json.dumps(schema, indent=2, ensure_ascii=False))
+    plain_json(schema)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from enum import StrEnum
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from dskd_components.cli.pretrained import load_tokenizer
 from dskd_components.cli.sample_files import columns_named, read_samples
-from dskd_components.cli.terminal import complain, console, plain
+from dskd_components.cli.terminal import complain, console, plain, plain_html, plain_json
 from dskd_components.errors import ConfigurationError, DSKDWarning, InputError
 
 if TYPE_CHECKING:
@@ -167,11 +166,11 @@ def _named(option: str, values: list[str], example: str) -> dict[str, str]:
 
 def _write(view: SampleView | MultiTeacherSampleView, title: str, index: int, form: Form, *, is_first: bool) -> None:
     if form is Form.JSON:
-        plain(json.dumps({"sample": index, **view.to_dict()}, ensure_ascii=False))
+        plain_json({"sample": index, **view.to_dict()}, indent=None)
     elif form is Form.HTML:
         import html
 
-        plain(f"<h3>{html.escape(title)}</h3>\n{view.to_html()}")
+        plain_html(f"<h3>{html.escape(title)}</h3>\n{view.to_html()}")
     else:
         out = console()
         if not is_first:

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from dskd_components.cli.pretrained import load_config, load_model, load_tokenizer
-from dskd_components.cli.terminal import console, plain, row, table
+from dskd_components.cli.terminal import console, plain_json, row, table
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def show(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="F
     size, manifest = measured(reader), reader.manifest
     if as_json:
         facts = manifest.model_dump(mode="json") | {"size": vars(size), "shards": len(reader.index.names)}
-        plain(json.dumps(facts, indent=2, ensure_ascii=False))
+        plain_json(facts)
         return
     from dskd_components.store.progress import in_bytes
 
@@ -196,7 +196,7 @@ def plan(
         for name in FORMATS
     }
     if as_json:
-        plain(json.dumps({name: vars(size) | {"total": size.total} for name, size in sizes.items()}, indent=2))
+        plain_json({name: vars(size) | {"total": size.total} for name, size in sizes.items()})
         return
     out = table("format", "a state", "a unit", "states", "tokens, index", "head", "in all")
     for name, size in sizes.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import os
 import re
 import sys
@@ -56,6 +59,42 @@ def plain(text: str) -> None:
         text: what to write.
     """
     console().print(Text(text), soft_wrap=True)
+
+
+def plain_json(data: object, *, indent: int | None = 2) -> None:
+    """Write data for programs; a stream that is not UTF-8 gets escapes, so that the data is the same.
+
+    Args:
+        data: what JSON can hold.
+        indent: of each level; None: all in one line.
+    """
+    plain(json.dumps(data, indent=indent, ensure_ascii=not _writes_utf_8()))
+
+
+def plain_html(text: str) -> None:
+    """Write a page, or a part of one; a stream that is not UTF-8 gets references of characters.
+
+    Args:
+        text: the markup.
+    """
+    plain(text if _writes_utf_8() else text.encode("ascii", "xmlcharrefreplace").decode())
+
+
+def _writes_utf_8() -> bool:
+    return codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
+
+
+def replace_what_cannot_be_written() -> None:
+    """Have both streams write ``?`` for characters that their encoding lacks, where it would be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "backslashreplace"):
+            stream.reconfigure(errors="replace")
+
+
+def standard_input() -> bytes:
+    """Return what comes in, as it is: text is UTF-8 in files, whatever the locale."""
+    buffer = getattr(sys.stdin, "buffer", None)
+    return sys.stdin.read().encode() if buffer is None else bytes(buffer.read())
 
 
 def complain(kind: str, text: str) -> None:

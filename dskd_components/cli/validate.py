@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from dskd_components.cli.terminal import console, plain
-from dskd_components.spec import SpecFileError, parse_spec
+from dskd_components.cli.terminal import console, plain, standard_input
+from dskd_components.spec import SpecFileError, SpecProblem, parse_spec
 from dskd_components.spec.reading import read_text
 
 
@@ -30,7 +29,7 @@ def validate(
     for file in files:
         try:
             if file == "-":
-                spec = parse_spec(sys.stdin.read(), None, source="<stdin>")
+                spec = parse_spec(_standard_input(), None, source="<stdin>")
             else:
                 text, syntax = read_text(file)
                 spec = parse_spec(text, None, syntax=syntax, source=file)
@@ -44,6 +43,13 @@ def validate(
             console().print(Text.assemble(f"{file}: ", ("valid", "green")), soft_wrap=True)
     if not valid:
         raise typer.Exit(1)
+
+
+def _standard_input() -> str:
+    try:
+        return standard_input().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecFileError("<stdin>", [SpecProblem((), "cannot be read: it is not text in UTF-8")]) from error
 
 
 def _print_problems(error: SpecFileError) -> None:
