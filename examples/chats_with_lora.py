@@ -360,13 +360,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kill-at", type=int, help="optimizer step at which to be killed")
     options = parser.parse_args(arguments)
     output, steps = options.output, options.steps
+    _require_sense(parser, options)
     models, samples = with_adapters(load(options.student, options.teacher)), chats()
     training, evaluation = samples[:40], samples[40:48]
 
     begin = time.perf_counter()
     spec_file = output / "spec.json"
     if not spec_file.exists():
-        output.mkdir(parents=True, exist_ok=True)
         spec_file.write_text(look(models, training, steps=steps).model_dump_json(indent=2))
         begin = _stated("look", begin)
     # A run that goes on has to go on with the spec that it began with.
@@ -387,6 +387,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for sample in written[:2]:
         print(f"{sample['finish_reason']}: {sample['messages'][-1]['content']!r}")
     _stated("write_and_learn", begin)
+
+
+def _require_sense(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that cannot be meant, before anything is loaded, and make the folder."""
+    if (options.student is None) != (options.teacher is None):
+        parser.error("--student, --teacher: give both, or neither for a tiny pair")
+    for name, steps in (("steps", options.steps), ("kill-at", options.kill_at)):
+        if steps is not None and steps < 1:
+            parser.error(f"--{name}: expected a positive number, got {steps}")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{options.output}: expected a folder to write to: {error.strerror}")
 
 
 def _stated(stage: str, begin: float) -> float:

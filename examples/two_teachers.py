@@ -89,5 +89,8 @@ def main(steps: int = 24) -> list[dict[str, float]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=24)
-    for number, values in enumerate(main(parser.parse_args().steps)):
+    steps = parser.parse_args().steps
+    if steps < 1:
+        parser.error(f"--steps: expected a positive number, got {steps}")
+    for number, values in enumerate(main(steps)):
         print(f"{number:3}", *(f"{name} {value:.2f}" for name, value in values.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ def parse_options(arguments: Sequence[str] | None) -> tuple[Path, Settings]:
         prog="python -m examples.distil_two_tokenizers",
         description="Distil a language model into one with another tokenizer, and compare with no teacher at all.",
     )
-    parser.add_argument("--output", type=Path, default=Path("output"), help="folder of the results (default: output)")
+    parser.add_argument("--output", type=_writable, default="output", help="folder of the results (default: output)")
     parser.add_argument("--steps", type=_positive, help="optimizer steps of each student")
     parser.add_argument("--teacher-steps", type=_positive, help="optimizer steps of the teacher")
     parser.add_argument("--seeds", type=int, nargs="+", help="one student of every arm for each, e.g. --seeds 1 2 3")
@@ -36,6 +37,18 @@ def parse_options(arguments: Sequence[str] | None) -> tuple[Path, Settings]:
     if options.seeds:
         settings = replace(settings, seeds=tuple(dict.fromkeys(options.seeds)))
     return options.output, settings
+
+
+def _writable(text: str) -> Path:
+    """Make the folder now: what takes minutes is not to be lost for want of one."""
+    folder = Path(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"expected a folder to write to, got {text}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"expected a folder to write to, got {text}, which may not be written")
+    return folder
 
 
 def _positive(text: str) -> int:

@@ -80,3 +80,28 @@ def test_the_exported_student_is_a_model_as_any_other(output: Path) -> None:
 
 def test_the_spec_that_is_trained_with_is_kept(output: Path) -> None:
     assert DSKDSpec.model_validate_json((output / "spec.json").read_text()) == all_spaces(STEPS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--student", "."), "--student, --teacher: give both, or neither for a tiny pair"),
+        (("--teacher", "."), "--student, --teacher: give both, or neither for a tiny pair"),
+        (("--steps", "0"), "--steps: expected a positive number, got 0"),
+        (("--kill-at", "-1"), "--kill-at: expected a positive number, got -1"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "output"), *options])
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "file")])
+    assert "expected a folder to write to" in capsys.readouterr().err

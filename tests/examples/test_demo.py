@@ -70,6 +70,18 @@ def test_everything_is_written_to_the_output_folder(results: dict[str, Any], fol
         assert len(content) < 200_000
 
 
+def test_an_output_that_cannot_be_written_is_refused_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SystemExit):
+            main(["--quick", "--output", str(output)])
+        printed = capsys.readouterr()
+        assert "argument --output: expected a folder to write to" in printed.err
+        assert printed.out == "", "nothing was trained for it"
+
+
 def test_losses_fall(results: dict[str, Any]) -> None:
     for run in (results["teacher"], results["pretrained"], *results["students"]):
         (_, untrained), *_, (_, trained) = run["held_out"]
