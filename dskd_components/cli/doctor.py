@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -89,7 +89,9 @@ def doctor(
 ) -> None:
     """Look at a student and a teacher before training. The exit code is 1 if there is an error among the findings."""
     pairs = _pairs(None if spec is None else read_spec(spec), teachers)
-    given = _samples(samples, columns, ignore) | {"other_tokens": other_tokens}
+    given = _samples(samples, columns, ignore) | {
+        "other_tokens": _others(other_tokens, narrows=bool(student_tokens or teacher_tokens))
+    }
     if student_tokens is not None:
         given["student_tokens"] = _token_ids("--student-tokens", student_tokens)
     for each in teacher_tokens or ():
@@ -98,6 +100,9 @@ def doctor(
             raise ConfigurationError(
                 f"--teacher-tokens {each}: expected NAME=FILE with one of the teachers {', '.join(map(repr, pairs))}."
             )
+        if pairs[name].tokens is not None:
+            whose = f"the teacher {name!r}" if name else "one teacher"
+            raise ConfigurationError(f"--teacher-tokens: given twice for {whose}. Put all ids into one file.")
         pairs[name].tokens = _token_ids("--teacher-tokens", file)
     reports = _reports(student, pairs, given, tokens or None, device)
     passed = all(report.passed for report in reports.values())
@@ -223,7 +228,27 @@ def read_spec(name: str) -> DSKDSpec | MultiTeacherSpec:
         return parse_spec(text, None, syntax=syntax, source=name)
     if name in PRESETS:
         return DSKDSpec.preset(name)
-    raise ConfigurationError(f"--spec {name}: there is neither such a file nor such a preset ({', '.join(PRESETS)}).")
+    raise ConfigurationError(
+        f"--spec {name}: there is neither such a file nor such a preset ({', '.join(PRESETS)})"
+        f"{did_you_mean(name, list(PRESETS))}."
+    )
+
+
+def _others(asked: str | None, *, narrows: bool) -> str | None:
+    """Return what becomes of the tokens that a narrowed head leaves out, if that has a meaning here."""
+    from dskd_components.models.vocabulary_subset import Others
+
+    if asked is None:
+        return None
+    known = get_args(Others)
+    if asked not in known:
+        hint = did_you_mean(asked, known)
+        raise ConfigurationError(f"--other-tokens {asked}: expected one of {', '.join(known)}{hint}.")
+    if not narrows:
+        raise ConfigurationError(
+            "--other-tokens: no head is narrowed. Give --student-tokens or --teacher-tokens, or leave it out."
+        )
+    return asked
 
 
 def _token_ids(option: str, path: str) -> list[int]:
@@ -243,6 +268,9 @@ def _token_ids(option: str, path: str) -> list[int]:
 def _samples(path: Path | None, columns: str | None, ignore: str | None) -> dict[str, Any]:
     """Return what a `Pair` takes of a file of samples."""
     if path is None:
+        for option, value in (("--columns", columns), ("--ignore", ignore)):
+            if value is not None:
+                raise ConfigurationError(f"{option}: there are no samples. Give --samples, or leave it out.")
         return {}
     named = columns_named(columns, ignore)
     try:

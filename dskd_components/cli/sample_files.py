@@ -115,6 +115,8 @@ def columns_named(names: str | None, ignore: str | None = None) -> Columns:
                 f"--columns {names}: expected NAME=KEY with commas in between, NAME one of {', '.join(known)}"
                 f"{did_you_mean(field, known)}."
             )
+        if field in keys:
+            raise ConfigurationError(f"--columns {names}: {field!r} is named twice, {keys[field]!r} and {key!r}.")
         keys[field] = key
     ignored = _listed(ignore)
     return Columns(**keys, ignore="unknown" if ignored == ["unknown"] else ignored)

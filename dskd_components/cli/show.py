@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dskd_components.cli.options import Option, claims_of, options_of
 from dskd_components.cli.terminal import code_text, console
+from dskd_components.cli.validate import preset_hint
 from dskd_components.components.lookup import default_registry
 from dskd_components.errors import ConfigurationError
 
@@ -34,6 +35,8 @@ def show(
     ] = None,
 ) -> None:
     """Show one component: what it computes, its options, its claims, and where it comes from."""
+    if preset_hint(name):
+        raise ConfigurationError(preset_hint(name))
     found = default_registry().find(name, kind)
     kinds = list(dict.fromkeys(info.kind for info in found))
     if len(kinds) > 1:

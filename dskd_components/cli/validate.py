@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,8 @@ from rich.text import Text
 
 from dskd_components.cli.terminal import console, plain, standard_input
 from dskd_components.spec import SpecFileError, SpecProblem, parse_spec
-from dskd_components.spec.reading import read_text
+from dskd_components.spec.presets import PRESETS
+from dskd_components.spec.reading import PRESET, read_text
 
 
 def validate(
@@ -36,6 +38,8 @@ def validate(
         except SpecFileError as error:
             valid = False
             _print_problems(error)
+            if preset_hint(file) and not Path(file).exists():
+                console(stderr=True).print(Text(preset_hint(file)), soft_wrap=True)
             continue
         if resolved:
             plain(spec.model_dump_json(indent=2))
@@ -43,6 +47,20 @@ def validate(
             console().print(Text.assemble(f"{file}: ", ("valid", "green")), soft_wrap=True)
     if not valid:
         raise typer.Exit(1)
+
+
+def preset_hint(name: str) -> str:
+    """Return what to do with the name of a preset where something else was expected; nothing of other names.
+
+    Args:
+        name: what was given.
+    """
+    if name not in PRESETS:
+        return ""
+    return (
+        f"{name!r} is a preset: a file with `{PRESET}: {name}` is a spec, and `dskd validate --resolved` says what it "
+        "comes to."
+    )
 
 
 def _standard_input() -> str:

@@ -41,6 +41,12 @@ TEACHERS: Final = "teachers"
 OURS: Final = frozenset({"unknown_field", "unknown_term", "unusable_name", "value_error"})
 """Types of errors whose messages say already what came."""
 
+LISTS: Final = frozenset({"tuple_type", "list_type"})
+"""Types of errors of what is no list."""
+
+OF_FILES: Final = {**dict.fromkeys(LISTS, "expected a list"), "dict_type": "expected a mapping, names with values"}
+"""By type of an error, what pydantic says in words of Python, in those of files."""
+
 
 def load_spec(path: str | Path) -> DSKDSpec:
     r"""Read a spec from a file: JSON if its name ends in ``.json``, YAML otherwise.
@@ -224,7 +230,12 @@ def _message(details: ErrorDetails, known: list[str]) -> str:
     if details["type"] == "unknown_field" and len(details["loc"]) == 1:
         name = details["loc"][0]
         return f"unknown field {name!r}{did_you_mean(name, known)}; the fields are {', '.join(known)}"
-    return message if details["type"] in {*OURS, "missing"} else f"{message}, got {shown(details['input'])}"
+    if details["type"] in {*OURS, "missing"}:
+        return message
+    found = details["input"]
+    message = OF_FILES.get(details["type"], message)
+    as_list = f": write [{found}]" if details["type"] in LISTS and isinstance(found, str) else ""
+    return f"{message}, got {shown(found)}{as_list}"
 
 
 def shown(value: object) -> str:

@@ -82,14 +82,14 @@ def test_what_is_recommended_is_a_spec_file(
     said = first.splitlines()[-2]
     spec = json.loads(dskd("doctor", *pair, "--tokens", 0, "--json").out)["recommended_spec"]
     assert f"with the aligner {spec['aligner']['name']!r}" in first
-    files = {"said.yaml": said.removeprefix("In a spec file: "), "json.json": json.dumps(spec)}
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-        again = dskd("doctor", *pair, "--spec", tmp_path / name, "--tokens", 0)
-        assert again.code == 0, again.out + again.err
-        assert again.out.splitlines()[-2] == said
-        assert dskd("plan", *pair, "--spec", tmp_path / name, "--tokens", 64, "--length", 32).code == 0
-    assert load_spec(tmp_path / "said.yaml") == load_spec(tmp_path / "json.json")
+    yaml, as_json = tmp_path / "said.yaml", tmp_path / "spec.json"
+    yaml.write_text(said.removeprefix("In a spec file: "))
+    as_json.write_text(json.dumps(spec))
+    again = dskd("doctor", *pair, "--spec", yaml, "--tokens", 0)
+    assert again.code == 0, again.out + again.err
+    assert again.out.splitlines()[-2] == said
+    assert dskd("plan", *pair, "--spec", as_json, "--tokens", 64, "--length", 32).code == 0
+    assert load_spec(yaml) == load_spec(as_json)
 
 
 def test_heads_that_are_narrowed(dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path) -> None:
@@ -133,6 +133,32 @@ def test_what_cannot_be_read_is_named(dskd: Callable[..., Ran], folders: dict[st
         assert ran.code
         assert ran.out == ""
         assert words in " ".join(ran.err.split()), ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--other-tokens", "leftout"), "--other-tokens leftout: expected one of one_outcome, left_out (did you mean"),
+        (("--other-tokens", "left_out"), "--other-tokens: no head is narrowed. Give --student-tokens or --teacher-tok"),
+        (("--columns", "prompt=q"), "--columns: there are no samples. Give --samples"),
+        (("--ignore", "id"), "--ignore: there are no samples. Give --samples"),
+        (
+            ("--samples", "TEXT", "--columns", "prompt=a,prompt=b"),
+            "prompt=a,prompt=b: 'prompt' is named twice",
+        ),
+        (("--teacher-tokens", "IDS", "--teacher-tokens", "IDS"), "--teacher-tokens: given twice for one teacher"),
+        (("--spec", "recomended-two-vocabularies"), "(did you mean 'recommended-two-vocabularies'"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(
+    dskd: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    ids = tmp_path / "ids"
+    ids.write_text("1 2 3")
+    given = ({"IDS": ids, "TEXT": folders["text"]}.get(option, option) for option in options)
+    ran = dskd("doctor", folders["student"], folders["teacher"], *given, "--tokens", 0)
+    assert ran.code == 1
+    assert said in ran.err
 
 
 def test_a_model_that_is_not_here(dskd: Callable[..., Ran], folders: dict[str, Path]) -> None:

@@ -159,3 +159,12 @@ def test_the_schema_of_several_teachers(dskd: Callable[..., Ran]) -> None:
         assert Draft202012Validator(schema).is_valid(document) == valid
         assert Draft202012Validator(schema).is_valid({"teachers": {"large": {"weight": 0.5}}})
         assert not Draft202012Validator(schema).is_valid({"teachers": {"large": {"weight": -0.5}}})
+
+
+def test_a_preset_is_known_wherever_a_name_is_given(dskd: Callable[..., Ran]) -> None:
+    words = "'dskd-cma' is a preset: a file with `preset: dskd-cma` is a spec, and `dskd validate --resolved` says what"
+    for command in ("validate", "show"):
+        ran = dskd(command, "dskd-cma")
+        assert ran.code == 1
+        assert words in " ".join(ran.err.split()), ran.err
+    assert "is a preset" not in dskd("show", "dskd-cmb").err + dskd("validate", "dskd-cmb").err

@@ -85,7 +85,7 @@ def test_the_key_teachers_tells_the_kinds_apart(tmp_path: Path) -> None:
             "teachers:\n  a: dskd",
             "spec.yaml:2: teachers.a: expected the fields of a teacher, `weight: 0.5`",
         ),
-        ("teachers: []", "spec.yaml:1: teachers: Input should be a valid dictionary, got []"),
+        ("teachers: []", "spec.yaml:1: teachers: expected a mapping, names with values, got []"),
         ("teachers: {}", "spec.yaml:1: teachers: expected at least one teacher"),
         ("teachers:\n  student: {}", "spec.yaml:2: teachers.student: a teacher cannot be called 'student'"),
         ("preset: dskd\nteachers: {a: {}}", "spec.yaml:1: preset: a preset is a teacher's own"),

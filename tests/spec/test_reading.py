@@ -70,6 +70,11 @@ PROBLEMS = {
     "distance:\n  alpha: 3": "f:1: distance: expected a mapping with the distance's name under 'name', got {'alpha'",
     "distance: {name: kl, 3: 4}": "f:1: distance[3]: unknown field 3; the fields are name",
     "'': 1": f"f:1: ['']: unknown field ''; the fields are preset, {FIELDS}",
+    "spaces: student": "f:1: spaces: expected a list, got 'student': write [student]",
+    "spaces: student, teacher": "f:1: spaces: expected a list, got 'student, teacher': write [student, teacher]",
+    "spaces: {student: {}}": "f:1: spaces: expected a list, got {'student': {}}",
+    "weights: 0.5": "f:1: weights: expected a mapping, names with values, got 0.5",
+    "weights: [s2t_kd]": "f:1: weights: expected a mapping, names with values, got ['s2t_kd']",
     # Presets
     "preset: dskd-cm": "f:1: preset: unknown preset 'dskd-cm' (did you mean 'dskd-cma'",
     "temperature: 1\npreset: [dskd]": "f:2: preset: expected the name of a preset, got ['dskd']",
