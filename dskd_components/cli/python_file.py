@@ -36,7 +36,8 @@ def components_in_file(path: Path) -> list[type[Component]]:
             f" {cls.__name__} must still define {', '.join(sorted(cls.__abstractmethods__))}." for cls in found
         )
         raise ConfigurationError(
-            f"{path} defines no component: expected a subclass of Distance, Aligner, Projector or Space.{unfinished}"
+            f"{path} defines no component: expected a subclass of Distance, Aligner, Projector, Space or Schedule."
+            f"{unfinished}"
         )
     for cls in concrete:
         try:

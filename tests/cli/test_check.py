@@ -120,7 +120,7 @@ def test_a_file_with_a_fault(dskd: Callable[..., Ran], write: Callable[[str], Pa
         ("import not_there_at_all", "cannot be run: ModuleNotFoundError: No module named 'not_there_at_all'"),
         ("raise SystemExit(0)", "cannot be run: SystemExit: 0"),
         ("def (:", "cannot be run: SyntaxError"),
-        ("", "defines no component: expected a subclass of Distance, Aligner, Projector or Space."),
+        ("", "defines no component: expected a subclass of Distance, Aligner, Projector, Space or Schedule."),
         ("from dskd_components.distances import KL", "defines no component"),
         ("class Unfinished(Distance):\n    name: Literal['x'] = 'x'", "Unfinished must still define __call__."),
         (GOOD.replace('    name: Literal["good"] = "good"\n', ""), "Good has no name: add `name: Literal["),
