@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dskd_components.errors import StoreError
+from dskd_components.errors import DSKDError, StoreError
 from dskd_components.store.index import FILE as INDEX_FILE
 from dskd_components.store.index import Index
 from dskd_components.store.manifest import teacher_fingerprint
@@ -76,7 +76,13 @@ def verify(reader: Reader, teacher: CausalLM | None, *, samples: int, seed: int,
     if teacher_fingerprint(teacher) != reader.manifest.teacher:
         problems.append("the teacher has other weights or adapters than the one that made the states")
     chosen = np.random.default_rng(seed).permutation(len(reader))[:samples].tolist()
-    errors = torch.cat(list(_errors(reader, teacher, chosen, batch_size)))
+    try:
+        errors = torch.cat(list(_errors(reader, teacher, chosen, batch_size)))
+    except DSKDError:
+        if not problems:
+            raise
+        # Of another teacher, which is told of: it cannot read these tokens, or has states of another width.
+        return VerifyReport(len(reader), states, tuple(problems))
     largest = float(errors.max())
     allowed = TOLERANCES[reader.manifest.states]
     if reader.manifest.computed_in not in ("float32", "float64"):
@@ -122,5 +128,8 @@ def _errors(reader: Reader, teacher: CausalLM, chosen: Sequence[int], batch_size
         part = stored[start : start + batch_size]
         computed = run.states([Tokens(sample.input_ids, sample.stored) for sample in part])
         for sample, states in zip(part, computed, strict=True):
+            width, stored_width = states.shape[-1], reader.manifest.hidden_size
+            if width != stored_width:
+                raise StoreError(f"the teacher's states are {width} wide, those of the store {stored_width}.")
             length = states.float().norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
             yield (sample.states.decode().float() - states.float()).norm(dim=-1) / length

@@ -95,6 +95,15 @@ def test_verify_tells_of_another_teacher(change: Callable[[], Any], tmp_path: Pa
     assert not report.passed
 
 
+@pytest.mark.parametrize("change", [{"hidden_size": 64}, {"vocabulary": 40}], ids=["wider", "fewer tokens"])
+def test_verify_tells_of_a_teacher_that_cannot_read_the_samples_or_has_other_states(
+    change: dict[str, int], tmp_path: Path
+) -> None:
+    report = build(tmp_path).verify(tiny_model("Llama", **({"hidden_size": 32, "vocabulary": 300} | change)))
+    assert any("other weights or adapters" in problem for problem in report.problems)
+    assert report.recomputed == 0
+
+
 def test_an_adapter_that_is_off_is_not_the_adapter(tmp_path: Path) -> None:
     build(tmp_path, teacher=with_lora())
     build(tmp_path, teacher=with_lora())
