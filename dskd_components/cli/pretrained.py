@@ -205,13 +205,18 @@ def _wants_own_code(error: Exception) -> bool:
 def _damage(folder: Path) -> str | None:
     """Return what is wrong with a file of a folder that could not be loaded; None: nothing that is seen here."""
     for path in sorted(folder.iterdir()):
-        if path.is_file():
+        if not path.is_file():
+            continue
+        try:
             with path.open("rb") as file:
-                if file.read(len(POINTER)) == POINTER:
-                    return (
-                        f"{path.name} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its "
-                        "repository, or download the file."
-                    )
+                begins = file.read(len(POINTER))
+        except OSError as error:
+            return f"{path.name} cannot be read: {error.strerror}."
+        if begins == POINTER:
+            return (
+                f"{path.name} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository, or "
+                "download the file."
+            )
     for name in ("config.json", *TOKENIZER_FILES):
         path = folder / name
         if path.is_file():

@@ -133,6 +133,18 @@ def test_what_is_wrong_is_said_in_whole(
     assert capsys.readouterr().out == ""
 
 
+def test_a_file_that_may_not_be_read_is_named(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(sound, tmp_path / "model")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(ConfigurationError, match=r"config\.json cannot be read: Permission denied\."):
+        load_model(str(folder), "cpu")
+
+
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
