@@ -11,7 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from dskd_components.cli.pretrained import load_model, load_tokenizer
-from dskd_components.cli.sample_files import columns_named, read_samples
+from dskd_components.cli.sample_files import columns_named, options_hint, read_samples
 from dskd_components.cli.terminal import console, plain, plain_json
 from dskd_components.errors import ConfigurationError, did_you_mean
 from dskd_components.spec.dskd_spec import DSKDSpec
@@ -125,6 +125,8 @@ def _print(teacher: str, report: PreflightReport) -> None:
         console().print(report)
     else:
         plain(report.to_text())
+    if hint := options_hint(finding.found for finding in report.findings):
+        plain(hint)
     best = next((start for start in report.starts if start.recommended), None)
     if report.recommendation and best is not None:
         from dskd_components.preflight.report import recommended_fields

@@ -122,6 +122,17 @@ def columns_named(names: str | None, ignore: str | None = None) -> Columns:
     return Columns(**keys, ignore="unknown" if ignored == ["unknown"] else ignored)
 
 
+def options_hint(messages: Iterable[str]) -> str:
+    """Return what the columns that errors of samples speak of are as options; nothing if none does.
+
+    Args:
+        messages: of the errors.
+    """
+    if not any("columns=Columns(" in message for message in messages):
+        return ""
+    return "On the command line these are --columns NAME=KEY,... and --ignore KEY,..."
+
+
 def _listed(values: str | None) -> list[str]:
     return [value.strip() for value in (values or "").split(",") if value.strip()]
 

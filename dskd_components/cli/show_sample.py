@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from dskd_components.cli.pretrained import load_tokenizer
-from dskd_components.cli.sample_files import columns_named, read_samples
+from dskd_components.cli.sample_files import columns_named, options_hint, read_samples
 from dskd_components.cli.terminal import complain, console, plain, plain_html, plain_json
 from dskd_components.errors import ConfigurationError, DSKDWarning, InputError
 
@@ -105,7 +105,7 @@ def show_sample(
         append_eos=append_eos,
         columns=named,
     )
-    failed = 0
+    failed = []
     if form is Form.HTML:
         plain('<!DOCTYPE html>\n<meta charset="utf-8">')
     for index, raw in enumerate(raws, start=start):
@@ -115,13 +115,15 @@ def show_sample(
                 warnings.simplefilter("always", DSKDWarning)
                 view = show(raw)
         except InputError as error:
-            failed += 1
-            complain("error", f"{place}: {_unnumbered(error)}")
+            failed.append(_unnumbered(error))
+            complain("error", f"{place}: {failed[-1]}")
             continue
         for warning in caught:
             complain("warning", f"{place}: {_unnumbered(warning.message)}")
         _write(view, place, index, form, is_first=index == start)
     if failed:
+        if hint := options_hint(failed):
+            console(stderr=True).print(Text(hint), soft_wrap=True)
         raise typer.Exit(1)
 
 

@@ -233,6 +233,7 @@ def test_samples_of_a_file(dskd: Callable[..., Ran], folders: dict[str, Path], t
     ran = dskd("doctor", *pair, *options, "--columns", "prompt=question,response=answer")
     assert ran.code == 1
     assert f"✗ samples: 1 of 2 cannot be used (not understood): {file}:2: Unknown key 'id' in a sample" in ran.out
+    assert ran.out.splitlines()[-2] == "On the command line these are --columns NAME=KEY,... and --ignore KEY,..."
     file.write_text(json.dumps(row) + "\n")
     ran = dskd("doctor", *pair, *options, "--columns", "prompt=question,response=answer")
     assert ran.code == 0, ran.out + ran.err

@@ -187,3 +187,15 @@ def test_the_aligner_of_a_plugin_is_used_by_its_name(
     unknown = show("--aligner", "whole_word", samples=str(samples))
     assert unknown.code != 0
     assert "did you mean 'whole_words'" in unknown.err
+
+
+def test_keys_that_are_not_known_are_told_the_options_of_a_command(dskd: Callable[..., Ran], folder: Path) -> None:
+    (folder / "own.jsonl").write_text('{"prompt": "Who reads it?", "response": " Both of them.", "id": 3}\n' * 2)
+    own = ("show-sample", "--student", folder / "byte_level", "--teacher", folder / "metaspace", folder / "own.jsonl")
+    ran = dskd(*own)
+    assert ran.err.splitlines()[-1] == "On the command line these are --columns NAME=KEY,... and --ignore KEY,..."
+    assert ran.err.count("On the command line") == 1
+    assert dskd(*own, "--ignore", "id").code == 0
+    (folder / "own.jsonl").write_text('{"prompt": "Who?"}\n{"text": "Both of them."}\n')
+    assert "On the command line" in dskd(*own).err
+    assert "On the command line" not in dskd(*own, "--student-max-length", 1, "--start", 1).err
