@@ -316,7 +316,8 @@ class HeadProducts:
     def _parts(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
         """Yield so many rows of the weight at a time, in full precision; the last ones may be fewer."""
         for start in range(0, len(self._weight), rows):
-            columns = slice(start, start + rows)
+            # A gradient may have a column behind those of these rows, that of all other tokens together.
+            columns = slice(start, min(start + rows, len(self._weight)))
             yield columns, self._weight[columns].to(self._dtype)
 
 
