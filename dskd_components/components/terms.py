@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+import torch
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -68,5 +70,6 @@ class Tally:
         return type(self)(self.total + other.total, self.count + other.count)
 
     def mean(self) -> Tensor:
-        """Return total / count, and 0 where nothing was counted."""
-        return self.total / self.count.clamp_min(1)
+        """Return total / count, and 0 where nothing was counted; float32 at least."""
+        # Of two integers, torch would make a number of the process's default dtype.
+        return self.total.to(torch.promote_types(self.total.dtype, torch.float32)) / self.count.clamp_min(1)

@@ -141,12 +141,17 @@ def test_the_default_dtype_of_torch_changes_nothing(name: str, engine: str) -> N
     spec = DSKDSpec.preset(name, engine=engine)
     batch = make_batch(0, same_tokenizer=spec.aligner.same_tokenizer, dtype=torch.float32)
     loss_fn = build(spec, batch)
-    expected = batch.loss(loss_fn, num_items_in_batch=7).loss
+    expected = batch.loss(loss_fn, num_items_in_batch=7)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        found = batch.loss(loss_fn, num_items_in_batch=7).loss
-    finally:
-        torch.set_default_dtype(before)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected)
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            found = batch.loss(loss_fn, num_items_in_batch=7)
+        finally:
+            torch.set_default_dtype(before)
+        assert torch.equal(found.loss, expected.loss)
+        for name_of, values in (("terms", expected.terms), ("counts", expected.counts), ("metrics", expected.metrics)):
+            for key, value in values.items():
+                other = getattr(found, name_of)[key]
+                assert other.dtype == value.dtype, key
+                assert torch.equal(other, value), key
