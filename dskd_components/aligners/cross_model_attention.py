@@ -126,6 +126,21 @@ def batch_chunks(rows: int, numbers_in_a_row: int, device: torch.device | None =
         yield slice(start, min(start + step, rows))
 
 
+def recomputed(function: Callable[[slice], Tensor], rows: slice) -> Tensor:
+    """Return what a function makes of some rows, and make it once more when its gradient is due, rather than keep it.
+
+    `torch.func` has no such thing, so there all is kept.
+
+    Args:
+        function: makes a tensor of rows of the batch.
+        rows: the rows.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return function(rows)
+    found: Tensor = checkpoint(function, rows, use_reentrant=False)
+    return found
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttentionAlignment(Alignment):
     """Two row-stochastic matrices: where each side's positions look on the other side.
@@ -260,7 +275,7 @@ class CrossModelAttentionModule(AlignerModule):
 
         longest = max(student.targets.shape[1], teacher.targets.shape[1])
         chunks = batch_chunks(len(student.targets), longest * self.query.out_features, student.targets.device)
-        return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
+        return torch.cat([recomputed(of_some, rows) for rows in chunks])
 
     def allowed(self, student: LMStates, teacher: LMStates) -> Tensor:
         """Return ``[B, Ts, Tt]``, bool: which positions may look at one another, scored ones of one sample.

@@ -18,7 +18,7 @@ from dskd_components.models.host_reads import Check, MaskedPositions, masked_pos
 from dskd_components.models.states import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dskd_components.components.alignment import Alignment
     from dskd_components.components.projector import Affine, Projection, ProjectorHeads
@@ -139,6 +139,13 @@ class AlignedBatch:
         """Return the columns that a space reads of a side, ``[B, T, ...]``."""
         columns = self.side(side).columns
         return {name: columns[name] for name in columns_read_by(space, side)}
+
+    def learning(self) -> Iterator[Tensor]:
+        """Yield what a term may give gradients to."""
+        head = self.student.head
+        yield from (tensor for tensor in (self.student.hidden_states, head.weight, head.bias) if tensor is not None)
+        for module in (*self.projections.values(), *self.modules.values()):
+            yield from module.parameters()
 
     def covered(self, side: Side) -> Tensor:
         """Return ``[B, T]``, bool: the scored positions of a side that something on the other side belongs to."""

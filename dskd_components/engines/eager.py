@@ -25,7 +25,7 @@ from dskd_components.engines.reduction import weighted_sum, with_zero_gradients
 from dskd_components.models.batch import naming_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -83,19 +83,10 @@ class Eager(Engine):
         loss = weighted_sum(values, in_loss)
         if 0 in in_loss.values():
             loss = student.hidden_states.new_zeros(()) if loss is None else loss
-            loss = with_zero_gradients(loss, _learning(batch))
+            loss = with_zero_gradients(loss, batch.learning())
         if loss is None:  # no space, and the cross entropy is another call's
             loss = student.hidden_states.new_zeros(())
         return Measurement(loss=loss, values=values, counts=counts, metrics=metrics)
-
-
-def _learning(batch: AlignedBatch) -> Iterator[Tensor | None]:
-    """Yield what a term may give gradients to."""
-    yield from (batch.student.hidden_states, batch.student.head.weight, batch.student.head.bias)
-    for projection in batch.projections.values():
-        yield from projection.parameters()
-    for modules in batch.modules.values():
-        yield from modules.parameters()
 
 
 class AllLogits:

@@ -247,9 +247,16 @@ def masks(term: TokenTerm) -> tuple[Tensor, Tensor]:
 
 class _ZeroGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.like = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs]
+    def forward(value: Tensor, *inputs: Tensor) -> Tensor:  # noqa: ARG004
         return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.like = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs[1:]]
+
+    @staticmethod
+    def jvp(ctx: Any, of_value: Tensor, *of_inputs: Tensor) -> Tensor:  # noqa: ARG004
+        return of_value.clone()
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from dskd_components.engines._tiling.group_passes import teacher_group_sums
 from dskd_components.engines._tiling.half_products import even
 from dskd_components.engines._tiling.head_products import numbers_beside, split_numbers, widened_bytes
 from dskd_components.engines._tiling.plan import Plan, alignment_bytes, projected_bytes
-from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
+from dskd_components.engines._tiling.precomputed_gradient import require_backward, with_precomputed_gradient
 from dskd_components.engines._tiling.predictions import teacher_predictions
 from dskd_components.engines._tiling.products import Products, description
 from dskd_components.engines._tiling.side_pass import SidePass, SideResult
@@ -122,7 +122,11 @@ class Tiled(Engine):
         return "; ".join(text for text in (description(), half_products.description(), compiling.description()) if text)
 
     def measure(self, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace) -> list[Measurement]:
-        """Return loss and terms of a batch, for each teacher."""
+        """Return loss and terms of a batch, for each teacher.
+
+        Raises:
+            InputError: it is called under `torch.func`, or in forward mode.
+        """
         measure = _measure
         if torch.compiler.is_compiling():
             # Tiles are cut by the number of scored tokens, which changes with each batch: a compiler gains nothing.
@@ -133,6 +137,8 @@ class Tiled(Engine):
 def _measure(
     engine: Tiled, batches: Sequence[AlignedBatch], reduction: Reduction, workspace: Workspace
 ) -> list[Measurement]:
+    for batch in batches:
+        require_backward((*batch.learning(), *batch.alignment.tensors))
     budget, products = engine.budget_bytes(accelerator_memory(batches[0].student.hidden_states.device)), engine.products
     batches = with_usable_heads(batches, engine.vocabulary_parallel)
     projected = sum(projected_bytes(batch) for batch in batches)

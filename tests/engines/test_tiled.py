@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from dskd_components import ComparedRows, DSKDLoss, DSKDSpec, Head, InputError, Space, SpaceResult, TokenTerm
@@ -17,6 +18,9 @@ from dskd_components.models.states import IGNORE_INDEX, Side  # pydantic reads i
 from tests.helpers.registered import build
 from tests.helpers.strategies import Batch, make_batch
 from tests.helpers.tiled_steps import SMALL, Watch, batch_and_loss, gradients, learned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:
@@ -67,6 +71,72 @@ def test_it_cannot_be_differentiated_twice_and_says_so() -> None:
     batch, loss_fn = batch_and_loss()
     with pytest.raises(InputError, match='engine="eager"'):
         gradients(batch.loss(loss_fn).loss, batch, loss_fn, create_graph=True)
+
+
+def by_torch_func(loss: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:
+    return (torch.func.grad(loss)(at) * direction).sum()
+
+
+def by_jvp(loss: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:
+    found: Tensor = torch.func.jvp(loss, (at,), (direction,))[1]
+    return found
+
+
+def by_dual_numbers(loss: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(loss(forward_ad.make_dual(at, direction))).tangent
+    return at.new_zeros(()) if found is None else found
+
+
+WAYS = {"torch.func": by_torch_func, "jvp": by_jvp, "dual numbers": by_dual_numbers}
+LEARNED: dict[str, tuple[str, ...]] = {
+    "dskd": ("head", "projectors.s2t.weight"),
+    "dskd-cma": ("head", "aligner.query.bias"),
+    "recommended-two-vocabularies": ("head",),
+}
+DIFFERENTIATED = [(preset, name) for preset, names in LEARNED.items() for name in names]
+
+
+def loss_of(batch: Batch, loss_fn: DSKDLoss, name: str) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """The loss as a function of the student's head or of a parameter."""
+    if name == "head":
+        return (
+            lambda given: replace(batch, student=replace(batch.student, head=Head(given))).loss(loss_fn).loss,
+            batch.student.head.weight.detach(),
+        )
+    told = batch.groups if loss_fn.spec.aligner.text_method else None
+
+    def loss(given: Tensor) -> Tensor:
+        called = torch.func.functional_call(loss_fn, {name: given}, (batch.student, batch.teacher), {"alignment": told})
+        return called.loss
+
+    return loss, loss_fn.get_parameter(name).detach()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, in forward mode
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("preset", "name"), DIFFERENTIATED)
+def test_other_ways_of_differentiating_are_the_eager_engines(preset: str, name: str, way: str) -> None:
+    """The tiled engine would hand out none, or torch's word on storage; a term of weight 0 is there as well."""
+    batch, loss_fn = batch_and_loss(preset, engine="eager")
+    if preset != "recommended-two-vocabularies":
+        loss_fn.spec = loss_fn.spec.replace(weights={"t2s_ce": 0})
+    function, at = loss_of(batch, loss_fn, name)
+    given, direction = at.clone().requires_grad_(), torch.linspace(-1, 2, at.numel()).double().view_as(at)
+    [gradient] = torch.autograd.grad(function(given), given)
+    torch.testing.assert_close(WAYS[way](function, at, direction), (gradient * direction).sum())
+    loss_fn.spec = loss_fn.spec.replace(engine=SMALL)
+    with pytest.raises(InputError, match='engine="eager"'):
+        WAYS[way](function, at, direction)
+
+
+def test_a_batch_of_gradients_from_above() -> None:
+    batch, loss_fn = batch_and_loss()
+    loss, scales = batch.loss(loss_fn).loss, torch.tensor([1.0, -2.0, 0.0], dtype=torch.float64)
+    once = gradients(loss, batch, loss_fn, retain_graph=True)
+    found = gradients(loss, batch, loss_fn, grad_outputs=scales, is_grads_batched=True)
+    for ours, theirs in zip(found, once, strict=True):
+        torch.testing.assert_close(ours, torch.stack([scale * theirs for scale in scales]))
 
 
 @pytest.mark.parametrize("preset", ["dskd", "dskd-cma"])

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 class _PrecomputedGradient(torch.autograd.Function):
@@ -28,9 +29,30 @@ class _PrecomputedGradient(torch.autograd.Function):
                 'create_graph=True, or build the spec with engine="eager" to differentiate twice.'
             )
         # The usual upstream gradient is 1, and a product would double the memory of the head's gradient.
-        unscaled = bool(upstream == 1)
+        try:
+            unscaled = bool(upstream == 1)
+        except RuntimeError:  # a batch of gradients (is_grads_batched) is not one number
+            unscaled = False
         scaled = (gradient if unscaled else gradient * upstream for gradient in ctx.saved_tensors)
         return None, None, *(gradient.to(dtype) for gradient, dtype in zip(scaled, ctx.dtypes, strict=True))
+
+
+def require_backward(tensors: Iterable[Tensor]) -> None:
+    """Refuse tensors that are differentiated in another way than by a backward pass, the only one that has a gradient.
+
+    Args:
+        tensors: what the value is computed from.
+
+    Raises:
+        InputError: one of them is part of a transform of `torch.func`, or has a forward-mode tangent.
+    """
+    for tensor in tensors:
+        transformed = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        if transformed or forward_ad.unpack_dual(tensor).tangent is not None:
+            raise InputError(
+                "The tiled engine computes its gradient along with the loss and hands it on in backward(), so neither "
+                'torch.func nor forward-mode differentiation finds one. Build the spec with engine="eager" for these.'
+            )
 
 
 def with_precomputed_gradient(value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

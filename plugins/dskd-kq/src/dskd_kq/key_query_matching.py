@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from dskd_components import (
     Aligner,
@@ -21,7 +20,7 @@ from dskd_components import (
     TokenTerm,
 )
 from dskd_components.aligners import CrossModelAttentionModule
-from dskd_components.aligners.cross_model_attention import Scope, batch_chunks
+from dskd_components.aligners.cross_model_attention import Scope, batch_chunks, recomputed
 from dskd_components.models.states import small_numbers
 from dskd_kq.discriminator import Discriminator
 from dskd_kq.gradient_reversal import reversed_gradient
@@ -135,7 +134,7 @@ class KeyQueryModule(CrossModelAttentionModule):
             return answers.where(covered[rows].flatten(), 0.0)
 
         chunks = batch_chunks(covered.shape[0], covered.shape[1] * self.query.out_features, covered.device)
-        return torch.cat([checkpoint(of_some, rows, use_reentrant=False) for rows in chunks])
+        return torch.cat([recomputed(of_some, rows) for rows in chunks])
 
 
 def _mean_of_sample(values: Tensor, counts: Tensor, samples: Tensor, wanted: Tensor) -> Tensor:
