@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsFloat
 import torch
 from torch import Tensor
 
+from dskd_components.components.schedule import is_weight
 from dskd_components.components.terms import Tally
 from dskd_components.errors import InputError
 from dskd_components.models.host_reads import Check
@@ -29,6 +30,9 @@ class LossWeights:
         distillation: weight of all other terms together.
         by_term: further weights by name of a term, 1 for others.
 
+    Raises:
+        InputError: a weight is not a plain number, finite and not negative.
+
     Examples:
         >>> LossWeights(cross_entropy=0.5, distillation=0.5, by_term={"t2s_kd": 2.0}).of("t2s_kd", 3.0)
         6.0
@@ -37,6 +41,17 @@ class LossWeights:
     cross_entropy: float | None
     distillation: float
     by_term: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given: dict[str, object] = {"cross_entropy": self.cross_entropy, "distillation": self.distillation}
+        if self.cross_entropy is None:
+            del given["cross_entropy"]
+        for name, weight in (given | {f"by_term[{name!r}]": weight for name, weight in self.by_term.items()}).items():
+            if not is_weight(weight):
+                raise InputError(
+                    f"LossWeights.{name}: expected a plain number, finite and not negative, got {weight!r}. Weights are "
+                    "constants, which nothing learns."
+                )
 
     def of(self, name: str, own: float) -> float:
         """Return the weight of a term among those of distillation.
@@ -139,7 +154,7 @@ class Reduction:
 
     @cached_property
     def _divisor(self) -> Tensor:
-        return self.num_items.clamp_min(1)
+        return self.num_items.where(self.num_items > 0, 1)
 
     def values(self, terms: Mapping[str, TokenTerm]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the values of all terms, part of the graph, and the numbers of tokens that count in them, by name."""

@@ -34,7 +34,8 @@ class Head:
 
     Args:
         weight: ``[V, d]``, the rows of the unembedding matrix.
-        bias: ``[V]`` or None. Entries may be ``-inf`` (a token that can never be predicted).
+        bias: ``[V]`` or None. Entries may be ``-inf`` (a token that can never be predicted; under a softcap c it can,
+            with a logit of -c).
         scale: what the product is multiplied with (Cohere's ``logit_scale``, one over Granite's
             ``logits_scaling``).
         softcap: with a value c, logits become ``c * tanh(logits / c)`` (Gemma 2); None leaves them.
@@ -83,8 +84,10 @@ class Head:
             )
         if not math.isfinite(self.scale) or not self.scale:
             raise InputError(f"Head.scale: expected a finite number other than 0, got {self.scale!r}.")
-        if self.softcap is not None and not self.softcap > 0:
-            raise InputError(f"Head.softcap: expected a positive number or None, got {self.softcap!r}.")
+        if self.softcap is not None and not 0 < self.softcap < math.inf:
+            raise InputError(
+                f"Head.softcap: expected a positive, finite number, or None for no cap, got {self.softcap!r}."
+            )
         if self.valid_vocabulary_size is not None and not 0 < self.valid_vocabulary_size <= rows:
             raise InputError(
                 f"Head.valid_vocabulary_size: expected 1 to {rows} (the rows of the weight), "

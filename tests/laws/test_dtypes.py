@@ -113,6 +113,16 @@ def test_any_number_divides(number: Any, engine: str, dtype: torch.dtype) -> Non
     torch.testing.assert_close(out.loss, expected.loss)
 
 
+@pytest.mark.parametrize("engine", ["eager", "tiled"])
+def test_a_share_of_one_token_divides(engine: str) -> None:
+    """Counts divided by a number of ranks are below 1 where there are fewer tokens than ranks."""
+    batch = make_batch(0, same_tokenizer=True)
+    loss_fn = build(DSKDSpec.preset("dskd-v2", engine=engine), batch)
+    one, quarter = (batch.loss(loss_fn, num_items_in_batch=number) for number in (1, 0.25))
+    torch.testing.assert_close(quarter.loss, 4 * one.loss)
+    torch.testing.assert_close(quarter.terms, {name: 4 * value for name, value in one.terms.items()})
+
+
 def test_a_large_number_is_not_rounded() -> None:
     batch = make_batch(0, same_tokenizer=True, dtype=torch.float64)
     loss_fn = build(DSKDSpec(), batch)

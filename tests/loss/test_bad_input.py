@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -224,6 +225,7 @@ HEADS: dict[str, tuple[Callable[[], Head], list[str]]] = {
     "empty": (lambda: Head(torch.zeros(0, 2)), ["Head.weight", "ZeRO-3", "[0, 2]"]),
     "bias": (lambda: Head(torch.zeros(3, 2), bias=torch.zeros(2)), ["Head.bias", "[3]", "[2]"]),
     "softcap": (lambda: Head(torch.zeros(3, 2), softcap=0.0), ["Head.softcap", "positive", "0.0"]),
+    "no cap": (lambda: Head(torch.zeros(3, 2), softcap=math.inf), ["Head.softcap", "finite", "None", "inf"]),
     "vocabulary": (
         lambda: Head(torch.zeros(3, 2), valid_vocabulary_size=4),
         ["Head.valid_vocabulary_size", "1 to 3", "4"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -116,6 +117,15 @@ def test_without_its_cross_entropy_a_loss_is_all_that_is_left(name: str, engine:
         gradients(loss_fn, batch, given_none.loss), gradients(loss_fn, batch, given_zero.loss), strict=True
     ):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, "1", torch.tensor(0.5, requires_grad=True), True])
+def test_weights_of_a_call_are_numbers_as_those_of_a_spec_are(weight: Any) -> None:
+    """A tensor would be a constant in tiles, and a NaN is none of the model's."""
+    kept: dict[str, Any] = {"cross_entropy": 0.5, "distillation": 0.5}
+    for field, given_weight in (("cross_entropy", weight), ("distillation", weight), ("by_term", {"t2s_kd": weight})):
+        with pytest.raises(InputError, match=rf"LossWeights\.{field}.*: expected a plain number, finite and not negative, got "):
+            LossWeights(**(kept | {field: given_weight}))
 
 
 @given(seed=SEEDS)
