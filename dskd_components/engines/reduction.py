@@ -49,8 +49,8 @@ class LossWeights:
         for name, weight in (given | {f"by_term[{name!r}]": weight for name, weight in self.by_term.items()}).items():
             if not is_weight(weight):
                 raise InputError(
-                    f"LossWeights.{name}: expected a plain number, finite and not negative, got {weight!r}. Weights are "
-                    "constants, which nothing learns."
+                    f"LossWeights.{name}: expected a plain number, finite and not negative, got {weight!r}. Weights "
+                    "are constants, which nothing learns."
                 )
 
     def of(self, name: str, own: float) -> float:
