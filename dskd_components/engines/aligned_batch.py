@@ -141,8 +141,8 @@ class AlignedBatch:
         return {name: columns[name] for name in columns_read_by(space, side)}
 
     def learning(self) -> Iterator[Tensor]:
-        """Yield what a term may give gradients to."""
-        head = self.student.head
+        """Yield what a term may give gradients to; of a head that is cut over ranks, this rank's tokens."""
+        head = self.student.head.local
         yield from (tensor for tensor in (self.student.hidden_states, head.weight, head.bias) if tensor is not None)
         for module in (*self.projections.values(), *self.modules.values()):
             yield from module.parameters()
