@@ -25,7 +25,7 @@ FORMAT: Final = 1
 DIGEST_SIZE: Final = 32
 """Bytes of a SHA-256."""
 
-RULES: Final = 1
+RULES: Final = 2
 """By which rules tokens are mapped. It is raised whenever two tokenizers may get another map than before, and is a part
 of the key, so that maps which an older version of this library has kept are not taken."""
 
@@ -44,7 +44,8 @@ class VocabularyMap:
 
     Attributes:
         teacher_to_student: The student's id for each teacher id, -1 for none ``[teacher ids]``.
-        same_bytes: Which teacher ids stand for the same bytes, or have the same role, as their student's id.
+        same_bytes: Which teacher ids are their student's token itself: the same bytes, or the same role. Of several
+            that a vocabulary has for the same bytes, it is the one that its tokenizer writes, so each is here once.
         method: How the map was made; None: by somebody else.
         student_fingerprint: The `tokenizer_fingerprint` of the student's tokenizer; empty: not known.
         teacher_fingerprint: The `tokenizer_fingerprint` of the teacher's tokenizer; empty: not known.
@@ -81,6 +82,10 @@ def build_vocabulary_map(
     Tokens are compared by the bytes they stand for, so that ``Ġthe`` is ``▁the`` and ``<0x0A>`` is ``Ċ``. A
     WordPiece token that starts a word stands for its text after a space, or else without one. Special tokens
     map by role (EOS, BOS, padding, unknown) where the tokenizer names it, or by their text.
+
+    A vocabulary may have several tokens for the same bytes: ``A`` and ``<0x41>``, or a token that is both EOS and
+    padding. All are mapped, but one alone is shared: that of the first role, an added token, a piece, a byte token, in
+    this order. So which tokens are shared does not depend on which of the two models is the teacher.
 
     Args:
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
@@ -119,10 +124,10 @@ def build_vocabulary_map(
         if kept is not None:
             return VocabularyMap(*kept, method, student_print, teacher_print)
     student, teacher = vocabulary_bytes(student_tokenizer), vocabulary_bytes(teacher_tokenizer)
-    found = _match_bytes(student, teacher)
+    found, lateness = _match_bytes(student, teacher)
     for student_id, teacher_id in reversed(roles):  # the first role of a token counts
         found[teacher_id] = student_id
-    same = found >= 0
+    same = _written(teacher, found, lateness, roles)
     if method == "min_edit":
         _match_nearest(student, teacher, found)
     built = VocabularyMap(found, same, method, student_print, teacher_print)
@@ -154,13 +159,19 @@ def _keys(vocabulary: VocabularyBytes) -> list[tuple[bytes, bytes | None]]:
     ]
 
 
-def _match_bytes(student: VocabularyBytes, teacher: VocabularyBytes) -> IntArray:
-    """The student's id for each teacher's id with the same bytes, the lowest of several, byte tokens last."""
+def _match_bytes(student: VocabularyBytes, teacher: VocabularyBytes) -> tuple[IntArray, IntArray]:
+    """The student's id for each teacher's id with the same bytes, and how many sides have taken it for want of others.
+
+    Of several of the student's it is an added token, which is found in a text before any other, else the lowest. Byte
+    tokens, and tokens that start a word where there is no space, are taken last.
+    """
     ordinary: dict[bytes, int] = {}
     special: dict[bytes, int] = {}
     fallback: list[tuple[bytes, int]] = []
     late = student.byte_tokens
-    for number, (key, other) in enumerate(_keys(student)):
+    keys = _keys(student)
+    for number in np.argsort(~student.added, kind="stable").tolist():
+        key, other = keys[number]
         if not key:
             continue
         if student.special[number]:
@@ -171,17 +182,34 @@ def _match_bytes(student: VocabularyBytes, teacher: VocabularyBytes) -> IntArray
             ordinary.setdefault(key, number)
             if other:
                 fallback.append((other, number))
+    late_keys = {key for key, _ in fallback} - ordinary.keys()
     for key, number in fallback:
         ordinary.setdefault(key, number)
     found = np.full(len(teacher.pieces), -1, dtype=np.int64)
+    lateness = teacher.byte_tokens.astype(np.int64)
     for number, ((key, other), is_special) in enumerate(zip(_keys(teacher), teacher.special.tolist(), strict=True)):
         names = special if is_special else ordinary
         match = names.get(key)
         if match is None and other is not None:
-            match = names.get(other)
+            key, match = other, names.get(other)
+            lateness[number] += 1
         if match is not None and key:
             found[number] = match
-    return found
+            lateness[number] += not is_special and key in late_keys
+    return found, lateness
+
+
+def _written(teacher: VocabularyBytes, found: IntArray, lateness: IntArray, roles: list[tuple[int, int]]) -> BoolArray:
+    """Of all teacher ids that are mapped to one student's id, the one that the tokenizer writes in its place."""
+    rank = 2 * lateness + ~teacher.added
+    for place, (_, teacher_id) in reversed(list(enumerate(roles, -len(roles)))):
+        rank[teacher_id] = place
+    mapped = np.flatnonzero(found >= 0)
+    mapped = mapped[np.argsort(rank[mapped], kind="stable")]
+    _, first = np.unique(found[mapped], return_index=True)
+    same = np.zeros(len(found), dtype=np.bool_)
+    same[mapped[first]] = True
+    return same
 
 
 def _match_nearest(student: VocabularyBytes, teacher: VocabularyBytes, found: IntArray) -> None:

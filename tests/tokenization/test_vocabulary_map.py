@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
 from dskd_components.tokenization.nearest_token import nearest_tokens
 from dskd_components.tokenization.vocabulary_map import build_vocabulary_map
 from examples.offline import tokenizers as real_tokenizers
-from examples.offline.tokenizers import LOADERS
+from examples.offline.tokenizers import LOADERS, wrap
 
 
 def ids(tokenizer, *tokens):
@@ -67,6 +68,43 @@ def test_min_edit_takes_the_nearest_of_lowest_id():
     assert mapped.same_bytes.tolist() == [False, True, False, True, False]
     assert mapped.shared.tolist() == [[2, 1], [4, 3]]
     assert mapped.coverage == 3 / 5
+
+
+def shared_pairs(student, teacher):
+    return set(map(tuple, build_vocabulary_map(student, teacher).shared.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("gpt2", "llama2"), ("llama2", "mistral"), ("llama2", "bert"), ("llama2", "t5"), ("bert", "t5")]
+)
+def test_what_is_shared_does_not_depend_on_who_teaches(one, other):
+    one, other = LOADERS[one](), LOADERS[other]()
+    assert shared_pairs(one, other) == {(student, teacher) for teacher, student in shared_pairs(other, one)}
+
+
+def test_of_several_tokens_for_the_same_bytes_the_one_that_is_written_is_shared():
+    """Byte tokens come before letters in SentencePiece vocabularies, and are never written for them."""
+    gpt2, llama2 = LOADERS["gpt2"](), LOADERS["llama2"]()
+    letters = [chr(code) for code in range(0x21, 0x7F)]
+    written = set(zip(*(tokenizer.convert_tokens_to_ids(letters) for tokenizer in (gpt2, llama2)), strict=True))
+    assert written <= shared_pairs(gpt2, llama2)
+    assert (gpt2.eos_token_id, llama2.eos_token_id) in shared_pairs(gpt2, llama2)
+
+
+def test_an_added_token_is_written_before_a_piece_of_the_same_bytes():
+    plain, added = word_tokenizer("ĠĠ", "a"), word_tokenizer("a", "ĠĠ")
+    added.add_tokens(["  "])
+    assert shared_pairs(plain, added) == {(0, 2), (1, 0)}
+    assert shared_pairs(added, plain) == {(2, 0), (0, 1)}
+
+
+@pytest.mark.parametrize("order", [*permutations(["<eos>", "<bos>", "<pad>"])], ids="".join)
+def test_a_token_of_several_roles_is_shared_by_the_first(order):
+    roles = {f"{token[1:-1]}_token": token for token in order}
+    several = wrap(word_tokenizer("a", "<end>"), **dict.fromkeys(roles, "<end>"))
+    single = wrap(word_tokenizer(*order, "a"), **roles)
+    assert shared_pairs(several, single) == {(0, 3), (1, order.index("<eos>"))}
+    assert shared_pairs(single, several) == {(3, 0), (order.index("<eos>"), 1)}
 
 
 def test_letters_come_before_byte_tokens():
