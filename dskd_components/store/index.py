@@ -125,19 +125,41 @@ class Index:
         shard = int(np.searchsorted(self._ends, sample, side="right")) - 1
         return self.names[shard], sample - int(self._ends[shard])
 
-    def proposed(self, hashes: npt.NDArray[np.uint64]) -> Iterator[int]:
-        """Yield samples that may begin with some tokens: those that are nothing more, then longer ones.
+    def number(self, name: str, place: int) -> int:
+        """Return the number in the store of a sample of a shard.
+
+        Args:
+            name: of the shard.
+            place: the sample's number there.
+        """
+        return int(self._ends[self.names.index(name)]) + place
+
+    def places(self, samples: IntArray) -> Iterator[tuple[str, IntArray]]:
+        """Yield the shards that have some samples, in the order of these, and their numbers there.
+
+        Args:
+            samples: their numbers in the store ``[N]``.
+        """
+        shards = np.searchsorted(self._ends, samples, side="right") - 1
+        for part in np.split(np.arange(len(samples)), np.flatnonzero(np.diff(shards)) + 1):
+            if len(part):
+                shard = int(shards[part[0]])
+                yield self.names[shard], samples[part] - self._ends[shard]
+
+    def proposed(self, hashes: npt.NDArray[np.uint64], *, longer: bool = True) -> Iterator[IntArray]:
+        """Yield samples that may begin with some tokens ``[N]``: those that are nothing more, then longer ones.
 
         Args:
             hashes: of the tokens, as `beginning_hashes` gives them.
+            longer: whether samples that go on are wanted, too.
         """
         length = len(hashes)
-        seen: set[int] = set()
-        for part in (length, hashed_length(length)):
-            for sample in self._with(hashes[part - 1]) if part else ():
-                if sample not in seen and sample < len(self):
-                    seen.add(sample)
-                    yield sample
+        found = self._with(hashes[length - 1])
+        yield found
+        part = hashed_length(length)
+        if longer and 0 < part < length:
+            others = self._with(hashes[part - 1])
+            yield others[~np.isin(others, found)]
 
     def common_length(self, hashes: npt.NDArray[np.uint64]) -> int:
         """Return how many tokens some sample has in common with others at least, for messages.
@@ -146,12 +168,13 @@ class Index:
             hashes: of the tokens, as `beginning_hashes` gives them.
         """
         lengths = [short for short in SHORT if short <= len(hashes)] + list(range(STEP, len(hashes) + 1, STEP))
-        return max((length for length in lengths if self._with(hashes[length - 1])), default=0)
+        return max((length for length in lengths if len(self._with(hashes[length - 1]))), default=0)
 
-    def _with(self, value: np.uint64) -> list[int]:
+    def _with(self, value: np.uint64) -> IntArray:
         first = int(np.searchsorted(self._hashes, value, side="left"))
         last = int(np.searchsorted(self._hashes, value, side="right"))
-        return [int(sample) for sample in self._samples[first:last]]
+        found = np.asarray(self._samples[first:last], dtype=np.int64)
+        return found[found < len(self)]
 
     @classmethod
     def of_shards(cls, shards: Iterable[tuple[str, Shard]]) -> Index:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -165,17 +166,17 @@ class Reader:
         """Return a stored sample that has the states of another, and one that has its tokens, but not all of these."""
         without_states = None
         length = len(sample.input_ids)
-        for number in self.index.proposed(beginning_hashes(sample.input_ids)):
-            name, place = self.index.place(number)
+        longer = self.manifest.beginnings and not whole
+        proposed = self.index.proposed(beginning_hashes(sample.input_ids), longer=longer)
+        for name, places in chain.from_iterable(map(self.index.places, proposed)):
             shard = self.shard(name)
-            tokens = shard.tokens(place)
-            if len(tokens) < length or not np.array_equal(tokens[:length], sample.input_ids):
-                continue
-            if len(tokens) > length and (whole or not self.manifest.beginnings):
-                continue
-            if not (sample.wanted & ~shard.stored(place)[:length]).any():
-                return number, None
-            without_states = number
+            for place in shard.beginning_with(sample.input_ids, places):
+                if not longer and len(shard.tokens(place)) > length:
+                    continue
+                number = self.index.number(name, place)
+                if not (sample.wanted & ~shard.stored(place)[:length]).any():
+                    return number, None
+                without_states = number
         return None, without_states
 
     def read(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "states-{digest}.safetensors"
 PATTERN: Final = "states-*.safetensors"
+FEW: Final = 4
+"""Up to how many samples are compared one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +148,28 @@ class Shard:
     def all_tokens(self) -> npt.NDArray[np.int32]:
         """Return the tokens of all samples, one after the other."""
         return self.file.rows("input_ids")
+
+    def beginning_with(self, tokens: npt.NDArray[np.int32], numbers: IntArray) -> list[int]:
+        """Return those of some samples that begin with tokens.
+
+        Where there are many, as of chats with one system prompt, all are compared at once, from the last token on, in
+        which they differ.
+
+        Args:
+            tokens: ``[T]``.
+            numbers: of the samples ``[N]``.
+        """
+        numbers = numbers[np.diff(self.token_start)[numbers] >= len(tokens)]
+        for place in reversed(range(len(tokens))):
+            if len(numbers) <= FEW:
+                break
+            numbers = numbers[self._kept_tokens[self.token_start[numbers] + place] == tokens[place]]
+        return [number for number in numbers.tolist() if np.array_equal(self.tokens(number)[: len(tokens)], tokens)]
+
+    @cached_property
+    def _kept_tokens(self) -> npt.NDArray[np.int32]:
+        """The tokens of all samples, while the shard is open."""
+        return self.all_tokens()
 
     def sample(self, number: int, *, check: bool = True) -> StoredSample:
         """Return all that is stored of a sample.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,12 @@ from safetensors.torch import load_file
 from dskd_components import DualTokenizerPreprocessor, ReadAheadCollator, TeacherStore
 from dskd_components.errors import StoreError
 from dskd_components.store import build as building
+from dskd_components.store.batch_samples import BatchSample
+from dskd_components.store.files import TensorFile
+from dskd_components.store.formats import StoredStates
 from dskd_components.store.index import Index, beginning_hashes, entries_of
+from dskd_components.store.reader import Reader
+from dskd_components.store.shards import StoredSample, write_shard
 from dskd_components.store.sizes import measured, planned
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer
 from tests.helpers.stores import build, collator, contents, same, samples, teacher
@@ -154,12 +160,62 @@ def test_the_index_finds_every_beginning(rows: list[list[int]], data: st.DataObj
     index = Index(hashes[order], numbers[order], {"one": len(rows)})
     wanted = data.draw(st.sampled_from(range(len(rows))))
     length = data.draw(st.integers(1, len(rows[wanted])))
-    found = list(index.proposed(beginning_hashes(np.array(rows[wanted][:length]))))
+    found = np.concatenate(list(index.proposed(beginning_hashes(np.array(rows[wanted][:length]))))).tolist()
     if length > 1 or length == len(rows[wanted]):
         assert wanted in found
     assert len(found) == len(set(found))
     shortest = [number for number in found if rows[number] == rows[wanted][:length]]
     assert shortest == found[: len(shortest)] or rows[found[0]] == rows[wanted][:length]
+
+
+def of_rows(folder: Path, like: TeacherStore, rows: list[list[int]], *, shards: int = 2) -> Reader:
+    """A store of given tokens, with a state for each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(like.folder / "manifest.json", folder)
+    width = like.manifest.hidden_size
+    stored = [
+        StoredSample(np.array(row, dtype=np.int32), np.ones(len(row), bool), StoredStates(torch.ones(len(row), width)))
+        for row in rows
+    ]
+    for number in range(shards):
+        if stored[number::shards]:
+            write_shard(folder, stored[number::shards])
+    return Reader(folder)
+
+
+def wanting_all(row: list[int]) -> BatchSample:
+    return BatchSample(0, np.arange(len(row)), np.array(row, dtype=np.int32), np.ones(len(row), bool))
+
+
+@settings(max_examples=25)
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=60), st.data())
+def test_of_many_samples_that_begin_alike_the_right_one_is_found(
+    whole: TeacherStore, tmp_path_factory: pytest.TempPathFactory, ends: list[list[int]], data: st.DataObject
+) -> None:
+    rows = [[*[7] * 34, *end] for end in ends]
+    reader = of_rows(tmp_path_factory.mktemp("alike"), whole, rows)
+    sought = [*data.draw(st.sampled_from(rows)), *data.draw(st.sampled_from([(), (0,), (1,)]))]
+    sought = sought[: data.draw(st.integers(33, len(sought)))]
+    found = {way: reader.find(wanting_all(sought), whole=way) for way in (True, False)}
+    for way, number in found.items():
+        begins = [row for row in rows if row[: len(sought)] == sought and (not way or row == sought)]
+        assert (number is not None) == bool(begins)
+        assert number is None or reader.sample(number).input_ids.tolist() in begins
+
+
+@pytest.mark.parametrize("whole_samples", [True, False])
+def test_looking_for_a_sample_takes_no_longer_the_more_begin_alike(
+    whole_samples: bool, whole: TeacherStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chats with one system prompt begin alike, all of them: they were compared one by one, for each sample anew."""
+    rows = [[*range(70), 100 + number, 99] for number in range(200)]
+    reader = of_rows(tmp_path, whole, rows)
+    reads: list[str] = []
+    read = TensorFile.rows
+    monkeypatch.setattr(TensorFile, "rows", lambda self, name, *part: reads.append(name) or read(self, name, *part))
+    for number in range(300, 310):
+        assert reader.find(wanting_all([*range(70), number]), whole=whole_samples) is None
+    assert len(reads) <= 2, "the tokens of each file, once"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
