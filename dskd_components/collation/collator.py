@@ -1,7 +1,7 @@
 """`DualTokenizerCollator`: from samples to a batch that two models and the loss can read."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypedDict
@@ -148,7 +148,7 @@ class DualTokenizerCollator:
             InputError: Something is no sample, or none can be used.
             SampleError: A sample cannot be used, and is not to be skipped.
         """
-        outcomes = self._outcomes(samples)
+        outcomes = _outcomes(samples, range(len(samples)), self._encoder, self._read)
         usable = self._policy.usable_in_batch(outcomes)
         return with_skipped(self.batch_of(usable), len(outcomes) - len(usable))
 
@@ -210,11 +210,12 @@ class DualTokenizerCollator:
         batch[METHOD_COLUMN] = torch.full((rows,), number, dtype=torch.int64, device="cpu")
         return batch
 
-    def teacher_sides(self, samples: Sequence[Any]) -> list[EncodedSide]:
+    def teacher_sides(self, samples: Sequence[Any], *, first: int = 0) -> list[EncodedSide]:
         """Return samples in the teacher's tokens alone, cut by its own limit and not by the student's.
 
         Args:
             samples: Raw or preprocessed samples, in any mixture.
+            first: The number of the first one in the data, for errors.
 
         Returns:
             Those that can be used.
@@ -224,37 +225,20 @@ class DualTokenizerCollator:
             SampleError: A sample cannot be used, and is not to be skipped.
         """
         encoder = self._encoder
-        raws = iter(self._teacher_encoder.encode([sample for sample in samples if not is_preprocessed(sample)]))
-        return [
-            sample.teacher
-            for sample in self._policy.usable(
-                [
-                    from_columns(sample, encoder.fingerprints, encoder.group_maker)
-                    if is_preprocessed(sample)
-                    else next(raws)
-                    for sample in samples
-                ]
-            )
-        ]
+
+        def read(sample: Any) -> EncodedSample:
+            return from_columns(sample, encoder.fingerprints, encoder.group_maker)
+
+        outcomes = _outcomes(samples, range(first, first + len(samples)), self._teacher_encoder, read)
+        return [sample.teacher for sample in self._policy.usable(outcomes)]
 
     @cached_property
     def _teacher_encoder(self) -> DualEncoder:
         return self._encoder.of_teacher_alone()
 
-    def _outcomes(self, samples: Sequence[Any]) -> list[EncodedSample | SampleError]:
-        """Each sample in tokens; the raw ones are tokenized together."""
-        encoder, names = self._encoder, SampleNames(samples)
-        raw = [index for index, sample in enumerate(samples) if not is_preprocessed(sample)]
-        names_of_raw = SampleNames([samples[index] for index in raw], raw)
-        outcomes: dict[int, EncodedSample | SampleError] = dict(
-            zip(raw, encoder.encode(names_of_raw.raws, names_of_raw), strict=True)
-        )
-        for index, sample in enumerate(samples):
-            if index not in outcomes:
-                with names.naming(index):
-                    read = from_columns(sample, encoder.fingerprints, encoder.group_maker, encoder.further)
-                    outcomes[index] = self._within_limits(read)
-        return [outcomes[index] for index in range(len(samples))]
+    def _read(self, sample: Any) -> EncodedSample:
+        encoder = self._encoder
+        return self._within_limits(from_columns(sample, encoder.fingerprints, encoder.group_maker, encoder.further))
 
     def _within_limits(self, sample: EncodedSample) -> EncodedSample:
         for side in SIDES:
@@ -291,6 +275,23 @@ class DualTokenizerCollator:
             )
             batch.update({f"{side}_{name}": torch.from_numpy(column) for name, column in columns.items()})
         return batch
+
+
+def _outcomes(
+    samples: Sequence[Any], numbers: Sequence[int], encoder: DualEncoder, read: Callable[[Any], EncodedSample]
+) -> list[EncodedSample | SampleError]:
+    """Return each sample in tokens; the raw ones are tokenized together, and others read."""
+    names = SampleNames(samples, numbers)
+    raw = [index for index, sample in enumerate(samples) if not is_preprocessed(sample)]
+    names_of_raw = SampleNames([samples[index] for index in raw], [numbers[index] for index in raw])
+    outcomes: dict[int, EncodedSample | SampleError] = dict(
+        zip(raw, encoder.encode(names_of_raw.raws, names_of_raw), strict=True)
+    )
+    for index, sample in enumerate(samples):
+        if index not in outcomes:
+            with names.naming(index):
+                outcomes[index] = read(sample)
+    return [outcomes[index] for index in range(len(samples))]
 
 
 def with_skipped(batch: dict[str, Tensor], skipped: int) -> dict[str, Tensor]:

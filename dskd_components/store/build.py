@@ -235,14 +235,16 @@ def _windows(samples: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
 
 def _tokens_of(collator: Any, window: Sequence[Any], first: int, positions: Positions) -> list[Tokens]:
     """Return a window's samples in the teacher's tokens."""
-    try:
-        if isinstance(collator, DualTokenizerCollator):
-            sides = collator.teacher_sides(window)
-            found = [Tokens(side.input_ids.astype(np.int32), _predicting(side.labels)) for side in sides]
-        else:
+    if isinstance(collator, DualTokenizerCollator):
+        sides = collator.teacher_sides(window, first=first)
+        found = [Tokens(side.input_ids.astype(np.int32), _predicting(side.labels)) for side in sides]
+    else:
+        try:
             found = _of_batch(collator(list(window)))
-    except SampleError as error:
-        raise error.reworded(f"Among the samples from {first} on: {error}") from error
+        except SampleError as error:
+            raise error.reworded(f"Among the samples from {first} on: {error}") from error
+        except InputError as error:
+            raise InputError(f"Among the samples from {first} on: {error}") from error
     if positions == "all":
         found = [Tokens(tokens.input_ids, np.ones_like(tokens.wanted)) for tokens in found]
     return found

@@ -10,8 +10,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from dskd_components import DSKDLoss, DSKDSpec, DualTokenizerCollator, ReadAheadCollator, TeacherStore
+from dskd_components import (
+    DSKDLoss,
+    DSKDSpec,
+    DualTokenizerCollator,
+    DualTokenizerPreprocessor,
+    ReadAheadCollator,
+    TeacherStore,
+)
 from dskd_components.errors import ConfigurationError, DSKDError, InputError, StoreError
+from dskd_components.store import build as building
 from tests.helpers.models import byte_level_tokenizer, metaspace_tokenizer, tiny_model
 from tests.helpers.pairs import CHATML, OTHER, tokenizer
 from tests.helpers.stores import build, collator, loss_of, samples, stepped, student, teacher
@@ -237,7 +245,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[DSKDError], str]] = {
     "shard": ({"shard": (4, 4)}, ConfigurationError, r"part i of n counted from 0, got \(4, 4\)"),
     "dtype": ({"dtype": "float16"}, ConfigurationError, "dtype: expected one of 'float32'"),
     "samples": ({"data": [{"txt": "?"}]}, InputError, "Unknown key 'txt'"),
-    "a sample": ({"data": [*samples(1), {"text": ""}]}, InputError, "Among the samples from 0 on: Sample 1: .*empty"),
+    "a sample": ({"data": [*samples(1), {"text": ""}]}, InputError, "^Sample 1: .*empty"),
 }
 
 
@@ -246,6 +254,27 @@ def test_wrong_arguments_are_named(what: str, tmp_path: Path) -> None:
     options, error, message = WRONG[what]
     with pytest.raises(error, match=message):
         build(tmp_path, **options)
+
+
+UNUSABLE: dict[str, Any] = {
+    "empty": {"text": ""},
+    "of no form": {"txt": "?"},
+    "of another tokenizer": DualTokenizerPreprocessor(byte_level_tokenizer(), metaspace_tokenizer())({"text": "never"}),
+}
+
+
+@pytest.mark.parametrize("collate", [collator(), lambda data: collator()(data)], ids=["own", "a function"])
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_sample_that_cannot_be_used_is_found_in_the_data(
+    what: str, collate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows are the build's affair; raw and preprocessed samples are counted together."""
+    monkeypatch.setattr(building, "WINDOW", 3)
+    ready = DualTokenizerPreprocessor(metaspace_tokenizer(), byte_level_tokenizer())(samples(1)[0])
+    data = [*samples(3), ready, UNUSABLE[what]]
+    named = "^Sample 4: " if isinstance(collate, DualTokenizerCollator) else "^Among the samples from 3 on: Sample 1: "
+    with pytest.raises(InputError, match=named):
+        build(tmp_path, data, collate=collate)
 
 
 def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:
