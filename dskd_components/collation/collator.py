@@ -21,6 +21,7 @@ from dskd_components.collation.problems import (
     SkipReason,
     one_of,
     positive_or_none,
+    require_list,
 )
 from dskd_components.collation.sample_view import SampleView
 from dskd_components.collation.samples import Columns
@@ -148,6 +149,7 @@ class DualTokenizerCollator:
             InputError: Something is no sample, or none can be used.
             SampleError: A sample cannot be used, and is not to be skipped.
         """
+        require_list(samples)
         outcomes = _outcomes(samples, range(len(samples)), self._encoder, self._read)
         usable = self._policy.usable_in_batch(outcomes)
         return with_skipped(self.batch_of(usable), len(outcomes) - len(usable))

@@ -8,7 +8,14 @@ from torch import Tensor
 from dskd_components.collation.collator import BatchKeywords, DualTokenizerCollator, with_skipped
 from dskd_components.collation.dual_encoder import DualEncoder, Prepared, SampleKeywords
 from dskd_components.collation.encoded import is_preprocessed
-from dskd_components.collation.problems import OnError, PaddingSide, SampleError, SampleNames, SkipPolicy
+from dskd_components.collation.problems import (
+    OnError,
+    PaddingSide,
+    SampleError,
+    SampleNames,
+    SkipPolicy,
+    require_list,
+)
 from dskd_components.collation.sample_view import MultiTeacherSampleView
 from dskd_components.collation.samples import Columns
 from dskd_components.collation.unread_arguments import UnreadNotices
@@ -137,6 +144,7 @@ class MultiTeacherCollator:
             InputError: Something is no raw sample, or none can be used.
             SampleError: A sample cannot be used, and is not to be skipped.
         """
+        require_list(samples)
         self._require_raw(samples)
         outcomes = self._outcomes(samples)
         usable = self._policy.usable_in_batch(outcomes)

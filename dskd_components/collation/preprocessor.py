@@ -112,6 +112,12 @@ class DualTokenizerPreprocessor:
             InputError: A column is unknown, or they are of different lengths.
             SampleError: A sample cannot be used, and is not to be skipped.
         """
+        if not isinstance(batch, Mapping):
+            raise InputError(
+                "Expected a sample, or columns of several, as a mapping, but got "
+                f"{type(batch).__name__}. Of a data set: dataset.map(preprocess, batched=True, "
+                "remove_columns=dataset.column_names); of a list: [preprocess(sample) for sample in samples]."
+            )
         encoder = self._encoder
         if not self._is_batch(encoder.columns.kept(batch)):
             (outcome,) = encoder.encode([batch], _names([batch], None if indices is None else [indices]))

@@ -7,6 +7,7 @@ import numpy as np
 
 from dskd_components.collation.chat_templates import Place
 from dskd_components.collation.documents import Content
+from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens
 from dskd_components.collation.token_samples import TokenSample
 from dskd_components.errors import InputError
@@ -26,6 +27,7 @@ def side_tokens_of(sample: TokenSample, tokenizer: Any, *, train_on_prompt: bool
 
     Raises:
         InputError: The tokenizer has no such token.
+        SampleError: None of them is scored.
     """
     vocabulary, ids = vocabulary_bytes_as_read(tokenizer), sample.input_ids
     strange = ids[(ids < 0) | (ids >= len(vocabulary.pieces))]
@@ -35,6 +37,12 @@ def side_tokens_of(sample: TokenSample, tokenizer: Any, *, train_on_prompt: bool
             "tokens that these tokenizers made."
         )
     scored = np.ones_like(sample.scored) if train_on_prompt and not sample.has_labels else sample.scored
+    if not scored.any():
+        names = " and ".join(map(repr, sample.said_by))
+        problem = f"{names} {'leave' if len(sample.said_by) > 1 else 'leaves'} no token that is scored"
+        if sample.has_labels:
+            problem = "'labels' are all -100"
+        raise SampleError(SkipReason.NOTHING_SCORED, f"Its {problem}; there is nothing to learn.")
     # A text in which each token is one byte: what is cut and paired are tokens, whatever they spell.
     positions = np.arange(len(ids))
     text = TokenizedText("x" * len(ids), ids, positions, positions + 1, positions, 0, 0, _Strings(tokenizer, ids))

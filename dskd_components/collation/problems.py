@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +16,7 @@ from dskd_components.components.text_methods import maker_of
 from dskd_components.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 
 class SkipReason(StrEnum):
@@ -83,6 +83,34 @@ def excerpt(raw: Any) -> str:
 
 def _one_line(value: Any) -> str:
     return " ".join(_EXCERPTS.repr(value).split())
+
+
+def require_list(samples: Any) -> None:
+    """Refuse what is no list of samples, before a sample is looked at.
+
+    Args:
+        samples: What a collator was given.
+
+    Raises:
+        InputError: It is a single sample, columns of several, or nothing that has samples one after the other.
+    """
+    is_table = hasattr(samples, "to_dict") and hasattr(samples, "columns")
+    is_row = isinstance(samples, Mapping)
+    has_rows = isinstance(samples, Sized) and hasattr(samples, "__getitem__") and not isinstance(samples, str | bytes)
+    if has_rows and not is_row and not is_table:
+        return
+    found, advice = type(samples).__name__, ""
+    if is_row:
+        found = f"one {found} with the keys {' and '.join(map(repr, samples)) or 'none'}"
+        advice = (
+            " Give a single sample as [sample], and columns of several, as a slice of a data set has them, as rows: "
+            "[dict(zip(columns, row)) for row in zip(*columns.values())]."
+        )
+    elif is_table:
+        advice = " Give its rows: table.to_dict('records')."
+    elif isinstance(samples, Iterable) and not isinstance(samples, str | bytes):
+        advice = " Give as many of its samples as a batch has, as list(...)."
+    raise InputError(f"Expected a list of samples, but got {found}.{advice}")
 
 
 @dataclass(frozen=True)

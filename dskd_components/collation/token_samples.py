@@ -23,12 +23,17 @@ class TokenSample:
     Attributes:
         input_ids: The tokens ``[T]``.
         scored: Which are scored ``[T]``.
-        has_labels: Whether labels say so, and not masks that set prompts apart.
+        said_by: Which columns say so: labels, or masks that set prompts apart.
     """
 
     input_ids: IntArray
     scored: BoolArray
-    has_labels: bool
+    said_by: tuple[str, ...]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels say what is scored, and not masks that set prompts apart."""
+        return self.said_by == ("labels",)
 
 
 def read_tokens(raw: Mapping[str, Any]) -> TokenSample:
@@ -63,11 +68,11 @@ def read_tokens(raw: Mapping[str, Any]) -> TokenSample:
         raise InputError("Its 'attention_mask' has zeros. The collator pads: give tokens without padding.")
     input_ids = columns["input_ids"]
     if "labels" in columns:
-        return TokenSample(input_ids, _scored(input_ids, columns["labels"]), has_labels=True)
-    scored = np.ones(len(input_ids), dtype=np.bool_)
-    for key in MASKS:
-        scored &= columns.get(key, scored) != 0
-    return TokenSample(input_ids, scored, has_labels=False)
+        return TokenSample(input_ids, _scored(input_ids, columns["labels"]), ("labels",))
+    scored, masks = np.ones(len(input_ids), dtype=np.bool_), tuple(key for key in MASKS if key in columns)
+    for key in masks:
+        scored &= columns[key] != 0
+    return TokenSample(input_ids, scored, masks)
 
 
 def _as_numbers(value: Any) -> Any:

@@ -104,6 +104,22 @@ def test_a_response_that_is_joined_to_its_prompt_is_refused() -> None:
     assert caught.value.reason is SkipReason.NOTHING_SCORED
 
 
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"labels": [-100, -100, -100]}, "'labels' are all -100"),
+        ({"completion_mask": [0, 0, 0]}, "'completion_mask' leaves no token"),
+        ({"completion_mask": [0, 0, 1], "assistant_masks": [1, 1, 0]}, "'completion_mask' and 'assistant_masks' leave"),
+    ],
+)
+def test_tokens_of_which_none_is_scored_are_no_fault_of_the_tokenizer(sample: dict[str, Any], message: str) -> None:
+    with pytest.raises(SampleError, match=f"^Sample 0: Its {message}.*nothing to learn") as caught:
+        DualTokenizerCollator(byte_level(), byte_level())([{"input_ids": [5, 6, 7], **sample}])
+    assert caught.value.reason is SkipReason.NOTHING_SCORED
+    collate = DualTokenizerCollator(byte_level(), byte_level(), on_error="skip")
+    assert len(collate([{"input_ids": [5, 6, 7]}, {"input_ids": [5, 6, 7], **sample}])["student_labels"]) == 1
+
+
 FORMS = r"'text', or 'prompt' and 'response', or 'messages'"
 
 

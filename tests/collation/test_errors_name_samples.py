@@ -121,6 +121,35 @@ def test_numbers_within_map_are_those_of_the_data_set_if_it_gives_them(batched: 
     assert len(kept) == len(ROWS) - 1
 
 
+TABLE = datasets.Dataset.from_list([GOOD, GOOD])
+NO_LISTS: dict[str, tuple[Any, str]] = {
+    "a sample": (GOOD, r"one dict with the keys 'prompt' and 'response'\. .* \[sample\]"),
+    "a slice of a data set": (TABLE[:2], r"one dict with the keys 'prompt' and 'response'\. .*zip"),
+    "a table": (TABLE.to_pandas(), r"DataFrame\. .*to_dict\('records'\)"),
+    "a generator": ((sample for sample in [GOOD]), r"generator\. .*list"),
+    "a stream": (TABLE.to_iterable_dataset(), r"IterableDataset\. .*list"),
+    "a text": ("the statement", "str"),
+    "nothing": (None, "NoneType"),
+    "a set": ({1, 2}, "set"),
+}
+
+
+@pytest.mark.parametrize("what", NO_LISTS)
+def test_what_is_no_list_of_samples_is_refused(what: str) -> None:
+    samples, message = NO_LISTS[what]
+    for taker in COLLATORS.values():
+        with pytest.raises(InputError, match=f"^Expected a list of samples, but got {message}"):
+            taker(on_error="skip")(samples)
+
+
+@pytest.mark.parametrize("what", ["a table", "a generator", "a stream", "a text", "nothing", "a set", "a list"])
+def test_what_is_neither_a_sample_nor_columns_is_refused(what: str) -> None:
+    preprocess = DualTokenizerPreprocessor(byte_level(), metaspace())
+    given = [GOOD] if what == "a list" else NO_LISTS[what][0]
+    with pytest.raises(InputError, match=r"^Expected a sample, or columns of several, .*map\(preprocess, batched=True"):
+        preprocess(given)
+
+
 def test_ignored_columns_are_shown_as_they_may_say_which_sample_it_is() -> None:
     preprocess = DualTokenizerPreprocessor(byte_level(), metaspace(), columns=Columns(ignore=["id"]))
     for batch in ({"id": [4], "prompt": ["a"], "response": [""]}, {"id": 4, "prompt": "a", "response": ""}):
