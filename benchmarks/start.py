@@ -54,7 +54,7 @@ def starts_of(student: Path, teacher: Path) -> dict[str, Start]:
         teacher=models[1],
         student_tokenizer=tokenizers[0],
         teacher_tokenizer=tokenizers[1],
-        texts=texts,
+        samples=texts,
     )
 
     def collate(spec: DSKDSpec) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ class DualTokenizerPreprocessor:
         if not isinstance(batch, Mapping):
             raise InputError(
                 "Expected a sample, or columns of several, as a mapping, but got "
-                f"{type(batch).__name__}. Of a data set: dataset.map(preprocess, batched=True, "
+                f"{type(batch).__name__}. Of a data set: dataset.with_format(None).map(preprocess, batched=True, "
                 "remove_columns=dataset.column_names); of a list: [preprocess(sample) for sample in samples]."
             )
         encoder = self._encoder
