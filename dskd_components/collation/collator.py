@@ -226,6 +226,7 @@ class DualTokenizerCollator:
             InputError: Something is no sample, or was preprocessed for another tokenizer.
             SampleError: A sample cannot be used, and is not to be skipped.
         """
+        require_list(samples)
         encoder = self._encoder
 
         def read(sample: Any) -> EncodedSample:

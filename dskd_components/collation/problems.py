@@ -85,19 +85,21 @@ def _one_line(value: Any) -> str:
     return " ".join(_EXCERPTS.repr(value).split())
 
 
-def require_list(samples: Any) -> None:
+def require_list(samples: Any, *, or_stream: bool = False) -> None:
     """Refuse what is no list of samples, before a sample is looked at.
 
     Args:
-        samples: What a collator was given.
+        samples: What somebody gave for one.
+        or_stream: Whether what gives samples one after the other, and has no length, will do, too.
 
     Raises:
         InputError: It is a single sample, columns of several, or nothing that has samples one after the other.
     """
     is_table = hasattr(samples, "to_dict") and hasattr(samples, "columns")
-    is_row = isinstance(samples, Mapping)
-    has_rows = isinstance(samples, Sized) and hasattr(samples, "__getitem__") and not isinstance(samples, str | bytes)
-    if has_rows and not is_row and not is_table:
+    is_row, is_text = isinstance(samples, Mapping), isinstance(samples, str | bytes)
+    has_rows = isinstance(samples, Sized) and hasattr(samples, "__getitem__")
+    is_stream = isinstance(samples, Iterable) and not is_text
+    if (has_rows or (or_stream and is_stream)) and not (is_row or is_text or is_table):
         return
     found, advice = type(samples).__name__, ""
     if is_row:
@@ -108,7 +110,7 @@ def require_list(samples: Any) -> None:
         )
     elif is_table:
         advice = " Give its rows: table.to_dict('records')."
-    elif isinstance(samples, Iterable) and not isinstance(samples, str | bytes):
+    elif is_stream:
         advice = " Give as many of its samples as a batch has, as list(...)."
     raise InputError(f"Expected a list of samples, but got {found}.{advice}")
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch.distributed as dist
 
 from dskd_components.collation import DualTokenizerCollator, MultiTeacherCollator, SampleError
+from dskd_components.collation.problems import require_list
 from dskd_components.errors import ConfigurationError, InputError, StoreError
 from dskd_components.loss.checkpoints import HeadFingerprint
 from dskd_components.models.row_layout import RowLayout
@@ -175,7 +176,9 @@ def build(
 
     Raises:
         StoreError: as there.
+        InputError: as there.
     """
+    require_list(samples, or_stream=True)
     tokenizer = _tokenizer_of(collator, tokenizer)
     manifest = prepare(folder, teacher, tokenizer, options, notes_of(collator))
     _remove_abandoned(folder)

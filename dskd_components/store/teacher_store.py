@@ -130,7 +130,7 @@ class TeacherStore(OfflineTeacher):
             StoreError: the folder has a store of another teacher, tokenizer or format; or it cannot be written, as when
                 the disk is full; or the teacher's states are not finite. What was stored stays.
             ConfigurationError: an option has no such value.
-            InputError: the teacher's head is not understood, or a sample is none.
+            InputError: the teacher's head is not understood, a sample is none, or these are no samples at all.
         """
         with shown(progress) as watch:
             options = BuildOptions(

@@ -140,6 +140,8 @@ def test_what_is_no_list_of_samples_is_refused(what: str) -> None:
     for taker in COLLATORS.values():
         with pytest.raises(InputError, match=f"^Expected a list of samples, but got {message}"):
             taker(on_error="skip")(samples)
+    with pytest.raises(InputError, match=f"^Expected a list of samples, but got {message}"):
+        COLLATORS["collator"]().teacher_sides(samples)
 
 
 @pytest.mark.parametrize("what", ["a table", "a generator", "a stream", "a text", "nothing", "a set", "a list"])

@@ -245,6 +245,8 @@ WRONG: dict[str, tuple[dict[str, Any], type[DSKDError], str]] = {
     "shard": ({"shard": (4, 4)}, ConfigurationError, r"part i of n counted from 0, got \(4, 4\)"),
     "dtype": ({"dtype": "float16"}, ConfigurationError, "dtype: expected one of 'float32'"),
     "samples": ({"data": [{"txt": "?"}]}, InputError, "Unknown key 'txt'"),
+    "columns": ({"data": {"text": ["never"]}}, InputError, "Expected a list of samples, but got one dict"),
+    "a file's name": ({"data": "samples.jsonl"}, InputError, "Expected a list of samples, but got str"),
     "a sample": ({"data": [*samples(1), {"text": ""}]}, InputError, "^Sample 1: .*empty"),
 }
 
