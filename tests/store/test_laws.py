@@ -188,7 +188,7 @@ def wanting_all(row: list[int]) -> BatchSample:
 
 
 @settings(max_examples=25)
-@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=60), st.data())
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=20, max_size=40), st.data())
 def test_of_many_samples_that_begin_alike_the_right_one_is_found(
     whole: TeacherStore, tmp_path_factory: pytest.TempPathFactory, ends: list[list[int]], data: st.DataObject
 ) -> None:
