@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from dskd_components.components.column_reader import ColumnReader
+from dskd_components.components.component import forget_outdated
 from dskd_components.models.host_reads import require
 from dskd_components.models.states import with_small_segment_ids
 
@@ -147,6 +148,7 @@ class Aligner(ColumnReader, ABC):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Find out, when a class is made, whether it makes groups, and refuse what contradicts itself."""
         super().__pydantic_init_subclass__(**kwargs)
+        forget_outdated(cls, Aligner, "groups_of_text", "groups_of_texts")
         cls.makes_groups = cls.groups_of_text is not Aligner.groups_of_text
         unknown = [option for option in cls.groups_options or () if option not in cls.model_fields]
         if unknown:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from dskd_components.components.component import forget_outdated
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,6 +134,12 @@ class Alignment(ABC):
     terms: Mapping[str, TokenTerm] = field(default_factory=dict)
     metrics: Mapping[str, Tally] = field(default_factory=dict)
     checks: Sequence[Check] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have a subclass with maps of its own say itself that they only move states."""
+        super().__init_subclass__(**kwargs)
+        for method in ("to_student", "to_teacher"):
+            forget_outdated(cls, Alignment, method, "moves_states")
 
     @abstractmethod
     def to_student(self, teacher_side: Tensor) -> Tensor:

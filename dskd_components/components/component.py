@@ -212,6 +212,24 @@ def stay_abstract(cls: type[Component], base: type[Any], method: str) -> None:
         cls.__abstractmethods__ = cls.__abstractmethods__ | {method}
 
 
+def forget_outdated(cls: type[Any], base: type[Any], method: str, *shortcuts: str) -> None:
+    """Have a class do without what a base class says of a method that has been overridden since.
+
+    Args:
+        cls: the class.
+        base: the class of its kind, whose shortcuts are right for any method.
+        method: the method's name.
+        shortcuts: quicker ways to what the method gives, and claims that an engine relies on.
+    """
+
+    def owner(name: str) -> int:
+        return next(number for number, one in enumerate(cls.__mro__) if name in vars(one))
+
+    for shortcut in shortcuts:
+        if owner(method) < owner(shortcut):
+            setattr(cls, shortcut, vars(base)[shortcut])
+
+
 def tensor_held_by(value: object, *, depth: int = 3) -> str | None:
     """Return the type of the first tensor, parameter or module that a value holds, or None.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dskd_components.components.component import Component, stay_abstract
+from dskd_components.components.component import Component, forget_outdated, stay_abstract
 from dskd_components.components.distribution import Distribution
 from dskd_components.errors import ConfigurationError
 
@@ -110,8 +110,13 @@ class Distance(Component, ABC):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the class when it is made; one without ``__call__`` and `build` is abstract."""
+        """Check the class when it is made; one without ``__call__`` and `build` is abstract.
+
+        One with a ``__call__`` of its own does not inherit what a base class says of another: closed forms, and that it
+        sums over the vocabulary.
+        """
         super().__pydantic_init_subclass__(**kwargs)
+        forget_outdated(cls, Distance, "__call__", "value_and_gradients", "over_part", "sums_over_vocabulary")
         stay_abstract(cls, Distance, "__call__")
 
     @property

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from dskd_components.components.column_reader import ColumnReader
-from dskd_components.components.component import stay_abstract
+from dskd_components.components.component import forget_outdated, stay_abstract
 from dskd_components.components.distance import Distance
 from dskd_components.components.vocabulary import ComparedTokens
 from dskd_components.errors import ConfigurationError
@@ -323,8 +323,12 @@ class Space(ColumnReader, ABC):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the class when it is made; one without `compare` and `build` is abstract."""
+        """Check the class when it is made; one without `compare` and `build` is abstract.
+
+        One with a `compare` of its own is taken to read logits unless it says otherwise itself.
+        """
         super().__pydantic_init_subclass__(**kwargs)
+        forget_outdated(cls, Space, "compare", "reads_logits")
         stay_abstract(cls, Space, "compare")
 
     def build(self, *, heads: ProjectorHeads | None) -> nn.Module | None:  # noqa: ARG002
