@@ -5,17 +5,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import nn
 
+from dskd_components.components.alignment import Alignment
 from dskd_components.components.column_reader import ColumnReader
 from dskd_components.components.component import forget_outdated
-from dskd_components.models.host_reads import require
+from dskd_components.components.returned import (
+    ADVICE,
+    broken_promise,
+    called,
+    require_metrics,
+    require_tensor,
+    require_terms,
+)
+from dskd_components.errors import PluginError
+from dskd_components.models.host_reads import Check, require
 from dskd_components.models.states import with_small_segment_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dskd_components.components.alignment import Alignment
     from dskd_components.components.projector import ProjectorHeads
     from dskd_components.models.states import LMStates
     from dskd_components.models.token_groups import TokenGroups
@@ -55,7 +65,7 @@ class AlignerModule(nn.Module, ABC):
         if given is not None:
             require(given.check)
         alignment = self.unread(student, teacher, given)
-        require(*alignment.checks)
+        require(*alignment.checks, coverage_check(self, alignment, student, teacher))
         return alignment
 
     def unread(self, student: LMStates, teacher: LMStates, given: TokenGroups | None) -> Alignment:
@@ -65,10 +75,49 @@ class AlignerModule(nn.Module, ABC):
             student: as in `forward`; segment ids are any integers.
             teacher: as there.
             given: as there, with any numbers but -100.
+
+        Raises:
+            PluginError: `forward` gives something else than an alignment of these positions.
         """
         student, teacher = with_small_segment_ids(student, teacher)
-        alignment: Alignment = super().__call__(student, teacher, given and given.with_small_numbers())
+        alignment: object = super().__call__(student, teacher, given and given.with_small_numbers())
+        if not isinstance(alignment, Alignment):
+            raise broken_promise(self, "forward(...) to return an Alignment", alignment)
+        for side, states in (("student", student), ("teacher", teacher)):
+            like = states.hidden_states
+            for part, sizes, dtype in (("covered", (), torch.bool), ("values", like.shape[-1:], like.dtype)):
+                what = f"forward(...).{side}_{part} to be"
+                shape = (*states.targets.shape, *sizes)
+                require_tensor(self, what, getattr(alignment, f"{side}_{part}"), shape, like, dtype=dtype)
+        require_terms(self, alignment.terms, None, student.hidden_states)
+        require_metrics(self, alignment.metrics)
         return alignment
+
+
+def coverage_check(module: AlignerModule, alignment: Alignment, student: LMStates, teacher: LMStates) -> Check:
+    """Return the check that an alignment covers none but scored positions.
+
+    Args:
+        module: that made it, for the message.
+        alignment: the alignment.
+        student: the student's states.
+        teacher: the teacher's.
+    """
+    sides = {
+        "student": alignment.student_covered & ~student.scored,
+        "teacher": alignment.teacher_covered & ~teacher.scored,
+    }
+
+    def complain() -> None:
+        for side, wrong in sides.items():
+            if wrong.any():
+                place = wrong.nonzero()[0].tolist()
+                raise PluginError(
+                    f"{called(module)}: expected forward(...).{side}_covered to be true at scored positions alone, got "
+                    f"true at {place}, where nothing is scored. {ADVICE}"
+                )
+
+    return Check(torch.stack([wrong.any() for wrong in sides.values()]).any(), complain)
 
 
 class Aligner(ColumnReader, ABC):

@@ -2,16 +2,19 @@
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dskd_components.components.component import Component, forget_outdated, stay_abstract
 from dskd_components.components.distribution import Distribution
+from dskd_components.components.returned import broken_promise, require_tensor
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dskd_components.components.projector import ProjectorHeads
     from dskd_components.components.vocabulary import ComparedTokens
 
@@ -178,7 +181,8 @@ class Distance(Component, ABC):
         """
         if not (student_gradient or teacher_gradient):
             with torch.no_grad():
-                return DistanceGradients(values=self(student.log_probs, teacher.log_probs), student=None, teacher=None)
+                values = checked_values(self, self(student.log_probs, teacher.log_probs), student.log_probs)
+                return DistanceGradients(values=values, student=None, teacher=None)
         asked = (student_gradient, teacher_gradient)
         # log_softmax of log-probabilities changes nothing but makes them logits.
         logits = [
@@ -186,7 +190,7 @@ class Distance(Component, ABC):
             for side, is_asked in zip((student, teacher), asked, strict=True)
         ]
         with torch.enable_grad():
-            values = self(logits[0].log_softmax(-1), logits[1].log_softmax(-1))
+            values = checked_values(self, self(logits[0].log_softmax(-1), logits[1].log_softmax(-1)), logits[0])
             found = iter(_gradients(values, [side for side in logits if side.requires_grad]))
         return DistanceGradients(
             values=values.detach(),
@@ -216,7 +220,7 @@ class Distance(Component, ABC):
             for side, is_asked in ((student, student_derivative), (teacher, teacher_derivative))
         ]
         with torch.set_grad_enabled(student_derivative or teacher_derivative):
-            values = self(*sides)
+            values = checked_values(self, self(*sides), sides[0])
             found = iter(_gradients(values, [side for side in sides if side.requires_grad]))
         return PartOfDistances(
             values=values.detach(),
@@ -228,6 +232,98 @@ class Distance(Component, ABC):
     def has_closed_form(cls) -> bool:
         """Return whether the gradients come in closed form rather than from autograd."""
         return cls.value_and_gradients is not Distance.value_and_gradients
+
+
+def checked_values(distance: Distance, found: object, log_probs: Tensor) -> Tensor:
+    """Return ``[N]``: what came of a distance's call, or of that of what was built for it, if it is that.
+
+    Args:
+        distance: for the message.
+        found: what came.
+        log_probs: ``[N, V]``: what it was called with.
+
+    Raises:
+        PluginError: it is something else.
+    """
+    return require_tensor(distance, "a call to return a number for each row,", found, log_probs.shape[:1], log_probs)
+
+
+def measured(
+    distance: Distance,
+    student: Distribution,
+    teacher: Distribution,
+    *,
+    student_gradient: bool,
+    teacher_gradient: bool,
+) -> DistanceGradients:
+    """Return `Distance.value_and_gradients`, held to what it promises; a gradient that was not asked for is None.
+
+    Args:
+        distance: the distance.
+        student: the student's distributions.
+        teacher: the teacher's.
+        student_gradient: whether the gradient with respect to the student's logits is wanted.
+        teacher_gradient: whether that of the teacher's is.
+
+    Raises:
+        PluginError: the distance gives something else.
+    """
+    found = distance.value_and_gradients(
+        student, teacher, student_gradient=student_gradient, teacher_gradient=teacher_gradient
+    )
+    asked = {"student": student_gradient, "teacher": teacher_gradient}
+    return _checked(distance, "value_and_gradients", found, DistanceGradients, student, asked)
+
+
+def measured_part(
+    distance: Distance,
+    student: Distribution,
+    teacher: Distribution,
+    *,
+    student_derivative: bool,
+    teacher_derivative: bool,
+) -> PartOfDistances:
+    """Return `Distance.over_part`, held to what it promises; a derivative that was not asked for is None.
+
+    Args:
+        distance: the distance.
+        student: the student's probabilities of the part's tokens.
+        teacher: the teacher's.
+        student_derivative: whether the derivative with respect to the student's log-probabilities is wanted.
+        teacher_derivative: whether that with respect to the teacher's is.
+
+    Raises:
+        PluginError: the distance gives something else.
+    """
+    found = distance.over_part(
+        student, teacher, student_derivative=student_derivative, teacher_derivative=teacher_derivative
+    )
+    asked = {"student": student_derivative, "teacher": teacher_derivative}
+    return _checked(distance, "over_part", found, PartOfDistances, student, asked)
+
+
+Found = TypeVar("Found", DistanceGradients, PartOfDistances)
+
+
+def _checked(
+    distance: Distance,
+    method: str,
+    found: object,
+    kind: type[Found],
+    student: Distribution,
+    asked: "Mapping[str, bool]",
+) -> Found:
+    if not isinstance(found, kind):
+        raise broken_promise(distance, f"{method}(...) to return a {kind.__name__}", found)
+    logits = student.logits
+    values = require_tensor(distance, f"{method}(...).values to be", found.values, logits.shape[:1], logits)
+    sides = {
+        side: require_tensor(distance, f"{method}(...).{side} to be", getattr(found, side), logits.shape, logits)
+        if is_asked
+        else None
+        for side, is_asked in asked.items()
+    }
+    return kind(values=values, **sides)
 
 
 def _gradients(values: Tensor, logits: list[Tensor]) -> list[Tensor]:

@@ -93,6 +93,11 @@ class Distribution:
         found._is_fused = False
         return found
 
+    @property
+    def logits(self) -> Tensor:
+        """``[N, V]``: what the distributions are made from, logits or log-probabilities."""
+        return self._logits
+
     @cached_property
     def probs(self) -> Tensor:
         """``[N, V]``: the probabilities."""

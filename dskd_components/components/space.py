@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dskd_components.components.column_reader import ColumnReader
 from dskd_components.components.component import forget_outdated, stay_abstract
-from dskd_components.components.distance import Distance
+from dskd_components.components.distance import Distance, checked_values
 from dskd_components.components.vocabulary import ComparedTokens
 from dskd_components.errors import ConfigurationError
 from dskd_components.models.states import Side
@@ -190,11 +190,12 @@ class ComparedRows:
             distance: the space's own choice, or None for the spec's.
             detach_teacher: keep the gradient from the teacher's side.
         """
-        measure = self.measure
+        measure, distance = self.measure, distance or self.measure.distance
         teacher_logits = self.teacher_logits.detach() if detach_teacher else self.teacher_logits
         student_log_probs = (self.student_logits / measure.temperature).log_softmax(-1)
         teacher_log_probs = (teacher_logits / measure.teacher_temperature).log_softmax(-1)
-        return measure.scale * self.function_of(distance)(student_log_probs, teacher_log_probs)
+        found = self.function_of(distance)(student_log_probs, teacher_log_probs)
+        return measure.scale * checked_values(distance, found, student_log_probs)
 
     def shared_divergence(self, distance: Distance | None) -> Tensor:
         """Return ``[N]``: the distance between what the two make of the `shared_tokens`, in nats.
@@ -206,14 +207,14 @@ class ComparedRows:
         Args:
             distance: the space's own choice, or None for the spec's.
         """
-        shared, measure = self.shared_tokens, self.measure
+        shared, measure, distance = self.shared_tokens, self.measure, distance or self.measure.distance
         assert shared is not None, "for spaces that need shared tokens"
         student = self.student_logits[:, shared.student_ids] / measure.temperature
         teacher = self.teacher_logits / measure.teacher_temperature
         of_shared = teacher[:, shared.teacher_ids]
         probability = (of_shared.detach().logsumexp(-1) - teacher.detach().logsumexp(-1)).exp()
         found = self.function_of(distance)(student.log_softmax(-1), of_shared.log_softmax(-1))
-        return measure.scale * probability * found
+        return measure.scale * probability * checked_values(distance, found, student)
 
     def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
         """Return ``[N]``: the cross entropy of one side's logits at temperature 1, in nats; 0 where there is no target.

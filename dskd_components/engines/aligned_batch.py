@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dskd_components.components.column_reader import columns_read_by
 from dskd_components.components.group_space import GroupSpace
+from dskd_components.components.projector import Affine
+from dskd_components.components.returned import Names, broken_promise, require_tensor
 from dskd_components.engines.group_sums import numbered_groups, require_groups
 from dskd_components.models.batch import naming_teacher
 from dskd_components.models.host_reads import Check, MaskedPositions, masked_positions
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from dskd_components.components.alignment import Alignment
-    from dskd_components.components.projector import Affine, Projection, ProjectorHeads
+    from dskd_components.components.projector import Projection, ProjectorHeads
     from dskd_components.components.space import Direction, Measure, SharedTokens, Space
     from dskd_components.components.space_modules import SpaceModules
     from dskd_components.engines.reduction import LossWeights
@@ -99,6 +101,7 @@ class AlignedBatch:
         overlap: what the vocabularies of the two heads have in common.
         modules: by name of a space, what was built for it; others have nothing.
         teacher_name: which of several teachers it is, for messages.
+        names: whose the terms and metrics are.
         checks: what must hold for the values in all of this; nothing may be made of them before `positions` are read.
     """
 
@@ -114,6 +117,7 @@ class AlignedBatch:
     overlap: VocabularyOverlap
     modules: Mapping[str, SpaceModules] = field(default_factory=dict)
     teacher_name: str | None = None
+    names: Names = field(default_factory=Names)
     checks: Sequence[Check] = ()
 
     @cached_property
@@ -213,7 +217,11 @@ class AlignedBatch:
     def _projected_states(self, space: Space, positions: Tensor | None) -> Tensor:
         rows = self._source_rows(space)
         if space.projector is not None:
-            rows = self.projections[space.projector](rows, self.heads[space.projector])
+            projection, heads = self.projections[space.projector], self.heads[space.projector]
+            found: object = projection(rows, heads)
+            rows = require_tensor(
+                projection, "forward(...) to return", found, (len(rows), heads.target.hidden_size), rows
+            )
         return self._aligned(rows, space, positions)
 
     def stored_as(self, space: Space) -> torch.dtype | None:
@@ -242,9 +250,11 @@ class AlignedBatch:
         """
         if space.projector is None or not self.repeats(space):
             return None
-        affine = self.projections[space.projector].affine(self.heads[space.projector])
+        projection, heads = self.projections[space.projector], self.heads[space.projector]
+        affine = projection.affine(heads)
         if affine is None:
             return None
+        _require_affine(projection, affine, heads)
         rows = self._source_rows(space)
         weights = self._aligned(rows.new_ones(len(rows), 1), space, positions)
         return AffineInput(self._aligned(rows, space, positions), weights, affine)
@@ -273,7 +283,12 @@ class AlignedBatch:
 
     @cached_property
     def _teacher_positions(self) -> Tensor:
-        return self.alignment.teacher_index().where(self.covered("student"), -1)
+        found: object = self.alignment.teacher_index()
+        targets = self.student.targets
+        index = require_tensor(
+            self.alignment, "teacher_index() to return", found, targets.shape, targets, dtype=torch.int64
+        )
+        return index.where(self.covered("student"), -1)
 
     def _source_rows(self, space: Space) -> Tensor:
         """Return ``[M, d]``: what comes to a space from the other model's scored positions, before projection.
@@ -290,13 +305,31 @@ class AlignedBatch:
         """Bring rows of the source's scored positions to the covered positions of a space's side."""
         bring = self.alignment.to_student if space.side == "student" else self.alignment.to_teacher
         source = self.source(space).targets
-        brought = bring(self._scored_at_source(space).placed(rows).reshape(*source.shape, -1))
+        placed = self._scored_at_source(space).placed(rows).reshape(*source.shape, -1)
+        found: object = bring(placed)
+        expected = (*self.side(space.side).targets.shape, placed.shape[-1])
+        brought = require_tensor(self.alignment, f"to_{space.side}(...) to return", found, expected, placed)
         if positions is None:
             return self.positions.covered[space.side].rows_of(brought)
         return brought.flatten(0, 1).index_select(0, positions)
 
     def _scored_at_source(self, space: Space) -> MaskedPositions:
         return self.positions.scored["teacher" if space.side == "student" else "student"]
+
+
+def _require_affine(projection: Projection, found: object, heads: ProjectorHeads) -> None:
+    """Refuse what a projection says it is if the engine cannot multiply by it.
+
+    Raises:
+        PluginError: it is no affine map between the widths of the heads.
+    """
+    if not isinstance(found, Affine):
+        raise broken_promise(projection, "affine(...) to return an Affine or None", found)
+    like, shape = heads.source.weight, (heads.target.hidden_size, heads.source.hidden_size)
+    for part, tensor, sizes in (("weight", found.weight, shape), ("bias", found.bias, shape[:1])):
+        if part == "weight" or tensor is not None:
+            dtype = tensor.dtype if isinstance(tensor, Tensor) and tensor.is_floating_point() else torch.float32
+            require_tensor(projection, f"affine(...).{part} to be", tensor, sizes, like, dtype=dtype)
 
 
 def read_together(batches: Sequence[AlignedBatch]) -> None:

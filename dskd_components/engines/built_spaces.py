@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd_components.components.group_space import ComparedGroups, GroupSpace
+from dskd_components.components.returned import broken_promise, require_metrics, require_terms
+from dskd_components.components.space import SpaceResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from dskd_components.components.space import ComparedRows, Space, SpaceResult
+    from dskd_components.components.space import ComparedRows, Space
     from dskd_components.engines.aligned_batch import AlignedBatch
 
 
@@ -30,6 +32,7 @@ class BuiltSpace:
 
     def __init__(self, batch: AlignedBatch, space: Space, dtype: torch.dtype, *, as_leaves: bool = False) -> None:
         self.space = space
+        self._names = batch.names
         self._restricts = space.one_vocabulary and batch.common_ids is not None
         self._default = batch.measure.distance
         self._modules = batch.modules.get(space.name)
@@ -49,13 +52,29 @@ class BuiltSpace:
                 self._sums = {name: torch.zeros_like(self._tensors[name]) for name in self._learning}
 
     def found(self, compared: ComparedRows | ComparedGroups) -> SpaceResult:
-        """Return what the space makes of rows or groups."""
-        if self._modules is None:
-            if isinstance(compared, ComparedGroups):
-                assert isinstance(self.space, GroupSpace), "no other space is given groups"
-                return self.space.combine(compared)
-            return self.space.compare(compared)
-        return self._modules.called_with(self._tensors, self.space, compared, self._default)
+        """Return what the space makes of rows or groups.
+
+        Raises:
+            PluginError: it is no result, or a name in it is that of something else.
+        """
+        sums = isinstance(compared, ComparedGroups)
+        found: object = self._called(compared)
+        if not isinstance(found, SpaceResult):
+            raise broken_promise(self.space, f"{'combine' if sums else 'compare'}(...) to return a SpaceResult", found)
+        like = compared.student_sizes if isinstance(compared, ComparedGroups) else compared.targets
+        require_terms(self.space, found.terms, len(like), like)
+        require_metrics(self.space, found.metrics)
+        for name in (*found.terms, *found.metrics):
+            self._names.claim(name, self.space)
+        return found
+
+    def _called(self, compared: ComparedRows | ComparedGroups) -> object:
+        if self._modules is not None:
+            return self._modules.called_with(self._tensors, self.space, compared, self._default)
+        if isinstance(compared, ComparedGroups):
+            assert isinstance(self.space, GroupSpace), "no other space is given groups"
+            return self.space.combine(compared)
+        return self.space.compare(compared)
 
     @property
     def reads_logits(self) -> bool:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
 
 from torch import nn
 
-from dskd_components.components.projector import ProjectorHeads
+from dskd_components.components.aligner import AlignerModule
+from dskd_components.components.projector import Projection, ProjectorHeads
+from dskd_components.components.returned import broken_promise
 from dskd_components.components.space_modules import SpaceModules, module_key
 from dskd_components.components.text_methods import text_aligner_names
 from dskd_components.components.vocabulary import Vocabulary
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd_components.components.aligner import AlignerModule
     from dskd_components.components.space import Direction
     from dskd_components.engines.vocabulary_overlap import VocabularyOverlap
     from dskd_components.models.head import Head
@@ -143,6 +144,7 @@ def build_projectors(
 
     Raises:
         ConfigurationError: a projector is made from heads that are not given.
+        PluginError: it builds something else than a projection.
     """
     projectors = nn.ModuleDict()
     for direction in spec.directions:
@@ -153,11 +155,14 @@ def build_projectors(
                 "and teacher_head=Head(...) to DSKDLoss, or use DSKDLoss.from_models."
             )
         source, target = ENDS[direction]
-        projectors[direction] = projector.build(
+        built: object = projector.build(
             source_size=hidden_sizes[source],
             target_size=hidden_sizes[target],
             heads=None if heads is None else heads[direction],
         )
+        if not isinstance(built, Projection):
+            raise broken_promise(projector, "build(...) to return a Projection", built)
+        projectors[direction] = built
     return projectors
 
 
@@ -212,17 +217,21 @@ def build_aligner(
 
     Raises:
         ConfigurationError: the aligner is made from heads that are not given.
+        PluginError: it builds something else than an aligner's module.
     """
     if spec.aligner.needs_heads and heads is None:
         raise ConfigurationError(
             f"The aligner {spec.aligner.name!r} is made from the models' heads. Pass student_head=Head(...) and "
             "teacher_head=Head(...) to DSKDLoss, or use DSKDLoss.from_models."
         )
-    return spec.aligner.build(
+    built: object = spec.aligner.build(
         student_embedding_size=embedding_sizes["student"],
         teacher_embedding_size=embedding_sizes["teacher"],
         heads=None if heads is None else heads["t2s"],
     )
+    if not isinstance(built, AlignerModule):
+        raise broken_promise(spec.aligner, "build(...) to return an AlignerModule", built)
+    return built
 
 
 def require_rate(name: str, rate: object) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dskd_components.collation import DualTokenizerCollator, DualTokenizerPreprocessor
+from dskd_components.components.aligner import coverage_check
+from dskd_components.components.returned import Names
 from dskd_components.components.terms import AUX_LOSS
 from dskd_components.engines.aligned_batch import AlignedBatch
 from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero_gradients
@@ -270,6 +272,10 @@ class DSKDLoss(nn.Module):
         heads = projector_heads(student.head, teacher.head, overlap, are_checked=True)
         groups, of_groups = validated_groups(alignment, student, teacher)
         aligned = self.aligner.unread(student, teacher, groups)
+        of_coverage = coverage_check(self.aligner, aligned, student, teacher)
+        names = Names()
+        for name in (*aligned.terms, *aligned.metrics):
+            names.claim(name, self.spec.aligner)
         projections: Mapping[str, Projection] = self.projectors  # type: ignore[assignment]  # a mapping in all but type
         of_projections = [
             check for direction in self.spec.directions for check in projections[direction].checks(heads[direction])
@@ -287,7 +293,8 @@ class DSKDLoss(nn.Module):
             overlap=overlap,
             modules=space_modules(self.spec, self.spaces),
             teacher_name=teacher_name,
-            checks=[*checks, *of_groups, *aligned.checks, *of_projections],
+            names=names,
+            checks=[*checks, *of_groups, *aligned.checks, of_coverage, *of_projections],
         )
 
     def output(self, batch: AlignedBatch, measured: Measurement, reduction: Reduction) -> tuple[DSKDOutput, Check]:
@@ -348,7 +355,8 @@ class DSKDLoss(nn.Module):
             student, teacher, checks = self._usable(student, teacher)
             groups, of_groups = validated_groups(alignment, student, teacher)
             found: Alignment = self.aligner.unread(student, teacher, groups)
-            require(*checks, *of_groups, *found.checks)
+            of_coverage = coverage_check(self.aligner, found, student, teacher)
+            require(*checks, *of_groups, *found.checks, of_coverage)
         return found
 
     def _usable(self, student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates, list[Check]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from dskd_components.components.returned import ADVICE, called
 from dskd_components.components.terms import OF_STUDENT, Tally
 from dskd_components.distributed.gathering import is_in_parts, local_part, require_tensor
 from dskd_components.engines.vocabulary_overlap import are_narrowed_alike
@@ -385,10 +386,22 @@ def _reason(batch: AlignedBatch) -> str:
     for logits, targets in _logits(batch.student):
         if (logits.gather(1, targets[:, None]) == -math.inf).any():
             return "a target is a token that the student's head rules out (its logit is -inf)."
-    return (
-        "a parameter of a projector or of the aligner is NaN or infinite, or a token that one side asks for has "
-        "probability 0 (a logit of -inf) on the other side."
-    )
+    likely = [
+        "a parameter of a projector or of the aligner is NaN or infinite",
+        "a token that one side asks for has probability 0 (a logit of -inf) on the other side",
+        *(f"{called(own)} gives NaN or infinity where its arguments are finite" for own in _of_plugins(batch)),
+    ]
+    advice = f" {ADVICE}" if likely[2:] else ""
+    return f"{', '.join(likely[:-1])}, or {likely[-1]}.{advice}"
+
+
+def _of_plugins(batch: AlignedBatch) -> list[object]:
+    """Return what has a part in a loss and is not this library's own."""
+    distances = [distance for space in batch.spaces for distance in space.distances(batch.measure.distance)]
+    own = [*distances, *batch.spaces, batch.alignment, *batch.projections.values()]
+    library = DSKDSpec.__module__.partition(".")[0]
+    found = {called(one): one for one in own if type(one).__module__.partition(".")[0] != library}
+    return list(found.values())
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
+from dskd_components.components.distance import measured
 from dskd_components.components.distribution import Distribution
 from dskd_components.components.group_space import GroupRows
 from dskd_components.components.space import ComparedRows
@@ -160,7 +161,8 @@ class LogitBlock:
             teacher_gradient: whether the teacher's logits may get a gradient.
         """
         with torch.no_grad():
-            found = distance.value_and_gradients(
+            found = measured(
+                distance,
                 self.distribution(measure.temperature),
                 teacher.distribution(measure.teacher_temperature),
                 student_gradient=self.requires_grad,

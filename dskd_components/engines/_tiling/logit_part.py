@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd_components.components.distance import measured_part
 from dskd_components.components.distribution import Distribution
 from dskd_components.engines._tiling.logit_block import (
     CrossEntropyGradient,
@@ -225,7 +226,8 @@ class PartRows(TiledRows):
             )
         student, teacher = self._blocks
         with torch.no_grad():
-            found = distance.over_part(
+            found = measured_part(
+                distance,
                 student.distribution(measure.temperature),
                 teacher.distribution(measure.teacher_temperature),
                 student_derivative=student.requires_grad,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from dskd_components.components.distance import measured
 from dskd_components.components.distribution import Distribution
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Values(RowFunction):
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the distance of each row."""
         student, teacher = self.student.of(tensors), self.teacher.of(tensors)
-        found = self.distance.value_and_gradients(student, teacher, student_gradient=False, teacher_gradient=False)
+        found = measured(self.distance, student, teacher, student_gradient=False, teacher_gradient=False)
         return (found.values,)
 
 
@@ -192,7 +193,8 @@ class Gradient(RowFunction):
             totals[place] = part if before is None else before + part
 
         for of_distance in self.divergences:
-            found = of_distance.distance.value_and_gradients(
+            found = measured(
+                of_distance.distance,
                 of_distance.student.of(tensors),
                 of_distance.teacher.of(tensors),
                 student_gradient=of_distance.of_student is not None,
