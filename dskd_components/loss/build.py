@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
 
 from torch import nn
 
 from dskd_components.components.aligner import AlignerModule
+from dskd_components.components.hookspecs import PROJECT_NAME
+from dskd_components.components.lookup import default_registry
 from dskd_components.components.projector import Projection, ProjectorHeads
 from dskd_components.components.returned import broken_promise
 from dskd_components.components.space_modules import SpaceModules, module_key
 from dskd_components.components.text_methods import text_aligner_names
 from dskd_components.components.vocabulary import Vocabulary
 from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.loss.checkpoints.description import components_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+    from dskd_components.components.component import Component
     from dskd_components.components.space import Direction
     from dskd_components.engines.vocabulary_overlap import VocabularyOverlap
     from dskd_components.models.head import Head
@@ -30,6 +35,38 @@ if TYPE_CHECKING:
 
 ENDS: Final[Mapping[Direction, tuple[Side, Side]]] = {"t2s": ("teacher", "student"), "s2t": ("student", "teacher")}
 """The source and the target of each projection."""
+
+
+def require_own_names(spec: DSKDSpec) -> None:
+    """Refuse a component that has the name of another one, as a class has that inherits it.
+
+    Files and checkpoints hold names and options, and would be read as that other one.
+
+    Args:
+        spec: the choices.
+
+    Raises:
+        ConfigurationError: there is one; the message names both.
+    """
+    for component in components_of(spec):
+        cls = type(component)
+        if cls.__module__.partition(".")[0] == PROJECT_NAME:
+            continue
+        takers = [
+            info.component for info in default_registry().components(component.kind) if info.name == component.name
+        ]
+        if takers and not any(_is_same(cls, taker) for taker in takers):
+            raise ConfigurationError(
+                f"The {component.kind} {component.name!r} ({cls.__module__}.{cls.__qualname__}) has the name of "
+                f"{takers[0].__module__}.{takers[0].__qualname__}: a saved spec or checkpoint would be read as that. "
+                f'Give the class a name of its own: `name: Literal["my_{component.name}"] = "my_{component.name}"`.'
+            )
+
+
+def _is_same(cls: type[Component], other: type[Component]) -> bool:
+    """Return whether two classes are one, or one that was imported twice, as by a script in its own package."""
+    files = [getattr(sys.modules.get(one.__module__), "__file__", None) for one in (cls, other)]
+    return cls is other or (cls.__qualname__ == other.__qualname__ and None not in files and files[0] == files[1])
 
 
 def require_demands(spec: DSKDSpec, shared: int | None) -> None:

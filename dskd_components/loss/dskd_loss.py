@@ -31,6 +31,7 @@ from dskd_components.loss.build import (
     parameter_groups,
     projector_heads,
     require_demands,
+    require_own_names,
     space_modules,
 )
 from dskd_components.loss.checkpoints import (
@@ -154,6 +155,7 @@ class DSKDLoss(nn.Module):
         self.spec = spec
         self.hidden_sizes: dict[Side, int] = {"student": student_hidden_size, "teacher": teacher_hidden_size}
         require_arguments(spec, self.hidden_sizes, teacher_to_student_ids, same_token)
+        require_own_names(spec)
         self.vocabularies = Vocabularies(
             sizes=dict.fromkeys(self.hidden_sizes), fingerprints=dict.fromkeys(self.hidden_sizes)
         )

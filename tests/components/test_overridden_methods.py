@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -33,6 +33,8 @@ CLOSED: list[type[Distance]] = sorted(
 
 def twice(base: Any) -> Any:
     class Twice(base):  # type: ignore[misc]
+        name: Literal["twice"] = "twice"
+
         def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
             values: Tensor = super().__call__(student_log_probs, teacher_log_probs)
             return 2 * values

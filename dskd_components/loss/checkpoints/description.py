@@ -116,12 +116,12 @@ def _kept_tokens(subset: VocabularySubset | None) -> str:
 
 
 def _plugins(spec: DSKDSpec) -> dict[str, str]:
-    used = {type(component) for component in _components(spec)}
+    used = {type(component) for component in components_of(spec)}
     origins = {info.origin for info in default_registry().components() if info.component in used}
     return {origin.distribution: origin.version for origin in origins if origin.distribution != LIBRARY}
 
 
-def _components(value: object) -> Iterator[Component]:
+def components_of(value: object) -> Iterator[Component]:
     """Yield all components that a value holds, itself included."""
     if isinstance(value, Component):
         yield value
@@ -131,7 +131,7 @@ def _components(value: object) -> Iterator[Component]:
         value = tuple(value.values())
     if isinstance(value, tuple | list):
         for part in value:
-            yield from _components(part)
+            yield from components_of(part)
 
 
 class HeadFingerprint(FrozenModel):
