@@ -5,6 +5,7 @@ Pytest loads it wherever the distribution is installed, so it imports nothing bu
 
 from __future__ import annotations
 
+import argparse
 import traceback
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("dskd", "laws of dskd_components")
     group.addoption(
         "--dskd-max-examples",
-        type=int,
+        type=_examples,
         metavar="N",
         help="try each law of laws_of(...) on N cases, whatever the test says",
     )
@@ -34,16 +35,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _examples(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer, 1 or more, got {text!r}")
+    return int(text)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Set the default device of torch, if ``--dskd-device`` asks for one.
 
     Args:
         config: pytest's.
+
+    Raises:
+        UsageError: this PyTorch has no such device.
     """
     device = config.getoption("--dskd-device")
     if device:
         import torch
 
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            expected = "a device that this PyTorch can use, such as cpu or cuda"
+            raise pytest.UsageError(f"--dskd-device {device}: expected {expected}: {error}".splitlines()[0]) from error
         torch.set_default_device(device)
 
 

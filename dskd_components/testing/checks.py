@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dskd_components.components.component import Component
+from dskd_components.components.hookspecs import KINDS
 from dskd_components.testing.laws import laws_about
 from dskd_components.testing.report import CheckReport, LawResult
 from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, result_of
@@ -32,6 +33,10 @@ def check_distance(
 
     Returns:
         A result for each law.
+
+    Raises:
+        TypeError: it is a class, something of another kind, or nothing that can be called.
+        ValueError: ``max_examples`` is no number of cases.
 
     Examples:
         >>> from dskd_components.distances import KL
@@ -99,12 +104,52 @@ def check_component(
     return _report(component.kind, component, max_examples, seed)
 
 
+def require_instance(caller: str, component: Any) -> None:
+    """Refuse what laws cannot be tried on, before each of them fails in its own way.
+
+    Args:
+        caller: the function that was called, for the message.
+        component: what it was given in the place of a component.
+
+    Raises:
+        TypeError: it is a class, or neither a component nor a function.
+    """
+    if isinstance(component, type):
+        name = component.__name__
+        raise TypeError(f"{caller}: expected an instance, got the class {name}; write {caller}({name}()).")
+    if not isinstance(component, Component) and not callable(component):
+        hint = ""
+        if isinstance(component, str):
+            hint = f"; a name stands for a component in specs alone, here write get_distance({component!r}) or its like"
+        raise TypeError(
+            f"{caller}: expected a component, or a function in the place of a distance, got {component!r}{hint}."
+        )
+
+
+def require_examples(max_examples: object) -> None:
+    """Refuse what is no number of cases.
+
+    Raises:
+        ValueError: it is no integer of 1 or more.
+    """
+    if not isinstance(max_examples, int) or isinstance(max_examples, bool) or max_examples < 1:
+        raise ValueError(f"max_examples: expected an integer, 1 or more, got {max_examples!r}.")
+
+
 def kind_of(component: Any) -> str:
     """Return the kind of a component; a function in the place of one is a distance."""
     return component.kind if isinstance(component, Component) else "distance"
 
 
 def _report(kind: str, component: Any, max_examples: int, seed: int | None) -> CheckReport:
+    require_instance(f"check_{kind}", component)
+    own = kind_of(component)
+    if own != kind:
+        name = component_label(component)
+        raise TypeError(
+            f"check_{kind}: expected {KINDS[kind].noun}, got {KINDS[own].noun}, {name}; check_{own}(...) tries those."
+        )
+    require_examples(max_examples)
     found = (result_of(law, component, max_examples=max_examples, seed=seed) for law in laws_about(kind))
     name = component_label(component)
     return CheckReport(tuple(LawResult(kind, name, r.law, r.claim, r.outcome, r.message) for r in found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dskd_components.testing.checks import kind_of
+from dskd_components.testing.checks import kind_of, require_examples, require_instance
 from dskd_components.testing.laws import laws_about
 from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, require_law
 
@@ -31,7 +31,8 @@ def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[
         A parametrised test function.
 
     Raises:
-        TypeError: a class came instead of an instance, or nothing came.
+        TypeError: a class or a name came instead of an instance, or nothing came.
+        ValueError: ``max_examples`` is no number of cases.
 
     Examples:
         >>> from dskd_components.distances import KL
@@ -40,7 +41,11 @@ def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[
     # The rest of the kit works without pytest.
     import pytest
 
-    _require_instances(components)
+    if not components:
+        raise TypeError("laws_of: expected at least one component, got none.")
+    for component in components:
+        require_instance("laws_of", component)
+    require_examples(max_examples)
     cases = [
         pytest.param(component, law, id=f"{component_label(component)}-{law.name}")
         for component in components
@@ -55,12 +60,3 @@ def laws_of(*components: Any, max_examples: int = DEFAULT_EXAMPLES) -> Callable[
 
     parametrised: Callable[..., None] = pytest.mark.parametrize(("component", "law"), cases)(test_law)
     return parametrised
-
-
-def _require_instances(components: tuple[Any, ...]) -> None:
-    if not components:
-        raise TypeError("laws_of: expected at least one component, got none.")
-    for component in components:
-        if isinstance(component, type):
-            name = component.__name__
-            raise TypeError(f"laws_of: expected an instance, got the class {name}; write laws_of({name}()).")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dskd_components.components.lookup import default_registry
 from dskd_components.errors import PluginError, did_you_mean
+from dskd_components.testing.checks import require_examples
 from dskd_components.testing.laws import laws_about
 from dskd_components.testing.report import CheckReport, LawResult
 from dskd_components.testing.trial import DEFAULT_EXAMPLES, component_label, result_of
@@ -83,6 +84,7 @@ def check_classes(
         >>> {result.outcome for result in check_classes([KL], max_examples=3)} <= {"passed", "not claimed"}
         True
     """
+    require_examples(max_examples)
     # Other options run through the same code, so fewer cases show what they change.
     fewer = max(1, max_examples // 5)
     cases: list[tuple[Component, Law, int]] = []

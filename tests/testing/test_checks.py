@@ -11,6 +11,7 @@ from hypothesis import settings
 from pydantic import Field
 
 from dskd_components import Distance, PluginError
+from dskd_components.aligners import Identity
 from dskd_components.components.loading import Origin
 from dskd_components.components.registry import BrokenPlugin, ComponentInfo, Registry
 from dskd_components.distances import JS, KL
@@ -18,10 +19,14 @@ from dskd_components.testing import (
     CheckReport,
     LawResult,
     LawViolationError,
+    check_aligner,
     check_classes,
     check_component,
     check_distance,
     check_plugin,
+    check_projector,
+    check_schedule,
+    check_space,
     laws_about,
     laws_of,
     require_law,
@@ -163,6 +168,47 @@ def test_a_class_in_place_of_an_instance_is_an_error() -> None:
         laws_of(KL)
     with pytest.raises(TypeError, match="at least one component"):
         laws_of()
+
+
+CHECKS: dict[str, Any] = {
+    "distance": check_distance,
+    "aligner": check_aligner,
+    "projector": check_projector,
+    "space": check_space,
+    "schedule": check_schedule,
+}
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_what_is_not_of_the_kind_is_an_error_and_no_list_of_failures(kind: str) -> None:
+    check = CHECKS[kind]
+    for other in {"distance": KL(), "aligner": Identity()}.values():
+        if other.kind != kind:
+            with pytest.raises(TypeError, match=f"check_{kind}: expected .* {other.kind}, .*check_{other.kind}"):
+                check(other)
+    for given, message in (
+        (Identity, r"got the class Identity; write check_\w+\(Identity\(\)\)"),
+        ("kl", r"got 'kl'; .* get_distance\('kl'\)"),
+        (None, "expected a component, or a function in the place of a distance, got None"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            check(given)
+        with pytest.raises(TypeError, match=message.replace("check_\\w+", "laws_of")):
+            laws_of(given)
+    if kind != "distance":
+        with pytest.raises(TypeError, match=f"check_{kind}: expected .* got a distance, <lambda>"):
+            check(lambda student, teacher: student - teacher)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True, "3", None])
+def test_what_is_no_number_of_cases_is_an_error(number: Any) -> None:
+    for tried in (
+        check_distance,
+        laws_of,
+        lambda _, max_examples: list(check_classes([KL], max_examples=max_examples)),
+    ):
+        with pytest.raises(ValueError, match="max_examples: expected an integer, 1 or more, got "):
+            tried(KL(), max_examples=number)
 
 
 class Required(Distance):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+import pytest_dskd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +78,24 @@ import pytest_dskd
 heavy = {"torch", "hypothesis", "dskd_components", "pydantic"} & set(sys.modules)
 assert not heavy, heavy
 """
+
+
+def test_an_option_that_cannot_be_used_is_said_in_a_line() -> None:
+    parser, read = pytest.Parser(_ispytest=True), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pytest.OptionGroup, "addoption", lambda _, name, **options: read.update({name: options}))
+        pytest_dskd.pytest_addoption(parser)
+    number = read["--dskd-max-examples"]["type"]
+    assert number("7") == 7
+    for wrong in ("0", "-1", "many", "1.5", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"expected an integer, 1 or more, got '{wrong}'"):
+            number(wrong)
+    config: Any = SimpleNamespace(getoption={"--dskd-device": "abacus"}.get)
+    with pytest.raises(
+        pytest.UsageError, match=r"^--dskd-device abacus: expected a device that this PyTorch can use"
+    ) as e:
+        pytest_dskd.pytest_configure(config)
+    assert "\n" not in str(e.value)
 
 
 def test_the_plugin_is_cheap_to_load() -> None:
