@@ -204,11 +204,25 @@ def test_a_device_without_memory_is_no_fault_of_the_compiler(monkeypatch: pytest
 
 def test_options_that_change_with_each_step_are_not_compiled_for_ever() -> None:
     rows = torch.randn(8, 5)
-    for step in range(2 * MOST_VALUES):
+    for step in range(MOST_VALUES):
+        call(Doubled(option=step), [rows.clone()])
+    with pytest.warns(
+        UserWarning, match=f"no effect on twice the rows, plainly: {MOST_VALUES} of it with other options"
+    ):
+        call(Doubled(option=MOST_VALUES), [rows.clone()])
+    for step in range(2 * MOST_VALUES):  # it is said once
         call(Doubled(option=step), [rows.clone()])
     assert compiling.description() == f"{MOST_VALUES} compiled functions"
-    call(Doubled(option=[1, 2]), [rows.clone()])  # cannot be looked for
-    assert len(compiling._functions) == MOST_VALUES
+
+
+@pytest.mark.parametrize("option", [[1, 2], {"a": 1}, {1, 2}], ids=["list", "dict", "set"])
+def test_an_option_that_cannot_be_looked_for_is_said_to_be_slow(option: Any) -> None:
+    rows = torch.randn(8, 5)
+    expected = outcome(Doubled(option=option), [rows], compiled=False)
+    with pytest.warns(UserWarning, match="no effect on twice the rows, plainly: .* cannot be hashed.* a tuple"):
+        torch.testing.assert_close(outcome(Doubled(option=option), [rows], compiled=True), expected)
+    call(Doubled(option=option), [rows])
+    assert not compiling._functions
 
 
 def test_who_watches_operations_sees_them() -> None:

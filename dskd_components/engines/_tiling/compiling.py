@@ -74,17 +74,31 @@ def call(function: RowFunction, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]
     arguments = (of_rows, 0 if rows else len(tensors[0]))
     try:
         is_known = (function, arguments) in _functions
-    except TypeError:  # an option that is a list cannot be looked for
+    except TypeError:
+        _say_once(function, arguments, "an option cannot be hashed, as a list or a dictionary cannot; make it a tuple")
         return _as_written(function, tensors)
     if not is_known:
         kind = (function.kind, arguments)
         if _of_kind[kind] >= MOST_VALUES:
+            _say_once(function, arguments, f"{MOST_VALUES} of it with other options were compiled in this process")
             return _as_written(function, tensors)
         _of_kind[kind] += 1
         _functions[function, arguments] = None
         return _first_call(function, arguments, tensors, rows)
     found = _functions[function, arguments]
     return _as_written(function, tensors) if found is None else found(*tensors)
+
+
+def _say_once(function: RowFunction, arguments: Hashable, why: str) -> None:
+    """Warn that a function is called as it is written, once for each kind of function and arguments."""
+    key = (function.kind, arguments, why)
+    if not _of_kind[key]:
+        _of_kind[key] = 1
+        warnings.warn(
+            f'The engine\'s option "compiled" has no effect on {function.kind}: {why}. Results are the same, steps are '
+            "slower.",
+            stacklevel=3,
+        )
 
 
 def _as_written(function: RowFunction, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
