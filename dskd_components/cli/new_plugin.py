@@ -177,6 +177,16 @@ class PluginProject:
                 raise ConfigurationError(
                     f"{self.distribution!r} would need a module {name!r}, which Python cannot import."
                 )
+        if keyword.iskeyword(self.class_name):
+            raise ConfigurationError(
+                f"{self.distribution!r} would need a class {self.class_name!r}, which Python cannot have; choose another "
+                "name."
+            )
+        if self.component == "plugin":
+            raise ConfigurationError(
+                f"{self.distribution!r} would need a module 'plugin' of its own beside the one with the hooks; choose "
+                "another name, such as 'hello-plugin'."
+            )
         if self.package in sys.stdlib_module_names or find_spec(self.package) is not None:
             raise ConfigurationError(
                 f"{self.distribution!r} would need the package {self.package!r}, which exists already; choose another "

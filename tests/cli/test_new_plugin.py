@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 from dskd_components import ConfigurationError, __version__
-from dskd_components.cli.new_plugin import PluginKind, PluginProject
+from dskd_components.cli.new_plugin import TEMPLATES, PluginKind, PluginProject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +118,8 @@ def test_an_empty_folder_is_filled(dskd: Callable[..., Ran], tmp_path: Path) -> 
         ("torch", "would need the package 'torch', which exists already"),
         ("json", "would need the package 'json', which exists already"),
         ("class-distance", "would need a module 'class', which Python cannot import"),
+        ("dskd-plugin", "would need a module 'plugin' of its own beside the one with the hooks"),
+        ("none-distance", "would need a class 'None', which Python cannot have"),
         ("kl-distance", "would have the distance 'kl', which dskd-components has already"),
         ("dskd-tvd", "would have the distance 'tvd', which dskd-divergences has already"),
     ],
@@ -130,12 +132,16 @@ def test_a_name_that_cannot_be_used(dskd: Callable[..., Ran], tmp_path: Path, na
     assert not list(tmp_path.iterdir())
 
 
-@given(name=st.text(max_size=12) | st.from_regex(r"(dskd-)?[a-z0-9]{0,5}(-(distance|plugin|3|x))*", fullmatch=True))
+@given(
+    name=st.text(max_size=12)
+    | st.from_regex(r"(dskd-)?([a-z0-9]{0,5}|plugin|true|none)(-(distance|plugin|3|x))*", fullmatch=True)
+)
 def test_any_name_makes_modules_that_python_can_import_or_is_refused(name: str) -> None:
     try:
         project = PluginProject.named(name)
     except ConfigurationError:
         return
+    assert len(project.files()) == len(TEMPLATES)
     for path, text in project.files().items():
         if path.endswith(".py"):
             ast.parse(text)
