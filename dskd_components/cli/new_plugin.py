@@ -179,8 +179,8 @@ class PluginProject:
                 )
         if keyword.iskeyword(self.class_name):
             raise ConfigurationError(
-                f"{self.distribution!r} would need a class {self.class_name!r}, which Python cannot have; choose another "
-                "name."
+                f"{self.distribution!r} would need a class {self.class_name!r}, which Python cannot have; choose "
+                "another name."
             )
         if self.component == "plugin":
             raise ConfigurationError(

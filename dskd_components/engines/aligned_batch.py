@@ -254,8 +254,8 @@ class AlignedBatch:
         affine = projection.affine(heads)
         if affine is None:
             return None
-        _require_affine(projection, affine, heads)
         rows = self._source_rows(space)
+        _require_affine(projection, affine, heads, rows)
         weights = self._aligned(rows.new_ones(len(rows), 1), space, positions)
         return AffineInput(self._aligned(rows, space, positions), weights, affine)
 
@@ -317,7 +317,7 @@ class AlignedBatch:
         return self.positions.scored["teacher" if space.side == "student" else "student"]
 
 
-def _require_affine(projection: Projection, found: object, heads: ProjectorHeads) -> None:
+def _require_affine(projection: Projection, found: object, heads: ProjectorHeads, like: Tensor) -> None:
     """Refuse what a projection says it is if the engine cannot multiply by it.
 
     Raises:
@@ -325,7 +325,7 @@ def _require_affine(projection: Projection, found: object, heads: ProjectorHeads
     """
     if not isinstance(found, Affine):
         raise broken_promise(projection, "affine(...) to return an Affine or None", found)
-    like, shape = heads.source.weight, (heads.target.hidden_size, heads.source.hidden_size)
+    shape = (heads.target.hidden_size, heads.source.hidden_size)
     for part, tensor, sizes in (("weight", found.weight, shape), ("bias", found.bias, shape[:1])):
         if part == "weight" or tensor is not None:
             dtype = tensor.dtype if isinstance(tensor, Tensor) and tensor.is_floating_point() else torch.float32
