@@ -6,7 +6,7 @@ from abc import ABC
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
@@ -137,6 +137,8 @@ class Component(FrozenModel, ABC):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Check, when the class is made, that a component which names itself does so in the one way that works."""
         super().__pydantic_init_subclass__(**kwargs)
+        for option, info in cls.model_fields.items():
+            _require_readable(f"{cls.__name__}.{option}", info.annotation, info.metadata)
         field = cls.model_fields["name"]
         if field.is_required() and field.annotation is str:
             return  # an abstract base: it leaves the name to its subclasses
@@ -259,6 +261,38 @@ def _refuse_tensor(component: str, attribute: str, value: object) -> None:
             "device. Return an nn.Module from its method build(...), with an nn.Parameter for what is learned and "
             "register_buffer(...) for what is constant."
         )
+
+
+@dataclass(frozen=True)
+class ReadsComponents:
+    """Base of what tells pydantic how to read and write a field that holds components of a kind."""
+
+    kind: str
+
+
+def _require_readable(option: str, annotation: Any, metadata: Collection[object]) -> None:
+    """Refuse an option that holds any component of a kind and can neither read nor write one.
+
+    Pydantic makes an instance of the base class of what it reads, and writes the base class's fields alone.
+
+    Raises:
+        TypeError: the option is of such a type.
+    """
+    if any(isinstance(item, ReadsComponents) for item in metadata):
+        return
+    if get_origin(annotation) is Annotated:
+        annotation, *metadata = get_args(annotation)
+        _require_readable(option, annotation, metadata)
+    elif get_origin(annotation) is not None:
+        for part in get_args(annotation):
+            _require_readable(option, part, ())
+    elif isinstance(annotation, type) and issubclass(annotation, Component):
+        kind = getattr(annotation, "kind", "schedule")  # schedules stand in weights alone
+        if kind != "schedule" and annotation.model_fields["name"].is_required():
+            raise TypeError(
+                f"{option}: expected Any{kind.capitalize()}, of dskd_components.components, which is read from a "
+                f"name or a mapping and written with its options, got {annotation.__name__}."
+            )
 
 
 Choice = TypeVar("Choice", bound=FrozenModel)

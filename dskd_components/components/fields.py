@@ -10,7 +10,7 @@ from pydantic import PydanticInvalidForJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from dskd_components.components.aligner import Aligner
-from dskd_components.components.component import Component, read_choice
+from dskd_components.components.component import Component, ReadsComponents, read_choice
 from dskd_components.components.distance import Distance
 from dskd_components.components.hookspecs import KINDS
 from dskd_components.components.lookup import default_registry, list_components
@@ -30,10 +30,8 @@ _being_described: ContextVar[frozenset[str]] = ContextVar("_being_described", de
 
 
 @dataclass(frozen=True)
-class ComponentField:
+class ComponentField(ReadsComponents):
     """Tells pydantic how to read, write and describe a field that holds a component of one kind."""
-
-    kind: str
 
     def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Read with `read`; write the component's own fields, name first."""

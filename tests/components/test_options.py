@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, create_model
 
-from dskd_components import DSKDSpec, get_distance
+from dskd_components import Aligner, Distance, DSKDSpec, Projector, Schedule, Space, components, get_distance
+from dskd_components.distances import JS
 from tests.helpers.fake_distributions import FakeDistribution
 
 if TYPE_CHECKING:
@@ -125,3 +126,36 @@ def test_an_option_of_a_part_is_refused_with_its_path() -> None:
 def test_a_required_option_is_asked_for() -> None:
     with pytest.raises(ValidationError, match=r"order\n.*[Rr]equired"):
         get_distance("needy")
+
+
+BASES: dict[str, Any] = {"Distance": Distance, "Aligner": Aligner, "Projector": Projector, "Space": Space}
+AROUND: dict[str, Any] = {
+    "itself": lambda base: base,
+    "or None": lambda base: base | None,
+    "several": lambda base: tuple[base, ...],  # type: ignore[valid-type]
+    "by name": lambda base: dict[str, base],  # type: ignore[valid-type]
+    "with a bound": lambda base: Annotated[tuple[base, ...], Field(min_length=1)],  # type: ignore[valid-type]
+    "annotated": lambda base: Annotated[base, "of whatever"] | None,
+}
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("name", BASES)
+def test_an_option_that_holds_a_component_must_be_able_to_read_and_write_it(name: str, around: Any) -> None:
+    """Pydantic would make an instance of the base class of a mapping, and write the base class's fields alone."""
+    fields = {"name": (Literal["holder"], "holder"), "base": (around(BASES[name]), None)}
+    with pytest.raises(TypeError, match=rf"^Holder.base: expected Any{name}, .*, got {name}"):
+        create_model("Holder", __base__=Schedule, **fields)  # type: ignore[call-overload]
+    fields["base"] = (around(getattr(components, f"Any{name}")), None)
+    create_model("Holder", __base__=Schedule, **fields)  # type: ignore[call-overload]
+
+
+def test_one_class_may_be_an_option_that_is_read_by_its_own_fields() -> None:
+    class Scaled(Distance):
+        name: Literal["scaled"] = "scaled"
+        base: JS = JS()
+
+        def __call__(self, student_log_probs: Any, teacher_log_probs: Any) -> Any:
+            return 2 * self.base(student_log_probs, teacher_log_probs)
+
+    assert Scaled.model_validate_json(Scaled(base=JS(beta=0.1)).model_dump_json()).base.beta == 0.1
