@@ -77,11 +77,19 @@ def _dump(mapping: Mapping[str, Any], dump: core_schema.SerializerFunctionWrapHa
 class FrozenModel(BaseModel):
     """A pydantic model that cannot be changed and knows every one of its fields.
 
-    An unknown field is an error that names the nearest known ones, and NaN or infinity is never a valid number.
+    An unknown field is an error that names the nearest known ones, and NaN or infinity is never a valid number. A field
+    with an alias has it in files, and either name in Python.
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        validate_by_alias=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
     )
 
     @model_validator(mode="before")
@@ -89,7 +97,8 @@ class FrozenModel(BaseModel):
     def _name_unknown_fields(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        known = list(cls.model_fields)
+        aliases = (field.validation_alias or field.alias for field in cls.model_fields.values())
+        known = [*cls.model_fields, *(alias for alias in aliases if isinstance(alias, str))]
         unknown = [key for key in values if key not in known]
         if unknown:
             raise ValidationError.from_exception_data(

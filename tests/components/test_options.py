@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, create_model
 
 from dskd_components import Aligner, Distance, DSKDSpec, Projector, Schedule, Space, components, get_distance
 from dskd_components.distances import JS
+from dskd_components.testing import check_distance, variants
 from tests.helpers.fake_distributions import FakeDistribution
 
 if TYPE_CHECKING:
@@ -48,13 +49,17 @@ class Mixture(Silent):
     name: Literal["mixture"] = "mixture"
     parts: Annotated[tuple[AnyDistance, ...], Field(min_length=1)] = ("kl",)
 
+class Renamed(Silent):
+    name: Literal["renamed"] = "renamed"
+    strength: Annotated[float, Field(ge=0, alias="lambda")] = 1.0
+
 class Custom(Silent):
     name: Literal["custom"] = "custom"
     weigh: Callable[[float], float] | None = None
 
 @hookimpl
 def dskd_distances():
-    return [Needy, Structured, Mixture, Custom]
+    return [Needy, Structured, Mixture, Renamed, Custom]
 """
 
 
@@ -159,3 +164,17 @@ def test_one_class_may_be_an_option_that_is_read_by_its_own_fields() -> None:
             return 2 * self.base(student_log_probs, teacher_log_probs)
 
     assert Scaled.model_validate_json(Scaled(base=JS(beta=0.1)).model_dump_json()).base.beta == 0.1
+
+
+def test_an_option_may_have_a_name_in_files_that_python_cannot_have() -> None:
+    spec = DSKDSpec(distance={"name": "renamed", "lambda": 0.5})
+    distance: Any = spec.distance
+    assert distance.strength == 0.5
+    assert distance.model_dump() == {"name": "renamed", "lambda": 0.5}
+    assert is_described(distance.model_dump())
+    assert is_read(distance.model_dump())
+    assert type(distance)(strength=0.5) == get_distance("renamed", strength=0.5) == distance
+    with pytest.raises(ValidationError, match=r"unknown field 'lamda' \(did you mean 'lambda'\?\)"):
+        DSKDSpec(distance={"name": "renamed", "lamda": 0.5})
+    assert [one.strength for one in variants(type(distance))] == [1.0, 0.75, 2.25]  # type: ignore[attr-defined]
+    assert check_distance(type(distance)(), max_examples=1).results[-1].outcome == "passed"
