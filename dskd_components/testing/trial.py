@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 
@@ -101,7 +102,7 @@ def _smallest_failure(
         # What is drawn comes first: its failures are made small.
         (attempt_drawn if seed is None else seeded(seed)(attempt_drawn))()
         for case in law.always:
-            attempt(case)
+            attempt({name: _here(value) for name, value in case.items()})
     except Exception as error:
         if not last:  # the cases themselves could not be drawn
             return {}, error
@@ -109,6 +110,11 @@ def _smallest_failure(
         case, smallest, inside = last[-1]
         return case, smallest.with_traceback(inside)
     return None
+
+
+def _here(value: Any) -> Any:
+    """Return a value on the device that cases are drawn on."""
+    return value.to(torch.get_default_device()) if isinstance(value, torch.Tensor) else value
 
 
 def _phases() -> tuple[Phase, ...]:

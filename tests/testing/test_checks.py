@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
 from pydantic import Field
 
 from dskd_components import Distance, PluginError
@@ -17,6 +18,7 @@ from dskd_components.components.registry import BrokenPlugin, ComponentInfo, Reg
 from dskd_components.distances import JS, KL
 from dskd_components.testing import (
     CheckReport,
+    Law,
     LawResult,
     LawViolationError,
     check_aligner,
@@ -103,6 +105,28 @@ def test_one_cause_is_told_once() -> None:
         report.raise_if_failed()
     assert str(caught.value).count("no such thing") == 1
     assert f"The same is raised in {len(cause) - 1} more: " in str(caught.value)
+
+
+def test_cases_that_are_always_tried_are_made_where_others_are() -> None:
+    """``dskd check --device cuda`` chooses the device once the laws are imported."""
+    seen: list[torch.device] = []
+
+    def check(_: Any, rows: Tensor) -> None:
+        """All rows are somewhere."""
+        seen.append(rows.device)
+
+    rows = st.builds(lambda: {"rows": torch.zeros(2)})
+    tried = Law(
+        kind="distance",
+        check=check,
+        cases=lambda _: rows,
+        claimed_by=lambda _: True,
+        at_most=1,
+        always=({"rows": torch.zeros(1, device="cpu")},),
+    )
+    with torch.device("meta"):
+        require_law(tried, KL())
+    assert [device.type for device in seen] == ["meta", "meta"]
 
 
 def test_a_failing_case_is_made_small_unless_the_profile_leaves_that_out() -> None:
