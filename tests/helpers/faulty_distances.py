@@ -157,6 +157,22 @@ class ExchangedGradients(ClosedForm):
         return DistanceGradients(values=found.values, student=found.teacher, teacher=found.student)
 
 
+@fault("the closed form leaves out what is beyond its first hundred tokens", "closed_form_is_the_gradient")
+class FirstTokensAlone(ClosedForm):
+    name: Literal["first_tokens_alone"] = "first_tokens_alone"
+
+    def spoilt(self, found: DistanceGradients, student: Distribution, teacher: Distribution) -> DistanceGradients:
+        kept = torch.arange(student.probs.shape[1]) < 100
+        sides = (None if side is None else side.where(kept, 0.0) for side in (found.student, found.teacher))
+        return DistanceGradients(values=found.values, student=next(sides), teacher=next(sides))
+
+
+@fault("a vocabulary that is wider than a chunk is cut", "token_numbers_do_not_matter")
+def one_chunk(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    student, teacher = (side[:, :100].exp() for side in (student_log_probs, teacher_log_probs))
+    return (student - teacher).square().sum(-1)
+
+
 @fault("the closed form is of another divergence", "closed_form_is_the_gradient")
 class WrongValue(ClosedForm):
     name: Literal["wrong_value"] = "wrong_value"

@@ -18,6 +18,7 @@ from dskd_components.testing.laws.distance.evaluation import (
     pairs,
     tied,
     values_and_gradients,
+    wide,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _offers_closed_form(distance: Any) -> bool:
     "distance",
     cases=pairs(columns=st.integers(0, 2), dtype=DTYPES),
     claimed_by=_offers_closed_form,
-    always=tied(columns=1, dtype=torch.float32),
+    always=tied(columns=1, dtype=torch.float32) + wide(columns=1, dtype=torch.float64),
 )
 def closed_form_is_the_gradient(
     distance: Distance, student_logits: Tensor, teacher_logits: Tensor, columns: int, dtype: torch.dtype

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from hypothesis import strategies as st
@@ -21,6 +21,9 @@ one, and so is any function of that shape. One with parameters builds what is ca
 
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 """What a distance is called with."""
+
+WIDE: Final = 130
+"""Tokens of the `wide` case: more than the most likely ones that a distance may take, or than a chunk has."""
 
 
 def values_at(distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -96,6 +99,19 @@ def tied(**others: Any) -> tuple[dict[str, Any], ...]:
     same = [0.3, 0.1, 0.7, -0.2, 0.9]
     student = torch.tensor([[2.0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [1, 0, 0, -1, -1], same], dtype=torch.float64)
     teacher = torch.tensor([[0.0, 2, 0, 1, 1], [2, 1, 1, 1, 0], [0, 0, 0, 1, 0], same], dtype=torch.float64)
+    return ({"student_logits": student, "teacher_logits": teacher, **others},)
+
+
+def wide(**others: Any) -> tuple[dict[str, Any], ...]:
+    """Return a case with more tokens than are drawn, for laws that always try it.
+
+    What takes the most likely tokens, or goes over the vocabulary in chunks, does nothing of it with a few.
+
+    Args:
+        **others: the further arguments of the law.
+    """
+    generator = torch.Generator("cpu").manual_seed(1)
+    student, teacher = torch.randn(2, 2, WIDE, generator=generator, dtype=torch.float64, device="cpu")
     return ({"student_logits": student, "teacher_logits": teacher, **others},)
 
 

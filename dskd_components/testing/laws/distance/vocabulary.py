@@ -17,6 +17,7 @@ from dskd_components.testing.laws.distance.evaluation import (
     tied,
     values_and_gradients,
     values_at,
+    wide,
 )
 from dskd_components.testing.strategies.logits import SEEDS
 
@@ -43,7 +44,7 @@ def a_constant_added_to_logits_changes_nothing(
     expect_close(moved_gradient[rows], gradient[rows], "the gradient of the moved rows", rtol=1e-6, atol=1e-8)
 
 
-@law("distance", cases=pairs(seed=SEEDS), claimed_by=_treats_tokens_alike, always=tied(seed=1))
+@law("distance", cases=pairs(seed=SEEDS), claimed_by=_treats_tokens_alike, always=tied(seed=1) + wide(seed=1))
 def token_numbers_do_not_matter(
     distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor, seed: int
 ) -> None:
@@ -67,7 +68,7 @@ def token_numbers_do_not_matter(
     "distance",
     cases=pairs(columns=st.integers(1, 4), seed=SEEDS),
     claimed_by=_treats_tokens_alike,
-    always=tied(columns=2, seed=1),
+    always=tied(columns=2, seed=1) + wide(columns=2, seed=1),
 )
 def tokens_ruled_out_on_both_sides_count_for_nothing(
     distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor, columns: int, seed: int
