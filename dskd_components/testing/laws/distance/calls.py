@@ -17,7 +17,6 @@ from dskd_components.testing.laws.distance.evaluation import (
     tied,
     values_and_gradients,
     values_at,
-    wide,
 )
 from dskd_components.testing.printing import number
 from dskd_components.testing.strategies.logits import SEEDS
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@law("distance", cases=pairs(), always=tied() + wide())
+@law("distance", cases=pairs(), always=tied())
 def rows_are_independent(distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor) -> None:
     """A row has the same value and gradient whichever rows are beside it.
 

@@ -18,7 +18,6 @@ from dskd_components.testing.laws.distance.evaluation import (
     pairs,
     tied,
     values_and_gradients,
-    wide,
 )
 from dskd_components.testing.strategies.logits import logits
 
@@ -72,7 +71,6 @@ def the_student_learns(distance: DistanceFunction, student_logits: Tensor, teach
     cases=generic_pairs(),
     claimed_by=lambda distance: getattr(distance, "gradient_is_derivative", True),
     at_most=10,
-    always=wide(),
 )
 def gradient_is_the_derivative(distance: DistanceFunction, student_logits: Tensor, teacher_logits: Tensor) -> None:
     """The gradients are the derivatives of the values, for the student's logits and for the teacher's.
