@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import TYPE_CHECKING, ClassVar, Final, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 
 from dskd_components.components.component import Component
 from dskd_components.errors import ConfigurationError
@@ -36,6 +36,18 @@ class ColumnReader(Component, ABC):
     """The columns of the batch that it reads, by the names that they have there, ``"student_byte_starts"``. An aligner
     finds them in ``student.columns["byte_starts"]``, a space those of its own side in ``rows.columns["byte_starts"]``.
     A batch without one of them is refused."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Check, when a class is made, that what it names are names: a text in parentheses is no tuple."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for attribute in ("terms", "distance_terms", "reads_columns"):
+            found = getattr(cls, attribute, ())
+            if isinstance(found, property):
+                continue
+            if not isinstance(found, tuple | list) or not all(isinstance(name, str) for name in found):
+                hint = f"; write ({found!r},)" if isinstance(found, str) else ""
+                raise TypeError(f"{cls.__name__}.{attribute}: expected a tuple of names, got {found!r}{hint}.")
 
     @property
     def sides_read(self) -> tuple[Side, ...]:

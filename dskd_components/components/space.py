@@ -6,7 +6,7 @@ from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch.nn import functional as F
@@ -330,6 +330,8 @@ class Space(ColumnReader, ABC):
         """
         super().__pydantic_init_subclass__(**kwargs)
         forget_outdated(cls, Space, "compare", "reads_logits")
+        if not cls.model_fields["name"].is_required():
+            _require_side(cls)
         stay_abstract(cls, Space, "compare")
 
     def build(self, *, heads: ProjectorHeads | None) -> nn.Module | None:  # noqa: ARG002
@@ -387,6 +389,27 @@ class Space(ColumnReader, ABC):
         """
         raise ConfigurationError(
             f"The space {self.name!r} has parameters, so it cannot compare itself: build(...) returns what can."
+        )
+
+
+def _require_side(space: type[Space]) -> None:
+    """Refuse a class that works on no side, or has states projected away from it.
+
+    Raises:
+        TypeError: the class declares such a thing.
+    """
+    side = getattr(space, "side", None)
+    if isinstance(side, property) or isinstance(space.projector, property):
+        return
+    if side not in get_args(Side):
+        raise TypeError(
+            f"{space.__name__}.side: expected 'student' or 'teacher', whose positions it compares at, got {side!r}."
+        )
+    arriving = "t2s" if side == "student" else "s2t"
+    if space.projector not in (arriving, None):
+        raise TypeError(
+            f"{space.__name__}.projector: expected {arriving!r} or None, for the other model's states come to the "
+            f"{side}'s, got {space.projector!r}."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -178,3 +178,41 @@ def test_an_option_may_have_a_name_in_files_that_python_cannot_have() -> None:
         DSKDSpec(distance={"name": "renamed", "lamda": 0.5})
     assert [one.strength for one in variants(type(distance))] == [1.0, 0.75, 2.25]  # type: ignore[attr-defined]
     assert check_distance(type(distance)(), max_examples=1).results[-1].outcome == "passed"
+
+
+DECLARED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "no side": (Space, {}, "side: expected 'student' or 'teacher', .* got None"),
+    "a misspelt side": (Space, {"side": "studnet"}, "side: expected 'student' or 'teacher', .* got 'studnet'"),
+    "away from its side": (
+        Space,
+        {"side": "student", "projector": "s2t"},
+        "projector: expected 't2s' or None, .*'s2t'",
+    ),
+    "no direction": (
+        Space,
+        {"side": "teacher", "projector": "linear"},
+        "projector: expected 's2t' or None, .*'linear'",
+    ),
+    "a term alone": (
+        Space,
+        {"side": "student", "terms": ("a_kd")},
+        r"terms: expected a tuple of names.*'a_kd'.*\('a_kd',\)",
+    ),
+    "a distance term": (Space, {"side": "student", "distance_terms": "a"}, "distance_terms: expected a tuple of names"),
+    "a column": (Space, {"side": "student", "reads_columns": "student_x"}, "reads_columns: expected a tuple of names"),
+    "an aligner's term": (Aligner, {"terms": "a"}, "terms: expected a tuple of names"),
+    "numbers": (Aligner, {"terms": (1, 2)}, r"terms: expected a tuple of names.* got \(1, 2\)"),
+}
+
+
+@pytest.mark.parametrize(("base", "declared", "message"), DECLARED.values(), ids=DECLARED)
+def test_what_a_class_declares_is_checked_when_it_is_made(base: Any, declared: dict[str, Any], message: str) -> None:
+    """A side or direction that there is not was one engine's error, and another loss in the other."""
+    members = {
+        "__module__": __name__,
+        "__annotations__": {"name": Literal["declaring"]} | dict.fromkeys(declared, ClassVar[Any]),
+        "name": "declaring",
+        **declared,
+    }
+    with pytest.raises(TypeError, match=f"^Declaring.{message}"):
+        type("Declaring", (base,), members)
