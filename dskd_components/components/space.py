@@ -330,9 +330,9 @@ class Space(ColumnReader, ABC):
         """
         super().__pydantic_init_subclass__(**kwargs)
         forget_outdated(cls, Space, "compare", "reads_logits")
-        if not cls.model_fields["name"].is_required():
-            _require_side(cls)
         stay_abstract(cls, Space, "compare")
+        if not cls.__abstractmethods__ and not cls.model_fields["name"].is_required():
+            _require_side(cls)
 
     def build(self, *, heads: ProjectorHeads | None) -> nn.Module | None:  # noqa: ARG002
         """Return a module with parameters and buffers, whose method ``compare`` is called in place of the space's.

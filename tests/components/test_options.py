@@ -212,6 +212,8 @@ def test_what_a_class_declares_is_checked_when_it_is_made(base: Any, declared: d
         "__module__": __name__,
         "__annotations__": {"name": Literal["declaring"]} | dict.fromkeys(declared, ClassVar[Any]),
         "name": "declaring",
+        "compare": lambda self, rows: None,
+        "build": lambda self, **given: None,
         **declared,
     }
     with pytest.raises(TypeError, match=f"^Declaring.{message}"):
