@@ -12,14 +12,12 @@ from dskd_components.components.alignment import Alignment
 from dskd_components.components.column_reader import ColumnReader
 from dskd_components.components.component import forget_outdated
 from dskd_components.components.returned import (
-    ADVICE,
     broken_promise,
-    called,
+    complaint,
     require_metrics,
     require_tensor,
     require_terms,
 )
-from dskd_components.errors import PluginError
 from dskd_components.models.host_reads import Check, require
 from dskd_components.models.states import with_small_segment_ids
 
@@ -112,9 +110,10 @@ def coverage_check(module: AlignerModule, alignment: Alignment, student: LMState
         for side, wrong in sides.items():
             if wrong.any():
                 place = wrong.nonzero()[0].tolist()
-                raise PluginError(
-                    f"{called(module)}: expected forward(...).{side}_covered to be true at scored positions alone, got "
-                    f"true at {place}, where nothing is scored. {ADVICE}"
+                raise complaint(
+                    module,
+                    f"expected forward(...).{side}_covered to be true at scored positions alone, got true at {place}, "
+                    "where nothing is scored.",
                 )
 
     return Check(torch.stack([wrong.any() for wrong in sides.values()]).any(), complain)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from dskd_components.components.component import Component, forget_outdated, stay_abstract
 from dskd_components.components.distribution import Distribution
-from dskd_components.components.returned import broken_promise, require_tensor
+from dskd_components.components.returned import broken_promise, complaint, require_tensor
 from dskd_components.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dskd_components.components.projector import ProjectorHeads
     from dskd_components.components.vocabulary import ComparedTokens
@@ -181,7 +181,7 @@ class Distance(Component, ABC):
         """
         if not (student_gradient or teacher_gradient):
             with torch.no_grad():
-                values = checked_values(self, self(student.log_probs, teacher.log_probs), student.log_probs)
+                values = checked_call(self, self, student.log_probs, teacher.log_probs)
                 return DistanceGradients(values=values, student=None, teacher=None)
         asked = (student_gradient, teacher_gradient)
         # log_softmax of log-probabilities changes nothing but makes them logits.
@@ -190,7 +190,7 @@ class Distance(Component, ABC):
             for side, is_asked in zip((student, teacher), asked, strict=True)
         ]
         with torch.enable_grad():
-            values = checked_values(self, self(logits[0].log_softmax(-1), logits[1].log_softmax(-1)), logits[0])
+            values = checked_call(self, self, logits[0].log_softmax(-1), logits[1].log_softmax(-1))
             found = iter(_gradients(values, [side for side in logits if side.requires_grad]))
         return DistanceGradients(
             values=values.detach(),
@@ -220,7 +220,7 @@ class Distance(Component, ABC):
             for side, is_asked in ((student, student_derivative), (teacher, teacher_derivative))
         ]
         with torch.set_grad_enabled(student_derivative or teacher_derivative):
-            values = checked_values(self, self(*sides), sides[0])
+            values = checked_call(self, self, *sides)
             found = iter(_gradients(values, [side for side in sides if side.requires_grad]))
         return PartOfDistances(
             values=values.detach(),
@@ -234,18 +234,31 @@ class Distance(Component, ABC):
         return cls.value_and_gradients is not Distance.value_and_gradients
 
 
-def checked_values(distance: Distance, found: object, log_probs: Tensor) -> Tensor:
-    """Return ``[N]``: what came of a distance's call, or of that of what was built for it, if it is that.
+def checked_call(
+    distance: Distance,
+    function: "Callable[[Tensor, Tensor], object]",
+    student_log_probs: Tensor,
+    teacher_log_probs: Tensor,
+) -> Tensor:
+    """Return ``[N]``: what a distance's call gives, or that of what was built for it, held to what it promises.
 
     Args:
         distance: for the message.
-        found: what came.
-        log_probs: ``[N, V]``: what it was called with.
+        function: what is called.
+        student_log_probs: ``[N, V]``.
+        teacher_log_probs: ``[N, V]``.
 
     Raises:
-        PluginError: it is something else.
+        PluginError: it gives something else, or has written over its arguments.
     """
-    return require_tensor(distance, "a call to return a number for each row,", found, log_probs.shape[:1], log_probs)
+    sides = {"student_log_probs": student_log_probs, "teacher_log_probs": teacher_log_probs}
+    before = {name: side._version for name, side in sides.items() if not side.is_inference()}
+    found = function(student_log_probs, teacher_log_probs)
+    for name, version in before.items():
+        if sides[name]._version != version:
+            raise complaint(distance, f"expected a call to leave its arguments as they are, but it writes over {name}.")
+    shape = student_log_probs.shape[:1]
+    return require_tensor(distance, "a call to return a number for each row,", found, shape, student_log_probs)
 
 
 def measured(

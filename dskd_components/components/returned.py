@@ -43,7 +43,17 @@ def broken_promise(owner: object, expected: str, found: object) -> PluginError:
         expected: what it promises, as it follows "expected".
         found: what came.
     """
-    return PluginError(_capital(f"{called(owner)}: expected {expected}, got {_described(found)}. {ADVICE}"))
+    return complaint(owner, f"expected {expected}, got {_described(found)}.")
+
+
+def complaint(owner: object, sentence: str) -> PluginError:
+    """Return the error that says something of a component.
+
+    Args:
+        owner: the component, or the module that it has built.
+        sentence: what is to be said.
+    """
+    return PluginError(_capital(f"{called(owner)}: {sentence} {ADVICE}"))
 
 
 def require_tensor(

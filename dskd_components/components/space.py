@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dskd_components.components.column_reader import ColumnReader
 from dskd_components.components.component import forget_outdated, stay_abstract
-from dskd_components.components.distance import Distance, checked_values
+from dskd_components.components.distance import Distance, checked_call
 from dskd_components.components.vocabulary import ComparedTokens
 from dskd_components.errors import ConfigurationError
 from dskd_components.models.states import Side
@@ -194,8 +194,7 @@ class ComparedRows:
         teacher_logits = self.teacher_logits.detach() if detach_teacher else self.teacher_logits
         student_log_probs = (self.student_logits / measure.temperature).log_softmax(-1)
         teacher_log_probs = (teacher_logits / measure.teacher_temperature).log_softmax(-1)
-        found = self.function_of(distance)(student_log_probs, teacher_log_probs)
-        return measure.scale * checked_values(distance, found, student_log_probs)
+        return measure.scale * checked_call(distance, self.function_of(distance), student_log_probs, teacher_log_probs)
 
     def shared_divergence(self, distance: Distance | None) -> Tensor:
         """Return ``[N]``: the distance between what the two make of the `shared_tokens`, in nats.
@@ -213,8 +212,8 @@ class ComparedRows:
         teacher = self.teacher_logits / measure.teacher_temperature
         of_shared = teacher[:, shared.teacher_ids]
         probability = (of_shared.detach().logsumexp(-1) - teacher.detach().logsumexp(-1)).exp()
-        found = self.function_of(distance)(student.log_softmax(-1), of_shared.log_softmax(-1))
-        return measure.scale * probability * checked_values(distance, found, student)
+        sides = student.log_softmax(-1), of_shared.log_softmax(-1)
+        return measure.scale * probability * checked_call(distance, self.function_of(distance), *sides)
 
     def cross_entropy(self, side: Side, targets: Tensor) -> Tensor:
         """Return ``[N]``: the cross entropy of one side's logits at temperature 1, in nats; 0 where there is no target.

@@ -109,6 +109,27 @@ def test_a_distance(spoilt: str) -> None:
         step("tiled", distance=Closed(spoilt=spoilt))
 
 
+class Changing(Distance):
+    name: Literal["changing"] = "changing"
+    side: Literal["student", "teacher"]
+
+    def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        changed, other = student_log_probs, teacher_log_probs
+        if self.side == "teacher":
+            changed, other = other, changed
+        return (changed.exp_() - other.exp()).square().sum(-1)
+
+
+@pytest.mark.parametrize("engine", ["eager", "tiled"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_distance_that_writes_over_its_arguments(side: Literal["student", "teacher"], engine: str) -> None:
+    """Without gradients others read what is written over; with gradients autograd fails, or not."""
+    message = rf"^The distance 'changing' .* expected a call to leave its arguments .* over {side}_log_probs\."
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), pytest.raises(PluginError, match=message):
+            step(engine, distance=Changing(side=side))
+
+
 @pytest.mark.parametrize("spoilt", [name for name in OTHERS if name not in ("a column", "all columns")])
 def test_a_gradient_in_closed_form(spoilt: str) -> None:
     distance = Closed(spoilt=spoilt, part="student")
