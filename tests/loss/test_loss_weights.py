@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -167,6 +167,7 @@ def test_terms_of_aligners_have_weights_too() -> None:
 class Undeclared(TeacherSpace):
     """A space as plugins had them before spaces could declare their terms."""
 
+    name: Literal["undeclared"] = "undeclared"  # type: ignore[assignment]
     terms: ClassVar[tuple[str, ...]] = ()
 
 
