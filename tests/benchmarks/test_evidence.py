@@ -37,6 +37,9 @@ from benchmarks.evidence.training import Training, carry_out
 from benchmarks.evidence.written import write_as_teacher, written_texts
 from tests.helpers.processes_of_evidence import Parent
 
+# Models are trained and tuned with every arm, and what is tested is no part of the library.
+pytestmark = pytest.mark.minutes
+
 PLAN = Plan.quick()
 
 ROOT = Path(__file__).parents[2]
@@ -237,7 +240,6 @@ def test_batches_that_are_kept_on_a_gpu_are_not_those_of_the_teachers_text(
     assert bench.batches(arms["teacher-text"], run)(0, []) is written
 
 
-@pytest.mark.minutes
 def test_killed_workers_and_a_killed_parent_leave_the_same_rows(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "folder"
     shutil.copytree(folder, copy)
