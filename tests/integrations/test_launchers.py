@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from examples.tiny import Pair
 
 pytest.importorskip("deepspeed")
+# In `make test`, tests/distributed has losses and gradients under each engine.
+pytestmark = pytest.mark.minutes
 
 RANKS = 2
 # Two checkpoints, of which the first is taken for the best: so the end of training loads it.
