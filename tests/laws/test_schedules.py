@@ -8,4 +8,4 @@ from tests.helpers.registered import by_claims
 ONE_FOR_ALL_CLAIMS, OTHERS = by_claims("schedule")
 
 test_every_schedule = laws_of(*ONE_FOR_ALL_CLAIMS, max_examples=20)
-test_every_schedule_with_other_options = laws_of(*OTHERS, max_examples=6)
+test_every_schedule_with_other_options = laws_of(*OTHERS, max_examples=10)
