@@ -158,6 +158,36 @@ def test_an_operator_that_is_not_right_is_not_used(kind: str, operator: Any, mon
     assert not choose(kind)
 
 
+@needs_operator
+@pytest.mark.parametrize("way", ["logits", "states"])
+def test_a_measurement_writes_to_the_products_own_place_alone(way: Any) -> None:
+    """So it is made of what is read and written in the step, its layout included, and takes no memory beside."""
+    a, b = operands(way)
+    buffer = torch.zeros(len(a) + 2, 4096 + 64)
+    place = buffer[1:-1, 32 : 32 + (len(b) if way == "logits" else b.shape[1])]
+    before = a.clone(), b.clone()
+    by_onednn("fastest", way, a, b, place)
+    assert torch.equal(a, before[0])
+    assert torch.equal(b, before[1])
+    place.zero_()
+    assert not buffer.any()
+
+
+@needs_operator
+def test_layouts_are_measured_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def is_faster(*given: Any) -> bool:
+        seen.append(given[3].stride(0))
+        return True
+
+    monkeypatch.setattr(products, "_is_faster", is_faster)
+    rows, part = operands("logits")
+    for width in (4096, 4096 + 64, 4096):
+        by_onednn("fastest", "logits", rows, part, torch.empty(len(rows), width)[:, : len(part)])
+    assert seen == [4096, 4096 + 64]
+
+
 def test_an_operator_that_is_not_there_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "MARGIN", float("inf"))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

@@ -24,6 +24,7 @@ from dskd_components.engines._tiling.half_products import (
 )
 from dskd_components.engines._tiling.products import CACHED_ROWS, add_outer, by_onednn, onednn
 from dskd_components.engines._tiling.row_functions import Softcap, Split
+from dskd_components.engines.workspace import in_large_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -177,7 +178,7 @@ class HeadProducts:
     def _logits_in_parts(self, states: Tensor, out: Tensor) -> None:
         """Write the product of states and of the weight, a part of it at a time, and the bias."""
         for columns, part in self._parts(min(self._cached_rows, self._part_rows)):
-            if by_onednn(self._products, "logits", states, part):
+            if by_onednn(self._products, "logits", states, part, out=out[:, columns]):
                 out[:, columns] = onednn(states, part, None if self._bias is None else self._bias[columns])
             elif self._bias is None:
                 torch.mm(states, part.T, out=out[:, columns])
@@ -304,7 +305,7 @@ class HeadProducts:
         projection = projection.to(self._dtype)
         joint = scratch.matrix(len(self._weight), projection.shape[1], dtype=self._dtype, device=projection.device)
         small = min(self._cached_rows, self._part_rows)
-        by_parts = by_onednn(self._products, "states", self._weight[:small].to(self._dtype), projection)
+        by_parts = by_onednn(self._products, "states", self._weight[:small].to(self._dtype), projection, joint[:small])
         for rows, part in self._parts(small if by_parts else self._part_rows):
             if by_parts:
                 joint[rows] = onednn(part, projection.T)
@@ -353,7 +354,7 @@ class HeadGradient:
         self._head = head
         self._weight: Tensor | None = None
         if head.weight.requires_grad and scratch is None:
-            self._weight = torch.empty_like(head.weight, dtype=dtype)
+            self._weight = in_large_pages(torch.empty_like(head.weight, dtype=dtype))
         elif head.weight.requires_grad and scratch is not None:
             self._weight = scratch.matrix(*head.weight.shape, dtype=dtype, device=head.weight.device)
         self._is_empty = True

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dskd_components.engines.workspace import in_large_pages
 from dskd_components.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ class _PrecomputedGradient(torch.autograd.Function):
         except RuntimeError:  # a batch of gradients (is_grads_batched) is not one number
             unscaled = False
         scaled = (gradient if unscaled else gradient * upstream for gradient in ctx.saved_tensors)
-        return None, None, *(gradient.to(dtype) for gradient, dtype in zip(scaled, ctx.dtypes, strict=True))
+        return None, None, *(_narrowed(gradient, dtype) for gradient, dtype in zip(scaled, ctx.dtypes, strict=True))
+
+
+def _narrowed(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    if gradient.dtype == dtype:
+        return gradient
+    return in_large_pages(torch.empty_like(gradient, dtype=dtype)).copy_(gradient)
 
 
 def require_backward(tensors: Iterable[Tensor]) -> None:

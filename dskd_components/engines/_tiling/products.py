@@ -53,6 +53,8 @@ class _Class(NamedTuple):
         rows: the length of the number of rows, in bits.
         inner: numbers that each sum runs over; for a gradient to a head, its width.
         outer: for a gradient to states, their width.
+        apart: for logits, how many numbers apart their rows begin; for a gradient to states, those of what is read.
+            Some kernels are slower where rows are far apart.
         threads: that make them.
     """
 
@@ -60,6 +62,7 @@ class _Class(NamedTuple):
     rows: int
     inner: int
     outer: int
+    apart: int
     threads: int
 
 
@@ -79,7 +82,7 @@ def onednn(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return found
 
 
-def by_onednn(products: Products, kind: Kind, rows: Tensor, part: Tensor) -> bool:
+def by_onednn(products: Products, kind: Kind, rows: Tensor, part: Tensor, out: Tensor | None = None) -> bool:
     """Return whether oneDNN makes the products of a tile with parts of a head; the first of its class is measured.
 
     Args:
@@ -89,6 +92,7 @@ def by_onednn(products: Products, kind: Kind, rows: Tensor, part: Tensor) -> boo
             a gradient to states.
         part: ``[m, d]``, a part of the head, as long as those that are used; for a head's gradient ``[n, m]``, that
             part of the logits' gradient.
+        out: where the product will be written, if it is there already; a measurement writes there as well.
     """
     if products == "torch" or rows.device.type != "cpu" or rows.dtype != torch.float32:
         return False
@@ -100,15 +104,17 @@ def by_onednn(products: Products, kind: Kind, rows: Tensor, part: Tensor) -> boo
     if not (rows if kind == "head" else part).is_contiguous():  # what stands in the place of a weight
         return False
     outer = part.shape[1] if kind == "states" else 0
-    key = _Class(kind, len(rows).bit_length(), rows.shape[1], outer, torch.get_num_threads())
+    large = {"logits": out, "states": rows, "head": None}[kind]
+    apart = 0 if large is None else large.stride(0)
+    key = _Class(kind, len(rows).bit_length(), rows.shape[1], outer, apart, torch.get_num_threads())
     if key not in _chosen:
-        _chosen.setdefault(key, _is_there() and _is_faster(kind, *_half(kind, rows, part)))
+        _chosen.setdefault(key, _is_there() and _is_faster(kind, *_measured_operands(kind, rows, part, out)))
     return _chosen[key]
 
 
 def write_through(products: Products, gradient: Tensor, matrix: Tensor, out: Tensor) -> None:
     """Write ``[n, d]``, a gradient ``[n, m]`` taken back through a matrix ``[m, d]``: ``gradient matrix``."""
-    if by_onednn(products, "states", gradient, matrix):
+    if by_onednn(products, "states", gradient, matrix, out=out):
         out.copy_(onednn(gradient, matrix.T))
     else:
         torch.mm(gradient, matrix, out=out)
@@ -155,18 +161,25 @@ def _is_there() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _half(kind: Kind, rows: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
-    """Return half of the operands, or less: a measurement holds a sum as well, in the memory of one product."""
+def _measured_operands(
+    kind: Kind, rows: Tensor, part: Tensor, out: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return two operands, and where their product goes.
+
+    Where there is no place for it, a measurement holds a sum as well as a product. So it is made of half of the
+    operands; but the gradient to states is a sum anyway.
+    """
     if kind == "head":
-        return rows[:ROWS], part[:ROWS, : max(1, part.shape[1] // 2)]
-    return rows[: max(1, min(ROWS, len(rows) // 2))], part
+        return rows[:ROWS], part[:ROWS, : max(1, part.shape[1] // 2)], None
+    count = min(ROWS, len(rows) // 2 if kind == "logits" and out is None else len(rows))
+    return rows[: max(1, count)], part, None if out is None else out[: max(1, count)]
 
 
 @torch.no_grad()
-def _is_faster(kind: Kind, rows: Tensor, part: Tensor) -> bool:
+def _is_faster(kind: Kind, rows: Tensor, part: Tensor, out: Tensor | None) -> bool:
     """Return whether oneDNN makes products of these operands right, and in less time."""
     a, b = {"logits": (rows, part), "states": (rows, part.T), "head": (part.T, rows.T)}[kind]
-    total = a.new_zeros(len(a), len(b))
+    total = a.new_zeros(len(a), len(b)) if out is None else out
 
     def by_torch() -> None:
         torch.mm(a, b.T, out=total) if kind == "logits" else total.addmm_(a, b.T)
