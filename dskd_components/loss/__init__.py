@@ -1,8 +1,9 @@
 """The loss itself: `DSKDLoss`, `MultiTeacherLoss`, and what they need of their own.
 
-`dskd_loss` has the method, in `DSKDLoss.forward`; `multi_teacher` adds up the losses of several pairs. `build` makes
-the projectors, `validation` refuses what does not fit, `vocabularies` maps one vocabulary to the other, `output` is
-what comes back, and `checkpoints` keeps what was learned. Import the names below, or from the package.
+`dskd_loss` has the method, in `DSKDLoss.forward`; `multi_teacher` adds up the losses of several pairs. `arguments` and
+`usable_states` refuse what does not fit when a loss is built and when it is called, `build` makes the projectors,
+`vocabularies` maps one vocabulary to the other, `output` is what comes back, `non_finite` says why a loss is NaN, and
+`checkpoints` keeps what was learned. Import the names below, or from the package.
 """
 
 from dskd_components.loss.dskd_loss import DSKDLoss

@@ -16,6 +16,12 @@ from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero
 from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import InputError
+from dskd_components.loss.arguments import (
+    require_arguments,
+    require_fitting_heads,
+    require_one_narrowing,
+    require_vocabulary_map,
+)
 from dskd_components.loss.batch_origin import (
     reasons_for_columns,
     refuse_aligner,
@@ -42,21 +48,14 @@ from dskd_components.loss.checkpoints import (
     require_no_difference,
     write_checkpoint,
 )
-from dskd_components.loss.output import DSKDOutput
-from dskd_components.loss.validation import (
+from dskd_components.loss.non_finite import finite_check, naming_damaged_parameters
+from dskd_components.loss.output import DSKDOutput, kept_masses, require_known_terms
+from dskd_components.loss.usable_states import (
     common_samples_checks,
-    finite_check,
-    kept_masses,
-    naming_damaged_parameters,
-    require_arguments,
     require_columns,
-    require_fitting_heads,
-    require_known_terms,
     require_matching_states,
-    require_one_narrowing,
     require_parameters,
     require_states,
-    require_vocabulary_map,
     validated_groups,
 )
 from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared, subset_of, with_stand_ins

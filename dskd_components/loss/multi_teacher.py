@@ -30,8 +30,9 @@ from dskd_components.loss.checkpoints import (
     write_checkpoints,
 )
 from dskd_components.loss.dskd_loss import DSKDLoss
+from dskd_components.loss.non_finite import naming_damaged_parameters
 from dskd_components.loss.output import DSKDOutput
-from dskd_components.loss.validation import common_samples_checks, naming_damaged_parameters, require_states
+from dskd_components.loss.usable_states import common_samples_checks, require_states
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
 from dskd_components.models.host_reads import require
 from dskd_components.models.precision import without_autocast
