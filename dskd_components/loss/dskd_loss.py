@@ -16,6 +16,7 @@ from dskd_components.engines.reduction import Reduction, weighted_sum, with_zero
 from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import InputError
+from dskd_components.loss.added_tokens import scored_where_shared, with_stand_ins
 from dskd_components.loss.arguments import (
     require_arguments,
     require_fitting_heads,
@@ -48,6 +49,7 @@ from dskd_components.loss.checkpoints import (
     require_no_difference,
     write_checkpoint,
 )
+from dskd_components.loss.model_heads import heads_of_models, narrowed_heads
 from dskd_components.loss.non_finite import finite_check, naming_damaged_parameters
 from dskd_components.loss.output import DSKDOutput, kept_masses, require_known_terms
 from dskd_components.loss.usable_states import (
@@ -58,10 +60,8 @@ from dskd_components.loss.usable_states import (
     require_states,
     validated_groups,
 )
-from dskd_components.loss.vocabularies import Vocabularies, scored_where_shared, subset_of, with_stand_ins
-from dskd_components.models.head import Head
+from dskd_components.loss.vocabularies import Vocabularies
 from dskd_components.models.host_reads import require
-from dskd_components.models.loading import require_loaded
 from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.ranks_of_models import require_cut_head
@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from dskd_components.engines.engine import Measurement
     from dskd_components.engines.reduction import LossWeights
     from dskd_components.engines.vocabulary_overlap import VocabularyOverlap
+    from dskd_components.models.head import Head
     from dskd_components.models.host_reads import Check
     from dskd_components.models.states import LMStates, Side
     from dskd_components.models.token_groups import TokenGroups
@@ -443,30 +444,23 @@ class DSKDLoss(nn.Module):
                 not loaded.
             ConfigurationError: the spec needs something that is not given, or presumes one tokenizer for two.
         """
-        require_loaded(student, "student")
-        student_head, teacher_head = Head.from_model(student), _teacher_head(teacher, teacher_tokenizer)
+        whole = heads_of_models(student, teacher, teacher_tokenizer)
         vocabularies = Vocabularies.of_tokenizers(
             spec,
             {"student": student_tokenizer, "teacher": teacher_tokenizer},
-            {"student": len(student_head.weight), "teacher": len(teacher_head.weight)},
+            {side: len(head.weight) for side, head in whole.items()},
             vocabulary_map=vocabulary_map,
             method=vocabulary_method,
             cache_dir=cache_dir,
         )
         if isinstance(teacher, OfflineTeacher):
             vocabularies = vocabularies.with_offline(teacher)
-        heads: dict[Side, Head] = {}
-        asked: tuple[tuple[Side, Head, Tensor | Sequence[int] | None], ...] = (
-            ("student", student_head, student_tokens),
-            ("teacher", teacher_head, teacher_tokens),
-        )
-        for side, head, token_ids in asked:
-            whole = head.with_vocabulary(vocabularies.sizes[side])
-            heads[side] = whole.narrowed_to(subset_of(whole, token_ids, other_tokens, side))
+        tokens: dict[Side, Tensor | Sequence[int] | None] = {"student": student_tokens, "teacher": teacher_tokens}
+        heads = narrowed_heads(whole, vocabularies.sizes, tokens, other_tokens)
         loss = cls(
             spec,
-            student_hidden_size=student_head.hidden_size,
-            teacher_hidden_size=teacher_head.hidden_size,
+            student_hidden_size=heads["student"].hidden_size,
+            teacher_hidden_size=heads["teacher"].hidden_size,
             student_embedding=input_embedding(student).detach(),
             teacher_embedding=input_embedding(teacher).detach(),
             student_head=heads["student"],
@@ -482,7 +476,7 @@ class DSKDLoss(nn.Module):
             side: None if found is None else found.of_model(models[side])
             for side, found in loss.head_fingerprints.items()
         }
-        return loss.to(student_head.weight.device)
+        return loss.to(heads["student"].device)
 
     def collator(
         self, student_tokenizer: Any, teacher_tokenizer: Any, **options: Unpack[CollatorKeywords]
@@ -774,12 +768,3 @@ class DSKDLoss(nn.Module):
 def _width(embedding: Tensor | None) -> int | None:
     """Return the width of an input embedding, if it is known."""
     return None if embedding is None else embedding.shape[1]
-
-
-def _teacher_head(teacher: CausalLM | OfflineTeacher, tokenizer: Any) -> Head:
-    """Return a teacher's head, once it is known to give its logits; that of stored states was checked with them."""
-    if isinstance(teacher, OfflineTeacher):
-        teacher.require_tokenizer(tokenizer)
-        return teacher.head
-    require_loaded(teacher, "teacher")
-    return Head.from_model(teacher)

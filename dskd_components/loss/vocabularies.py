@@ -9,25 +9,21 @@ import numpy as np
 import torch
 
 from dskd_components.errors import ConfigurationError, InputError
-from dskd_components.models.states import IGNORE_INDEX
-from dskd_components.models.vocabulary_subset import VocabularySubset
+from dskd_components.loss.added_tokens import require_one_base, stand_in_of
 from dskd_components.tokenization.fast_tokenizers import fingerprint_number, fingerprint_number_of
 from dskd_components.tokenization.shared_ids import shared_ids
 from dskd_components.tokenization.vocabulary_map import VocabularyMap, build_vocabulary_map
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
     from dskd_components.components.component import Component
-    from dskd_components.models.head import Head
     from dskd_components.models.offline_teacher import OfflineTeacher
-    from dskd_components.models.states import LMStates, Side
-    from dskd_components.models.vocabulary_subset import Others
+    from dskd_components.models.states import Side
     from dskd_components.spec.dskd_spec import DSKDSpec
-    from dskd_components.tokenization.shared_ids import SharedIds
     from dskd_components.tokenization.vocabulary_map import MapMethod
 
 
@@ -94,14 +90,14 @@ class Vocabularies:
         presuming = _presuming_one_vocabulary(spec)
         if presuming:
             shared = shared_ids(student, teacher)
-            _require_one_base(shared, presuming[0])
+            require_one_base(shared, presuming[0])
             if not shared.all_shared:
                 ids = shared.teacher_to_student(max(teacher.get_vocab().values()) + 1)
                 return cls(
                     sizes=sizes,
                     fingerprints=fingerprints,
                     teacher_to_student_ids=torch.from_numpy(ids),
-                    stand_in=_stand_in(teacher, shared),
+                    stand_in=stand_in_of(teacher, shared),
                 )
         if spec.aligner.same_tokenizer:
             return cls(sizes=sizes, fingerprints=fingerprints)
@@ -200,110 +196,3 @@ def _require_fitting_map(
 def _presuming_one_vocabulary(spec: DSKDSpec) -> list[Component]:
     spaces = [space for space in spec.spaces if space.one_vocabulary]
     return [spec.aligner, *spaces] if spec.aligner.same_tokenizer else [*spaces]
-
-
-def _require_one_base(shared: SharedIds, component: Component) -> None:
-    """Refuse tokenizers that differ in more than added tokens."""
-    if shared.of_one_base:
-        return
-    described = [
-        f"{len(tokens)} of the {side}'s tokens ({tokens[0]!r} among them) are not the other's"
-        for side, tokens in (("student", shared.student_only), ("teacher", shared.teacher_only))
-        if tokens
-    ]
-    raise ConfigurationError(
-        f"The {component.kind} {component.name!r} is for models that share a tokenizer, but these are two: "
-        f"{', and '.join(described)}, under the same ids. Only added tokens may differ. Use a preset for two: "
-        "'recommended-two-vocabularies', 'dskd-v2-eta' or 'dskd-cma'."
-    )
-
-
-def _stand_in(teacher: Any, shared: SharedIds) -> int:
-    """Return a shared token that says little: the teacher's unknown token, or the end of a text, or the first one."""
-    found: list[Any] = [getattr(teacher, f"{role}_token_id", None) for role in ("unk", "eos")]
-    known = set(shared.ids.tolist())
-    return next((int(number) for number in found if number in known), min(known, default=0))
-
-
-def subset_of(
-    head: Head, token_ids: Tensor | Sequence[int] | None, others: Others | None, side: Side
-) -> VocabularySubset | None:
-    """Return the tokens that a head is to be narrowed to; None: all.
-
-    Args:
-        head: the whole head.
-        token_ids: the tokens; None: all.
-        others: what becomes of the others; None: nobody says.
-        side: whose head it is, for messages.
-
-    Raises:
-        ConfigurationError: nobody says what becomes of the others.
-        InputError: an id is none of the head's.
-    """
-    if token_ids is None:
-        return None
-    if others is None:
-        raise ConfigurationError(
-            f"{side}_tokens: say what becomes of all other tokens, other_tokens='one_outcome' (one more outcome, with "
-            "the probability of all of them; exact, and slower) or other_tokens='left_out' (fast; labels among them "
-            "are refused)."
-        )
-    try:
-        return VocabularySubset(token_ids, head.token_count, others=others)
-    except InputError as error:
-        raise InputError(f"{side}_tokens: {str(error).removeprefix('token_ids: ')}") from error
-
-
-def with_stand_ins(batch: Mapping[str, Tensor], teacher_to_student_ids: Tensor, stand_in: int) -> Mapping[str, Tensor]:
-    """Return a batch in which the teacher does not read tokens of the student that it does not have.
-
-    It reads a stand-in in their place, and scores neither them nor what they predict. A teacher with tokens of its own
-    reads these as they are.
-
-    Args:
-        batch: columns of both, or such as serve both.
-        teacher_to_student_ids: ``[Vt]``: shared ids as themselves, -1 for others.
-        stand_in: the token to read.
-    """
-    ours, theirs = _column(batch, "student", "input_ids"), _column(batch, "teacher", "input_ids")
-    labels = _column(batch, "teacher", "labels")
-    if ours is None or theirs is None or labels is None or not _equal(ours, theirs):
-        return batch
-    lacking = (theirs >= 0) & ~_is_shared(theirs, teacher_to_student_ids.to(theirs.device))
-    unpredicted = lacking.clone()
-    unpredicted[:, 1:] |= lacking[:, :-1]
-    return {
-        **batch,
-        "teacher_input_ids": theirs.masked_fill(lacking, stand_in),
-        "teacher_labels": labels.masked_fill(unpredicted, IGNORE_INDEX),
-    }
-
-
-def scored_where_shared(student: LMStates, teacher: LMStates, teacher_to_student_ids: Tensor) -> LMStates:
-    """Return the teacher's states without targets where either side's is a token that the other does not have.
-
-    Args:
-        student: the student's states.
-        teacher: the teacher's states, position by position of the same text.
-        teacher_to_student_ids: ``[Vt]``: shared ids as themselves, -1 for others.
-    """
-    if student.targets.shape != teacher.targets.shape:
-        return teacher  # which the aligner refuses, in its own words
-    lacking = torch.zeros_like(teacher.scored)
-    for states in (student, teacher):
-        lacking |= states.scored & ~_is_shared(states.targets, teacher_to_student_ids)
-    return replace(teacher, targets=teacher.targets.masked_fill(lacking, IGNORE_INDEX))
-
-
-def _is_shared(ids: Tensor, teacher_to_student_ids: Tensor) -> Tensor:
-    """Return which ids are the same token on both sides."""
-    known = (ids >= 0) & (ids < len(teacher_to_student_ids))
-    return known & (teacher_to_student_ids[ids.where(known, 0)] == ids)
-
-
-def _column(batch: Mapping[str, Tensor], side: Side, name: str) -> Tensor | None:
-    return batch.get(f"{side}_{name}", batch.get(name))
-
-
-def _equal(ours: Tensor, theirs: Tensor) -> bool:
-    return ours is theirs or (ours.shape == theirs.shape and ours.device == theirs.device and torch.equal(ours, theirs))
