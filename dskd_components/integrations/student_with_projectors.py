@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from dskd_components.errors import InputError
-from dskd_components.loss.build import require_rate
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.multi_teacher import MultiTeacherLoss
+from dskd_components.loss.parameter_groups import require_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

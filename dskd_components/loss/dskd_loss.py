@@ -17,30 +17,14 @@ from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import InputError
 from dskd_components.loss.added_tokens import scored_where_shared, with_stand_ins
-from dskd_components.loss.arguments import (
-    require_arguments,
-    require_fitting_heads,
-    require_one_narrowing,
-    require_vocabulary_map,
-)
+from dskd_components.loss.arguments import require_arguments, require_demands, require_one_narrowing
 from dskd_components.loss.batch_origin import (
     reasons_for_columns,
     refuse_aligner,
     require_origin,
     require_tokenizers,
 )
-from dskd_components.loss.build import (
-    build_aligner,
-    build_projectors,
-    build_spaces,
-    count_shared,
-    learning_rate_factors,
-    parameter_groups,
-    projector_heads,
-    require_demands,
-    require_own_names,
-    space_modules,
-)
+from dskd_components.loss.build import build_aligner, build_projectors, build_spaces, projector_heads, space_modules
 from dskd_components.loss.checkpoints import (
     HeadFingerprint,
     checkpoint_tensors,
@@ -52,6 +36,7 @@ from dskd_components.loss.checkpoints import (
 from dskd_components.loss.model_heads import heads_of_models, narrowed_heads
 from dskd_components.loss.non_finite import finite_check, naming_damaged_parameters
 from dskd_components.loss.output import DSKDOutput, kept_masses, require_known_terms
+from dskd_components.loss.parameter_groups import learning_rate_factors, parameter_groups
 from dskd_components.loss.usable_states import (
     common_samples_checks,
     require_columns,
@@ -154,25 +139,18 @@ class DSKDLoss(nn.Module):
         super().__init__()
         self.spec = spec
         self.hidden_sizes: dict[Side, int] = {"student": student_hidden_size, "teacher": teacher_hidden_size}
-        require_arguments(spec, self.hidden_sizes, teacher_to_student_ids, same_token)
-        require_own_names(spec)
-        self.vocabularies = Vocabularies(
-            sizes=dict.fromkeys(self.hidden_sizes), fingerprints=dict.fromkeys(self.hidden_sizes)
-        )
+        given: dict[Side, Head | None] = {"student": student_head, "teacher": teacher_head}
+        require_arguments(spec, self.hidden_sizes, given, teacher_to_student_ids, same_token)
+        self.vocabularies = Vocabularies(sizes=dict.fromkeys(given), fingerprints=dict.fromkeys(given))
         self._overlap = KnownOverlap()
         self.register_buffer("teacher_to_student_ids", teacher_to_student_ids, persistent=False)
         self.register_buffer("same_token", same_token, persistent=False)
-        require_fitting_heads({"student": student_head, "teacher": teacher_head}, self.hidden_sizes)
         self.subsets: dict[Side, VocabularySubset | None] = {
-            "student": None if student_head is None else student_head.subset,
-            "teacher": None if teacher_head is None else teacher_head.subset,
+            side: None if head is None else head.subset for side, head in given.items()
         }
-        require_vocabulary_map(spec, teacher_to_student_ids)
-        for side in self.hidden_sizes:
-            spec.columns_read(side)  # refuses misnamed ones
         self.head_fingerprints: dict[Side, HeadFingerprint | None] = {
-            "student": None if student_head is None else HeadFingerprint.of(student_head, frozen=False),
-            "teacher": None if teacher_head is None else HeadFingerprint.of(teacher_head, frozen=True),
+            side: None if head is None else HeadFingerprint.of(head, frozen=side == "teacher")
+            for side, head in given.items()
         }
         heads, overlap = None, None
         if student_head is not None and teacher_head is not None:
@@ -180,7 +158,7 @@ class DSKDLoss(nn.Module):
             embeddings: dict[Side, Tensor | None] = {"student": student_embedding, "teacher": teacher_embedding}
             overlap = self._overlap_of(student_head, teacher_head)
             heads = projector_heads(student_head, teacher_head, overlap, embeddings=embeddings, tokenizers=tokenizers)
-        self._require_demands(overlap)
+        require_demands(spec, overlap, teacher_to_student_ids, same_token)
         widths: dict[Side, int] = {
             "student": student_embedding_size or _width(student_embedding) or student_hidden_size,
             "teacher": teacher_embedding_size or _width(teacher_embedding) or teacher_hidden_size,
@@ -196,11 +174,6 @@ class DSKDLoss(nn.Module):
         one = self.spec.aligner.same_tokenizer
         require_one_narrowing(self.spec, student, teacher)
         return self._overlap.of(student, teacher, self.teacher_to_student_ids, self.same_token, same_tokenizer=one)
-
-    def _require_demands(self, overlap: VocabularyOverlap | None) -> None:
-        """Refuse spaces that need another aligner, or more tokens in common than there are, as far as it is known."""
-        if any(space.min_shared_tokens or space.needs_hard_alignment for space in self.spec.spaces):
-            require_demands(self.spec, count_shared(overlap, self.teacher_to_student_ids, self.same_token))
 
     def forward(
         self,
@@ -270,7 +243,8 @@ class DSKDLoss(nn.Module):
         """
         student, teacher, checks = self._usable(student, teacher)
         overlap = self._overlap_of(student.head, teacher.head)
-        self._require_demands(overlap)  # of these heads, which a loss that is built from a map alone has not seen
+        # Of these heads, which a loss that is built from a map alone has not seen.
+        require_demands(self.spec, overlap, self.teacher_to_student_ids, self.same_token)
         heads = projector_heads(student.head, teacher.head, overlap, are_checked=True)
         groups, of_groups = validated_groups(alignment, student, teacher)
         aligned = self.aligner.unread(student, teacher, groups)

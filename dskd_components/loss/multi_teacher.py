@@ -21,7 +21,7 @@ from dskd_components.loss.batch_origin import (
     require_origin,
     require_tokenizers,
 )
-from dskd_components.loss.build import learning_rate_factors, parameter_groups, space_modules
+from dskd_components.loss.build import space_modules
 from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
     describe_loss,
@@ -32,6 +32,7 @@ from dskd_components.loss.checkpoints import (
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.non_finite import naming_damaged_parameters
 from dskd_components.loss.output import DSKDOutput
+from dskd_components.loss.parameter_groups import learning_rate_factors, parameter_groups
 from dskd_components.loss.usable_states import common_samples_checks, require_states
 from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
 from dskd_components.models.host_reads import require
