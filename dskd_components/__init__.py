@@ -62,7 +62,8 @@ from dskd_components.loss.output import DSKDOutput
 from dskd_components.loss.training_checkpoint import load_checkpoint, save_checkpoint
 from dskd_components.models.aux_loss import AuxLoss
 from dskd_components.models.head import Head
-from dskd_components.models.states import LMStates, scored_tokens
+from dskd_components.models.scored_tokens import scored_tokens
+from dskd_components.models.states import LMStates
 from dskd_components.models.token_groups import TokenGroups
 from dskd_components.models.vocabulary_subset import VocabularySubset
 from dskd_components.preflight import Finding, PreflightReport

@@ -15,7 +15,7 @@ from dskd_components.errors import CheckpointError, ConfigurationError, InputErr
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
 from dskd_components.loss.clipping import clip_grad_norms as clip_apart
-from dskd_components.models.states import scored_tokens
+from dskd_components.models.scored_tokens import scored_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

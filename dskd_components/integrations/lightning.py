@@ -14,7 +14,7 @@ from dskd_components.integrations.student_with_projectors import StudentWithProj
 from dskd_components.integrations.token_means import TokenMeans
 from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
 from dskd_components.loss.clipping import PROJECTORS_NORM, STUDENT_NORM, checked_max_norm, clip_grad_norm
-from dskd_components.models.states import scored_tokens
+from dskd_components.models.scored_tokens import scored_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

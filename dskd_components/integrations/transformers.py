@@ -46,7 +46,7 @@ from dskd_components.integrations.trainer_data import (
     student_columns,
 )
 from dskd_components.loss.clipping import PROJECTORS_NORM, checked_max_norm, clip_grad_norm
-from dskd_components.models.states import scored_tokens
+from dskd_components.models.scored_tokens import scored_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

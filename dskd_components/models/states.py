@@ -1,9 +1,7 @@
-"""`LMStates`: what one model contributes to a batch, and how many of its tokens are scored."""
+"""`LMStates`: what one model contributes to a batch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
@@ -11,17 +9,18 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import Tensor
 
-from dskd_components.distributed.gathering import require_plain, require_tensor, require_whole
-from dskd_components.errors import InputError, NonFiniteError
-from dskd_components.models.head import Head, describe, require_head
+from dskd_components.errors import InputError
 from dskd_components.models.host_reads import Check, require
-from dskd_components.models.precision import full_precision, overflow_advice, upcast
-from dskd_components.models.row_layout import LAYOUT_COLUMNS, RowLayout, fill_of, shifted_column
+from dskd_components.models.precision import full_precision, upcast
+from dskd_components.models.row_layout import RowLayout, fill_of, shifted_column
+from dskd_components.models.state_checks import require_fitting_tensors, value_checks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Self
 
     from dskd_components.models.aux_loss import AuxLoss
+    from dskd_components.models.head import Head
 
 
 IGNORE_INDEX: Final = -100
@@ -65,6 +64,7 @@ class LMStates:
 
     Examples:
         >>> import torch
+        >>> from dskd_components import Head, LMStates
         >>> states = LMStates(
         ...     hidden_states=torch.randn(2, 5, 8),
         ...     targets=torch.tensor([[1, 2, 3, -100, -100], [4, 5, 6, 0, 1]]),
@@ -87,77 +87,7 @@ class LMStates:
     widened_from: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        hidden_states = self.hidden_states
-        require_plain("LMStates.hidden_states", hidden_states)
-        if hidden_states.ndim != 3 or not hidden_states.is_floating_point():
-            raise InputError(
-                "LMStates.hidden_states: expected a floating-point tensor [batch, length, hidden], "
-                f"got {describe(hidden_states)}."
-            )
-        if 0 in hidden_states.shape:
-            raise InputError(
-                f"LMStates.hidden_states: the batch is empty (shape {list(hidden_states.shape)}). Expected at "
-                "least one sample with one position; leave empty batches out."
-            )
-        require_tensor("LMStates.targets", self.targets)
-        if self.targets.dtype != torch.int64:
-            raise InputError(f"LMStates.targets: expected dtype int64, got {describe(self.targets)}.")
-        for name in ("targets", "input_ids", "segment_ids"):
-            self._check_per_position(name)
-        require_head("LMStates.head", self.head)
-        if hidden_states.shape[-1] != self.head.hidden_size:
-            raise InputError(
-                f"LMStates.head: its weight reads hidden states of width {self.head.hidden_size}, but "
-                f"hidden_states have width {hidden_states.shape[-1]}."
-            )
-        if self.embedding is not None:
-            require_whole("LMStates.embedding", self.embedding)
-        if self.embedding is not None and (self.embedding.ndim != 2 or not self.embedding.is_floating_point()):
-            raise InputError(
-                "LMStates.embedding: expected a floating-point tensor [vocabulary, width], "
-                f"got {describe(self.embedding)}."
-            )
-        self._check_device("head.weight", self.head.local.weight)
-        self._check_device("embedding", self.embedding)
-        self._check_aux_loss()
-        self._check_columns()
-
-    def _check_aux_loss(self) -> None:
-        if self.aux_loss is None:
-            return
-        value = self.aux_loss.value
-        if value.numel() != 1 or not value.is_floating_point():
-            raise InputError(f"LMStates.aux_loss: expected a value that is one number, got {describe(value)}.")
-
-    def _check_columns(self) -> None:
-        expected = list(self.hidden_states.shape[:2])
-        for name, column in self.columns.items():
-            if not isinstance(column, Tensor) or list(column.shape[:2]) != expected:
-                found = describe(column) if isinstance(column, Tensor) else type(column).__name__
-                raise InputError(
-                    f"LMStates.columns[{name!r}]: expected a tensor {expected} (as hidden_states), with further "
-                    f"dimensions behind these or without, got {found}."
-                )
-            self._check_device(f"columns[{name!r}]", column)
-
-    def _check_per_position(self, name: str) -> None:
-        tensor: Tensor | None = getattr(self, name)
-        if tensor is None:
-            return
-        require_tensor(f"LMStates.{name}", tensor)
-        expected = list(self.hidden_states.shape[:2])
-        if list(tensor.shape) != expected or tensor.is_floating_point():
-            raise InputError(
-                f"LMStates.{name}: expected an integer tensor {expected} (as hidden_states), got {describe(tensor)}."
-            )
-        self._check_device(name, tensor)
-
-    def _check_device(self, name: str, tensor: Tensor | None) -> None:
-        if tensor is not None and tensor.device != self.hidden_states.device:
-            raise InputError(
-                f"LMStates.{name} is on {tensor.device}, hidden_states are on {self.hidden_states.device}. "
-                "Move them to one device."
-            )
+        require_fitting_tensors(self)
 
     @cached_property
     def scored(self) -> Tensor:
@@ -286,61 +216,11 @@ class LMStates:
         Args:
             side: as there.
         """
-
-        def complain_of_targets() -> None:
-            row, position = (self.scored & ~self._possible).nonzero()[0].tolist()
-            wrong = int(self.targets[row, position])
-            subset = self.head.subset
-            if subset is not None and 0 <= wrong < subset.vocabulary_size:
-                raise InputError(
-                    f"{side}.targets: at [sample {row}, position {position}] the target is token {wrong}, which is not "
-                    f"among the {len(subset)} tokens that the {side}'s head is narrowed to, and others are left out. "
-                    f"Add it to them, have others as one outcome ('one_outcome'), or set its label to {IGNORE_INDEX}."
-                )
-            size = self.head.token_count if subset is None else subset.vocabulary_size
-            raise InputError(
-                f"{side}.targets: expected ids from 0 to {size - 1} (the head's vocabulary) or {IGNORE_INDEX}, got "
-                f"{wrong}."
-            )
-
-        # The largest entry of a row is finite if all are, and takes no copy of them.
-        finite = torch.linalg.vector_norm(self.hidden_states.detach(), math.inf, dim=-1).isfinite()
-        damaged = self.scored & ~finite
-
-        def complain_of_states() -> None:
-            first = damaged.nonzero()[0].tolist()
-            raise NonFiniteError(
-                f"{side}.hidden_states: {int(damaged.sum())} scored positions hold NaN or infinity, the first at "
-                f"[sample {first[0]}, position {first[1]}]. The model's forward pass has overflowed or its weights "
-                f"are damaged.{overflow_advice(self.hidden_states.dtype)}"
-            )
-
-        outside = self.scored & ~self._possible
-        of_columns = [
-            self._column_check(side, name, column)
-            for name, column in self.columns.items()
-            if column.is_floating_point()
-        ]
-        return [Check(outside.any(), complain_of_targets), Check(damaged.any(), complain_of_states), *of_columns]
-
-    def _column_check(self, side: Side, name: str, column: Tensor) -> Check:
-        damaged = (
-            self.scored & ~column.detach().isfinite().flatten(2).all(2)
-            if column.ndim > 2
-            else (self.scored & ~column.detach().isfinite())
-        )
-
-        def complain() -> None:
-            first = damaged.nonzero()[0].tolist()
-            raise NonFiniteError(
-                f"{side}.columns[{name!r}]: {int(damaged.sum())} scored positions hold NaN or infinity, the first at "
-                f"[sample {first[0]}, position {first[1]}]."
-            )
-
-        return Check(damaged.any(), complain)
+        return value_checks(self, side)
 
     @cached_property
     def _possible(self) -> Tensor:
+        """``[B, T]``, bool: where the target is a token of the head's vocabulary."""
         subset = self.head.subset
         size = self.head.token_count if subset is None else subset.vocabulary_size
         known = (self.targets >= 0) & (self.targets < size)
@@ -446,6 +326,7 @@ class LMStates:
 
         Examples:
             >>> import torch
+            >>> from dskd_components import Head, LMStates
             >>> states = LMStates.from_labels(
             ...     hidden_states=torch.randn(1, 3, 8),
             ...     labels=torch.tensor([[-100, 5, 6]]),
@@ -467,63 +348,6 @@ class LMStates:
             aux_loss=aux_loss,
             columns={name: shifted_column(name, column, layout) for name, column in (columns or {}).items()},
         )
-
-
-Batch = Mapping[str, Tensor]
-
-
-def scored_tokens(batches: Batch | Iterable[Batch]) -> Tensor:
-    """Count the student tokens that the loss scores, for its ``num_items_in_batch``.
-
-    A label counts where some position predicts it: not at padding, nor the first of a row or of a packed sample.
-
-    Args:
-        batches: one batch with the columns that `DSKDLoss.run` reads, or all micro-batches of an optimizer step.
-
-    Returns:
-        Scalar, int64, on the device of the labels; of no batches at all, zero.
-
-    Raises:
-        InputError: a batch has no labels, or they are not ``[B, T]``.
-
-    Examples:
-        >>> import torch
-        >>> from dskd_components import scored_tokens
-        >>> batch = {"student_labels": torch.tensor([[5, 6, 7, -100], [-100, -100, 8, 9]])}
-        >>> int(scored_tokens(batch))
-        4
-        >>> int(scored_tokens([batch, batch]))
-        8
-    """
-    if isinstance(batches, Mapping):
-        return _scored(batches)
-    if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
-        raise _no_batch(batches)
-    counts = [_scored(batch) for batch in batches]
-    return torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.int64)
-
-
-def _no_batch(given: object) -> InputError:
-    return InputError(
-        f"scored_tokens: expected a batch, a mapping of columns, or several of them, got {type(given).__name__}. "
-        "Batches are made by DualTokenizerCollator."
-    )
-
-
-def _scored(batch: Batch) -> Tensor:
-    if not isinstance(batch, Mapping):
-        raise _no_batch(batch)
-    columns = {name: batch.get(f"student_{name}", batch.get(name)) for name in ("labels", *LAYOUT_COLUMNS)}
-    labels = columns["labels"]
-    if not isinstance(labels, Tensor) or labels.ndim != 2:
-        shape = f"shape {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        found = "none" if labels is None else shape
-        raise InputError(
-            f"scored_tokens: expected a column 'student_labels' (or 'labels') [batch, length], got {found}; the batch "
-            f"has {', '.join(map(repr, batch)) or 'no columns'}. Batches are made by DualTokenizerCollator."
-        )
-    layout = RowLayout.of(labels, columns, "student_")
-    return (layout.shifted(labels, IGNORE_INDEX) != IGNORE_INDEX).sum()
 
 
 def with_small_segment_ids(student: LMStates, teacher: LMStates) -> tuple[LMStates, LMStates]:
