@@ -10,6 +10,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from accelerate import Accelerator
+
     from dskd_components.loss.output import DSKDOutput
 
 
@@ -111,6 +113,24 @@ class CountedWindows:
         shares, windows = (row if sum_over_ranks is None else sum_over_ranks(row)).tolist()
         self._shares = self._windows = 0.0
         return float(shares / windows) if windows else 1.0
+
+
+def without_repeated(batch: dict[str, Tensor], accelerator: Accelerator) -> tuple[dict[str, Tensor], bool]:
+    """Return what of a rank's batch no other rank has; or all of it, and that other ranks have all of it, too.
+
+    Then it is to be run all the same, so that every rank has the same terms to add up.
+
+    Args:
+        batch: the columns of this rank.
+        accelerator: knows whether it is the last one of an evaluation, and how many samples that holds.
+    """
+    state = accelerator.gradient_state
+    # Packed rows hold several samples, so they cannot be told apart.
+    can_repeat = accelerator.num_processes > 1 and "student_segment_ids" not in batch
+    if not (can_repeat and state.end_of_dataloader and state.remainder > 0):
+        return batch, False
+    rows = own_rows(batch, rank=accelerator.process_index, remainder=state.remainder)
+    return (first_rows(batch, rows), False) if rows else (batch, True)
 
 
 def own_rows(batch: Mapping[str, Tensor], *, rank: int, remainder: int) -> int:

@@ -51,6 +51,19 @@ class SharedStream(IterableDataset[Any]):
         if self.at_end is not None:
             self.at_end(count)
 
+    def tell_remainder(self, loader: Any, *, together: int) -> None:
+        """Have a loader know how many samples its last batches hold, which are filled up from the beginning.
+
+        Args:
+            loader: a loader of this stream.
+            together: how many samples the batches of all processes hold.
+        """
+
+        def note_remainder(count: int) -> None:
+            loader.remainder = count % together
+
+        self.at_end = note_remainder
+
     def __len__(self) -> int:
         return len(self._stream)
 

@@ -26,7 +26,7 @@ from dskd_components.integrations.projectors import (
 from dskd_components.integrations.same_on_ranks import require_same_on_ranks
 from dskd_components.integrations.student_with_projectors import require_parts, require_rates
 from dskd_components.integrations.teacher_placement import load_from_first_rank, place_teacher
-from dskd_components.integrations.token_means import CountedWindows, TokenMeans, first_rows, own_rows
+from dskd_components.integrations.token_means import CountedWindows, TokenMeans, without_repeated
 from dskd_components.integrations.trainer_checks import (
     require_columns,
     require_hooks,
@@ -302,12 +302,7 @@ class DSKDTrainerMixin(Base):
         stream = SharedStream(dataset)
         loader = super()._get_dataloader(stream, description, batch_size, *args, **kwargs)
         together = batch_size if configuration.split_batches else batch_size * self.accelerator.num_processes
-
-        def note_remainder(count: int) -> None:
-            # The last batches are filled up with samples from the beginning.
-            loader.remainder = count % together
-
-        stream.at_end = note_remainder
+        stream.tell_remainder(loader, together=together)
         return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -385,14 +380,7 @@ class DSKDTrainerMixin(Base):
 
     def _evaluated(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """Return the loss of a batch, and add the batch to the means without what other ranks have, too."""
-        ends = self.accelerator.gradient_state.end_of_dataloader
-        remainder = self.accelerator.gradient_state.remainder
-        repeated = False
-        # Packed rows hold several samples, so they cannot be told apart.
-        if ends and remainder > 0 and "student_segment_ids" not in inputs and self.accelerator.num_processes > 1:
-            rows = own_rows(inputs, rank=self.accelerator.process_index, remainder=remainder)
-            # Without any, the batch is run all the same, so that every rank has the same terms to add up.
-            inputs, repeated = (first_rows(inputs, rows), False) if rows else (inputs, True)
+        inputs, repeated = without_repeated(inputs, self.accelerator)
         # Where weights follow a schedule, by those of one step, or no two evaluations could be compared.
         output = self._run(model, inputs, None, step=self.loss_fn.spec.final_step)
         scored = scored_tokens(inputs)
