@@ -1,4 +1,4 @@
-"""Rendering a chat with a tokenizer's own template, and finding the messages' contents in the outcome.
+"""Rendering a chat with a tokenizer's own template, so that the messages' contents are found in the outcome.
 
 Searching for a content is not enough: ``user`` or ``s`` also stand in the template's own words. So the chat is rendered
 a second time with a mark in place of each content. What stands between the marks is the template's, and the first
@@ -12,7 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dskd_components.collation.assistant_turns import CALLS, THOUGHTS, FoundTurn, TurnFinder, other_fields
+from dskd_components.collation.assistant_turns import CALLS, THOUGHTS, TurnFinder, other_fields
+from dskd_components.collation.content_places import (
+    Place,
+    Turn,
+    after_contents,
+    only_places,
+    places_between,
+    places_in_bytes,
+    turn_in_text,
+    turns_in_bytes,
+)
 from dskd_components.collation.messages import as_parts, reads_parts_alone
 from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.collation.unread_arguments import unread_arguments
@@ -25,41 +35,6 @@ KNOWN_PATTERNS: Final = 1024
 """How many patterns of roles are remembered."""
 
 Messages = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a text has a content.
-
-    Attributes:
-        start: Where it stands in the text, in bytes.
-        first: The first byte of the content that stands there; not 0 if leading whitespace was stripped.
-        last: The end, exclusive, of what stands there.
-    """
-
-    start: int
-    first: int
-    last: int
-
-    @property
-    def stop(self) -> int:
-        """Where it ends in the text, in bytes."""
-        return self.start + self.last - self.first
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Where a text has all that a turn of the assistant renders after its header.
-
-    Attributes:
-        start: Where it starts in the text, in bytes.
-        stop: Where it stops, exclusive.
-        is_open: Whether the template puts nothing after it, so that a special token that follows ends it.
-    """
-
-    start: int
-    stop: int
-    is_open: bool
 
 
 @dataclass(frozen=True)
@@ -147,25 +122,25 @@ class ChatRenderer:
         contents = [message.get("content") or "" for message in messages]
         pattern = _pattern(messages, options, turns)
         skeleton = self._skeleton(pattern, messages, options, turns)
-        found = None if skeleton is None else _between(text, skeleton.literals, contents)
-        if found is None and _only_places(text, contents) is None:
+        found = None if skeleton is None else places_between(text, skeleton.literals, contents)
+        if found is None and only_places(text, contents) is None:
             # A template may also write what it reads off a clock, so that what is remembered no longer fits.
             skeleton = self._marked(messages, options, turns)
-            found = None if skeleton is None else _between(text, skeleton.literals, contents)
+            found = None if skeleton is None else places_between(text, skeleton.literals, contents)
         if found is not None and skeleton is not None:
             ranges = [
                 # Whitespace that a template strips is an empty content, as ever.
-                _in_text(turn, found) if last > first or other_fields(message) else None
+                turn_in_text(turn, found) if last > first or other_fields(message) else None
                 for turn, (_, first, last), message in zip(skeleton.turns, found, messages, strict=True)
             ]
         else:
-            found = _only_places(text, contents)
+            found = only_places(text, contents)
             if found is None:
                 raise SampleError(SkipReason.CONTENT_ALTERED, self._altered(text, contents))
             places = [(start, start + last - first) for start, first, last in found]
             ranges = self._finder(messages, options, text, places).find(turns)
         unread = self._unread_of(pattern, text, messages, options)
-        return Rendered(text, _in_bytes(text, contents, found), _turns_in_bytes(text, ranges), unread)
+        return Rendered(text, places_in_bytes(text, contents, found), turns_in_bytes(text, ranges), unread)
 
     def _apply_leniently(self, messages: Messages, options: Mapping[str, Any]) -> tuple[str, Messages]:
         """Render a chat, with an empty content for messages without one if the template does not do without."""
@@ -306,7 +281,7 @@ class ChatRenderer:
         found = self._finder(marked, options, text, places).find(turns)
         return _Skeleton(
             [*literals, text[cursor:]],
-            [turn and (_after_contents(turn[0], places), _after_contents(turn[1], places), turn[2]) for turn in found],
+            [turn and (after_contents(turn[0], places), after_contents(turn[1], places), turn[2]) for turn in found],
         )
 
     def _altered(self, text: str, contents: list[str]) -> str:
@@ -333,87 +308,3 @@ def _pattern(messages: Messages, options: Mapping[str, Any], turns: Sequence[int
         return json.dumps(whole, default=repr, sort_keys=True)
     except (TypeError, ValueError):  # keys that are no texts, or a loop
         return repr(whole)
-
-
-Found = list[tuple[int, int, int]]
-"""For each content: the character at which it stands, and from which to which of its characters it stands there."""
-
-
-def _after_contents(position: int, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """How many contents stand before a position, and how many characters after the last of them it is."""
-    count = sum(stop <= position for _, stop in places)
-    return count, position - (places[count - 1][1] if count else 0)
-
-
-def _in_text(turn: tuple[tuple[int, int], tuple[int, int], bool] | None, found: Found) -> FoundTurn | None:
-    """Where a turn that is told by the contents before it starts and stops in a text."""
-    if turn is None:
-        return None
-    ends = [0, *(start + last - first for start, first, last in found)]
-    (before, start), (until, stop), is_open = turn
-    return ends[before] + start, ends[until] + stop, is_open
-
-
-def _turns_in_bytes(text: str, turns: Sequence[FoundTurn | None]) -> tuple[Turn | None, ...]:
-    if text.isascii():
-        return tuple(turn and Turn(*turn) for turn in turns)
-    return tuple(turn and Turn(len(text[: turn[0]].encode()), len(text[: turn[1]].encode()), turn[2]) for turn in turns)
-
-
-def _variants(content: str) -> list[tuple[int, int]]:
-    """The parts of a content that a template may leave of it: all, or without whitespace on either side."""
-    size, left = len(content), len(content) - len(content.lstrip())
-    right = len(content.rstrip())
-    if left >= right:
-        return [(0, size), (0, 0)]
-    newlines = (size - len(content.lstrip("\n")), len(content.rstrip("\n")))
-    return list(dict.fromkeys([(0, size), (left, right), (left, size), (0, right), newlines]))
-
-
-def _between(text: str, literals: list[str], contents: list[str]) -> Found | None:
-    """The contents' places if the text is exactly the literals with the contents in between."""
-    cursor = len(literals[0])
-    if not text.startswith(literals[0]):
-        return None
-    found: Found = []
-    for content, literal in zip(contents, literals[1:], strict=True):
-        for first, last in _variants(content):
-            if text.startswith(content[first:last] + literal, cursor):
-                found.append((cursor, first, last))
-                cursor += last - first + len(literal)
-                break
-        else:
-            return None
-    return found if cursor == len(text) else None
-
-
-def _only_places(text: str, contents: list[str]) -> Found | None:
-    """The contents' places if there is but one way to find them all in order."""
-    stripped = [(content.strip(), len(content) - len(content.lstrip())) for content in contents]
-    from_left, cursor = [], 0
-    for content, _ in stripped:
-        start = text.find(content, cursor)
-        if start < 0:
-            return None
-        from_left.append(start)
-        cursor = start + len(content)
-    stop = len(text)
-    for (content, _), start in zip(reversed(stripped), reversed(from_left), strict=True):
-        if content:
-            if text.rfind(content, 0, stop) != start:
-                return None
-            stop = start
-    return [
-        (start, left if content else 0, left + len(content) if content else 0)
-        for start, (content, left) in zip(from_left, stripped, strict=True)
-    ]
-
-
-def _in_bytes(text: str, contents: list[str], found: Found) -> tuple[Place, ...]:
-    places, characters, position = [], 0, 0
-    for content, (start, first, last) in zip(contents, found, strict=True):
-        position += len(text[characters:start].encode())
-        characters = start
-        skipped = len(content[:first].encode())
-        places.append(Place(position, skipped, skipped + len(content[first:last].encode())))
-    return tuple(places)

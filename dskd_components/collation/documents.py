@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dskd_components.collation.assistant_turns import CALLS, THOUGHTS, Messages, other_fields
-from dskd_components.collation.chat_templates import ChatRenderer, Place, Rendered
+from dskd_components.collation.chat_templates import ChatRenderer, Rendered
+from dskd_components.collation.content_places import Place
 from dskd_components.collation.messages import Message, is_cut
 from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.collation.samples import ChatSample, PairSample, TextSample

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dskd_components.collation.chat_templates import Place
+from dskd_components.collation.content_places import Place
 from dskd_components.collation.documents import Content
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dskd_components.collation.chat_templates import Rendered, Turn
+from dskd_components.collation.chat_templates import Rendered
+from dskd_components.collation.content_places import Turn
 from dskd_components.collation.documents import RenderedSample
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dskd_components.collation.chat_templates import Place
+from dskd_components.collation.content_places import Place
 from dskd_components.collation.documents import Content
 from dskd_components.tokenization.arrays import BoolArray, IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText, TokenStrings, core_starts
