@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from dskd_components.collation import MultiTeacherCollator
-from dskd_components.components.terms import OF_STUDENT
 from dskd_components.engines.aligned_batch import read_together
 from dskd_components.engines.reduction import Reduction
 from dskd_components.engines.workspace import Workspace
@@ -22,6 +20,7 @@ from dskd_components.loss.batch_origin import (
     require_tokenizers,
 )
 from dskd_components.loss.build import space_modules
+from dskd_components.loss.by_teacher import for_some, merged_values, require_all
 from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
     describe_loss,
@@ -34,14 +33,14 @@ from dskd_components.loss.non_finite import naming_damaged_parameters
 from dskd_components.loss.output import DSKDOutput
 from dskd_components.loss.parameter_groups import learning_rate_factors, parameter_groups
 from dskd_components.loss.usable_states import common_samples_checks, require_states
-from dskd_components.models.batch import columns_of_pair, naming_teacher, require_known_teachers
+from dskd_components.models.batch import columns_of_pair, naming_teacher
 from dskd_components.models.host_reads import require
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.run_model import batch_on_host, groups_of_batch
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from typing import Self, Unpack
 
     from dskd_components.collation.multi_teacher import MultiTeacherKeywords
@@ -92,7 +91,7 @@ class MultiTeacherLoss(nn.Module):
         super().__init__()
         if not isinstance(spec, MultiTeacherSpec):
             raise InputError(f"MultiTeacherLoss: expected a MultiTeacherSpec, got {spec!r}.")
-        _require_all(spec, "pairs", pairs, "a DSKDLoss", ConfigurationError)
+        require_all(spec, "pairs", pairs, "a DSKDLoss", ConfigurationError)
         for name, pair in pairs.items():
             if not isinstance(pair, DSKDLoss):
                 raise InputError(f"pairs[{name!r}]: expected a DSKDLoss, got {type(pair).__name__}.")
@@ -143,9 +142,8 @@ class MultiTeacherLoss(nn.Module):
             InputError: states of a teacher are missing, or as in `DSKDLoss.forward`; the message names the teacher.
             ConfigurationError: a weight is for a term that there is not.
         """
-        _require_all(self.spec, "teachers", teachers, "states")
-        alignments = {} if alignments is None else alignments
-        _require_known(self.spec, "alignments", alignments)
+        require_all(self.spec, "teachers", teachers, "states")
+        alignments = for_some(self.spec, "alignments", alignments)
         weights = self.spec.loss_weights(step)
         require_states(student=student)
         student = student.in_full_precision()
@@ -169,9 +167,9 @@ class MultiTeacherLoss(nn.Module):
             require(*checks)
         return DSKDOutput(
             loss=torch.stack([output.loss for output in outputs.values()]).sum(),
-            terms=_merged({name: output.terms for name, output in outputs.items()}),
-            counts=_merged({name: output.counts for name, output in outputs.items()}),
-            metrics=_merged({name: output.metrics for name, output in outputs.items()}),
+            terms=merged_values({name: output.terms for name, output in outputs.items()}),
+            counts=merged_values({name: output.counts for name, output in outputs.items()}),
+            metrics=merged_values({name: output.metrics for name, output in outputs.items()}),
         )
 
     @classmethod
@@ -211,13 +209,10 @@ class MultiTeacherLoss(nn.Module):
         """
         if not isinstance(spec, MultiTeacherSpec):
             raise InputError(f"MultiTeacherLoss: expected a MultiTeacherSpec, got {spec!r}.")
-        _require_all(spec, "teachers", teachers, "a model")
-        tokenizers = {} if teacher_tokenizers is None else teacher_tokenizers
-        _require_known(spec, "teacher_tokenizers", tokenizers)
-        tokens = {} if teacher_tokens is None else teacher_tokens
-        _require_known(spec, "teacher_tokens", tokens)
-        maps = {} if vocabulary_maps is None else vocabulary_maps
-        _require_known(spec, "vocabulary_maps", maps)
+        require_all(spec, "teachers", teachers, "a model")
+        tokenizers = for_some(spec, "teacher_tokenizers", teacher_tokenizers)
+        tokens = for_some(spec, "teacher_tokens", teacher_tokens)
+        maps = for_some(spec, "vocabulary_maps", vocabulary_maps)
         pairs = {}
         for name in spec.teachers:
             with naming_teacher(name):
@@ -254,7 +249,7 @@ class MultiTeacherLoss(nn.Module):
                 with.
             ConfigurationError: an option has no such value, or is the aligners.
         """
-        _require_all(self.spec, "teacher_tokenizers", teacher_tokenizers, "a tokenizer")
+        require_all(self.spec, "teacher_tokenizers", teacher_tokenizers, "a tokenizer")
         aligners = {name: self.pair(name).spec.aligner for name in self.spec.teachers}
         refuse_aligner(options, "aligners", str({name: aligner.name for name, aligner in aligners.items()}))
         reading = any(teacher.reads_byte_positions for teacher in self.spec.teachers.values())
@@ -288,7 +283,7 @@ class MultiTeacherLoss(nn.Module):
             InputError: a column is missing, the batch was made with other tokenizers or for another aligner, or as in
                 `forward`.
         """
-        _require_all(self.spec, "teachers", teachers, "a model")
+        require_all(self.spec, "teachers", teachers, "a model")
         names = list(self.spec.teachers)
         host_batch = batch_on_host(batch)
         columns = {name: self._columns(batch, name) for name in names}
@@ -388,38 +383,4 @@ def describe_losses(loss: MultiTeacherLoss) -> dict[str, Description]:
     return {
         name: describe_loss(loss.pair(name), teacher_weight=teacher.weight)
         for name, teacher in loss.spec.teachers.items()
-    }
-
-
-def _require_known(spec: MultiTeacherSpec, argument: str, given: object) -> None:
-    names = list(spec.teachers)
-    if not isinstance(given, Mapping):
-        raise InputError(
-            f"{argument}: expected a mapping by teacher's name, of {', '.join(map(repr, names))}, got "
-            f"{type(given).__name__}."
-        )
-    require_known_teachers(argument, given, names, source="the spec's teachers are", error=InputError)
-
-
-def _require_all(
-    spec: MultiTeacherSpec,
-    argument: str,
-    given: Mapping[str, object],
-    what: str,
-    error: type[InputError] | type[ConfigurationError] = InputError,
-) -> None:
-    _require_known(spec, argument, given)
-    missing = [repr(name) for name in spec.teachers if name not in given]
-    if missing:
-        raise error(
-            f"{argument}: expected {what} for each teacher of the spec, but there is none for {', '.join(missing)}."
-        )
-
-
-def _merged(by_teacher: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return all values; each teacher's under its name, but for those of the student alone."""
-    return {
-        term if term in OF_STUDENT else f"{name}/{term}": value
-        for name, values in by_teacher.items()
-        for term, value in values.items()
     }
