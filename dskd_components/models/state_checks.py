@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +15,34 @@ from dskd_components.models.host_reads import Check
 from dskd_components.models.precision import overflow_advice
 
 if TYPE_CHECKING:
-    from dskd_components.models.states import LMStates, Side
+    from collections.abc import Mapping
+
+    from dskd_components.models.aux_loss import AuxLoss
+    from dskd_components.models.head import Head
 
 
-def require_fitting_tensors(states: LMStates) -> None:
+class _States(Protocol):
+    """What is read of `LMStates`."""
+
+    @property
+    def hidden_states(self) -> Tensor: ...
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def head(self) -> Head: ...
+    @property
+    def embedding(self) -> Tensor | None: ...
+    @property
+    def aux_loss(self) -> AuxLoss | None: ...
+    @property
+    def columns(self) -> Mapping[str, Tensor]: ...
+    @property
+    def scored(self) -> Tensor: ...
+    @property
+    def _possible(self) -> Tensor: ...
+
+
+def require_fitting_tensors(states: _States) -> None:
     """Refuse tensors of other shapes, dtypes or devices than states are made of.
 
     Args:
@@ -63,7 +87,7 @@ def require_fitting_tensors(states: LMStates) -> None:
     _check_columns(states)
 
 
-def _check_aux_loss(states: LMStates) -> None:
+def _check_aux_loss(states: _States) -> None:
     if states.aux_loss is None:
         return
     value = states.aux_loss.value
@@ -71,7 +95,7 @@ def _check_aux_loss(states: LMStates) -> None:
         raise InputError(f"LMStates.aux_loss: expected a value that is one number, got {describe(value)}.")
 
 
-def _check_columns(states: LMStates) -> None:
+def _check_columns(states: _States) -> None:
     expected = list(states.hidden_states.shape[:2])
     for name, column in states.columns.items():
         if not isinstance(column, Tensor) or list(column.shape[:2]) != expected:
@@ -83,7 +107,7 @@ def _check_columns(states: LMStates) -> None:
         _check_device(states, f"columns[{name!r}]", column)
 
 
-def _check_per_position(states: LMStates, name: str) -> None:
+def _check_per_position(states: _States, name: str) -> None:
     tensor: Tensor | None = getattr(states, name)
     if tensor is None:
         return
@@ -96,7 +120,7 @@ def _check_per_position(states: LMStates, name: str) -> None:
     _check_device(states, name, tensor)
 
 
-def _check_device(states: LMStates, name: str, tensor: Tensor | None) -> None:
+def _check_device(states: _States, name: str, tensor: Tensor | None) -> None:
     if tensor is not None and tensor.device != states.hidden_states.device:
         raise InputError(
             f"LMStates.{name} is on {tensor.device}, hidden_states are on {states.hidden_states.device}. "
@@ -104,7 +128,7 @@ def _check_device(states: LMStates, name: str, tensor: Tensor | None) -> None:
         )
 
 
-def value_checks(states: LMStates, side: Side) -> list[Check]:
+def value_checks(states: _States, side: str) -> list[Check]:
     """Return what `LMStates.checked` looks at, to be read with other checks.
 
     Args:
@@ -148,7 +172,7 @@ def value_checks(states: LMStates, side: Side) -> list[Check]:
     return [Check(outside.any(), complain_of_targets), Check(damaged.any(), complain_of_states), *of_columns]
 
 
-def _column_check(states: LMStates, side: Side, name: str, column: Tensor) -> Check:
+def _column_check(states: _States, side: str, name: str, column: Tensor) -> Check:
     finite = column.detach().isfinite()
     damaged = states.scored & ~(finite.flatten(2).all(2) if column.ndim > 2 else finite)
 
