@@ -2,7 +2,7 @@
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -261,80 +261,51 @@ def checked_call(
     return require_tensor(distance, "a call to return a number for each row,", found, shape, student_log_probs)
 
 
-def measured(
-    distance: Distance,
-    student: Distribution,
-    teacher: Distribution,
-    *,
-    student_gradient: bool,
-    teacher_gradient: bool,
-) -> DistanceGradients:
-    """Return `Distance.value_and_gradients`, held to what it promises; a gradient that was not asked for is None.
-
-    Args:
-        distance: the distance.
-        student: the student's distributions.
-        teacher: the teacher's.
-        student_gradient: whether the gradient with respect to the student's logits is wanted.
-        teacher_gradient: whether that of the teacher's is.
-
-    Raises:
-        PluginError: the distance gives something else.
-    """
-    found = distance.value_and_gradients(
-        student, teacher, student_gradient=student_gradient, teacher_gradient=teacher_gradient
-    )
-    asked = {"student": student_gradient, "teacher": teacher_gradient}
-    return _checked(distance, "value_and_gradients", found, DistanceGradients, student, asked)
-
-
-def measured_part(
-    distance: Distance,
-    student: Distribution,
-    teacher: Distribution,
-    *,
-    student_derivative: bool,
-    teacher_derivative: bool,
-) -> PartOfDistances:
-    """Return `Distance.over_part`, held to what it promises; a derivative that was not asked for is None.
-
-    Args:
-        distance: the distance.
-        student: the student's probabilities of the part's tokens.
-        teacher: the teacher's.
-        student_derivative: whether the derivative with respect to the student's log-probabilities is wanted.
-        teacher_derivative: whether that with respect to the teacher's is.
-
-    Raises:
-        PluginError: the distance gives something else.
-    """
-    found = distance.over_part(
-        student, teacher, student_derivative=student_derivative, teacher_derivative=teacher_derivative
-    )
-    asked = {"student": student_derivative, "teacher": teacher_derivative}
-    return _checked(distance, "over_part", found, PartOfDistances, student, asked)
-
-
 Found = TypeVar("Found", DistanceGradients, PartOfDistances)
 
+ASKED_BY: "Final[Mapping[type, tuple[str, str]]]" = {
+    DistanceGradients: ("value_and_gradients", "gradient"),
+    PartOfDistances: ("over_part", "derivative"),
+}
+"""By what is returned the method that returns it, and what its arguments call that which may be asked for."""
 
-def _checked(
+
+def measured(
     distance: Distance,
-    method: str,
-    found: object,
     kind: type[Found],
     student: Distribution,
-    asked: "Mapping[str, bool]",
+    teacher: Distribution,
+    *,
+    of_student: bool,
+    of_teacher: bool,
 ) -> Found:
+    """Return what a distance makes of rows, held to what it promises; what was not asked for is None.
+
+    Args:
+        distance: the distance.
+        kind: ``DistanceGradients``: what `Distance.value_and_gradients` returns; ``PartOfDistances``: what
+            `Distance.over_part` does.
+        student: the student's distributions, or its part of them.
+        teacher: the teacher's.
+        of_student: whether the student's gradient, or derivative, is wanted.
+        of_teacher: whether the teacher's is.
+
+    Raises:
+        PluginError: the distance gives something else.
+    """
+    method, what = ASKED_BY[kind]
+    wanted = {"student": of_student, "teacher": of_teacher}
+    asked = {f"{side}_{what}": is_wanted for side, is_wanted in wanted.items()}
+    found: object = getattr(distance, method)(student, teacher, **asked)
     if not isinstance(found, kind):
         raise broken_promise(distance, f"{method}(...) to return a {kind.__name__}", found)
     logits = student.logits
     values = require_tensor(distance, f"{method}(...).values to be", found.values, logits.shape[:1], logits)
     sides = {
         side: require_tensor(distance, f"{method}(...).{side} to be", getattr(found, side), logits.shape, logits)
-        if is_asked
+        if is_wanted
         else None
-        for side, is_asked in asked.items()
+        for side, is_wanted in wanted.items()
     }
     return kind(values=values, **sides)
 

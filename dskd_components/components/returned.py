@@ -90,7 +90,12 @@ def require_tensor(
     )
     if not fits:
         sizes = ", ".join(str(size) for size in shape)
-        raise broken_promise(owner, f"{what} {_of(dtype)} [{sizes}] on {like.device}", found)
+        expected = f"{what} {_of(dtype)} [{sizes}] on {like.device}"
+        if isinstance(found, Tensor) and found.is_floating_point() and dtype.is_floating_point and found.dtype != dtype:
+            # Not narrowed here: to compute in float64 unawares is slow on accelerators, and some have none.
+            narrowed = "Compute in any precision, and return that of the arguments: `.to(dtype)` at the end."
+            raise complaint(owner, f"expected {expected}, got {_described(found)}. {narrowed}")
+        raise broken_promise(owner, expected, found)
     assert isinstance(found, Tensor)
     return found
 

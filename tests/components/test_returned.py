@@ -27,7 +27,7 @@ from dskd_components import (
 )
 from dskd_components.aligners.identity import IdentityAlignment, IdentityModule
 from dskd_components.components import Affine, DistanceGradients
-from dskd_components.components.distance import PartOfDistances, measured_part
+from dskd_components.components.distance import PartOfDistances, measured
 from dskd_components.components.distribution import Distribution
 from dskd_components.distances import KL
 from tests.helpers.compiled import compiled_anywhere
@@ -46,6 +46,7 @@ OTHERS: dict[str, Callable[[Tensor], Any]] = {
     "a row too few": lambda values: values[:-1],
     "a row too many": lambda values: torch.cat([values, values[:1]]),
     "half precision": torch.Tensor.half,
+    "double precision": torch.Tensor.double,
     "integers": torch.Tensor.int,
     "another device": lambda values: values.to("meta"),
     "a number": lambda _: 1.0,
@@ -62,6 +63,9 @@ class Right(Distance):
     spoilt: str = ""
 
     def __call__(self, student_log_probs: Tensor, teacher_log_probs: Tensor) -> Any:
+        if self.spoilt == "computed in double precision":
+            gap = student_log_probs.double().exp() - teacher_log_probs.double().exp()
+            return gap.square().sum(-1).to(student_log_probs.dtype)
         return OTHERS[self.spoilt]((student_log_probs.exp() - teacher_log_probs.exp()).square().sum(-1))
 
 
@@ -109,6 +113,20 @@ def test_a_distance(spoilt: str) -> None:
         step("tiled", distance=Closed(spoilt=spoilt))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("spoilt", ["half precision", "double precision"])
+def test_a_distance_of_another_precision_is_told_to_narrow_at_its_end(spoilt: str, engine: str) -> None:
+    """What is computed in is the distance's own affair; one that widens by accident takes memory and time unseen."""
+    message = r"got float(16|64) \[\d+\] on cpu\. Compute in any precision, and return that of the arguments: `\.to\("
+    with pytest.raises(PluginError, match=message):
+        step(engine, distance=Right(spoilt=spoilt))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_distance_may_compute_in_another_precision(engine: str) -> None:
+    step(engine, distance=Right(spoilt="computed in double precision"))
+
+
 class Changing(Distance):
     name: Literal["changing"] = "changing"
     side: Literal["student", "teacher"]
@@ -140,12 +158,12 @@ def test_a_gradient_in_closed_form(spoilt: str) -> None:
             step(engine, distance=distance)
     sides = [Distribution(log_probs=torch.randn(4, 5).log_softmax(-1)) for _ in range(2)]
     with pytest.raises(PluginError, match=r"expected over_part\(...\).student to be float32 \[4, 5\]"):
-        measured_part(distance, *sides, student_derivative=True, teacher_derivative=False)
+        measured(distance, PartOfDistances, *sides, of_student=True, of_teacher=False)
 
 
 def test_a_gradient_that_nobody_asked_for_is_none() -> None:
     sides = [Distribution(log_probs=torch.randn(4, 5).log_softmax(-1)) for _ in range(2)]
-    found = measured_part(Eager(), *sides, student_derivative=False, teacher_derivative=True)
+    found = measured(Eager(), PartOfDistances, *sides, of_student=False, of_teacher=True)
     assert found.student is None
     assert found.teacher is not None
 
@@ -195,7 +213,7 @@ SPACES = [
         (part, spoilt)
         for part in ("values", "metric")
         for spoilt in OTHERS
-        if (part, spoilt) != ("values", "half precision")
+        if part != "values" or spoilt not in ("half precision", "double precision")
     ),
     *((part, spoilt) for part in ("keep", "eligible") for spoilt in BOOLS),
     *(("result", spoilt) for spoilt in ("a dict", "a term")),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
-from dskd_components.components.distance import measured
+from dskd_components.components.distance import DistanceGradients, measured
 from dskd_components.components.distribution import Distribution
 from dskd_components.components.group_space import GroupRows
 from dskd_components.components.space import ComparedRows
@@ -163,10 +163,11 @@ class LogitBlock:
         with torch.no_grad():
             found = measured(
                 distance,
+                DistanceGradients,
                 self.distribution(measure.temperature),
                 teacher.distribution(measure.teacher_temperature),
-                student_gradient=self.requires_grad,
-                teacher_gradient=teacher.requires_grad and teacher_gradient,
+                of_student=self.requires_grad,
+                of_teacher=teacher.requires_grad and teacher_gradient,
             )
             values = found.values * measure.scale
         values.requires_grad_(found.student is not None or found.teacher is not None)

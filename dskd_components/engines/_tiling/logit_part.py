@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd_components.components.distance import measured_part
+from dskd_components.components.distance import PartOfDistances, measured
 from dskd_components.components.distribution import Distribution
 from dskd_components.engines._tiling.logit_block import (
     CrossEntropyGradient,
@@ -226,12 +226,13 @@ class PartRows(TiledRows):
             )
         student, teacher = self._blocks
         with torch.no_grad():
-            found = measured_part(
+            found = measured(
                 distance,
+                PartOfDistances,
                 student.distribution(measure.temperature),
                 teacher.distribution(measure.teacher_temperature),
-                student_derivative=student.requires_grad,
-                teacher_derivative=teacher.requires_grad and not detach_teacher,
+                of_student=student.requires_grad,
+                of_teacher=teacher.requires_grad and not detach_teacher,
             )
             sums = [found.values, *(part.sum(-1) for part in (found.student, found.teacher) if part is not None)]
             total = student.shards.total(torch.stack(sums))

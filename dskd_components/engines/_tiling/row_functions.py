@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from dskd_components.components.distance import measured
+from dskd_components.components.distance import DistanceGradients, measured
 from dskd_components.components.distribution import Distribution
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Values(RowFunction):
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the distance of each row."""
         student, teacher = self.student.of(tensors), self.teacher.of(tensors)
-        found = measured(self.distance, student, teacher, student_gradient=False, teacher_gradient=False)
+        found = measured(self.distance, DistanceGradients, student, teacher, of_student=False, of_teacher=False)
         return (found.values,)
 
 
@@ -195,10 +195,11 @@ class Gradient(RowFunction):
         for of_distance in self.divergences:
             found = measured(
                 of_distance.distance,
+                DistanceGradients,
                 of_distance.student.of(tensors),
                 of_distance.teacher.of(tensors),
-                student_gradient=of_distance.of_student is not None,
-                teacher_gradient=of_distance.of_teacher is not None,
+                of_student=of_distance.of_student is not None,
+                of_teacher=of_distance.of_teacher is not None,
             )
             if found.student is not None and of_distance.of_student is not None:
                 add(of_distance.student.logits, found.student, of_distance.of_student)
