@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import mmap
+import os
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -128,8 +129,8 @@ def in_large_pages(matrix: Tensor) -> Tensor:
     Args:
         matrix: nothing was written to it yet.
     """
-    advise = _advise()
-    if advise is None or type(matrix) is not torch.Tensor or matrix.device.type != "cpu":
+    advise, hint = _advise(), getattr(mmap, "MADV_HUGEPAGE", None)
+    if advise is None or hint is None or type(matrix) is not torch.Tensor or matrix.device.type != "cpu":
         return matrix
     if matrix.nbytes < 2 * HUGE_PAGE:
         return matrix
@@ -140,16 +141,14 @@ def in_large_pages(matrix: Tensor) -> Tensor:
     # The large pages that lie in it whole; what is around them belongs to others.
     first = math.ceil(address / HUGE_PAGE) * HUGE_PAGE
     size = (address + matrix.nbytes - first) // HUGE_PAGE * HUGE_PAGE
-    advise(ctypes.c_void_p(first), ctypes.c_size_t(size), mmap.MADV_HUGEPAGE)  # a hint: it may be refused
+    advise(ctypes.c_void_p(first), ctypes.c_size_t(size), hint)  # a hint: it may be refused
     return matrix
 
 
 @lru_cache
 def _advise() -> Callable[..., int] | None:
-    """Return the C library's `madvise`; None on a system that has no such hint."""
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return None
-    return getattr(ctypes.CDLL(None), "madvise", None)
+    """Return the C library's `madvise`; None on a system that has none."""
+    return getattr(ctypes.CDLL(None), "madvise", None) if os.name == "posix" else None
 
 
 def keep_freed_memory(size: int, device: torch.device) -> None:
