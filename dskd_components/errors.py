@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,6 +67,23 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     by_letters = {_letters(other): other for other in known}
     close = [by_letters[letters] for letters in get_close_matches(_letters(name), by_letters, n=3, cutoff=0.5)]
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def what_came(given: object) -> str:
+    """Return what messages call an object that is of the wrong kind: its class, and a text or a path as it is.
+
+    Args:
+        given: any object.
+
+    Examples:
+        >>> what_came("gpt2"), what_came(str), what_came(None), what_came(3)
+        ("str 'gpt2'", 'the class str', 'None', 'int')
+    """
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    if isinstance(given, str | PathLike):
+        return f"{type(given).__name__} {fspath(given)!r:.80}"
+    return "None" if given is None else type(given).__name__
 
 
 def _letters(name: object) -> str:

@@ -29,6 +29,7 @@ from dskd_components.components.column_reader import BYTE_POSITIONS
 from dskd_components.errors import InputError
 from dskd_components.models.states import Side
 from dskd_components.tokenization.arrays import IntArray
+from dskd_components.tokenization.fast_tokenizers import require_fast_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +96,14 @@ class DualEncoder:
         student_tokenizer: A fast ``transformers`` tokenizer or a ``tokenizers.Tokenizer``.
         teacher_tokenizer: The teacher's, of either kind.
         options: How.
+
+    Raises:
+        InputError: A tokenizer is not a fast one; the message names the argument.
     """
 
     def __init__(self, student_tokenizer: Any, teacher_tokenizer: Any, options: EncodingOptions) -> None:
+        require_fast_tokenizer(student_tokenizer, "student_tokenizer")
+        require_fast_tokenizer(teacher_tokenizer, "teacher_tokenizer")
         self.options = options
         self.group_maker = group_maker(options.aligner)
         self.needs_same_tokens = needs_same_tokens(options.aligner)

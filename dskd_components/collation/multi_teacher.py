@@ -29,6 +29,7 @@ from dskd_components.models.batch import (
     require_known_teachers,
     require_teacher_names,
 )
+from dskd_components.tokenization.fast_tokenizers import require_fast_tokenizer
 
 PreparedForAll = dict[str, Prepared]
 """One sample, by teacher; the student's tokens are the same for each of them."""
@@ -95,6 +96,8 @@ class MultiTeacherCollator:
                 f"tokenizers, got {teacher_tokenizers!r:.80}."
             )
         require_teacher_names(teacher_tokenizers)
+        for name, tokenizer in teacher_tokenizers.items():
+            require_fast_tokenizer(tokenizer, f"teacher_tokenizers[{name!r}]")
         aligners, limits = dict(aligners or {}), dict(teacher_max_lengths or {})
         for argument, given in (("aligners", aligners), ("teacher_max_lengths", limits)):
             require_known_teachers(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from dskd_components.errors import CheckpointError, ConfigurationError, InputError
+from dskd_components.errors import CheckpointError, ConfigurationError, InputError, what_came
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
 from dskd_components.loss.clipping import clip_grad_norms as clip_apart
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from accelerate import Accelerator
-    from torch import Tensor, nn
+    from torch import Tensor
 
     Batch = Mapping[str, Tensor]
 
@@ -65,6 +66,7 @@ def micro_batches(
         Each batch, and the scored student tokens of all micro-batches of all ranks, a scalar.
 
     Raises:
+        InputError: the model is none.
         ConfigurationError: the accelerator divides losses by itself, or the model was not prepared for several
             processes, so that nothing would reduce its gradients, or it cuts rows over ranks.
     """
@@ -74,6 +76,7 @@ def micro_batches(
             "that number, but this loss is divided by tokens. Leave it at 1; the window is what accumulates."
         )
     _require_whole_rows(accelerator)
+    _require_module(model)
     wrapped = isinstance(model, FSDPModule) or accelerator.unwrap_model(model) is not model
     if accelerator.num_processes > 1 and not wrapped:
         raise ConfigurationError(
@@ -209,7 +212,17 @@ def clip_grad_norms(accelerator: Accelerator, model: nn.Module, max_norm: float 
 
 
 def _both(accelerator: Accelerator, model: nn.Module) -> StudentWithProjectors:
+    _require_module(model)
     both = accelerator.unwrap_model(model)
     if not isinstance(both, StudentWithProjectors):
         raise InputError(f"model: expected a StudentWithProjectors, prepared or not, got {type(both).__name__}.")
     return both
+
+
+def _require_module(model: object) -> None:
+    """Refuse what is no model before the accelerator looks for its wrappers."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model: expected a StudentWithProjectors, prepared or not, got {what_came(model)}. Make it of student, "
+            "loss and teacher: accelerator.prepare(StudentWithProjectors(student, loss_fn, teacher))."
+        )

@@ -127,7 +127,9 @@ def loss_for(student: nn.Module, loss_fn: object) -> DSKDLoss:
     Raises:
         InputError: it is no loss.
     """
-    made: object = loss_fn(student) if callable(loss_fn) and not isinstance(loss_fn, nn.Module) else loss_fn
+    # Classes and tokenizers can be called, too.
+    is_other = isinstance(loss_fn, nn.Module | type) or hasattr(loss_fn, "get_vocab")
+    made: object = loss_fn(student) if callable(loss_fn) and not is_other else loss_fn
     return require_loss(made)
 
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, what_came
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.multi_teacher import MultiTeacherLoss
 from dskd_components.loss.parameter_groups import require_rate
+from dskd_components.models.in_place_of_model import require_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +138,7 @@ def require_loss(loss_fn: object) -> DSKDLoss:
         )
     if not isinstance(loss_fn, DSKDLoss):
         raise InputError(
-            f"loss_fn: expected a DSKDLoss, got {type(loss_fn).__name__}. Build one by DSKDLoss.from_models; a trainer "
+            f"loss_fn: expected a DSKDLoss, got {what_came(loss_fn)}. Build one by DSKDLoss.from_models; a trainer "
             "also takes a function that does for a student."
         )
     return loss_fn
@@ -171,8 +172,7 @@ def require_parts(student: object, loss_fn: object, teacher: object) -> None:
     """
     require_loss(loss_fn)
     for side, model in (("student", student), ("teacher", teacher)):
-        if not isinstance(model, nn.Module):
-            raise InputError(f"{side}: expected a causal language model, got {type(model).__name__}.")
+        require_model(model, side, module=True)
     assert isinstance(student, nn.Module)
     assert isinstance(teacher, nn.Module)
     name = next(iter(shared_parameters(student, teacher)), None)

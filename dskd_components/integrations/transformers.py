@@ -46,6 +46,7 @@ from dskd_components.integrations.trainer_data import (
     student_columns,
 )
 from dskd_components.loss.clipping import PROJECTORS_NORM, checked_max_norm, clip_grad_norm
+from dskd_components.models.in_place_of_model import require_model
 from dskd_components.models.scored_tokens import scored_tokens
 
 if TYPE_CHECKING:
@@ -119,6 +120,12 @@ class DSKDTrainerMixin(Base):
         self.teacher = teacher
         self.accept = accept
         require_rates(projector_lr=projector_lr)
+        require_model(teacher, "teacher", module=True)
+        begin: Any = super().__init__
+        model = args[0] if args else kwargs.get("model")
+        # Classes of others, between this one and the trainer, may load a model by its name.
+        if begin.__func__ is Trainer.__init__ and (model is not None or kwargs.get("model_init") is None):
+            require_model(model, "model", module=True)
         self.projector_lr = projector_lr
         self._fresh_projectors = FreshProjectors(loss_fn)
         self._evaluation_means = TokenMeans()
@@ -156,6 +163,7 @@ class DSKDTrainerMixin(Base):
             InputError: student, loss and teacher do not go together.
         """
         student: Any = super().call_model_init(trial)
+        require_model(student, "model_init", module=True)
         if getattr(self, "place_model_on_device", False):
             # Where the teacher is already, so that a loss can be made from both.
             self._move_model_to_device(student, self.args.device)

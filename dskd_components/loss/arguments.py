@@ -12,7 +12,7 @@ from dskd_components.components.lookup import default_registry
 from dskd_components.components.text_methods import text_aligner_names
 from dskd_components.distributed.gathering import require_tensor
 from dskd_components.engines.vocabulary_overlap import are_narrowed_alike
-from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.errors import ConfigurationError, InputError, what_came
 from dskd_components.loss.checkpoints.description import components_of
 from dskd_components.models.head import describe, require_head
 from dskd_components.spec.dskd_spec import DSKDSpec
@@ -26,6 +26,23 @@ if TYPE_CHECKING:
     from dskd_components.engines.vocabulary_overlap import VocabularyOverlap
     from dskd_components.models.head import Head
     from dskd_components.models.states import Side
+
+
+def require_spec(spec: object) -> DSKDSpec:
+    """Return a spec, or refuse what is none, before something of it is used.
+
+    Args:
+        spec: must be a `DSKDSpec`.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(spec, DSKDSpec):
+        raise InputError(
+            f"DSKDLoss: expected a DSKDSpec, got {what_came(spec)}. Build one with DSKDSpec(...) or "
+            "DSKDSpec.preset(name)."
+        )
+    return spec
 
 
 def require_arguments(
@@ -48,10 +65,7 @@ def require_arguments(
         InputError: one of them is not; the message names it.
         ConfigurationError: a component has the name of another one, or a map is needed and missing.
     """
-    if not isinstance(spec, DSKDSpec):
-        raise InputError(
-            f"DSKDLoss: expected a DSKDSpec, got {spec!r}. Build one with DSKDSpec(...) or DSKDSpec.preset(name)."
-        )
+    spec = require_spec(spec)
     for side, size in hidden_sizes.items():
         if not isinstance(size, int) or size < 1:
             raise InputError(f"DSKDLoss: expected {side}_hidden_size to be a positive integer, got {size!r}.")

@@ -6,15 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dskd_components.distributed.gathering import is_partitioned, is_sharded
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, what_came
+from dskd_components.models.in_place_of_model import require_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from torch import nn
 
 STUDENT_NORM: Final = "grad_norm"
 """The name, in a log, of the norm of the student's gradient; trainers give that name to the norm of their model's."""
@@ -42,8 +41,8 @@ def clip_grad_norms(student: nn.Module, loss_fn: nn.Module, max_norm: float | No
         which a loss without parameters does not have.
 
     Raises:
-        InputError: the norm is no such number, the student has no gradients, or an engine keeps them to itself:
-            DeepSpeed, or the older ``FullyShardedDataParallel``.
+        InputError: student or loss is none, the norm is no such number, the student has no gradients, or an engine
+            keeps them to itself: DeepSpeed, or the older ``FullyShardedDataParallel``.
 
     Examples:
         >>> import torch
@@ -54,6 +53,9 @@ def clip_grad_norms(student: nn.Module, loss_fn: nn.Module, max_norm: float | No
         >>> round(student.weight.grad.item(), 4), round(loss_fn.weight.grad.item(), 4)
         (1.0, 1.0)
     """
+    require_model(student, "student", module=True)
+    if not isinstance(loss_fn, nn.Module):
+        raise InputError(f"loss_fn: expected a DSKDLoss or a MultiTeacherLoss, got {what_came(loss_fn)}.")
     limit = checked_max_norm(max_norm)
     own = {id(parameter) for parameter in loss_fn.parameters()}
     parts = [parameter for parameter in student.parameters() if id(parameter) not in own], [*loss_fn.parameters()]

@@ -17,7 +17,7 @@ from dskd_components.engines.vocabulary_overlap import KnownOverlap
 from dskd_components.engines.workspace import Workspace
 from dskd_components.errors import InputError
 from dskd_components.loss.added_tokens import scored_where_shared, with_stand_ins
-from dskd_components.loss.arguments import require_arguments, require_demands, require_one_narrowing
+from dskd_components.loss.arguments import require_arguments, require_demands, require_one_narrowing, require_spec
 from dskd_components.loss.batch_origin import (
     reasons_for_columns,
     refuse_aligner,
@@ -47,6 +47,7 @@ from dskd_components.loss.usable_states import (
 )
 from dskd_components.loss.vocabularies import Vocabularies
 from dskd_components.models.host_reads import require
+from dskd_components.models.in_place_of_model import require_model
 from dskd_components.models.offline_teacher import OfflineTeacher
 from dskd_components.models.precision import without_autocast
 from dskd_components.models.ranks_of_models import require_cut_head
@@ -418,6 +419,7 @@ class DSKDLoss(nn.Module):
                 not loaded.
             ConfigurationError: the spec needs something that is not given, or presumes one tokenizer for two.
         """
+        require_spec(spec)
         whole = heads_of_models(student, teacher, teacher_tokenizer)
         vocabularies = Vocabularies.of_tokenizers(
             spec,
@@ -566,9 +568,10 @@ class DSKDLoss(nn.Module):
             reads_columns: as there; None: those that this loss's components read.
 
         Raises:
-            InputError: a column is missing.
+            InputError: a column is missing, or the model is none.
             ConfigurationError: tensor parallelism has cut the model's layers and left its head whole on each rank.
         """
+        require_model(model, side)
         self._look_at_placements(model, side)
         stand_in, ids = self.vocabularies.stand_in, self.teacher_to_student_ids
         if side == "teacher" and self.spec.aligner.same_tokenizer and stand_in is not None and ids is not None:
@@ -715,8 +718,8 @@ class DSKDLoss(nn.Module):
             The report. What cannot be looked at is an error in it, never an exception.
 
         Raises:
-            InputError: there are no samples, texts are no texts, the number of tokens is not positive, or the teacher
-                is a store, which cannot be run.
+            InputError: there are no samples, texts are no texts, a model or a tokenizer is none, the number of tokens
+                is not positive, or the teacher is a store, which cannot be run.
         """
         if isinstance(teacher, OfflineTeacher):
             raise InputError(

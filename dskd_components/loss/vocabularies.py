@@ -10,7 +10,11 @@ import torch
 
 from dskd_components.errors import ConfigurationError, InputError
 from dskd_components.loss.added_tokens import require_one_base, stand_in_of
-from dskd_components.tokenization.fast_tokenizers import fingerprint_number, fingerprint_number_of
+from dskd_components.tokenization.fast_tokenizers import (
+    fingerprint_number,
+    fingerprint_number_of,
+    require_tokenizer,
+)
 from dskd_components.tokenization.shared_ids import shared_ids
 from dskd_components.tokenization.vocabulary_map import VocabularyMap, build_vocabulary_map
 
@@ -135,6 +139,7 @@ def _size(tokenizer: Any, rows: int, side: Side) -> int | None:
     """Return the number of leading head rows that are real tokens, None if no tokenizer tells."""
     if tokenizer is None:
         return None
+    require_tokenizer(tokenizer, f"{side}_tokenizer")
     size = max(tokenizer.get_vocab().values()) + 1
     if size > rows:
         raise InputError(

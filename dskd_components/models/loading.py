@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from dskd_components.errors import InputError
+from dskd_components.models.in_place_of_model import require_model
 from dskd_components.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ def require_loaded(model: CausalLM, side: str, *, columns_on: torch.device | Non
         columns_on: where its columns of a batch are, for the message.
 
     Raises:
-        InputError: they cannot; the message says which and what to do.
+        InputError: they cannot, or it is no model; the message says which and what to do.
     """
+    require_model(model, side)
     problem = unloaded(model, trained=side == "student") if is_offloaded(model) else None
     if problem is not None:
         apart = ""

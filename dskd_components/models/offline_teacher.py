@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dskd_components.errors import InputError
 from dskd_components.models.head import Head
-from dskd_components.tokenization.fast_tokenizers import fingerprint_number
+from dskd_components.tokenization.fast_tokenizers import fingerprint_number, require_fast_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,10 +85,11 @@ class OfflineTeacher(nn.Module, ABC):
             tokenizer: the teacher's tokenizer; None: not known, and not refused.
 
         Raises:
-            InputError: it is another one.
+            InputError: it is another one, or none.
         """
         if tokenizer is None or self.tokenizer is None:
             return
+        require_fast_tokenizer(tokenizer, "teacher_tokenizer")
         if fingerprint_number(tokenizer) != self.tokenizer:
             raise InputError(
                 f"The teacher's tokenizer ({type(tokenizer).__name__}) is not the one that the stored states were made "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, what_came
+from dskd_components.models.in_place_of_model import advice_in_place_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -81,6 +82,9 @@ def layers(model: CausalLM) -> Iterator[CausalLM]:
         held = held | held.get("_modules", {})
         layer = next((held[name] for name in WRAPPED_AS if held.get(name) is not None), None)
         if layer is None:
+            advice = advice_in_place_of_model(model)
+            if advice is not None:
+                raise InputError(f"{what_came(model)}: found no causal language model in it. {advice}")
             raise InputError(
                 f"{type(model).__name__}: found no causal language model in it, that is, no object whose class has "
                 f"get_output_embeddings(). Wrappers are looked into by their attributes {', '.join(WRAPPED_AS)}. Load "

@@ -11,9 +11,10 @@ from dskd_components.collation.encoded import is_preprocessed
 from dskd_components.collation.samples import ChatSample, Columns, PairSample, TextSample
 from dskd_components.collation.token_samples import TokenSample
 from dskd_components.errors import InputError
+from dskd_components.models.in_place_of_model import require_model
 from dskd_components.models.loading import unloaded
 from dskd_components.preflight.samples import SampleSurvey
-from dskd_components.tokenization.fast_tokenizers import tokenizer_fingerprint
+from dskd_components.tokenization.fast_tokenizers import require_tokenizer, tokenizer_fingerprint
 from dskd_components.tokenization.shared_ids import cut_alike, shared_ids
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Pair:
             that of one of several teachers, follow schedules; None: the spec alone tells.
 
     Raises:
-        InputError: there are no samples.
+        InputError: there are no samples, or a model or a tokenizer is none.
     """
 
     student: Any
@@ -80,6 +81,10 @@ class Pair:
     last_step: int | None = None
 
     def __post_init__(self) -> None:
+        for side, model, tokenizer in self.models():
+            require_model(model, side, module=True)
+            if tokenizer is not None:
+                require_tokenizer(tokenizer, f"{side}_tokenizer")
         if isinstance(self.samples, str | Mapping) or not len(self.samples):
             raise InputError(f"samples: expected a list of samples or texts, got {self.samples!r:.100}.")
 

@@ -7,9 +7,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from dskd_components.errors import InputError
+from dskd_components.models.in_place_of_model import require_model
 from dskd_components.store.batch_columns import has_states
 from dskd_components.store.batch_samples import samples_of_batch
 from dskd_components.store.build import BuildOptions, prepare, write_index
@@ -105,8 +103,7 @@ class TeacherCache(TeacherStore):
         shard_bytes: int = 2**27,
         check: bool = True,
     ) -> None:
-        if not isinstance(teacher, nn.Module):
-            raise InputError(f"teacher: expected a causal language model, got {type(teacher).__name__}.")
+        require_model(teacher, "teacher", module=True)
         options = BuildOptions(
             states=state_format(dtype),
             batch_size=1,
@@ -117,7 +114,8 @@ class TeacherCache(TeacherStore):
         )
         prepare(Path(folder), teacher, tokenizer, options, {})
         super().__init__(folder, check=check)
-        self.teacher = teacher.eval()
+        module: Any = teacher
+        self.teacher = module.eval()
         self.reader.fills = True
         self._shard_bytes = shard_bytes
         self._pending = Pending(Path(folder))

@@ -10,8 +10,10 @@ from safetensors import SafetensorError, safe_open
 
 from dskd_components.errors import StoreError
 from dskd_components.models.head import Head
+from dskd_components.models.loading import require_loaded
 from dskd_components.models.run_model import input_embedding
 from dskd_components.store.files import TensorFile, digest_of_file, naming, write_tensors
+from dskd_components.tokenization.fast_tokenizers import require_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,11 +48,13 @@ class TeacherTensors:
             tokenizer: tells how many rows of the head are real tokens; None: all.
 
         Raises:
-            InputError: the head's logits differ from the model's.
+            InputError: the head's logits differ from the model's, or model or tokenizer is none.
             StoreError: the tokenizer has more tokens than the head.
         """
+        require_loaded(teacher, "teacher")
         head = Head.from_model(teacher)
         if tokenizer is not None:
+            require_tokenizer(tokenizer, "tokenizer")
             size = max(tokenizer.get_vocab().values()) + 1
             if size > len(head.weight):
                 raise StoreError(

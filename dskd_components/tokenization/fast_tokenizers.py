@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, what_came
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,16 +25,63 @@ def backend_of(tokenizer: Any) -> Any:
     Raises:
         InputError: It is neither: a slow tokenizer does not say which part of the text a token came from.
     """
-    if hasattr(tokenizer, "encode_batch") and hasattr(tokenizer, "to_str"):
+    is_class = isinstance(tokenizer, type)
+    if not is_class and hasattr(tokenizer, "encode_batch") and hasattr(tokenizer, "to_str"):
         return tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend = None if is_class else getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not getattr(tokenizer, "is_fast", True):
         raise InputError(
             "Expected a fast tokenizer, which reports what part of the text each token came from, but got "
-            f"{type(tokenizer).__name__}. Load it with AutoTokenizer.from_pretrained(...), or wrap a "
-            "tokenizers.Tokenizer as PreTrainedTokenizerFast(tokenizer_object=...)."
+            f"{what_came(tokenizer)}. {_how_to_load(tokenizer)}, or wrap a tokenizers.Tokenizer as "
+            "PreTrainedTokenizerFast(tokenizer_object=...)."
         )
     return backend
+
+
+def require_fast_tokenizer(tokenizer: Any, name: str) -> None:
+    """Refuse what is no fast tokenizer, by the name of the argument.
+
+    Args:
+        tokenizer: What somebody gave as one.
+        name: Of the argument, for the message.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        backend_of(tokenizer)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def require_tokenizer(tokenizer: Any, name: str) -> None:
+    """Refuse what is no tokenizer at all; slow ones are taken.
+
+    Args:
+        tokenizer: What somebody gave as one.
+        name: Of the argument, for the message.
+
+    Raises:
+        InputError: It is none; the message says what to do.
+
+    Examples:
+        >>> try:
+        ...     require_tokenizer("gpt2", "student_tokenizer")
+        ... except InputError as error:
+        ...     print(error)
+        student_tokenizer: expected a tokenizer, got str 'gpt2'. Load it with AutoTokenizer.from_pretrained('gpt2').
+    """
+    if isinstance(tokenizer, type) or not callable(getattr(tokenizer, "get_vocab", None)):
+        raise InputError(f"{name}: expected a tokenizer, got {what_came(tokenizer)}. {_how_to_load(tokenizer)}.")
+
+
+def _how_to_load(given: object) -> str:
+    """Return how to get a tokenizer where something else came."""
+    if isinstance(given, type):
+        return f"Load one with {given.__name__}.from_pretrained(...)"
+    if isinstance(given, str | PathLike):
+        return f"Load it with AutoTokenizer.from_pretrained({fspath(given)!r})"
+    return "Load it with AutoTokenizer.from_pretrained(...)"
 
 
 def encode_batch(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool) -> list[Any]:
