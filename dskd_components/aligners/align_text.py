@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dskd_components.components.text_methods import groups_of_texts, method_label, text_aligner
+from dskd_components.errors import InputError, what_came
 from dskd_components.tokenization.byte_spans import tokenize_batch_with_spans
 from dskd_components.tokenization.span_groups import role_pairs, single_groups
 from dskd_components.tokenization.text_alignment import TextAlignment
@@ -78,7 +80,7 @@ def align_texts(
         The alignment of each text.
 
     Raises:
-        InputError: As for `align_text`; the others as well.
+        InputError: The texts are no list; or as for `align_text`; the others as well.
 
     Examples:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
@@ -88,6 +90,7 @@ def align_texts(
         [[(0, 0)], [(0, 0), (1, 1)]]
     """
     aligner = text_aligner(method)
+    texts = _listed(texts)
     students, teachers = (
         tokenize_batch_with_spans(tokenizer, texts, add_special_tokens=add_special_tokens)
         for tokenizer in (student_tokenizer, teacher_tokenizer)
@@ -98,3 +101,11 @@ def align_texts(
         everything = np.concatenate([bos, groups, eos])
         aligned.append(TextAlignment(student, teacher, method_label(aligner), everything, aligner.one_to_one))
     return aligned
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """Return texts as a list, which both tokenizers read."""
+    is_other = isinstance(texts, str | bytes | Mapping) or hasattr(texts, "columns")
+    if is_other or not isinstance(texts, Iterable):
+        raise InputError(f"texts: expected a list of texts, got {what_came(texts)}. One text goes to align_text.")
+    return list(texts)

@@ -85,6 +85,15 @@ def _one_line(value: Any) -> str:
     return " ".join(_EXCERPTS.repr(value).split())
 
 
+def is_table(given: object) -> bool:
+    """Return whether something is a table, as pandas has them: one after the other it gives the names of its columns.
+
+    Args:
+        given: Any object.
+    """
+    return hasattr(given, "to_dict") and hasattr(given, "columns")
+
+
 def require_list(samples: Any, *, or_stream: bool = False) -> None:
     """Refuse what is no list of samples, before a sample is looked at.
 
@@ -95,11 +104,10 @@ def require_list(samples: Any, *, or_stream: bool = False) -> None:
     Raises:
         InputError: It is a single sample, columns of several, or nothing that has samples one after the other.
     """
-    is_table = hasattr(samples, "to_dict") and hasattr(samples, "columns")
     is_row, is_text = isinstance(samples, Mapping), isinstance(samples, str | bytes)
     has_rows = isinstance(samples, Sized) and hasattr(samples, "__getitem__")
     is_stream = isinstance(samples, Iterable) and not is_text
-    if (has_rows or (or_stream and is_stream)) and not (is_row or is_text or is_table):
+    if (has_rows or (or_stream and is_stream)) and not (is_row or is_text or is_table(samples)):
         return
     found, advice = type(samples).__name__, ""
     if is_row:
@@ -108,7 +116,7 @@ def require_list(samples: Any, *, or_stream: bool = False) -> None:
             " Give a single sample as [sample], and columns of several, as a slice of a data set has them, as rows: "
             "[dict(zip(columns, row)) for row in zip(*columns.values())]."
         )
-    elif is_table:
+    elif is_table(samples):
         advice = " Give its rows: table.to_dict('records')."
     elif is_stream:
         advice = " Give as many of its samples as a batch has, as list(...)."

@@ -1,6 +1,6 @@
 """The forms of a sample, and how they are told apart."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal
@@ -138,11 +138,13 @@ class Columns:
         if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
             raise ConfigurationError(f"Expected different column names, but got {own}.")
         if self.ignore != "unknown":
-            if isinstance(self.ignore, str) or not all(isinstance(name, str) for name in self.ignore):
+            is_list = isinstance(self.ignore, Iterable) and not isinstance(self.ignore, str)
+            ignored = list(self.ignore) if is_list else [None]
+            if not all(isinstance(name, str) for name in ignored):
                 raise ConfigurationError(
                     f"Expected ignore to be a list of keys or 'unknown', but got ignore={self.ignore!r}."
                 )
-            object.__setattr__(self, "ignore", tuple(sorted(set(self.ignore))))
+            object.__setattr__(self, "ignore", tuple(sorted(set(ignored))))
         meanings = SYNONYMS | {name: meaning for meaning, name in own.items()}
         object.__setattr__(self, "_meanings", meanings)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from torch import nn
@@ -14,12 +14,17 @@ from torch.distributed.fsdp import FSDPModule
 
 from dskd_components.errors import CheckpointError, ConfigurationError, InputError, what_came
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
-from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
+from dskd_components.loss.checkpoints import (
+    describe_loss,
+    parse_description,
+    paths_to_accept,
+    require_no_difference,
+)
 from dskd_components.loss.clipping import clip_grad_norms as clip_apart
 from dskd_components.models.scored_tokens import scored_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
     from accelerate import Accelerator
     from torch import Tensor
@@ -66,7 +71,7 @@ def micro_batches(
         Each batch, and the scored student tokens of all micro-batches of all ranks, a scalar.
 
     Raises:
-        InputError: the model is none.
+        InputError: the model is none, or the window has something else than batches.
         ConfigurationError: the accelerator divides losses by itself, or the model was not prepared for several
             processes, so that nothing would reduce its gradients, or it cuts rows over ranks.
     """
@@ -85,7 +90,8 @@ def micro_batches(
             "accelerator.prepare(model) returns."
         )
     # They are counted first, and an iterator gives them once.
-    batches = [window] if isinstance(window, Mapping) else list(window)
+    is_several = isinstance(window, Iterable) and not isinstance(window, Mapping | str)
+    batches: Any = list(window) if is_several else [window]
     count = accelerator.reduce(scored_tokens(batches).to(accelerator.device), reduction="sum")
     for number, batch in enumerate(batches, start=1):
         with nullcontext() if number == len(batches) else accelerator.no_sync(model):
@@ -119,12 +125,13 @@ def register_projectors(accelerator: Accelerator, model: nn.Module, *, accept: C
 
     Raises:
         InputError: the model is another one.
+        CheckpointError: ``accept`` is no list of paths.
 
     In ``load_state``: a `CheckpointError` for differences, which has both values of each, and for a state that was not
     saved to its end. Accelerate writes and reads the weights of FSDP and DeepSpeed before anything of this: they are
     already taken over then, and a save that is cut short among them is not noticed. Give each save a folder of its own.
     """
-    kept = _KeptDescription(accelerator, _both(accelerator, model), accept)
+    kept = _KeptDescription(accelerator, _both(accelerator, model), paths_to_accept(accept))
     accelerator.register_save_state_pre_hook(kept.before_saving)
     accelerator.register_load_state_pre_hook(kept.before_loading)
     accelerator.register_for_checkpointing(kept)

@@ -12,7 +12,12 @@ from dskd_components.errors import CheckpointError, ConfigurationError
 from dskd_components.integrations.chosen_by_loss import warn_of_monitors
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors, require_rates
 from dskd_components.integrations.token_means import TokenMeans
-from dskd_components.loss.checkpoints import describe_loss, parse_description, require_no_difference
+from dskd_components.loss.checkpoints import (
+    describe_loss,
+    parse_description,
+    paths_to_accept,
+    require_no_difference,
+)
 from dskd_components.loss.clipping import PROJECTORS_NORM, STUDENT_NORM, checked_max_norm, clip_grad_norm
 from dskd_components.models.scored_tokens import scored_tokens
 
@@ -52,6 +57,7 @@ class DSKDLightningModule(LightningModule):
 
     Raises:
         InputError: loss, student and teacher do not go together, or a rate is no number, or negative.
+        CheckpointError: ``accept`` is no list of paths.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class DSKDLightningModule(LightningModule):
         self.lr = lr
         self.projector_lr = projector_lr
         self.weight_decay = weight_decay
-        self.accept = accept
+        self.accept = paths_to_accept(accept)
         self._begin_window()
         self._train_means, self._validation_means = TokenMeans(), TokenMeans()
 

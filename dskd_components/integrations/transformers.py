@@ -45,6 +45,7 @@ from dskd_components.integrations.trainer_data import (
     has_labels,
     student_columns,
 )
+from dskd_components.loss.checkpoints import paths_to_accept
 from dskd_components.loss.clipping import PROJECTORS_NORM, checked_max_norm, clip_grad_norm
 from dskd_components.models.in_place_of_model import require_model
 from dskd_components.models.scored_tokens import scored_tokens
@@ -94,6 +95,7 @@ class DSKDTrainerMixin(Base):
     Raises:
         ConfigurationError: an argument of the trainer does not go together with this loss; the message names it.
         InputError: loss, student and teacher do not go together, or ``projector_lr`` is no number, or negative.
+        CheckpointError: ``accept`` is no list of paths.
 
     Examples:
         >>> from trl import SFTTrainer
@@ -118,7 +120,7 @@ class DSKDTrainerMixin(Base):
         **kwargs: Any,
     ) -> None:
         self.teacher = teacher
-        self.accept = accept
+        self.accept = paths_to_accept(accept)
         require_rates(projector_lr=projector_lr)
         require_model(teacher, "teacher", module=True)
         begin: Any = super().__init__

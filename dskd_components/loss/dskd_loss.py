@@ -29,6 +29,7 @@ from dskd_components.loss.checkpoints import (
     HeadFingerprint,
     checkpoint_tensors,
     describe_loss,
+    paths_to_accept,
     read_checkpoint,
     require_no_difference,
     write_checkpoint,
@@ -619,6 +620,7 @@ class DSKDLoss(nn.Module):
             CheckpointError: the files are missing or damaged, or of another spec, tokenizer, model or plugin version;
                 the message has both values of all that differs. The engine may differ.
         """
+        accept = paths_to_accept(accept)
         saved = read_checkpoint(folder)
         require_no_difference(saved.description, describe_loss(self), accept, source=str(saved.file))
         saved.restore(self)
@@ -658,6 +660,7 @@ class DSKDLoss(nn.Module):
             CheckpointError: as in `restore`, or a component of the saved spec is not installed.
             InputError: as in `from_models`.
         """
+        accept = paths_to_accept(accept)
         saved = read_checkpoint(folder)
         loss = cls.from_models(
             saved.spec(),

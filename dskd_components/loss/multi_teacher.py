@@ -24,6 +24,7 @@ from dskd_components.loss.by_teacher import for_some, merged_values, require_all
 from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
     describe_loss,
+    paths_to_accept,
     read_checkpoints,
     require_no_difference,
     write_checkpoints,
@@ -348,6 +349,7 @@ class MultiTeacherLoss(nn.Module):
         Raises:
             CheckpointError: as there; the message has the folder of the teacher.
         """
+        accept = paths_to_accept(accept)
         descriptions = describe_losses(self)
         found = read_checkpoints([Path(folder) / name for name in descriptions])
         for saved, (name, own) in zip(found, descriptions.items(), strict=True):

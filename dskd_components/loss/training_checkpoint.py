@@ -23,6 +23,7 @@ from dskd_components.loss.checkpoints import (
     checkpoint_tensors,
     describe_loss,
     parse_description,
+    paths_to_accept,
     require_no_difference,
 )
 from dskd_components.loss.checkpoints.tensors import whole
@@ -153,6 +154,7 @@ def load_checkpoint(
         CheckpointError: there is no such file, it is damaged, or it is of another student, spec, pair of models, or
             set of objects; the message has both values of all that differs.
     """
+    accept = paths_to_accept(accept)
     path = Path(path)
     content = _read(path)
     _require_names(path, content, state)

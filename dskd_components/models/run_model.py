@@ -156,12 +156,24 @@ def batch_on_host(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         InputError: it is no mapping.
     """
+    require_batch(batch)
+    return on_host(batch, HOST_COLUMNS)
+
+
+def require_batch(batch: object) -> None:
+    """Refuse what is no batch.
+
+    Args:
+        batch: must be a mapping of columns.
+
+    Raises:
+        InputError: it is not.
+    """
     if not isinstance(batch, Mapping):
         raise InputError(
             f"batch: expected a mapping of columns, tensors by name, got {type(batch).__name__}. Make batches of "
             "samples by loss_fn.collator(...), the collate_fn of a DataLoader."
         )
-    return on_host(batch, HOST_COLUMNS)
 
 
 def _layout(columns: Mapping[str, Tensor], host_columns: Mapping[str, Tensor], prefix: str) -> RowLayout:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.collation.encoded import is_preprocessed
+from dskd_components.collation.problems import is_table
 from dskd_components.collation.samples import ChatSample, Columns, PairSample, TextSample
 from dskd_components.collation.token_samples import TokenSample
 from dskd_components.errors import InputError
 from dskd_components.models.in_place_of_model import require_model
 from dskd_components.models.loading import unloaded
+from dskd_components.models.run_model import require_batch
 from dskd_components.preflight.samples import SampleSurvey
 from dskd_components.tokenization.fast_tokenizers import require_tokenizer, tokenizer_fingerprint
 from dskd_components.tokenization.shared_ids import cut_alike, shared_ids
@@ -85,8 +87,9 @@ class Pair:
             require_model(model, side, module=True)
             if tokenizer is not None:
                 require_tokenizer(tokenizer, f"{side}_tokenizer")
-        if isinstance(self.samples, str | Mapping) or not len(self.samples):
-            raise InputError(f"samples: expected a list of samples or texts, got {self.samples!r:.100}.")
+        _require_list("samples", self.samples, "samples or texts")
+        if self.batch is not None:
+            require_batch(self.batch)
 
     @property
     def has_own_samples(self) -> bool:
@@ -234,6 +237,19 @@ def samples_of(texts: Sequence[str] | None, samples: Sequence[Any] | None) -> Se
         return SAMPLE_TEXTS if samples is None else samples
     if samples is not None:
         raise InputError("texts: expected None where samples are given, since texts are samples, too; got both.")
-    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
-        raise InputError(f"texts: expected a list of texts that are not empty, got {texts!r:.100}.")
+    expected = "texts that are not empty"
+    _require_list("texts", texts, expected)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise InputError(f"texts: expected a list of {expected}, got {texts!r:.100}.")
     return [*texts]
+
+
+def _require_list(argument: str, given: Any, of: str) -> None:
+    """Refuse what is no list, or an empty one; what can be read once is read more often than that."""
+    is_stream = isinstance(given, Iterable) and not isinstance(given, Sized)
+    is_other = isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable) or is_table(given)
+    advice = f" Give some of it: list(itertools.islice({argument}, 100))." if is_stream else ""
+    if is_table(given):
+        advice = " Give its rows: table.to_dict('records')."
+    if is_stream or is_other or not len(given):
+        raise InputError(f"{argument}: expected a list of {of}, got {given!r:.100}.{advice}")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dskd_components.errors import StoreError
+from dskd_components.errors import StoreError, what_came
 from dskd_components.store.build import write_index
 from dskd_components.store.files import UNFINISHED, naming, put_in_place
 from dskd_components.store.manifest import FILE as MANIFEST_FILE
@@ -18,7 +21,26 @@ from dskd_components.store.teacher_tensors import teacher_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+
+def folders_of(parts: Iterable[str | Path]) -> list[Path]:
+    """Return the folders of parts, once they are known to be a list of folders.
+
+    Args:
+        parts: paths.
+
+    Raises:
+        StoreError: they are none.
+    """
+    is_one = isinstance(parts, str | bytes | PathLike | Mapping) or not isinstance(parts, Iterable)
+    listed: list[Any] = [parts] if is_one else list(parts)
+    wrong = next((part for part in listed if is_one or not isinstance(part, str | PathLike)), "")
+    if wrong != "":
+        raise StoreError(
+            f"parts: expected a list of folders of stores, got {what_came(wrong)}{'' if is_one else ' in it'}. Write "
+            "TeacherStore.merge(folder, ['part-0', 'part-1']); the folder of a TeacherStore is its .folder."
+        )
+    return [Path(part) for part in listed]
 
 
 def merge(folder: Path, parts: Sequence[Path]) -> None:

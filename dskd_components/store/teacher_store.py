@@ -15,7 +15,7 @@ from dskd_components.store.batch_columns import has_states, number_of, states_in
 from dskd_components.store.batch_samples import samples_of_batch
 from dskd_components.store.build import BuildOptions, build
 from dskd_components.store.formats import bytes_per_state, state_format
-from dskd_components.store.merge import merge
+from dskd_components.store.merge import folders_of, merge
 from dskd_components.store.progress import shown
 from dskd_components.store.reader import BatchStates, Reader
 from dskd_components.store.teacher_tensors import TeacherTensors
@@ -156,7 +156,7 @@ class TeacherStore(OfflineTeacher):
         Raises:
             StoreError: the parts are of different teachers, tokenizers or formats; the message says what differs.
         """
-        merge(Path(folder), [Path(part) for part in parts])
+        merge(Path(folder), folders_of(parts))
         return cls(folder, check=check)
 
     def __len__(self) -> int:

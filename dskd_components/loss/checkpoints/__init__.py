@@ -5,7 +5,7 @@ compares two of them, `tensors` says what is kept, `files` reads and writes. Imp
 """
 
 from dskd_components.loss.checkpoints.description import Description, HeadFingerprint, SavedLoss, describe_loss
-from dskd_components.loss.checkpoints.differences import require_no_difference
+from dskd_components.loss.checkpoints.differences import paths_to_accept, require_no_difference
 from dskd_components.loss.checkpoints.files import (
     Checkpoint,
     parse_description,
@@ -25,6 +25,7 @@ __all__ = [
     "describe_loss",
     "fill",
     "parse_description",
+    "paths_to_accept",
     "read_checkpoint",
     "read_checkpoints",
     "require_no_difference",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from dskd_components.errors import CheckpointError, did_you_mean
+from dskd_components.errors import CheckpointError, did_you_mean, what_came
 from dskd_components.loss.checkpoints.frozen_weights import same_weights
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ def require_no_difference(
     Raises:
         CheckpointError: they differ, or a path to accept is none; the message has each path with both values.
     """
+    accept = paths_to_accept(accept)
     before, now = dict(_leaves(saved.model_dump(mode="json"))), dict(_leaves(own.model_dump(mode="json")))
-    if strict or isinstance(accept, str):
+    if strict:
         _require_paths(accept, before | now)
     before, now = _of_one_form(before, now), _of_one_form(now, before)
     differing = [path for path in before | now if _differs(path, before, now) and not _is_below(path, accept)]
@@ -126,9 +128,32 @@ def _is_below(path: str, paths: Collection[str]) -> bool:
     return any(path == other or path.startswith((f"{other}.", f"{other}[")) for other in paths)
 
 
-def _require_paths(accept: Collection[str], leaves: Mapping[str, Any]) -> None:
+def paths_to_accept(accept: Iterable[str]) -> tuple[str, ...]:
+    """Return the differences that somebody means, once they are known to be a list of paths.
+
+    Args:
+        accept: paths, as the message about differences names them; they may be such as can be read only once.
+
+    Raises:
+        CheckpointError: they are none.
+
+    Examples:
+        >>> paths_to_accept(["spec.kd_rate"])
+        ('spec.kd_rate',)
+    """
     if isinstance(accept, str):
         raise CheckpointError(f"accept: expected paths, got the string {accept!r}. Write [{accept!r}].")
+    paths = tuple(accept) if isinstance(accept, Iterable) else None
+    wrong = accept if paths is None else next((path for path in paths if not isinstance(path, str)), "")
+    if paths is None or wrong != "":
+        raise CheckpointError(
+            f"accept: expected a list of paths, got {what_came(wrong)}{'' if paths is None else ' in it'}. Paths are "
+            "those that the message about differences names, as ['spec.kd_rate']; () accepts none."
+        )
+    return paths
+
+
+def _require_paths(accept: Collection[str], leaves: Mapping[str, Any]) -> None:
     for path in accept:
         if not any(_is_below(leaf, [path]) for leaf in leaves):
             raise CheckpointError(
