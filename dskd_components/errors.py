@@ -69,6 +69,20 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
+def as_sentence(message: object) -> str:
+    """Return an error's message as a sentence of another message, with one full stop, whether it has its own or not.
+
+    Args:
+        message: an error, or a text.
+
+    Examples:
+        >>> as_sentence(ValueError("no such name")), as_sentence("It is gone.")
+        ('no such name.', 'It is gone.')
+    """
+    text = str(message).rstrip()
+    return text if re.search(r"([!?]|\.\.\.)$", text) else f"{text.rstrip('.')}."
+
+
 def what_came(given: object) -> str:
     """Return what messages call an object that is of the wrong kind: its class, and a text or a path as it is.
 

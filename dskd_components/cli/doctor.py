@@ -13,7 +13,7 @@ from rich.text import Text
 from dskd_components.cli.pretrained import load_model, load_tokenizer
 from dskd_components.cli.sample_files import columns_named, options_hint, read_samples
 from dskd_components.cli.terminal import console, plain, plain_json
-from dskd_components.errors import ConfigurationError, did_you_mean
+from dskd_components.errors import ConfigurationError, as_sentence, did_you_mean
 from dskd_components.spec.dskd_spec import DSKDSpec
 from dskd_components.spec.multi_teacher import MultiTeacherSpec
 from dskd_components.spec.presets import PRESETS
@@ -258,7 +258,7 @@ def _token_ids(option: str, path: str) -> list[int]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{option} {path}: cannot be read: {error}.") from error
+        raise ConfigurationError(f"{option} {path}: cannot be read: {as_sentence(error)}") from error
     words = text.replace("[", " ").replace("]", " ").replace(",", " ").split()
     wrong = next((word for word in words if not word.isdecimal()), None)
     if wrong is not None or not words:

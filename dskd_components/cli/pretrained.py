@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Final
 
-from dskd_components.errors import ConfigurationError, DSKDWarning
+from dskd_components.errors import ConfigurationError, DSKDWarning, as_sentence
 
 
 def load_tokenizer(source: str) -> Any:
@@ -172,8 +172,8 @@ def _unreadable(what: str, source: str, error: Exception) -> ConfigurationError:
             reason = (
                 "there are no files of a tokenizer in this folder. Save it there: tokenizer.save_pretrained(folder)"
             )
-            return ConfigurationError(f"{source}: {reason}.")
-        return ConfigurationError(f"{source}: no {what} can be loaded from this folder: {reason}")
+            return ConfigurationError(f"{source}: {as_sentence(reason)}")
+        return ConfigurationError(f"{source}: no {what} can be loaded from this folder: {as_sentence(reason)}")
     if "gated repo" in str(error):
         return ConfigurationError(
             f"{source}: its owner has to give you access. Ask for it on its page on the hub, then log in: "
@@ -223,7 +223,7 @@ def _damage(folder: Path) -> str | None:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
-                return f"{name} is not valid JSON: {error}. Copy it again."
+                return f"{name} is not valid JSON: {as_sentence(error)} Copy it again."
             if not isinstance(found, dict):
                 return f"{name} holds no JSON object. Copy it again."
     return None

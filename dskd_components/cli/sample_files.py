@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dskd_components.cli.terminal import standard_input
 from dskd_components.collation.samples import Columns
-from dskd_components.errors import ConfigurationError, did_you_mean
+from dskd_components.errors import ConfigurationError, as_sentence, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -154,7 +154,7 @@ def _text(path: Path) -> str:
         ) from error
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"{path}: cannot be read: {reason}.") from error
+        raise ConfigurationError(f"{path}: cannot be read: {as_sentence(reason)}") from error
 
 
 def _is_json(text: str) -> bool:

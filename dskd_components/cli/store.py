@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dskd_components.cli.pretrained import load_config, load_model, load_tokenizer
 from dskd_components.cli.terminal import console, plain_json, row, table
-from dskd_components.errors import ConfigurationError
+from dskd_components.errors import ConfigurationError, as_sentence
 
 if TYPE_CHECKING:
     from dskd_components.store.sizes import StoreSize
@@ -247,7 +247,7 @@ def _samples(path: Path) -> list[Any]:
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: expected a text file in UTF-8: {error}") from error
+        raise ConfigurationError(f"{path}: expected a text file in UTF-8: {as_sentence(error)}") from error
     if path.suffix not in (".jsonl", ".json"):
         samples: list[Any] = [{"text": text} for text in re.split(r"\n\s*\n", content) if text.strip()]
     else:
@@ -256,7 +256,9 @@ def _samples(path: Path) -> list[Any]:
             try:
                 samples += [json.loads(line)] if line.strip() else []
             except ValueError as error:
-                raise ConfigurationError(f"{path}, line {number}: expected one sample as JSON: {error}") from error
+                raise ConfigurationError(
+                    f"{path}, line {number}: expected one sample as JSON: {as_sentence(error)}"
+                ) from error
     if not samples:
         raise ConfigurationError(f"{path}: the file holds no samples.")
     return samples

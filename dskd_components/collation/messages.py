@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from dskd_components.collation.plain_values import items_of, plain
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, as_sentence
 
 Message = Mapping[str, Any]
 
@@ -210,7 +210,9 @@ def _tools(name: str, value: Any) -> list[Any]:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise InputError(f"{name!r} is a text, but not of JSON: {error}. It is {given!r:.80}.") from error
+            raise InputError(
+                f"{name!r} is a text, but not of JSON: {as_sentence(error)} It is {given!r:.80}."
+            ) from error
     tools = items_of(value)
     if tools is None:
         raise InputError(

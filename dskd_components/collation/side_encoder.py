@@ -11,7 +11,7 @@ from dskd_components.collation.content_places import Turn
 from dskd_components.collation.documents import RenderedSample
 from dskd_components.collation.problems import SampleError, SkipReason
 from dskd_components.collation.side_tokens import SideTokens
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, as_sentence
 from dskd_components.tokenization.arrays import IntArray
 from dskd_components.tokenization.byte_spans import TokenizedText, tokenize_batch_with_spans, tokenize_with_spans
 from dskd_components.tokenization.fast_tokenizers import TokenizerError, backend_of, fingerprint_number
@@ -106,7 +106,9 @@ class SideEncoder:
             return tokenize_batch_with_spans(self.tokenizer, texts)
         except TokenizerError as error:
             if len(texts) == 1:
-                refusal = SampleError(SkipReason.TOKENIZER_REFUSED, f"The {self.side}'s tokenizer refuses it: {error}")
+                refusal = SampleError(
+                    SkipReason.TOKENIZER_REFUSED, f"The {self.side}'s tokenizer refuses it: {as_sentence(error)}"
+                )
                 refusal.__cause__ = error
                 return [refusal]
         return [outcome for text in texts for outcome in self._tokenize([text])]

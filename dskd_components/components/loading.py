@@ -16,7 +16,7 @@ from dskd_components._version import __version__
 from dskd_components.components import hookspecs
 from dskd_components.components.hookspecs import KINDS, PROJECT_NAME, Kind
 from dskd_components.components.policy import LIBRARY, unmet_requirement
-from dskd_components.errors import PluginError, did_you_mean
+from dskd_components.errors import PluginError, as_sentence, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ def _failures(what: str, *, let_through: type[BaseException] = KeyboardInterrupt
     except (KeyboardInterrupt, let_through):
         raise
     except BaseException as error:
-        raise PluginError(f"{what}: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{what}: {type(error).__name__}: {as_sentence(error)}") from error
 
 
 def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Component]]]:
@@ -104,7 +104,7 @@ def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Compon
     try:
         manager.register(plugin, name=origin.plugin)
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"{origin} has a hook with the wrong signature: {error}") from error
+        raise PluginError(f"{origin} has a hook with the wrong signature: {as_sentence(error)}") from error
     known = [kind.hook for kind in KINDS.values()]
     implemented = [caller.name for caller in manager.get_hookcallers(plugin) or []]
     for name in implemented:
@@ -145,7 +145,7 @@ def _checked(component: object, kind: Kind, origin: Origin) -> type[Component]:
     try:
         name = component.component_name()
     except TypeError as error:
-        raise PluginError(f"{where}: {error}") from error
+        raise PluginError(f"{where}: {as_sentence(error)}") from error
     if not re.fullmatch(r"[A-Za-z][\w-]*", name, re.ASCII):
         raise PluginError(f"{where}, whose name is {name!r}; expected a letter, then letters, digits, '_' and '-'.")
     try:

@@ -18,7 +18,14 @@ from pydantic_core import PydanticSerializationError
 
 from dskd_components.components.aligner import Aligner
 from dskd_components.components.lookup import get_aligner, list_components
-from dskd_components.errors import ConfigurationError, DSKDError, PluginError, UnknownComponentError, did_you_mean
+from dskd_components.errors import (
+    ConfigurationError,
+    DSKDError,
+    PluginError,
+    UnknownComponentError,
+    as_sentence,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +118,8 @@ def maker_of(aligner: Aligner) -> Aligner | None:
     except ValidationError as error:
         raise ConfigurationError(
             f"{declared}, an aligner that has options without defaults, so that its groups are not known by its name. "
-            f"Subclass it and have text_method as it is, or make the groups in a groups_of_text of its own: {error}"
+            f"Subclass it and have text_method as it is, or make the groups in a groups_of_text of its own: "
+            f"{as_sentence(error)}"
         ) from error
     if not named.makes_groups:
         raise ConfigurationError(f"{declared}, an aligner that makes no groups of texts. {known}")
@@ -155,7 +163,7 @@ def groups_of_texts(
         raise
     except Exception as error:
         which = f" on the text {students[0].text!r:.80}" if len(students) == 1 else ""
-        raise PluginError(f"{_named(aligner)} failed{which}: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{_named(aligner)} failed{which}: {type(error).__name__}: {as_sentence(error)}") from error
     if len(found) != len(students):
         raise PluginError(f"{_named(aligner)}: expected groups for each of {len(students)} texts, got {len(found)}.")
     for groups, text in zip(found, students, strict=True):
@@ -257,8 +265,8 @@ def _digest(aligner: Aligner | None) -> int:
         recorded = json.dumps([aligner.name, aligner.groups_version, options], sort_keys=True)
     except (PydanticSerializationError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"The options of the aligner {aligner.name!r} cannot be recorded with the groups that it makes: {error}. "
-            "Use types that JSON knows, or name in groups_options those that groups depend on."
+            f"The options of the aligner {aligner.name!r} cannot be recorded with the groups that it makes: "
+            f"{as_sentence(error)} Use types that JSON knows, or name in groups_options those that groups depend on."
         ) from error
     return int.from_bytes(hashlib.sha256(recorded.encode()).digest()[: DIGEST_BITS // 8]) or 1
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from dskd_components.errors import CheckpointError, ConfigurationError, InputError, what_came
+from dskd_components.errors import CheckpointError, ConfigurationError, InputError, as_sentence, what_came
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
 from dskd_components.loss.checkpoints import (
     describe_loss,
@@ -177,7 +177,7 @@ class _KeptDescription:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{file}: expected what projectors are learned for, as register_projectors has save_state write it, "
-                f"but there is none: {error}. Take a state that was saved with it."
+                f"but there is none: {as_sentence(error)} Take a state that was saved with it."
             ) from error
         saved, own = parse_description(file, description), describe_loss(self._model.loss_fn)
         require_no_difference(saved, own, self._accept, source=str(file), strict=False)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dskd_components.distributed.gathering import is_sharded
-from dskd_components.errors import CheckpointError, InputError, did_you_mean
+from dskd_components.errors import CheckpointError, InputError, as_sentence, did_you_mean
 from dskd_components.loss.checkpoints import (
     Checkpoint,
     checkpoint_tensors,
@@ -259,7 +259,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: it is damaged, or not from save_checkpoint: {reason}") from error
+        raise CheckpointError(f"{path}: it is damaged, or not from save_checkpoint: {as_sentence(reason)}") from error
     if not isinstance(content, dict) or KEY not in content:
         raise CheckpointError(f"{path}: expected a file that save_checkpoint has written, but it is another one.")
     if content[KEY] != FORMAT:
@@ -338,4 +338,6 @@ def _load(path: Path, name: str, value: Any, state: Any) -> None:
     try:
         value.load_state_dict(state)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{path}: the state of {name!r} does not fit {type(value).__name__}: {error}") from error
+        raise CheckpointError(
+            f"{path}: the state of {name!r} does not fit {type(value).__name__}: {as_sentence(error)}"
+        ) from error

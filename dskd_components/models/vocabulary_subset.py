@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from dskd_components.errors import ConfigurationError, InputError, did_you_mean
+from dskd_components.errors import ConfigurationError, InputError, as_sentence, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ class VocabularySubset:
             ordered = " Put them into an order: sorted(...)." if isinstance(token_ids, set | frozenset) else ""
             raise InputError(
                 "token_ids: expected one row of integers, one at least, got "
-                f"{type(token_ids).__name__}, of which no tensor can be made: {error}.{ordered}"
+                f"{type(token_ids).__name__}, of which no tensor can be made: {as_sentence(error)}{ordered}"
             ) from error
         if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool or not len(ids):
             raise InputError(

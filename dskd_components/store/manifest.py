@@ -12,7 +12,7 @@ from torch import nn
 
 from dskd_components._version import __version__
 from dskd_components.components.component import FrozenModel
-from dskd_components.errors import InputError, StoreError
+from dskd_components.errors import InputError, StoreError, as_sentence
 from dskd_components.loss.checkpoints import HeadFingerprint
 from dskd_components.loss.checkpoints.tensors import whole
 from dskd_components.models.wrappers import unwrapped
@@ -109,7 +109,9 @@ class Manifest(FrozenModel):
             which = ", ".join(".".join(map(str, part["loc"])) for part in error.errors())
             raise StoreError(f"{file}: it is damaged: {which} cannot be read. Build the store again.") from error
         except json.JSONDecodeError as error:
-            raise StoreError(f"{file}: it is damaged, and no JSON: {error}. Build the store again.") from error
+            raise StoreError(
+                f"{file}: it is damaged, and no JSON: {as_sentence(error)} Build the store again."
+            ) from error
 
     def require_same(self, other: Manifest, *, source: str) -> None:
         """Refuse states of another teacher, or of the same one read otherwise.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dskd_components.errors import StoreError
+from dskd_components.errors import StoreError, as_sentence
 from dskd_components.models.head import Head
 from dskd_components.models.loading import require_loaded
 from dskd_components.models.run_model import input_embedding
@@ -132,8 +132,8 @@ class TeacherTensors:
             )
         except (SafetensorError, KeyError, ValueError) as error:
             raise StoreError(
-                f"{path}: the teacher's head in this store is damaged: {error}. Delete the file and run the same build "
-                "again: it is written anew."
+                f"{path}: the teacher's head in this store is damaged: {as_sentence(error)} Delete the file and run "
+                "the same build again: it is written anew."
             ) from error
         return cls(head, tensors.get("embedding"))
 

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from dskd_components._version import __version__
 from dskd_components.distributed.gathering import is_sharded
-from dskd_components.errors import CheckpointError
+from dskd_components.errors import CheckpointError, as_sentence
 from dskd_components.loss.checkpoints.description import Description
 from dskd_components.loss.checkpoints.tensors import checkpoint_tensors, digest_of, fill, whole
 from dskd_components.models.head import describe
@@ -220,7 +220,7 @@ class Checkpoint:
         except ValidationError as error:
             plugins = ", ".join(f"{name} {version}" for name, version in self.description.plugins.items())
             raise CheckpointError(
-                f"{self.file}: the saved spec cannot be built here: {_in_one_line(error)}. It was saved by "
+                f"{self.file}: the saved spec cannot be built here: {as_sentence(_in_one_line(error))} It was saved by "
                 f"dskd_components {self.description.library_version} with the plugins {plugins or '(none)'}; install "
                 "what is missing. For components of your own that no plugin registers, build the loss by "
                 "DSKDLoss.from_models and call its restore."
@@ -347,7 +347,9 @@ def _read(file: Path) -> Checkpoint:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: it is damaged, or no safetensors file: {error}. {EARLIER}") from error
+        raise CheckpointError(
+            f"{file}: it is damaged, or no safetensors file: {as_sentence(error)} {EARLIER}"
+        ) from error
     header, digest = metadata.get(HEADER), metadata.get(DIGEST)
     if header is None:
         raise CheckpointError(f"{file}: it was not written by DSKDLoss.save, so what it is of is not known.")
@@ -382,9 +384,11 @@ def parse_description(file: object, text: str) -> Description:
                 f"{file}: expected format 1, got {content.get('format')!r}, written by dskd_components "
                 f"{content.get('library_version')}; this is {__version__}. Install that version."
             ) from error
-        raise CheckpointError(f"{file}: its description is damaged: {_in_one_line(error)}. {EARLIER}") from error
+        raise CheckpointError(
+            f"{file}: its description is damaged: {as_sentence(_in_one_line(error))} {EARLIER}"
+        ) from error
     except ValueError as error:
-        raise CheckpointError(f"{file}: its description is no JSON: {error}. {EARLIER}") from error
+        raise CheckpointError(f"{file}: its description is no JSON: {as_sentence(error)} {EARLIER}") from error
 
 
 def _problem_of_copy(file: Path, description: Description) -> str | None:
@@ -394,7 +398,9 @@ def _problem_of_copy(file: Path, description: Description) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return f"{file}: it cannot be read as JSON: {error}. Delete it: {TENSORS_FILE} holds all that it says."
+        return (
+            f"{file}: it cannot be read as JSON: {as_sentence(error)} Delete it: {TENSORS_FILE} holds all that it says."
+        )
     if copy == description.model_dump(mode="json"):
         return None
     return (
