@@ -165,7 +165,11 @@ def merge(
     from dskd_components.store.reader import Reader
 
     put_together(folder, parts)
-    console().print(Text(f"{folder}: {len(Reader(folder))} samples.", "bold green"), soft_wrap=True)
+    reader = Reader(folder)
+    copies = reader.copies()
+    twice = f", and {copies} of them once more, since several parts have them: these take their room again, and are"
+    note = f"{twice} read once" if copies else ""
+    console().print(Text(f"{folder}: {len(reader) - copies} samples{note}.", "bold green"), soft_wrap=True)
 
 
 @app.command("plan")

@@ -148,6 +148,8 @@ class TeacherStore(OfflineTeacher):
     def merge(cls, folder: str | Path, parts: Sequence[str | Path], *, check: bool = True) -> Self:
         """Put stores of one teacher together. Files are linked where the file system can, and copied where not.
 
+        What several parts have is stored as often, and read once; `copies` counts it.
+
         Args:
             folder: of the whole; it may be one of the parts, or a store that is there already.
             parts: folders of stores. They stay as they are.
@@ -160,8 +162,16 @@ class TeacherStore(OfflineTeacher):
         return cls(folder, check=check)
 
     def __len__(self) -> int:
-        """Return the number of stored samples."""
+        """Return the number of stored samples, each of `copies` counted, too."""
         return len(self.reader)
+
+    @property
+    def copies(self) -> int:
+        """How many of the stored samples are there once more, as in a store that is merged of parts that overlap.
+
+        They take their room again, and are read once. All tokens are read to find them.
+        """
+        return self.reader.copies()
 
     @property
     def folder(self) -> Path:

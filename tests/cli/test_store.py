@@ -65,6 +65,19 @@ def test_parts_and_their_whole(dskd: Callable[..., Ran], files: Path, tmp_path: 
     assert dskd("store", "verify", tmp_path / "whole").code == 0
 
 
+def test_what_parts_have_in_common_is_told(dskd: Callable[..., Ran], files: Path, tmp_path: Path) -> None:
+    lines = (files / "data.jsonl").read_text(encoding="utf-8").splitlines()
+    for name, part in (("a", lines[:8]), ("b", lines[6:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part), encoding="utf-8")
+        assert dskd("store", "build", tmp_path / name, files / "teacher", tmp_path / f"{name}.jsonl").code == 0
+    ran = dskd("store", "merge", tmp_path / "whole", tmp_path / "a", tmp_path / "b")
+    assert (ran.code, ran.out) == (
+        0,
+        f"{tmp_path / 'whole'}: 12 samples, and 2 of them once more, since several parts have them: these take their "
+        "room again, and are read once.\n",
+    )
+
+
 def test_texts_and_samples_that_are_left_out(dskd: Callable[..., Ran], files: Path, tmp_path: Path) -> None:
     assert "2 samples." in dskd("store", "build", tmp_path / "texts", files / "teacher", files / "data.txt").out
     (tmp_path / "some.jsonl").write_text('{"text": "Beautiful"}\n\n{"text": ""}\n')

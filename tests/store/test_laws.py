@@ -119,6 +119,29 @@ def test_parts_make_up_the_whole(parts: int, whole: TeacherStore, tmp_path: Path
     assert len(TeacherStore(tmp_path / "merged")) == len(whole), "nothing was left to build"
 
 
+@pytest.mark.parametrize(("first", "second"), [(range(4), range(2, 6)), (range(3), range(3)), (range(2), range(2, 4))])
+def test_what_parts_have_in_common_is_counted(first: range, second: range, tmp_path: Path) -> None:
+    data = samples(6, seed=2)
+    parts = [
+        build(tmp_path / str(number), [data[place] for place in places][::step])
+        for number, (places, step) in enumerate([(first, 1), (second, -1)])
+    ]
+    merged = TeacherStore.merge(tmp_path / "merged", [part.folder for part in parts])
+    distinct = contents(parts[0]).keys() | contents(parts[1]).keys()
+    assert merged.copies == len(merged) - len(distinct)
+    assert [part.copies for part in parts] == [0, 0]
+
+
+def test_a_sample_whose_states_lie_in_two_parts_is_one(tmp_path: Path) -> None:
+    data = [{"prompt": "In the face of", "response": " ambiguity, refuse."}]
+    whole_text = [{"text": "In the face of ambiguity, refuse."}]
+    parts = [build(tmp_path / str(number), each) for number, each in enumerate([data, whole_text])]
+    merged = TeacherStore.merge(tmp_path / "merged", [part.folder for part in parts])
+    assert (len(merged), merged.copies) == (2, 1)
+    for each in (data, whole_text):
+        ReadAheadCollator(collator(), merged)(each)
+
+
 def test_merging_keeps_what_is_there_and_names_what_does_not_fit(whole: TeacherStore, tmp_path: Path) -> None:
     more = build(tmp_path / "more", samples(4, seed=1))
     merged = TeacherStore.merge(tmp_path / "merged", [whole.folder, more.folder])
