@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from dskd_components.integrations.accelerate import clip_grad_norms, micro_batches
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
+from examples.command_line import command_line
 from examples.tiny import Pair, tiny_pair
 
 MICRO_BATCHES = 2
@@ -47,5 +48,6 @@ def train(pair: Pair) -> list[float]:
 
 
 if __name__ == "__main__":
+    command_line(__doc__).parse_args()
     for step, loss in enumerate(train(tiny_pair()), start=1):
         print(f"step {step}: {loss:.4f}")

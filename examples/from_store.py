@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
 from dskd_components import DSKDLoss, DualTokenizerCollator, ReadAheadCollator, TeacherStore
+from examples.command_line import command_line
 from examples.tiny import Pair, tiny_pair
 
 if TYPE_CHECKING:
@@ -67,4 +68,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line(__doc__).parse_args()
     main()

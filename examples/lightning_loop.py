@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from dskd_components.integrations.lightning import DSKDLightningModule
+from examples.command_line import command_line
 from examples.tiny import Pair, tiny_pair
 
 
@@ -55,5 +56,6 @@ def train(pair: Pair, **options: Any) -> list[float]:
 
 
 if __name__ == "__main__":
+    command_line(__doc__).parse_args()
     for step, loss in enumerate(train(tiny_pair()), start=1):
         print(f"step {step}: {loss:.4f}")

@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 
 from dskd_components import clip_grad_norms, scored_tokens
 from dskd_components.integrations.transformers import DSKDTrainer
+from examples.command_line import command_line
 from examples.tiny import Pair, tiny_pair
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def train_with_trainer(pair: Pair, **options: Any) -> list[float]:
 
 
 if __name__ == "__main__":
+    command_line(__doc__).parse_args()
     for name, loop in (("a loop of one's own", train), ("Trainer", train_with_trainer)):
         torch.manual_seed(0)
         for step, loss in enumerate(loop(tiny_pair()), start=1):

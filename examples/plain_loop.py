@@ -15,6 +15,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
 from dskd_components import clip_grad_norms, scored_tokens
+from examples.command_line import command_line
 from examples.tiny import Pair, tiny_pair
 
 MICRO_BATCHES = 2
@@ -43,5 +44,6 @@ def train(pair: Pair) -> list[float]:
 
 
 if __name__ == "__main__":
+    command_line(__doc__).parse_args()
     for step, loss in enumerate(train(tiny_pair()), start=1):
         print(f"step {step}: {loss:.4f}")

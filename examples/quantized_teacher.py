@@ -8,7 +8,6 @@ Nothing else is different: the head and the input embedding, which the loss read
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from examples.command_line import command_line
 from examples.plain_loop import train
 from examples.tiny import tiny_pair
 
@@ -56,7 +56,7 @@ def main(bits: int = 4) -> list[tuple[float, float]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="of a weight")
     options = parser.parse_args()
     print("step  teacher as trained  in few bits")

@@ -14,6 +14,7 @@ from datasets import Dataset
 from trl.trainer.sft_config import SFTConfig
 
 from dskd_components.integrations.trl import DSKDSFTTrainer
+from examples.command_line import command_line
 from examples.tiny import Pair, tiny_pair
 
 
@@ -56,5 +57,6 @@ def train(pair: Pair, **options: Any) -> list[float]:
 
 
 if __name__ == "__main__":
+    command_line(__doc__).parse_args()
     for step, loss in enumerate(train(tiny_pair()), start=1):
         print(f"step {step}: {loss:.4f}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 
 from dskd_components.integrations.transformers import DSKDTrainer
+from examples.command_line import command_line
 from examples.tiny import Pair, tiny_pair
 
 if TYPE_CHECKING:
@@ -65,5 +66,6 @@ def train(pair: Pair) -> list[float]:
 
 
 if __name__ == "__main__":
+    command_line(__doc__).parse_args()
     for step, loss in enumerate(train(tiny_pair()), start=1):
         print(f"step {step}: {loss:.4f}")

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 
 from dskd_components import clip_grad_norms, scored_tokens
 from dskd_components.integrations.student_with_projectors import StudentWithProjectors
+from examples.command_line import command_line
 from examples.tiny import Pair, tiny_pair
 
 if TYPE_CHECKING:
@@ -78,5 +79,6 @@ def train_in_two_processes() -> list[float]:
 
 
 if __name__ == "__main__":
+    command_line(__doc__).parse_args()
     for step, loss in enumerate(train_in_two_processes(), start=1):
         print(f"step {step}: {loss:.4f}")

@@ -8,7 +8,6 @@ first teacher counts from the beginning, the second is faded in.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any, Final
 
 import torch
@@ -19,6 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from dskd_components import MultiTeacherLoss, MultiTeacherSpec, TeacherSpec
 from dskd_components.aligners import ExactMatch
 from dskd_components.spec.schedules import LinearSchedule
+from examples.command_line import command_line
 from examples.two_tokenizers.tokenizers import train_byte_level_bpe, train_metaspace_bpe
 
 TEXTS: Final = [
@@ -87,7 +87,7 @@ def main(steps: int = 24) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=24)
     steps = parser.parse_args().steps
     if steps < 1:

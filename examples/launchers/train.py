@@ -57,7 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> DSKDTrainer:
         disable_tqdm=True,
     )
     # Before any model is loaded: under ZeRO-3 these make from_pretrained load into parts, under FSDP2 on one rank.
-    options, training = cast("tuple[Options, TrainingArguments]", parser.parse_args_into_dataclasses(arguments))
+    options, training, unread = cast(
+        "tuple[Options, TrainingArguments, list[str]]",
+        parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True),
+    )
+    if unread:
+        parser.error(f"unrecognized arguments: {' '.join(unread)}")
     pair = tiny_pair()
     student: Any = pair.student
     if options.lora:
