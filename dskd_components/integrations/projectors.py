@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -11,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from dskd_components.distributed import synchronise
-from dskd_components.errors import CheckpointError, ConfigurationError
+from dskd_components.errors import CheckpointError, ConfigurationError, as_sentence
 from dskd_components.integrations.chosen_by_loss import warn_of_evaluations
 from dskd_components.integrations.student_with_projectors import require_loss, shared_parameters
 from dskd_components.loss.checkpoints import (
@@ -24,7 +25,7 @@ from dskd_components.loss.checkpoints import (
 from dskd_components.loss.dskd_loss import DSKDLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from torch import Tensor
     from transformers import Trainer, TrainingArguments
@@ -48,6 +49,29 @@ def save_projectors(loss_fn: DSKDLoss, checkpoint: str | Path) -> None:
     # this one were killed before it is done.
     (Path(checkpoint) / TRAINER_STATE_NAME).unlink(missing_ok=True)
     loss_fn.save(Path(checkpoint) / FOLDER)
+
+
+@contextmanager
+def naming_other_shapes(checkpoint: str | Path) -> Iterator[None]:
+    """Say what to do where a trainer cannot load a checkpoint's student into the one at hand.
+
+    Args:
+        checkpoint: the folder of the checkpoint.
+
+    Raises:
+        CheckpointError: tensors of both have other shapes; the message has the first of them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        mismatch = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), None)
+        if mismatch is None:
+            raise
+        raise CheckpointError(
+            f"{checkpoint}: the student that was saved has other shapes than the one at hand: {as_sentence(mismatch)} "
+            "Resume with the student as the run began with it, its embeddings resized alike; with another one, begin "
+            "a new run."
+        ) from error
 
 
 def load_projectors(loss_fn: DSKDLoss, checkpoint: str | Path, *, accept: Collection[str] = ()) -> None:

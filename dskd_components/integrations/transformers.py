@@ -20,6 +20,7 @@ from dskd_components.integrations.projectors import (
     ProjectorCallback,
     load_projectors,
     loss_for,
+    naming_other_shapes,
     projector_groups,
     save_projectors,
 )
@@ -461,7 +462,8 @@ class DSKDTrainerMixin(Base):
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with naming_other_shapes(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_projectors(self.loss_fn, resume_from_checkpoint, accept=self.accept)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

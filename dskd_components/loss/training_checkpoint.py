@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from glob import escape
 from io import BytesIO
@@ -30,10 +31,11 @@ from dskd_components.loss.checkpoints.tensors import whole
 from dskd_components.loss.dskd_loss import DSKDLoss
 from dskd_components.loss.multi_teacher import MultiTeacherLoss, describe_losses
 from dskd_components.models.head import describe
+from dskd_components.models.in_place_of_model import require_model
 from dskd_components.spec.schedules import checked_step
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from dskd_components.loss.checkpoints import Description
 
@@ -103,6 +105,8 @@ def save_checkpoint(
         >>> load_checkpoint(path, student=student, loss_fn=loss_fn, optimizer=optimizer)["step"]
         20
     """
+    if not isinstance(student, Mapping):
+        require_model(student, "student", module=True)
     path = Path(path)
     losses = {
         name: {
@@ -153,8 +157,11 @@ def load_checkpoint(
     Raises:
         CheckpointError: there is no such file, it is damaged, or it is of another student, spec, pair of models, or
             set of objects; the message has both values of all that differs.
+        InputError: an argument is of the wrong kind.
     """
     accept = paths_to_accept(accept)
+    if student is not None:
+        require_model(student, "student", module=True)
     path = Path(path)
     content = _read(path)
     _require_names(path, content, state)

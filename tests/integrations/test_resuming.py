@@ -172,6 +172,27 @@ class Killed(BaseException):
     """Nothing that a library does after it matters: what is on the disk is looked at."""
 
 
+def test_a_student_of_other_shapes_is_refused_by_trainers(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True, "max_steps": 1}
+
+    def trainer(pair: Pair) -> DSKDTrainer:
+        return DSKDTrainer(
+            pair.student,
+            TrainingArguments(**arguments, save_steps=1, disable_tqdm=True),
+            data_collator=pair.collate,
+            train_dataset=pair.samples,
+            loss_fn=DSKDLoss.from_models(pair.loss_fn.spec, pair.student, pair.teacher),
+            teacher=pair.teacher,
+        )
+
+    trainer(tiny_pair()).train()
+    other = tiny_pair()
+    student: Any = other.student
+    student.resize_token_embeddings(student.config.vocab_size + 8)
+    with pytest.raises(CheckpointError, match=r"checkpoint-1: the student that was saved has other shapes .*408"):
+        trainer(other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
 def die(*_: Any, **__: Any) -> None:
     raise Killed
 

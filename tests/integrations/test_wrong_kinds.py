@@ -28,6 +28,8 @@ from dskd_components import (
     align_text,
     build_vocabulary_map,
     clip_grad_norms,
+    load_checkpoint,
+    save_checkpoint,
 )
 from dskd_components.integrations.accelerate import clip_grad_norms as clip_with_accelerator
 from dskd_components.integrations.accelerate import micro_batches, register_projectors
@@ -158,6 +160,7 @@ MODELS: Final[Mapping[str, tuple[str, Call]]] = {
     "DSKDLightningModule, student": ("student", lambda p, x, _: DSKDLightningModule(x, p.teacher, p.loss)),
     "DSKDLightningModule, teacher": ("teacher", lambda p, x, _: DSKDLightningModule(p.student, x, p.loss)),
     "clip_grad_norms": ("student", lambda p, x, _: clip_grad_norms(x, p.loss, 1.0)),
+    "save_checkpoint": ("student", lambda p, x, to: save_checkpoint(to, student=x, loss_fn=p.loss, step=1)),
 }
 """What takes a model, by what the message calls the argument."""
 
@@ -249,6 +252,14 @@ def test_what_is_no_model_is_named_with_what_to_write(name: str, sound: Parts, t
         message = refused(lambda given=given, number=number: call(sound, given, str(tmp_path / str(number))))  # type: ignore[misc]
         expected = f"{argument}: expected a causal language model, got " if argument else "found no causal language"
         assert expected in message
+        assert came in message
+        assert advice in message
+
+
+def test_what_is_no_student_of_a_checkpoint_is_named(sound: Parts, tmp_path: Path) -> None:
+    for given, came, advice in (each for name, each in no_models(sound).items() if name != "nothing"):
+        message = refused(lambda given=given: load_checkpoint(tmp_path / "no", student=given, loss_fn=sound.loss))  # type: ignore[misc]
+        assert message.startswith("student: expected a causal language model, got ")
         assert came in message
         assert advice in message
 
