@@ -167,9 +167,8 @@ def merge(
     put_together(folder, parts)
     reader = Reader(folder)
     copies = reader.copies()
-    twice = f", and {copies} of them once more, since several parts have them: these take their room again, and are"
-    note = f"{twice} read once" if copies else ""
-    console().print(Text(f"{folder}: {len(reader) - copies} samples{note}.", "bold green"), soft_wrap=True)
+    note = f" {copies} further copies, of samples that several parts have, take up space there." if copies else ""
+    console().print(Text(f"{folder}: {len(reader) - copies} samples.{note}", "bold green"), soft_wrap=True)
 
 
 @app.command("plan")

@@ -121,7 +121,7 @@ class Reader:
         return len(self.index)
 
     def copies(self) -> int:
-        """Return how many samples are there once more, of whatever positions; all tokens are read for it.
+        """Return how many samples are copies of others, of whatever positions; all tokens are read for it.
 
         Raises:
             StoreError: a shard is gone or damaged.

@@ -167,9 +167,9 @@ class TeacherStore(OfflineTeacher):
 
     @property
     def copies(self) -> int:
-        """How many of the stored samples are there once more, as in a store that is merged of parts that overlap.
+        """How many of the stored samples are copies of others, as in a store that is merged of parts that overlap.
 
-        They take their room again, and are read once. All tokens are read to find them.
+        They take up space and are read once. All tokens are read to find them.
         """
         return self.reader.copies()
 

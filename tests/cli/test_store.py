@@ -73,8 +73,8 @@ def test_what_parts_have_in_common_is_told(dskd: Callable[..., Ran], files: Path
     ran = dskd("store", "merge", tmp_path / "whole", tmp_path / "a", tmp_path / "b")
     assert (ran.code, ran.out) == (
         0,
-        f"{tmp_path / 'whole'}: 12 samples, and 2 of them once more, since several parts have them: these take their "
-        "room again, and are read once.\n",
+        f"{tmp_path / 'whole'}: 12 samples. 2 further copies, of samples that several parts have, take up space "
+        "there.\n",
     )
 
 
