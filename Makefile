@@ -1,7 +1,8 @@
 # make demo   trains a teacher, then distils it into a student that has another tokenizer
 # make test   lint, types, architecture, documentation examples, tests
 # make test-lowest  a quick part of the tests with the lowest versions that pyproject.toml declares
-# make test-launchers  runs under accelerate launch, torchrun and deepspeed, killed and resumed; minutes
+# make test-launchers  runs under accelerate launch, torchrun and deepspeed, killed and resumed, and wheels and plugins as
+#                they are built, installed and used; minutes
 # make bench  speed, as ratios in one run
 # make bench-gpu  the same on an accelerator
 # make mutation  changes losses, alignment, spans and chats in every small way, and counts what tests do not notice; hours.
@@ -62,7 +63,7 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt tests/tokenizer-packages
 # Every launcher's command, and runs that are killed and resumed under each: minutes. What else takes long besides.
 test-launchers: $(READY)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt bitsandbytes
-	$(BIN)/python -m pytest -m minutes tests/integrations tests/examples tests/benchmarks
+	$(BIN)/python -m pytest -m minutes tests/integrations tests/examples tests/benchmarks tests/test_plugin_author.py tests/test_packaging.py
 
 # The wheel, and the plugins', in an environment without the development extras.
 wheel-check: $(READY)

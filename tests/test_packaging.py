@@ -238,6 +238,7 @@ for info in dskd_components.list_components():
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_the_wheel_alone_lists_its_components(environment: Environment) -> None:
     expected = [f"{info.kind} {info.name}" for info in list_components() if info.distribution == "dskd-components"]
     assert environment.run("-W", "error", "-c", LIST_COMPONENTS).splitlines() == expected
@@ -255,6 +256,7 @@ for arguments in (["list", "distance"], ["new-plugin", "wheel-distance"], ["chec
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_the_wheel_alone_has_the_command_line(environment: Environment) -> None:
     written = environment.run("-W", "error", "-c", COMMANDS)
     assert "kl" in written.split()
@@ -265,6 +267,7 @@ def test_the_wheel_alone_has_the_command_line(environment: Environment) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_the_wheel_alone_runs_the_first_example_of_the_readme(environment: Environment) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
@@ -289,6 +292,7 @@ print(spec.distance)
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_a_plugin_installed_beside_it_works(environment: Environment, plugins: dict[str, Built]) -> None:
     environment.install(*(built.wheel for built in plugins.values()))
     assert environment.run("-W", "error", "-c", USE_TVD).strip() == "name='tvd'"

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DOCS = Path(__file__).parents[1] / "docs"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="the commands are those of a Unix shell")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.minutes,
+    pytest.mark.skipif(os.name == "nt", reason="the commands are those of a Unix shell"),
+]
 
 SITE = "import site; site.addsitedir({!r})\n"
 SCRIPT = "#!{python}\nimport sys\nfrom {module} import main\nsys.exit(main())\n"

@@ -48,19 +48,17 @@ class LivePinvProjection(Projection):
     def __init__(self, heads: ProjectorHeads, *, rtol: float) -> None:
         super().__init__()
         self._shared_tokens = shared_count(heads)
-        self._rtol = rtol
         self._possible = PossibleTokens.of(heads)
         rows = SharedRows(heads, self._possible)
         root = inverse_root(gram_matrix(rows), rtol=rtol)
         self._root = root.to(torch.promote_types(heads.target.dtype, torch.float32))
-        self._wide_root: Tensor | None = None
         self._compared = self._sample(heads)
         self._tolerance = 2**-20 * float(self._compared.abs().max())
 
     @property
     def constant_bytes(self) -> int:
         """Memory of the matrix that stands in for the target's pseudo-inverse, and of what is compared."""
-        held = (self._root, self._wide_root, self._compared, *self._possible)
+        held = (self._root, self._compared, *self._possible)
         return sum(tensor.nbytes for tensor in held if tensor is not None)
 
     def affine(self, heads: ProjectorHeads) -> Affine:
@@ -130,23 +128,12 @@ class LivePinvProjection(Projection):
     def _affine(self, heads: ProjectorHeads, dtype: torch.dtype) -> Affine:
         if not heads.are_checked:
             require(*self.checks(heads))
-        rows = SharedRows(heads, self._possible)
-        root = self._root_in(dtype, rows)
+        rows, root = SharedRows(heads, self._possible), self._root.to(dtype)
         return logit_map(CrossProducts.of(rows, dtype, root.device), root, rows.ratio)
-
-    def _root_in(self, dtype: torch.dtype, rows: SharedRows) -> Tensor:
-        """Return the root in a precision; one that is wider than what is held is computed anew, once."""
-        if torch.promote_types(dtype, self._root.dtype) == self._root.dtype:
-            return self._root.to(dtype)
-        # To widen what was rounded would leave that rounding, times the condition of the head, in the map.
-        if self._wide_root is None:
-            self._wide_root = inverse_root(gram_matrix(rows), rtol=self._rtol).to(dtype)
-        return self._wide_root
 
     def _move_to(self, device: torch.device) -> None:
         if self._root.device != device:
             self._root, self._compared = self._root.to(device), self._compared.to(device)
-            self._wide_root = None if self._wide_root is None else self._wide_root.to(device)
             self._possible = self._possible.to(device)
 
     def _sample(self, heads: ProjectorHeads) -> Tensor:
