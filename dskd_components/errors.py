@@ -83,6 +83,29 @@ def as_sentence(message: object) -> str:
     return text if re.search(r"([!?]|\.\.\.)$", text) else f"{text.rstrip('.')}."
 
 
+def class_and_message(error: BaseException) -> str:
+    """Return the class of an error that another message names, and what it says, with one full stop.
+
+    Args:
+        error: it may say nothing, as a bare ``assert`` does.
+
+    Examples:
+        >>> class_and_message(KeyError("id")), class_and_message(AssertionError())
+        ("KeyError: 'id'.", 'AssertionError.')
+    """
+    name = type(error).__name__
+    return as_sentence(f"{name}: {error}" if str(error).strip() else name)
+
+
+def is_table(given: object) -> bool:
+    """Return whether something is a table, as pandas has them: one after the other it gives the names of its columns.
+
+    Args:
+        given: any object.
+    """
+    return hasattr(given, "to_dict") and hasattr(given, "columns")
+
+
 def what_came(given: object) -> str:
     """Return what messages call an object that is of the wrong kind: its class, and a text or a path as it is.
 

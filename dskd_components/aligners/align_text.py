@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dskd_components.components.text_methods import groups_of_texts, method_label, text_aligner
-from dskd_components.errors import InputError, what_came
+from dskd_components.errors import InputError, is_table, what_came
 from dskd_components.tokenization.byte_spans import tokenize_batch_with_spans
 from dskd_components.tokenization.span_groups import role_pairs, single_groups
 from dskd_components.tokenization.text_alignment import TextAlignment
@@ -105,7 +105,7 @@ def align_texts(
 
 def _listed(texts: Iterable[str]) -> list[str]:
     """Return texts as a list, which both tokenizers read."""
-    is_other = isinstance(texts, str | bytes | Mapping) or hasattr(texts, "columns")
-    if is_other or not isinstance(texts, Iterable):
+    is_other = isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable)
+    if is_other or is_table(texts):
         raise InputError(f"texts: expected a list of texts, got {what_came(texts)}. One text goes to align_text.")
     return list(texts)

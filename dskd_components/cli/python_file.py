@@ -8,7 +8,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING
 
 from dskd_components.components.component import Component
-from dskd_components.errors import ConfigurationError, as_sentence
+from dskd_components.errors import ConfigurationError, class_and_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,5 +62,5 @@ def _run(path: Path) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise ConfigurationError(f"{path} cannot be run: {type(error).__name__}: {as_sentence(error)}") from error
+        raise ConfigurationError(f"{path} cannot be run: {class_and_message(error)}") from error
     return module

@@ -26,7 +26,7 @@ from dskd_components.collation.content_places import (
 from dskd_components.collation.messages import as_parts, reads_parts_alone
 from dskd_components.collation.problems import SampleError, SkipReason, require_unicode
 from dskd_components.collation.unread_arguments import unread_arguments
-from dskd_components.errors import InputError, as_sentence
+from dskd_components.errors import InputError, class_and_message
 from dskd_components.tokenization.fast_tokenizers import backend_of
 from dskd_components.tokenization.token_bytes import VocabularyBytes
 
@@ -179,7 +179,7 @@ class ChatRenderer:
             # A template may do anything with what a message has, so that errors of any type come out of it.
             raise SampleError(
                 SkipReason.TEMPLATE_REFUSED,
-                f"The {self.side}'s chat template refuses it: {type(error).__name__}: {as_sentence(error)}",
+                f"The {self.side}'s chat template refuses it: {class_and_message(error)}",
             ) from error
         return text
 

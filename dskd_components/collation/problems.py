@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 from dskd_components.components.aligner import Aligner
 from dskd_components.components.lookup import get_aligner
 from dskd_components.components.text_methods import maker_of
-from dskd_components.errors import ConfigurationError, InputError
+from dskd_components.errors import ConfigurationError, InputError, is_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,15 +83,6 @@ def excerpt(raw: Any) -> str:
 
 def _one_line(value: Any) -> str:
     return " ".join(_EXCERPTS.repr(value).split())
-
-
-def is_table(given: object) -> bool:
-    """Return whether something is a table, as pandas has them: one after the other it gives the names of its columns.
-
-    Args:
-        given: Any object.
-    """
-    return hasattr(given, "to_dict") and hasattr(given, "columns")
 
 
 def require_list(samples: Any, *, or_stream: bool = False) -> None:

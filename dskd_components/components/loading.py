@@ -16,7 +16,7 @@ from dskd_components._version import __version__
 from dskd_components.components import hookspecs
 from dskd_components.components.hookspecs import KINDS, PROJECT_NAME, Kind
 from dskd_components.components.policy import LIBRARY, unmet_requirement
-from dskd_components.errors import PluginError, as_sentence, did_you_mean
+from dskd_components.errors import PluginError, as_sentence, class_and_message, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ def _failures(what: str, *, let_through: type[BaseException] = KeyboardInterrupt
     except (KeyboardInterrupt, let_through):
         raise
     except BaseException as error:
-        raise PluginError(f"{what}: {type(error).__name__}: {as_sentence(error)}") from error
+        raise PluginError(f"{what}: {class_and_message(error)}") from error
 
 
 def _components(plugin: Any, origin: Origin) -> Iterator[tuple[Kind, type[Component]]]:

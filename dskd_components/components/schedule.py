@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 from dskd_components.components.component import Component
-from dskd_components.errors import PluginError, as_sentence
+from dskd_components.errors import PluginError, class_and_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -119,9 +119,7 @@ def _asked(schedule: Schedule, what: str, ask: Callable[[], Answer]) -> Answer:
     try:
         return ask()
     except Exception as error:
-        raise PluginError(
-            f"{described(schedule)}: {what} failed: {type(error).__name__}: {as_sentence(error)}"
-        ) from error
+        raise PluginError(f"{described(schedule)}: {what} failed: {class_and_message(error)}") from error
 
 
 def described(schedule: Schedule) -> str:

@@ -24,6 +24,7 @@ from dskd_components.errors import (
     PluginError,
     UnknownComponentError,
     as_sentence,
+    class_and_message,
     did_you_mean,
 )
 
@@ -163,7 +164,7 @@ def groups_of_texts(
         raise
     except Exception as error:
         which = f" on the text {students[0].text!r:.80}" if len(students) == 1 else ""
-        raise PluginError(f"{_named(aligner)} failed{which}: {type(error).__name__}: {as_sentence(error)}") from error
+        raise PluginError(f"{_named(aligner)} failed{which}: {class_and_message(error)}") from error
     if len(found) != len(students):
         raise PluginError(f"{_named(aligner)}: expected groups for each of {len(students)} texts, got {len(found)}.")
     for groups, text in zip(found, students, strict=True):

@@ -123,8 +123,8 @@ def accelerator_memory(device: torch.device) -> int | None:
 def in_large_pages(matrix: Tensor) -> Tensor:
     """Return an uninitialised matrix, whose memory the system is to hand out in large pages, once it is written.
 
-    It is for what is handed on, and so cannot be in a workspace's memory. On a virtual machine the first writes to a
-    matrix of 100 MiB took longer in small pages than the product that was written.
+    It is for what is handed on, and so cannot be in a workspace's memory. The first write to each page waits for the
+    system, and a matrix of 100 MiB has 25,600 small ones.
 
     Args:
         matrix: nothing was written to it yet.

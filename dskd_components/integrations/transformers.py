@@ -123,7 +123,6 @@ class DSKDTrainerMixin(Base):
         self.teacher = teacher
         self.accept = paths_to_accept(accept)
         require_rates(projector_lr=projector_lr)
-        require_model(teacher, "teacher")
         begin: Any = super().__init__
         model = args[0] if args else kwargs.get("model")
         # Classes of others, between this one and the trainer, may load a model by its name.

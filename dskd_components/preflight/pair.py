@@ -8,10 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from dskd_components.collation.encoded import is_preprocessed
-from dskd_components.collation.problems import is_table
 from dskd_components.collation.samples import ChatSample, Columns, PairSample, TextSample
 from dskd_components.collation.token_samples import TokenSample
-from dskd_components.errors import InputError
+from dskd_components.errors import InputError, is_table
 from dskd_components.models.in_place_of_model import require_model
 from dskd_components.models.loading import unloaded
 from dskd_components.models.run_model import require_batch

@@ -34,11 +34,11 @@ def folders_of(parts: Iterable[str | Path]) -> list[Path]:
     """
     is_one = isinstance(parts, str | bytes | PathLike | Mapping) or not isinstance(parts, Iterable)
     listed: list[Any] = [parts] if is_one else list(parts)
-    wrong = next((part for part in listed if is_one or not isinstance(part, str | PathLike)), "")
-    if wrong != "":
+    wrong = [part for part in listed if is_one or not isinstance(part, str | PathLike)]
+    if wrong:
         raise StoreError(
-            f"parts: expected a list of folders of stores, got {what_came(wrong)}{'' if is_one else ' in it'}. Write "
-            "TeacherStore.merge(folder, ['part-0', 'part-1']); the folder of a TeacherStore is its .folder."
+            f"parts: expected a list of folders of stores, got {what_came(wrong[0])}{'' if is_one else ' in it'}. "
+            "Write TeacherStore.merge(folder, ['part-0', 'part-1']); the folder of a TeacherStore is its .folder."
         )
     return [Path(part) for part in listed]
 

@@ -165,9 +165,8 @@ class TeacherStore(OfflineTeacher):
         """Return the number of stored samples, each of `copies` counted, too."""
         return len(self.reader)
 
-    @property
     def copies(self) -> int:
-        """How many of the stored samples are copies of others, as in a store that is merged of parts that overlap.
+        """Return how many of the stored samples are copies of others, as in a store merged of parts that overlap.
 
         They take up space and are read once. All tokens are read to find them.
         """

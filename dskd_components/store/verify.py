@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from dskd_components.errors import DSKDError, StoreError
-from dskd_components.models.in_place_of_model import require_model
 from dskd_components.store.index import FILE as INDEX_FILE
 from dskd_components.store.index import Index
 from dskd_components.store.manifest import teacher_fingerprint
@@ -65,8 +64,6 @@ def verify(reader: Reader, teacher: CausalLM | None, *, samples: int, seed: int,
         seed: which ones.
         batch_size: how many are run together.
     """
-    if teacher is not None:
-        require_model(teacher, "teacher")
     problems = [*problems_of_teacher(reader.folder), *_problems_of_shards(reader), *_problems_of_index(reader)]
     states = 0
     for name in reader.index.names:

@@ -6,7 +6,7 @@ import hashlib
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from dskd_components.errors import InputError, as_sentence, what_came
+from dskd_components.errors import InputError, class_and_message, what_came
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,9 +119,7 @@ def encode_batch(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bo
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         which = f"the text {texts[0]!r:.80}" if len(texts) == 1 else f"one of {len(texts)} texts"
-        raise TokenizerError(
-            f"{type(tokenizer).__name__} fails on {which}: {type(error).__name__}: {as_sentence(error)}"
-        ) from error
+        raise TokenizerError(f"{type(tokenizer).__name__} fails on {which}: {class_and_message(error)}") from error
     return list(encoded.encodings)
 
 

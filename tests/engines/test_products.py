@@ -169,6 +169,7 @@ def test_a_measurement_writes_to_the_products_own_place_alone(way: Any) -> None:
     by_onednn("fastest", way, a, b, place)
     assert torch.equal(a, before[0])
     assert torch.equal(b, before[1])
+    assert place.any(), "it was measured elsewhere"
     place.zero_()
     assert not buffer.any()
 

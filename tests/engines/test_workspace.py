@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import mmap
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dskd_components import Head
 from dskd_components.engines import workspace
 from dskd_components.engines._tiling.precomputed_gradient import with_precomputed_gradient
 from dskd_components.engines._tiling.reassociation import Shapes, Way
@@ -150,3 +152,20 @@ def test_gradients_that_are_narrowed_take_no_hint_where_they_have_no_memory(dtyp
     (found,) = torch.autograd.grad(loss, [x], grad_outputs=torch.tensor([1.0, 2.0]), is_grads_batched=True)
     assert found.dtype == dtype
     assert (found == torch.tensor([[1.0], [2.0]])).all()
+
+
+@has_large_pages
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_gradient_of_a_head_is_in_large_pages(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That in which it is summed, and that to which it is narrowed."""
+    hints: list[int] = []
+    monkeypatch.setattr(workspace, "HUGE_PAGE", 16)
+    monkeypatch.setattr(workspace, "_advise", lambda: lambda first, size, _: hints.append(size.value))
+    batch, loss_fn = batch_and_loss("dskd", engine="tiled")
+    weight = batch.student.head.weight.detach().to(dtype).requires_grad_()
+    batch = replace(batch, student=replace(batch.student, head=Head(weight)))
+    batch.loss(loss_fn).loss.backward()
+    assert weight.grad is not None
+    expected = [weight.numel() * size for size in ((8,) if dtype == torch.float32 else (8, 2))]
+    near = [any(0 <= size - hint < 32 for hint in hints) for size in expected]
+    assert all(near), (expected, hints)

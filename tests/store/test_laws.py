@@ -128,8 +128,8 @@ def test_what_parts_have_in_common_is_counted(first: range, second: range, tmp_p
     ]
     merged = TeacherStore.merge(tmp_path / "merged", [part.folder for part in parts])
     distinct = contents(parts[0]).keys() | contents(parts[1]).keys()
-    assert merged.copies == len(merged) - len(distinct)
-    assert [part.copies for part in parts] == [0, 0]
+    assert merged.copies() == len(merged) - len(distinct)
+    assert [part.copies() for part in parts] == [0, 0]
 
 
 def test_a_sample_whose_states_lie_in_two_parts_is_one(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_sample_whose_states_lie_in_two_parts_is_one(tmp_path: Path) -> None:
     whole_text = [{"text": "In the face of ambiguity, refuse."}]
     parts = [build(tmp_path / str(number), each) for number, each in enumerate([data, whole_text])]
     merged = TeacherStore.merge(tmp_path / "merged", [part.folder for part in parts])
-    assert (len(merged), merged.copies) == (2, 1)
+    assert (len(merged), merged.copies()) == (2, 1)
     for each in (data, whole_text):
         ReadAheadCollator(collator(), merged)(each)
 

@@ -143,11 +143,12 @@ def paths_to_accept(accept: Iterable[str]) -> tuple[str, ...]:
     """
     if isinstance(accept, str):
         raise CheckpointError(f"accept: expected paths, got the string {accept!r}. Write [{accept!r}].")
-    paths = tuple(accept) if isinstance(accept, Iterable) else None
-    wrong = accept if paths is None else next((path for path in paths if not isinstance(path, str)), "")
-    if paths is None or wrong != "":
+    is_list = isinstance(accept, Iterable)
+    paths: tuple[Any, ...] = tuple(accept) if is_list else (accept,)
+    wrong = [path for path in paths if not is_list or not isinstance(path, str)]
+    if wrong:
         raise CheckpointError(
-            f"accept: expected a list of paths, got {what_came(wrong)}{'' if paths is None else ' in it'}. Paths are "
+            f"accept: expected a list of paths, got {what_came(wrong[0])}{' in it' if is_list else ''}. Paths are "
             "those that the message about differences names, as ['spec.kd_rate']; () accepts none."
         )
     return paths
